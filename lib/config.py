@@ -1,0 +1,221 @@
+"""Every setting of a run, typed and validated; one YAML file a profile."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lib.errors import WorkbookError
+
+PROFILES = Path(__file__).resolve().parents[1] / "notebooks" / "profiles"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Section):
+    """Where the labelled table comes from."""
+
+    source: str = "docstrings"  # a file, a folder, hub:<name>[:config][:split], or docstrings
+    text_column: str = "text"
+    label_column: str = "label"
+    encoding: str | None = None  # of CSV, TSV and JSON files; None tells it from the bytes
+    rows: int | None = Field(None, ge=10)  # a stratified sample of this many rows; None takes all
+    merge_labels: bool = False  # treat labels that differ in case or blanks alone as one
+
+
+class ProfilingConfig(_Section):
+    """How much of the data the slower looks take."""
+
+    linguistic_rows: int = Field(5_000, ge=10)  # rows for the textdescriptives features
+    max_chars: int = Field(20_000, ge=100)  # of one text that those features read
+
+
+class CleaningConfig(_Section):
+    """One switch a rule, in the order in which the rules are applied."""
+
+    encoding_repair: bool = True
+    unicode_nfkc: bool = True
+    invisible: bool = True
+    html_tags: bool = True
+    html_entities: Literal["decode", "drop", "keep"] = "decode"
+    urls_emails: Literal["replace", "remove", "keep"] = "replace"
+    whitespace: bool = True
+    min_words: int = Field(3, ge=1)
+
+
+class SplitConfig(_Section):
+    """How rows become training, validation and test sets."""
+
+    shares: tuple[float, float, float] = (0.70, 0.15, 0.15)
+    near_duplicate_threshold: float = Field(0.95, gt=0.5, le=1.0)  # Jaccard similarity of word shingles
+    shingle_words: int = Field(3, ge=1, le=10)
+
+    @model_validator(mode="after")
+    def _shares_sum_to_one(self) -> SplitConfig:
+        if min(self.shares) <= 0 or abs(sum(self.shares) - 1) > 1e-9:
+            raise ValueError(f"shares must be positive and sum to 1, got {self.shares}")
+        return self
+
+
+class LabelsConfig(_Section):
+    """The search for wrong labels."""
+
+    folds: int = Field(5, ge=2)
+    queue_rows: int = Field(200, ge=1)  # rows a person is asked to look at
+
+
+class TrainingConfig(_Section):
+    """One fine-tuning run; the defaults are the recipe for a pretrained DeBERTa-v3."""
+
+    backbone: str = "microsoft/deberta-v3-base"  # hub name, local folder, `minilm` (offline) or `tiny` (for tests)
+    max_length: int = Field(256, ge=8, le=512)  # tokens
+    epochs: float = Field(5.0, gt=0)
+    learning_rate: float = Field(3e-5, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup_share: float = Field(0.1, ge=0, lt=1)
+    batch_size: int = Field(32, ge=1)
+    accumulation_steps: int = Field(1, ge=1)
+    max_grad_norm: float = Field(1.0, gt=0)
+    frozen_layers: int = Field(0, ge=0)  # embeddings and this many lower layers stay as pretrained
+    eval_steps: int = Field(100, ge=1)
+    eval_rows: int | None = Field(None, ge=10)  # validation rows for early stopping; None takes all
+    patience: int = Field(3, ge=1)  # evaluations without a better macro F1
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    gradient_checkpointing: bool = False
+    threads: int | None = Field(None, ge=1)  # CPU threads; None leaves it to torch
+
+
+class EvaluationConfig(_Section):
+    """Intervals and what is shown of the mistakes."""
+
+    n_resamples: int = Field(2_000, ge=100)
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    n_mistakes: int = Field(12, ge=1)
+
+
+class Config(_Section):
+    """All settings of a run.
+
+    Examples
+    --------
+    >>> Config.load("smoke", {"training.epochs": 2}).training.epochs
+    2.0
+    """
+
+    profile: str
+    seed: int = Field(42, ge=0, lt=2**32)
+    data: DataConfig = DataConfig()
+    profiling: ProfilingConfig = ProfilingConfig()
+    cleaning: CleaningConfig = CleaningConfig()
+    split: SplitConfig = SplitConfig()
+    labels: LabelsConfig = LabelsConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @classmethod
+    def load(cls, profile: str | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+        """Read a profile and lay dotted overrides over it.
+
+        Parameters
+        ----------
+        profile : name of a file in notebooks/profiles; None or "" takes the environment variable
+            WORKBOOK_PROFILE, else `quick`
+        overrides : {"training.epochs": 3, ...}
+
+        Raises
+        ------
+        WorkbookError : no such profile, no such key (the closest one is named), or a value out of range.
+        """
+        profile = profile or os.environ.get("WORKBOOK_PROFILE") or "quick"
+        if profile not in profile_names():
+            raise WorkbookError(f"no profile {profile!r}{closest(profile, profile_names())}; there are {', '.join(profile_names())}")
+        settings = yaml.safe_load((PROFILES / f"{profile}.yaml").read_text(encoding="utf-8")) or {}
+        for key, value in (overrides or {}).items():
+            _set_dotted(settings, key, value)
+        try:
+            return cls.model_validate({**settings, "profile": profile})
+        except ValidationError as error:
+            raise WorkbookError(_one_line(error)) from None
+
+    def flat(self) -> dict[str, Any]:
+        """Return every setting under its dotted key."""
+        return {key: self.value(key) for key in setting_keys()}
+
+    def value(self, key: str) -> Any:
+        """Return the setting under a dotted key."""
+        found: Any = self
+        for part in key.split("."):
+            found = getattr(found, part)
+        return found
+
+
+def profile_names() -> list[str]:
+    """Return the names of the profiles there are, sorted."""
+    return sorted(path.stem for path in PROFILES.glob("*.yaml"))
+
+
+def setting_keys() -> list[str]:
+    """Return the dotted keys that an override may name."""
+    keys = []
+    for name, field in Config.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys += [f"{name}.{inner}" for inner in kind.model_fields]
+        elif name != "profile":
+            keys.append(name)
+    return keys
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """Return " (did you mean 'x'?)" for the known name nearest to `name`, or ""."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
+    """Turn `key=value` words of a command line into overrides; values are read as YAML.
+
+    Examples
+    --------
+    >>> parse_overrides(["training.epochs=3", "data.merge_labels=true"])
+    {'training.epochs': 3, 'data.merge_labels': True}
+    """
+    overrides = {}
+    for word in assignments:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise WorkbookError(f"--set takes key=value, found {word!r}; for instance --set training.epochs=3")
+        _check_key(key)
+        overrides[key] = yaml.safe_load(value)
+    return overrides
+
+
+def _set_dotted(settings: dict[str, Any], key: str, value: Any) -> None:
+    _check_key(key)
+    *sections, last = key.split(".")
+    for section in sections:
+        settings = settings.setdefault(section, {})
+    settings[last] = value
+
+
+def _check_key(key: str) -> None:
+    if key not in setting_keys():
+        raise WorkbookError(f"no setting {key!r}{closest(key, setting_keys())}")
+
+
+def _one_line(error: ValidationError) -> str:
+    def say(one: Any) -> str:
+        key = ".".join(str(part) for part in one["loc"])
+        if one["type"] == "extra_forbidden":
+            return f"no setting {key!r}{closest(key, setting_keys())}"
+        return f"{key}: {one['msg']} (found {one['input']!r})"
+
+    return "; ".join(say(one) for one in error.errors())

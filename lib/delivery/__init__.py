@@ -1,0 +1,1 @@
+"""What leaves the house: the run, its site, the command line."""

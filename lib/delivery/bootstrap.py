@@ -1,0 +1,105 @@
+"""Create .venv and install into it, or do nothing where it is up to date. Standard library only: it runs before the install.
+
+Run by the Makefile as `python3 lib/delivery/bootstrap.py`; says in one line what is missing, before anything is downloaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+VENV = ROOT / ".venv"
+PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+STAMP = VENV / "installed"
+OLDEST, NEWEST = (3, 11), (3, 12)  # numpy 1.26, which textdescriptives asks for, has no wheel beyond 3.12
+DISK_GB = {"posix-cpu": 5, "posix-cuda": 12}  # measured: 3.1 GB with torch's CPU build; its CUDA build brings some 7 GB of libraries
+PROBE = "nbval==0.11.0"  # a small package: where its index page cannot be had, nothing can
+
+
+def main() -> int:
+    """Bring .venv up to date; return 0, or 1 after saying in one line why it can't be."""
+    if is_current():
+        return 0
+    for problem in (interpreter_problem(), disk_problem(), venv_problem(), network_problem()):
+        if problem:
+            print(f"setup: {problem}", file=sys.stderr)
+            return 1
+    return install()
+
+
+def stamp() -> str:
+    """Return what the install depends on: the interpreter and the two files that name packages."""
+    digest = hashlib.sha256(repr(sys.version_info[:3]).encode())
+    for name in ("pyproject.toml", "constraints.txt"):
+        digest.update((ROOT / name).read_bytes())
+    return digest.hexdigest()
+
+
+def is_current() -> bool:
+    """Return whether .venv was installed whole, from the files as they are, and still runs."""
+    if not (STAMP.exists() and PYTHON.exists()) or STAMP.read_text() != stamp():
+        return False
+    return subprocess.run([PYTHON, "-c", ""], capture_output=True).returncode == 0
+
+
+def interpreter_problem(version: tuple[int, ...] = sys.version_info[:2]) -> str | None:
+    """Return what is wrong with this Python, None if nothing is."""
+    if OLDEST <= version <= NEWEST:
+        return None
+    found = ".".join(map(str, version))
+    return f"Python {found} found, 3.11 or 3.12 needed (numpy<2 has no wheel for later ones); install one and run `make PYTHON=python3.11 ...`"
+
+
+def disk_problem(free: int | None = None) -> str | None:
+    """Return that the disk is too small, None if it is not; `free` in bytes."""
+    free = shutil.disk_usage(ROOT).free if free is None else free
+    needed = DISK_GB["posix-cuda" if shutil.which("nvidia-smi") else "posix-cpu"]
+    return None if free > needed * 1e9 else f"{free / 1e9:.1f} GB free in {ROOT}, {needed} GB needed; make room, or clone to a larger disk"
+
+
+def venv_problem() -> str | None:
+    """Make .venv where there is none that runs; return what kept it from being made."""
+    if PYTHON.exists() and subprocess.run([PYTHON, "-c", f"import sys, pip; sys.exit(sys.version_info[:3] != {sys.version_info[:3]})"], capture_output=True).returncode == 0:
+        return None
+    shutil.rmtree(VENV, ignore_errors=True)
+    made = subprocess.run([sys.executable, "-m", "venv", str(VENV)], capture_output=True, text=True)
+    if made.returncode == 0:
+        return None
+    last = (made.stdout + made.stderr).strip().splitlines()[-1:] or ["no message"]
+    return f"cannot make {VENV} ({last[0]}); on Debian and Ubuntu: apt install python3-venv"
+
+
+def network_problem() -> str | None:
+    """Return that the package index cannot be reached, None if it can; downloads a few kilobytes."""
+    probe = [PYTHON, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", "--quiet", "--retries", "1", "--timeout", "15", PROBE]
+    found = subprocess.run(probe, capture_output=True, text=True)
+    if found.returncode == 0:
+        return None
+    last = (found.stdout + found.stderr).strip().splitlines()[-1:] or ["no message"]
+    return f"the package index cannot be reached ({last[0]}); check the network, proxy or pip's configuration and run again"
+
+
+def install() -> int:
+    """Install torch at its pin, then everything else; write the stamp last, so that an interrupted install is taken up again."""
+    pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", str(ROOT / "constraints.txt")]
+    print(f"setup: installing into {VENV} (minutes, once)", flush=True)
+    for packages in (["torch==2.13.0"], ["-e", f"{ROOT}[dev]"]):
+        with subprocess.Popen([*pip, *packages], stderr=subprocess.PIPE, text=True) as process:
+            for line in process.stderr or []:
+                if "is ignored: it is neither a file nor a directory" not in line:  # an extra index without that package
+                    print(line, end="", file=sys.stderr)
+        if process.returncode:
+            print("setup: the install failed (see above); run the same command again to go on from here", file=sys.stderr)
+            return 1
+    STAMP.write_text(stamp())
+    print("setup: done", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

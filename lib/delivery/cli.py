@@ -1,0 +1,85 @@
+"""`workbook run | lab | doctor`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import click
+
+from lib import workspace
+from lib.config import parse_overrides, profile_names
+from lib.errors import WorkbookError
+
+
+class _OneLineErrors(click.Group):
+    """A group whose commands end with one line and exit code 1 where the user can put something right."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except WorkbookError as error:
+            click.echo(f"workbook: {error}", err=True)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            click.echo("workbook: stopped; the same command goes on from the last finished notebook", err=True)
+            sys.exit(130)
+
+
+@click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """From a table of labelled texts to a model one can trust, and a report."""
+
+
+@main.command()
+@click.option("--profile", default="", metavar="P", help=f"Settings: {', '.join(profile_names())}. [default: quick]")
+@click.option("--data", default="", metavar="D", help="CSV, TSV, JSON, JSONL or Parquet (also .gz), a folder with one sub-folder a class, hub:<name>[:config][:split], or docstrings.")
+@click.option("--text-column", metavar="NAME", help="Column of the texts. [default: text]")
+@click.option("--label-column", metavar="NAME", help="Column of the labels. [default: label]")
+@click.option("--run", "run_name", default="", metavar="NAME", help="Name of the run and its report. [default: the profile's, or the data's]")
+@click.option("--from", "first", metavar="NN", help="First notebook, for instance 03.")
+@click.option("--to", "last", metavar="NN", help="Last notebook, for instance 07.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting, for instance training.epochs=3; may be given again.")
+@click.option("--force", is_flag=True, help="Run also the notebooks that are finished and up to date.")
+@click.option("--quiet", is_flag=True, help="No progress bars.")
+def run(profile: str, data: str, text_column: str, label_column: str, run_name: str, first: str, last: str, assignments: tuple[str, ...], force: bool, quiet: bool) -> None:
+    """Run the notebooks in order and build the report under reports/<run>."""
+    from lib.delivery.runner import run_workbook
+
+    columns = {"data.text_column": text_column, "data.label_column": label_column}
+    overrides = {**{key: value for key, value in columns.items() if value}, **parse_overrides(assignments)}
+    _quiet_libraries()
+    result = run_workbook(profile, run=run_name, data=data, overrides=overrides, first=first, last=last, force=force, progress=not quiet)
+    click.echo(f"{len(result.executed)} notebooks run, {len(result.skipped)} up to date, {result.seconds:.0f} s")
+    click.echo(f"report: {result.index}")
+
+
+@main.command()
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def lab(options: tuple[str, ...]) -> None:
+    """Open the notebooks in JupyterLab; words after -- go to it."""
+    sys.exit(subprocess.call([sys.executable, "-m", "jupyterlab", f"--notebook-dir={workspace.REPOSITORY}", "--ServerApp.ip=127.0.0.1", *options]))
+
+
+@main.command()
+def doctor() -> None:
+    """Print what this machine has: Python, versions, device, precision, hub, disk, cores."""
+    from lib.delivery.doctor import report
+
+    facts = report()
+    width = max(map(len, facts))
+    for name, fact in facts.items():
+        click.echo(f"{name:<{width}}  {fact}")
+
+
+def _quiet_libraries() -> None:
+    """Set, for this process and the kernels it starts, what keeps libraries from phoning home and from chattering."""
+    for name, value in {
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "YDATA_PROFILING_NO_ANALYTICS": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "true",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,1 @@
+"""Arrays of labels and probabilities in, numbers out."""

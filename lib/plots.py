@@ -1,0 +1,226 @@
+"""Every figure: `plots.x(data, *, ax=None) -> Axes`; `plots.show(axes)` puts it into the notebook."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import PercentFormatter, StrMethodFormatter
+
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000"]  # Okabe and Ito 2008: safe for the colour-blind
+STYLE = {
+    "figure.dpi": 110,
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "axes.axisbelow": True,
+}
+
+
+def show(axes: Axes) -> None:
+    """Display an Axes' figure with its title as the text for readers who cannot see it, and close it."""
+    from IPython.display import display
+
+    figure = axes.figure
+    titles = [ax.get_title(loc="left") or ax.get_title() for ax in figure.axes]
+    display(figure, metadata={"image/png": {"alt": "Figure: " + "; ".join(title.replace("\n", " ") for title in titles if title)}})
+    plt.close(figure)  # type: ignore[arg-type]
+
+
+def class_balance(balance: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Bars of rows a class, from `profiling.label_balance`."""
+    ax = ax or _axes(height=0.9 + 0.35 * len(balance))
+    names = [_short(name) for name in balance.index]
+    bars = ax.barh(names[::-1], balance["n"][::-1], color=COLOURS[0])
+    ax.bar_label(bars, [f"{n:,} ({share:.1%})" for n, share in zip(balance["n"][::-1], balance["share"][::-1])], padding=3)
+    ax.set(title=f"Rows a class (n = {balance['n'].sum():,})", xlabel="rows", xlim=(0, balance["n"].max() * 1.2))
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+def lengths(words: pd.Series, labels: pd.Series, *, ax: Axes | None = None) -> Axes:
+    """Cumulative share of texts by length in words, one line a class, on a logarithmic axis."""
+    ax = ax or _axes(height=3.6)
+    for (name, values), style in zip(words.groupby(labels), _line_styles()):
+        ordered = np.sort(values.clip(lower=1))
+        ax.step(ordered, np.arange(1, len(ordered) + 1) / len(ordered), where="post", label=f"{_short(name)} (median {np.median(ordered):.0f})", **style)
+    ax.set(xscale="log", title=f"How long are the texts? (n = {len(words):,})", xlabel="words (logarithmic)", ylabel="share of texts up to this length")
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    ax.legend(frameon=False, fontsize=9)
+    return ax
+
+
+def features_by_class(features: pd.DataFrame, labels: pd.Series, *, titles: dict[str, str]) -> Axes:
+    """Box plots of several features by class, a panel each; whiskers from the 5th to the 95th percentile."""
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(len(titles), 1, figsize=(8, 0.6 + (0.7 + 0.24 * labels.nunique()) * len(titles)))
+    for ax, (column, title) in zip(np.atleast_1d(panels), titles.items()):
+        groups = [(name, values.dropna().to_numpy()) for name, values in features[column].groupby(labels.to_numpy())][::-1]
+        ax.boxplot([values for _, values in groups], orientation="horizontal", whis=(5, 95), showfliers=False, widths=0.6, medianprops={"color": COLOURS[1]})
+        ax.set_yticks(range(1, len(groups) + 1), [_short(name) for name, _ in groups])
+        ax.set_title(title)
+        ax.grid(axis="y", visible=False)
+    figure.suptitle(f"Linguistic features by class (n = {len(features):,}; boxes: quartiles, whiskers: 5 % to 95 %)", x=0.01, ha="left", fontsize=11)
+    return np.atleast_1d(panels)[0]
+
+
+def receipts(receipts: pd.DataFrame, *, n: int, ax: Axes | None = None) -> Axes:
+    """Bars of the share of texts that each cleaning rule changed."""
+    ax = ax or _axes(height=0.9 + 0.32 * len(receipts))
+    table = receipts[::-1]
+    bars = ax.barh(table.index, table["n_texts"] / n, color=COLOURS[0])
+    ax.bar_label(bars, [f"{int(count):,} texts, {int(chars):+,} characters" for count, chars in zip(table["n_texts"], -table["chars_removed"])], padding=3, fontsize=9)
+    ax.set(title=f"How often did each rule change a text? (n = {n:,})", xlabel="share of texts", xlim=(0, max(0.02, (table["n_texts"] / n).max()) * 1.6))
+    ax.xaxis.set_major_formatter(PercentFormatter(1))
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+def leak_matrices(matrices: dict[str, pd.DataFrame]) -> Axes:
+    """Near-duplicate pairs by the splits of their rows, a panel a split; off the diagonal is a leak."""
+    with plt.rc_context({**STYLE, "axes.grid": False}):
+        _, panels = plt.subplots(1, len(matrices), figsize=(4 * len(matrices), 3.5))
+    top = max(1, *(int(matrix.to_numpy().max()) for matrix in matrices.values()))
+    for ax, (title, matrix) in zip(np.atleast_1d(panels), matrices.items()):
+        _heat(ax, matrix, top=top)
+        ax.set(title=title, xlabel="split of the other text", ylabel="split of one text")
+    return np.atleast_1d(panels)[0]
+
+
+def issue_scores(scores: pd.Series, flagged: pd.Series, *, ax: Axes | None = None) -> Axes:
+    """Histogram of label-issue scores on a logarithmic count axis, flagged rows apart."""
+    ax = ax or _axes(height=3.0)
+    bins = np.linspace(0, 1, 41).tolist()
+    ax.hist([scores[~flagged], scores[flagged]], bins=bins, stacked=True, color=[COLOURS[5], COLOURS[1]], label=["not flagged", f"flagged ({int(flagged.sum()):,})"])
+    ax.set(yscale="log", title=f"How doubtful are the labels? (n = {len(scores):,})", xlabel="1 - out-of-fold probability of the given label", ylabel="rows (logarithmic)")
+    ax.legend(frameon=False)
+    return ax
+
+
+def training_curves(history: pd.DataFrame, *, best_step: int) -> Axes:
+    """Loss, macro F1, learning rate and gradient norm by step; a line marks the checkpoint that was kept."""
+    panels_of = {
+        "Loss": [("loss", "training"), ("eval_loss", "validation")],
+        "Macro F1 on validation": [("eval_macro_f1", "validation")],
+        "Learning rate": [("learning_rate", "")],
+        "Gradient norm": [("grad_norm", "")],
+    }
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(2, 2, figsize=(9, 5), sharex=True)
+    for ax, (title, lines) in zip(panels.flat, panels_of.items()):
+        for (column, name), colour in zip(lines, COLOURS):
+            points = history.dropna(subset=[column])
+            ax.plot(points["step"], points[column], color=colour, label=name, marker="o" if len(points) < 25 else None, markersize=3.5)
+        ax.axvline(best_step, color="0.4", linestyle=":", linewidth=1)
+        ax.set_title(title)
+        if len(lines) > 1:
+            ax.legend(frameon=False)
+    for ax in panels[1]:
+        ax.set_xlabel("training step")
+    figure.suptitle(f"How did training go? (dotted: step {best_step}, the checkpoint kept)", x=0.01, ha="left", fontsize=11)
+    return panels[0, 0]
+
+
+def scores_with_intervals(scores: pd.DataFrame, *, title: str, ax: Axes | None = None) -> Axes:
+    """Points with interval bars: `scores` has `value`, `low`, `high`, rows by (metric, model)."""
+    groups = scores.groupby(level=0, sort=False)
+    ax = ax or _axes(height=0.9 + 0.28 * (len(scores) + len(groups)))
+    models = list(dict.fromkeys(scores.index.get_level_values(1)))
+    ticks, names, y = [], [], 0.0
+    for metric, rows in groups:
+        ticks.append(y + (len(rows) - 1) * 0.35 / 2)
+        names.append(_short(str(metric)))
+        for (_, model), row in rows.iterrows():
+            colour = COLOURS[models.index(model)]
+            ax.errorbar(row["value"], y, xerr=[[row["value"] - row["low"]], [row["high"] - row["value"]]], fmt="os^D"[models.index(model) % 4], color=colour, capsize=3, markersize=5)
+            y += 0.35
+        y += 0.35
+    handles = [plt.Line2D([], [], marker="os^D"[i % 4], linestyle="", color=COLOURS[i], label=model) for i, model in enumerate(models)]
+    ax.legend(handles=handles, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    ax.set_yticks(ticks, names)
+    ax.invert_yaxis()
+    ax.set(title=title, xlabel="score (bars: 95 % interval over rows)")
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+def confusion_matrix(counts: pd.DataFrame, *, title: str, ax: Axes | None = None) -> Axes:
+    """Confusion counts with shares of the true class as shades."""
+    size = 2.6 + 0.55 * len(counts)
+    ax = ax or _axes(width=size + 1.6, height=size, grid=False)
+    _heat(ax, counts, shares=True)
+    ax.set(title=f"{title} (n = {int(counts.to_numpy().sum()):,})", xlabel="predicted", ylabel="label")
+    return ax
+
+
+def reliability(bins: dict[str, pd.DataFrame], *, ax: Axes | None = None) -> Axes:
+    """Accuracy against confidence, a line a model, from `metrics.reliability_bins`; point size follows the rows in a bin."""
+    ax = ax or _axes(width=5.5, height=4.6)
+    ax.plot([0, 1], [0, 1], color="0.5", linestyle=":", label="as sure as right")
+    for (model, table), colour, marker in zip(bins.items(), COLOURS, "os^D"):
+        ax.plot(table["confidence"], table["accuracy"], color=colour, linewidth=1)
+        ax.scatter(table["confidence"], table["accuracy"], s=8 + 150 * table["n"] / table["n"].sum(), color=colour, marker=marker, label=model)
+    n = int(next(iter(bins.values()))["n"].sum())
+    ax.set(title=f"Is a model as sure as it is right? (n = {n:,}; larger: more rows)", xlabel="mean confidence in a bin", ylabel="share right in a bin", xlim=(0, 1.02), ylim=(0, 1.02))
+    ax.legend(frameon=False)
+    return ax
+
+
+def accuracy_by_length(table: pd.DataFrame, *, overall: float, ax: Axes | None = None) -> Axes:
+    """Accuracy in bins of length, with 95 % Wilson intervals."""
+    ax = ax or _axes(height=3.0)
+    errors = np.stack([table["accuracy"] - table["low"], table["high"] - table["accuracy"]])
+    ax.errorbar(range(len(table)), table["accuracy"], yerr=errors, fmt="o", color=COLOURS[0], capsize=3)
+    ax.axhline(overall, color="0.5", linestyle=":", label=f"all rows: {overall:.3f}")
+    ax.set_xticks(range(len(table)), [f"{name}\n(n = {n:,})" for name, n in zip(table.index, table["n"])])
+    ax.set(title="Is it weaker on short or long texts? (bars: 95 % Wilson interval)", xlabel="words", ylabel="accuracy")
+    ax.legend(frameon=False)
+    return ax
+
+
+def _axes(*, width: float = 8.0, height: float, grid: bool = True) -> Axes:
+    with plt.rc_context({**STYLE, "axes.grid": grid}):
+        return plt.subplots(figsize=(width, height))[1]
+
+
+def _heat(ax: Axes, counts: pd.DataFrame, *, shares: bool = False, top: float | None = None) -> None:
+    values = counts.to_numpy(dtype=float)
+    shade = values / np.maximum(1, values.sum(axis=1, keepdims=True)) if shares else values
+    top = top or max(1e-9, shade.max())
+    ax.imshow(shade, cmap="Blues", vmin=0, vmax=top)
+    for i, j in np.ndindex(*values.shape):
+        text = f"{values[i, j]:,.0f}" + (f"\n{shade[i, j]:.0%}" if shares else "")
+        ax.text(j, i, text, ha="center", va="center", fontsize=9, color="white" if shade[i, j] > 0.6 * top else "black")
+    ax.set_xticks(range(values.shape[1]), [_wrapped(name) for name in counts.columns])
+    ax.set_yticks(range(values.shape[0]), [_wrapped(name) for name in counts.index])
+    ax.tick_params(length=0)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def _line_styles() -> list[dict[str, Any]]:
+    return [{"color": colour, "linestyle": line} for line in ("-", "--", ":", "-.") for colour in COLOURS] * 8
+
+
+def _short(name: object, width: int = 34) -> str:
+    return _plain(textwrap.shorten(str(name), width, placeholder="…") or "(blank)")
+
+
+def _wrapped(name: object) -> str:
+    return "\n".join(textwrap.wrap(_short(name, 30), 14)) or "(blank)"
+
+
+def _plain(text: str) -> str:
+    return text.replace("$", r"\$")  # matplotlib would set it as mathematics
+
+

