@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from typing import Any
 
 
@@ -39,7 +40,7 @@ def verdict(claim: str, value: float, *, at_least: float | None = None, at_most:
     Rows crossing splits: 0
     """
     bounds = [f"{words} {_plain(bound)}" for words, bound in (("at least", at_least), ("at most", at_most)) if bound is not None]
-    kept = (at_least is None or value >= at_least) and (at_most is None or value <= at_most) and value == value
+    kept = (at_least is None or value >= at_least) and (at_most is None or value <= at_most) and not math.isnan(value)
     if not kept:
         raise AssertionError(f"{claim}: {_plain(value)}, expected {' and '.join(bounds) or 'a number'}" + (f" (n = {n:,})" if n is not None else ""))
     return Takeaway(f"{claim}: {_plain(value)}" + (f" (n = {n:,})" if n is not None else ""), "held")

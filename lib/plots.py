@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000"]  # Okabe and Ito 2008: safe for the colour-blind
-STYLE = {
+STYLE: dict[str, Any] = {
     "figure.dpi": 110,
     "figure.constrained_layout.use": True,
     "font.size": 10,
@@ -79,7 +79,9 @@ def receipts(receipts: pd.DataFrame, *, n: int, ax: Axes | None = None) -> Axes:
     ax = ax or _axes(height=0.9 + 0.32 * len(receipts))
     table = receipts[::-1]
     bars = ax.barh(table.index, table["n_texts"] / n, color=COLOURS[0])
-    ax.bar_label(bars, [f"{int(count):,} texts, {int(chars):+,} characters" for count, chars in zip(table["n_texts"], -table["chars_removed"])], padding=3, fontsize=9)
+    ax.bar_label(
+        bars, [f"{int(count):,} texts, {int(chars):+,} characters" for count, chars in zip(table["n_texts"], -table["chars_removed"])], padding=3, fontsize=9
+    )
     ax.set(title=f"How often did each rule change a text? (n = {n:,})", xlabel="share of texts", xlim=(0, max(0.02, (table["n_texts"] / n).max()) * 1.6))
     ax.xaxis.set_major_formatter(PercentFormatter(1))
     ax.grid(axis="y", visible=False)
@@ -101,8 +103,15 @@ def issue_scores(scores: pd.Series, flagged: pd.Series, *, ax: Axes | None = Non
     """Histogram of label-issue scores on a logarithmic count axis, flagged rows apart."""
     ax = ax or _axes(height=3.0)
     bins = np.linspace(0, 1, 41).tolist()
-    ax.hist([scores[~flagged], scores[flagged]], bins=bins, stacked=True, color=[COLOURS[5], COLOURS[1]], label=["not flagged", f"flagged ({int(flagged.sum()):,})"])
-    ax.set(yscale="log", title=f"How doubtful are the labels? (n = {len(scores):,})", xlabel="1 - out-of-fold probability of the given label", ylabel="rows (logarithmic)")
+    ax.hist(
+        [scores[~flagged], scores[flagged]], bins=bins, stacked=True, color=[COLOURS[5], COLOURS[1]], label=["not flagged", f"flagged ({int(flagged.sum()):,})"]
+    )
+    ax.set(
+        yscale="log",
+        title=f"How doubtful are the labels? (n = {len(scores):,})",
+        xlabel="1 - out-of-fold probability of the given label",
+        ylabel="rows (logarithmic)",
+    )
     ax.legend(frameon=False)
     return ax
 
@@ -142,7 +151,15 @@ def scores_with_intervals(scores: pd.DataFrame, *, title: str, ax: Axes | None =
         names.append(_short(str(metric)))
         for (_, model), row in rows.iterrows():
             colour = COLOURS[models.index(model)]
-            ax.errorbar(row["value"], y, xerr=[[row["value"] - row["low"]], [row["high"] - row["value"]]], fmt="os^D"[models.index(model) % 4], color=colour, capsize=3, markersize=5)
+            ax.errorbar(
+                row["value"],
+                y,
+                xerr=[[row["value"] - row["low"]], [row["high"] - row["value"]]],
+                fmt="os^D"[models.index(model) % 4],
+                color=colour,
+                capsize=3,
+                markersize=5,
+            )
             y += 0.35
         y += 0.35
     handles = [plt.Line2D([], [], marker="os^D"[i % 4], linestyle="", color=COLOURS[i], label=model) for i, model in enumerate(models)]
@@ -171,7 +188,13 @@ def reliability(bins: dict[str, pd.DataFrame], *, ax: Axes | None = None) -> Axe
         ax.plot(table["confidence"], table["accuracy"], color=colour, linewidth=1)
         ax.scatter(table["confidence"], table["accuracy"], s=8 + 150 * table["n"] / table["n"].sum(), color=colour, marker=marker, label=model)
     n = int(next(iter(bins.values()))["n"].sum())
-    ax.set(title=f"Is a model as sure as it is right? (n = {n:,}; larger: more rows)", xlabel="mean confidence in a bin", ylabel="share right in a bin", xlim=(0, 1.02), ylim=(0, 1.02))
+    ax.set(
+        title=f"Is a model as sure as it is right? (n = {n:,}; larger: more rows)",
+        xlabel="mean confidence in a bin",
+        ylabel="share right in a bin",
+        xlim=(0, 1.02),
+        ylim=(0, 1.02),
+    )
     ax.legend(frameon=False)
     return ax
 
@@ -222,5 +245,3 @@ def _wrapped(name: object) -> str:
 
 def _plain(text: str) -> str:
     return text.replace("$", r"\$")  # matplotlib would set it as mathematics
-
-

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parents[1]
 NOTEBOOKS = REPOSITORY / "notebooks"
 VERSIONED = (  # the packages whose versions a result depends on
-    "torch transformers datasets accelerate scikit-learn numpy pandas scipy pyarrow cleanlab textdescriptives "
-    "fg-data-profiling ftfy selectolax papermill matplotlib"
-).split()
+    *("torch", "transformers", "datasets", "accelerate", "scikit-learn", "numpy", "pandas", "scipy", "pyarrow", "cleanlab"),
+    *("textdescriptives", "fg-data-profiling", "ftfy", "selectolax", "papermill", "matplotlib"),
+)
 PROCESSED, REVIEW, MODELS, REPORTS = "data/processed/{dataset}/{run}", "data/review/{dataset}", "models/{run}", "reports/{run}"
 FILES = {  # every file that a notebook hands to another, or to a person: name -> (place, the notebook that writes it)
     "audit.json": (PROCESSED, "01_profile_data"),

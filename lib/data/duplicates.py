@@ -14,9 +14,9 @@ _WORD = re.compile(r"\w+")
 _MIXERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)  # odd constants (splitmix64, xxHash)
 
 
-def exact_duplicates(texts: Sequence[str]) -> np.ndarray:
+def exact_duplicates(texts: Sequence[str | bytes]) -> np.ndarray:
     """Return for each text the position of the first text equal to it: ndarray of int of shape (n,)."""
-    first: dict[str, int] = {}
+    first: dict[str | bytes, int] = {}
     return np.array([first.setdefault(text, i) for i, text in enumerate(texts)], dtype=np.int64)
 
 
@@ -104,7 +104,7 @@ def _prefix_join(sets: list[np.ndarray], threshold: float) -> list[tuple[int, in
     place = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     in_prefix = place < np.repeat(sizes - np.ceil(threshold * sizes - 1e-9).astype(int) + 1, sizes)
     prefix = pd.DataFrame({"set": owners[order][in_prefix], "shingle": codes[order][in_prefix]})
-    candidates = set()
+    candidates: set[tuple[int, int]] = set()
     shared = prefix[prefix.duplicated("shingle", keep=False)].sort_values(["shingle", "set"])
     for members in np.split(shared["set"].to_numpy(), np.flatnonzero(np.diff(shared["shingle"].to_numpy())) + 1):
         members = members[np.argsort(sizes[members], kind="stable")]

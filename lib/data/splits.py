@@ -63,8 +63,8 @@ def split_rows(labels: Sequence[str], groups: np.ndarray, *, shares: tuple[float
 
 def leak_matrix(pairs: pd.DataFrame, split: Sequence[str]) -> Leaks:
     """Count pairs (`i`, `j`: positions) by the splits of their rows."""
-    split = np.asarray(split, dtype=object)
-    left, right = split[pairs["i"].to_numpy()], split[pairs["j"].to_numpy()]
+    names = np.asarray(split, dtype=object)
+    left, right = names[pairs["i"].to_numpy()], names[pairs["j"].to_numpy()]
     counts = pd.crosstab(left, right).reindex(index=SPLITS, columns=SPLITS, fill_value=0).to_numpy()
     symmetric = counts + counts.T - np.diag(np.diag(counts))
     matrix = pd.DataFrame(symmetric, index=pd.Index(SPLITS, name="split"), columns=list(SPLITS))

@@ -64,7 +64,10 @@ def disk_problem(free: int | None = None) -> str | None:
 
 def venv_problem() -> str | None:
     """Make .venv where there is none that runs; return what kept it from being made."""
-    if PYTHON.exists() and subprocess.run([PYTHON, "-c", f"import sys, pip; sys.exit(sys.version_info[:3] != {sys.version_info[:3]})"], capture_output=True).returncode == 0:
+    if (
+        PYTHON.exists()
+        and subprocess.run([PYTHON, "-c", f"import sys, pip; sys.exit(sys.version_info[:3] != {sys.version_info[:3]})"], capture_output=True).returncode == 0
+    ):
         return None
     shutil.rmtree(VENV, ignore_errors=True)
     made = subprocess.run([sys.executable, "-m", "venv", str(VENV)], capture_output=True, text=True)
@@ -76,7 +79,7 @@ def venv_problem() -> str | None:
 
 def network_problem() -> str | None:
     """Return that the package index cannot be reached, None if it can; downloads a few kilobytes."""
-    probe = [PYTHON, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", "--quiet", "--retries", "1", "--timeout", "15", PROBE]
+    probe = [str(PYTHON), "-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", "--quiet", "--retries", "1", "--timeout", "15", PROBE]
     found = subprocess.run(probe, capture_output=True, text=True)
     if found.returncode == 0:
         return None

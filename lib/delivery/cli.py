@@ -34,7 +34,12 @@ def main() -> None:
 
 @main.command()
 @click.option("--profile", default="", metavar="P", help=f"Settings: {', '.join(profile_names())}. [default: quick]")
-@click.option("--data", default="", metavar="D", help="CSV, TSV, JSON, JSONL or Parquet (also .gz), a folder with one sub-folder a class, hub:<name>[:config][:split], or docstrings.")
+@click.option(
+    "--data",
+    default="",
+    metavar="D",
+    help="CSV, TSV, JSON, JSONL or Parquet (also .gz), a folder with one sub-folder a class, hub:<name>[:config][:split], or docstrings.",
+)
 @click.option("--text-column", metavar="NAME", help="Column of the texts. [default: text]")
 @click.option("--label-column", metavar="NAME", help="Column of the labels. [default: label]")
 @click.option("--run", "run_name", default="", metavar="NAME", help="Name of the run and its report. [default: the profile's, or the data's]")
@@ -43,7 +48,9 @@ def main() -> None:
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting, for instance training.epochs=3; may be given again.")
 @click.option("--force", is_flag=True, help="Run also the notebooks that are finished and up to date.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
-def run(profile: str, data: str, text_column: str, label_column: str, run_name: str, first: str, last: str, assignments: tuple[str, ...], force: bool, quiet: bool) -> None:
+def run(  # noqa: PLR0917 (click passes them by name)
+    profile: str, data: str, text_column: str, label_column: str, run_name: str, first: str, last: str, assignments: tuple[str, ...], force: bool, quiet: bool
+) -> None:
     """Run the notebooks in order and build the report under reports/<run>."""
     from lib.delivery.runner import run_workbook
 

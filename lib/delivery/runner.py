@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +75,8 @@ def run_workbook(
     """
     started = time.perf_counter()
     data = str(Path(data).resolve()) if data and data != "docstrings" and not data.startswith("hub:") else data
-    parameters = {"profile": profile, "run": run, "data": data, "settings": dict(overrides or {})}
-    config, ws = workspace.open_run(**parameters)
-    parameters["run"] = ws.run
+    config, ws = workspace.open_run(profile=profile, run=run, data=data, settings=overrides or {})
+    parameters = {"profile": config.profile, "run": ws.run, "data": data, "settings": dict(overrides or {})}
     steps = chosen_steps(first, last)
     for step in steps:
         check_parameters(step.notebook, parameters)
@@ -318,4 +317,4 @@ def _live_output(bar: tqdm) -> Iterator[None]:
 
 
 def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="seconds")

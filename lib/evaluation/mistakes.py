@@ -58,4 +58,6 @@ def accuracy_by_length(texts: Sequence[str], right: np.ndarray, *, n_bins: int =
     low, high = proportion_confint(n_right, n, alpha=0.05, method="wilson")
     ranges = words.groupby(bins, observed=True).agg(["min", "max"])
     names = [f"{a}-{b}" for a, b in ranges.itertuples(index=False)]
-    return pd.DataFrame({"accuracy": (n_right / n).to_numpy(), "low": np.asarray(low), "high": np.asarray(high), "n": n.to_numpy()}, index=pd.Index(names, name="words"))
+    return pd.DataFrame(
+        {"accuracy": (n_right / n).to_numpy(), "low": np.asarray(low), "high": np.asarray(high), "n": n.to_numpy()}, index=pd.Index(names, name="words")
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def open_test(ws: Workspace, *, model: str, why: str) -> pd.DataFrame:
     test, sealed = workspace.read_table(ws.existing("test.parquet")), workspace.read_json(ws.existing("seal.json"))["sha256"]
     if workspace.table_fingerprint(test) != sealed:
         raise WorkbookError(f"{ws.path('test.parquet')} is not the test set that was sealed: run 03_review_labels again")
-    line = {"when": datetime.now(timezone.utc).isoformat(timespec="seconds"), "run": ws.run, "model": model, "why": why, "sha256": sealed}
+    line = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "run": ws.run, "model": model, "why": why, "sha256": sealed}
     _ledger_path(ws).parent.mkdir(parents=True, exist_ok=True)
     with _ledger_path(ws).open("a", encoding="utf-8") as ledger:  # one short append: whole, also beside another run's
         ledger.write(json.dumps(line) + "\n")

@@ -47,9 +47,7 @@ class PairedTest:
     verdict: str
 
 
-def bootstrap_interval(
-    statistic: Callable[..., float], *arrays: np.ndarray, n_resamples: int = 2_000, confidence: float = 0.95, seed: int = 42
-) -> Interval:
+def bootstrap_interval(statistic: Callable[..., float], *arrays: np.ndarray, n_resamples: int = 2_000, confidence: float = 0.95, seed: int = 42) -> Interval:
     """Return a statistic with its BCa bootstrap interval over rows.
 
     Parameters
@@ -74,7 +72,9 @@ def bootstrap_interval(
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scipy warns of a degenerate distribution, handled below
-        found = stats.bootstrap((np.arange(n),), of_rows, n_resamples=n_resamples, vectorized=False, confidence_level=confidence, method="BCa", rng=np.random.default_rng(seed))
+        found = stats.bootstrap(
+            (np.arange(n),), of_rows, n_resamples=n_resamples, vectorized=False, confidence_level=confidence, method="BCa", rng=np.random.default_rng(seed)
+        )
     low, high = found.confidence_interval
     if np.isnan(low) or np.isnan(high):
         tail = (1 - confidence) / 2
@@ -107,7 +107,8 @@ def metric_intervals(y_true: np.ndarray, probs: np.ndarray, *, n_resamples: int 
     if weights.min() == 0:
         del statistics["roc_auc"]
     return {
-        name: bootstrap_interval(statistic, *arrays, n_resamples=n_resamples, confidence=confidence, seed=seed) for name, (statistic, arrays) in statistics.items()
+        name: bootstrap_interval(statistic, *arrays, n_resamples=n_resamples, confidence=confidence, seed=seed)
+        for name, (statistic, arrays) in statistics.items()
     }
 
 

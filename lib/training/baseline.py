@@ -35,11 +35,11 @@ def out_of_fold_probs(texts: Sequence[str], labels: Sequence[str], groups: np.nd
     -------
     ndarray of float64 of shape (n, k), rows summing to 1, columns in sorted order of the labels
     """
-    texts, labels = np.asarray(texts, dtype=object), np.asarray(labels, dtype=object)
-    probs = np.zeros((len(texts), len(np.unique(labels.astype(str)))))
+    rows, given = np.asarray(texts, dtype=object), np.asarray(labels, dtype=object)
+    probs = np.zeros((len(rows), len(np.unique(given.astype(str)))))
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
-    for train, held_out in tqdm(splitter.split(texts, labels, groups), "out-of-fold baseline", folds, unit="fold", disable=not progress):
-        probs[held_out] = fit_baseline(texts[train], labels[train], seed=seed).predict_proba(texts[held_out])
+    for train, held_out in tqdm(splitter.split(rows, given, groups), "out-of-fold baseline", folds, unit="fold", disable=not progress):
+        probs[held_out] = fit_baseline(rows[train], given[train], seed=seed).predict_proba(rows[held_out])
     return probs / probs.sum(axis=1, keepdims=True)
 
 
@@ -53,7 +53,8 @@ def save_baseline(model: Pipeline, folder: Path) -> None:
     with workspace.atomic_path(folder) as scratch:
         scratch.mkdir()
         workspace.write_json(facts, scratch / "baseline.json")
-        save_file({"idf": tfidf.idf_, "coef": linear.coef_, "intercept": linear.intercept_}, scratch / "weights.safetensors")
+        weights = {"idf": tfidf.idf_, "coef": linear.coef_, "intercept": linear.intercept_}
+        save_file({name: np.ascontiguousarray(values) for name, values in weights.items()}, scratch / "weights.safetensors")  # coef_ is in column order
 
 
 def load_baseline(folder: Path) -> Pipeline:

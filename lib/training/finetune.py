@@ -24,7 +24,6 @@ from lib.training import backbones
 from lib.workspace import Workspace
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 

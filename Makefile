@@ -1,0 +1,43 @@
+# The map. `make` lists the targets; `make run` and `make test` need nothing done before them.
+SHELL := /bin/bash
+PYTHON ?= $(firstword $(foreach name,python3 python3.11 python3.12,$(shell command -v $(name) >/dev/null 2>&1 && $(name) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $(name))))
+BIN := .venv/bin
+ARGS ?=
+export PYTHONUTF8 := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run lab test lint bench doctor constraints clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup:  ## create .venv and install, where it is missing or stale
+	@if [ -z "$(PYTHON)" ]; then echo "setup: no Python 3.11 or 3.12 found; install one, or name it: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; fi
+	@$(PYTHON) lib/delivery/bootstrap.py
+
+run: setup  ## the main job: all notebooks on 20,000 texts, a report in reports/quick (ARGS="--profile base ..." for more)
+	@$(BIN)/workbook run $(ARGS)
+
+lab: setup  ## open the notebooks in JupyterLab
+	@$(BIN)/workbook lab
+
+test: setup lint  ## lints, unit tests, notebooks, the whole chain in the smoke profile
+	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+lint: setup  ## ruff, mypy, the direction of imports, stripped notebooks
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check lib tests benchmarks
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/nbstripout --verify notebooks/*.ipynb
+
+bench: setup  ## the figures the workbook promises, as counts and ratios
+	@$(BIN)/python benchmarks/figures.py
+
+doctor: setup  ## what this machine has
+	@$(BIN)/workbook doctor
+
+constraints: setup  ## write the installed versions to constraints.txt
+	@{ head -1 constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//'; } > constraints.new && mv constraints.new constraints.txt
+
+clean:  ## remove what runs have written, but people's decisions and the reports
+	@rm -rf data/raw data/processed models
