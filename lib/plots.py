@@ -17,7 +17,6 @@ STYLE: dict[str, Any] = {
     "figure.constrained_layout.use": True,
     "font.size": 10,
     "axes.titlesize": 11,
-    "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -31,7 +30,7 @@ def show(axes: Axes) -> None:
     from IPython.display import display
 
     figure = axes.figure
-    titles = [ax.get_title(loc="left") or ax.get_title() for ax in figure.axes]
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
     display(figure, metadata={"image/png": {"alt": "Figure: " + "; ".join(title.replace("\n", " ") for title in titles if title)}})
     plt.close(figure)  # type: ignore[arg-type]
 
@@ -42,7 +41,7 @@ def class_balance(balance: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     names = [_short(name) for name in balance.index]
     bars = ax.barh(names[::-1], balance["n"][::-1], color=COLOURS[0])
     ax.bar_label(bars, [f"{n:,} ({share:.1%})" for n, share in zip(balance["n"][::-1], balance["share"][::-1])], padding=3)
-    ax.set(title=f"Rows a class (n = {balance['n'].sum():,})", xlabel="rows", xlim=(0, balance["n"].max() * 1.2))
+    _label(ax, title=f"Rows a class (n = {balance['n'].sum():,})", xlabel="rows", xlim=(0, balance["n"].max() * 1.2))
     ax.grid(axis="y", visible=False)
     return ax
 
@@ -53,7 +52,7 @@ def lengths(words: pd.Series, labels: pd.Series, *, ax: Axes | None = None) -> A
     for (name, values), style in zip(words.groupby(labels), _line_styles()):
         ordered = np.sort(values.clip(lower=1))
         ax.step(ordered, np.arange(1, len(ordered) + 1) / len(ordered), where="post", label=f"{_short(name)} (median {np.median(ordered):.0f})", **style)
-    ax.set(xscale="log", title=f"How long are the texts? (n = {len(words):,})", xlabel="words (logarithmic)", ylabel="share of texts up to this length")
+    _label(ax, xscale="log", title=f"How long are the texts? (n = {len(words):,})", xlabel="words (logarithmic)", ylabel="share of texts up to this length")
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.legend(frameon=False, fontsize=9)
@@ -68,7 +67,7 @@ def features_by_class(features: pd.DataFrame, labels: pd.Series, *, titles: dict
         groups = [(name, values.dropna().to_numpy()) for name, values in features[column].groupby(labels.to_numpy())][::-1]
         ax.boxplot([values for _, values in groups], orientation="horizontal", whis=(5, 95), showfliers=False, widths=0.6, medianprops={"color": COLOURS[1]})
         ax.set_yticks(range(1, len(groups) + 1), [_short(name) for name, _ in groups])
-        ax.set_title(title)
+        ax.set_title(title, loc="left")
         ax.grid(axis="y", visible=False)
     figure.suptitle(f"Linguistic features by class (n = {len(features):,}; boxes: quartiles, whiskers: 5 % to 95 %)", x=0.01, ha="left", fontsize=11)
     return np.atleast_1d(panels)[0]
@@ -80,10 +79,14 @@ def receipts(receipts: pd.DataFrame, *, n: int, ax: Axes | None = None) -> Axes:
     table = receipts[::-1]
     bars = ax.barh(table.index, table["n_texts"] / n, color=COLOURS[0])
     ax.bar_label(
-        bars, [f"{int(count):,} texts, {int(chars):+,} characters" for count, chars in zip(table["n_texts"], -table["chars_removed"])], padding=3, fontsize=9
+        bars,
+        [f"{int(count):,} texts" + (f", {int(chars):+,} characters" if count else "") for count, chars in zip(table["n_texts"], -table["chars_removed"])],
+        padding=3,
+        fontsize=9,
     )
-    ax.set(title=f"How often did each rule change a text? (n = {n:,})", xlabel="share of texts", xlim=(0, max(0.02, (table["n_texts"] / n).max()) * 1.6))
+    _label(ax, title=f"How often did each rule change a text? (n = {n:,})", xlabel="share of texts", xlim=(0, max(0.02, (table["n_texts"] / n).max()) * 1.6))
     ax.xaxis.set_major_formatter(PercentFormatter(1))
+    ax.set_xticks([tick for tick in ax.get_xticks() if 0 <= tick <= 1])
     ax.grid(axis="y", visible=False)
     return ax
 
@@ -95,7 +98,7 @@ def leak_matrices(matrices: dict[str, pd.DataFrame]) -> Axes:
     top = max(1, *(int(matrix.to_numpy().max()) for matrix in matrices.values()))
     for ax, (title, matrix) in zip(np.atleast_1d(panels), matrices.items()):
         _heat(ax, matrix, top=top)
-        ax.set(title=title, xlabel="split of the other text", ylabel="split of one text")
+        _label(ax, title=title, xlabel="split of the other text", ylabel="split of one text")
     return np.atleast_1d(panels)[0]
 
 
@@ -106,7 +109,8 @@ def issue_scores(scores: pd.Series, flagged: pd.Series, *, ax: Axes | None = Non
     ax.hist(
         [scores[~flagged], scores[flagged]], bins=bins, stacked=True, color=[COLOURS[5], COLOURS[1]], label=["not flagged", f"flagged ({int(flagged.sum()):,})"]
     )
-    ax.set(
+    _label(
+        ax,
         yscale="log",
         title=f"How doubtful are the labels? (n = {len(scores):,})",
         xlabel="1 - out-of-fold probability of the given label",
@@ -131,7 +135,7 @@ def training_curves(history: pd.DataFrame, *, best_step: int) -> Axes:
             points = history.dropna(subset=[column])
             ax.plot(points["step"], points[column], color=colour, label=name, marker="o" if len(points) < 25 else None, markersize=3.5)
         ax.axvline(best_step, color="0.4", linestyle=":", linewidth=1)
-        ax.set_title(title)
+        ax.set_title(title, loc="left")
         if len(lines) > 1:
             ax.legend(frameon=False)
     for ax in panels[1]:
@@ -166,7 +170,7 @@ def scores_with_intervals(scores: pd.DataFrame, *, title: str, ax: Axes | None =
     ax.legend(handles=handles, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     ax.set_yticks(ticks, names)
     ax.invert_yaxis()
-    ax.set(title=title, xlabel="score (bars: 95 % interval over rows)")
+    _label(ax, title=title, xlabel="score (bars: 95 % interval over rows)")
     ax.grid(axis="y", visible=False)
     return ax
 
@@ -176,7 +180,7 @@ def confusion_matrix(counts: pd.DataFrame, *, title: str, ax: Axes | None = None
     size = 2.6 + 0.55 * len(counts)
     ax = ax or _axes(width=size + 1.6, height=size, grid=False)
     _heat(ax, counts, shares=True)
-    ax.set(title=f"{title} (n = {int(counts.to_numpy().sum()):,})", xlabel="predicted", ylabel="label")
+    _label(ax, title=f"{title} (n = {int(counts.to_numpy().sum()):,})", xlabel="predicted", ylabel="label")
     return ax
 
 
@@ -188,7 +192,8 @@ def reliability(bins: dict[str, pd.DataFrame], *, ax: Axes | None = None) -> Axe
         ax.plot(table["confidence"], table["accuracy"], color=colour, linewidth=1)
         ax.scatter(table["confidence"], table["accuracy"], s=8 + 150 * table["n"] / table["n"].sum(), color=colour, marker=marker, label=model)
     n = int(next(iter(bins.values()))["n"].sum())
-    ax.set(
+    _label(
+        ax,
         title=f"Is a model as sure as it is right? (n = {n:,}; larger: more rows)",
         xlabel="mean confidence in a bin",
         ylabel="share right in a bin",
@@ -206,9 +211,14 @@ def accuracy_by_length(table: pd.DataFrame, *, overall: float, ax: Axes | None =
     ax.errorbar(range(len(table)), table["accuracy"], yerr=errors, fmt="o", color=COLOURS[0], capsize=3)
     ax.axhline(overall, color="0.5", linestyle=":", label=f"all rows: {overall:.3f}")
     ax.set_xticks(range(len(table)), [f"{name}\n(n = {n:,})" for name, n in zip(table.index, table["n"])])
-    ax.set(title="Is it weaker on short or long texts? (bars: 95 % Wilson interval)", xlabel="words", ylabel="accuracy")
+    _label(ax, title="Is it weaker on short or long texts? (bars: 95 % Wilson interval)", xlabel="words", ylabel="accuracy")
     ax.legend(frameon=False)
     return ax
+
+
+def _label(ax: Axes, *, title: str, **properties: Any) -> None:
+    ax.set(**properties)
+    ax.set_title(title, loc="left")
 
 
 def _axes(*, width: float = 8.0, height: float, grid: bool = True) -> Axes:

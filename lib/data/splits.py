@@ -73,7 +73,8 @@ def leak_matrix(pairs: pd.DataFrame, split: Sequence[str]) -> Leaks:
 
 def class_shares(labels: Sequence[str], split: Sequence[str]) -> pd.DataFrame:
     """Return each class's share of rows in each split: rows of the table sum to 1."""
-    return pd.crosstab(np.asarray(labels, dtype=object), np.asarray(split, dtype=object), normalize="index").reindex(columns=list(SPLITS), fill_value=0.0)
+    shares = pd.crosstab(np.asarray(labels, dtype=object), np.asarray(split, dtype=object), normalize="index")
+    return shares.reindex(columns=list(SPLITS), fill_value=0.0).rename_axis(index="label", columns=None)
 
 
 def _quotas(n: int, shares: tuple[float, float, float]) -> np.ndarray:
