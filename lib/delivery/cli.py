@@ -90,3 +90,7 @@ def _quiet_libraries() -> None:
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }.items():
         os.environ.setdefault(name, value)
+
+
+if __name__ == "__main__":
+    main()

@@ -80,9 +80,9 @@ def run_workbook(
     steps = chosen_steps(first, last)
     for step in steps:
         check_parameters(step.notebook, parameters)
+    _check_disk()
+    table = sources.raw_table(config, progress=progress)
     with _only_run(ws):
-        _check_disk()
-        table = sources.raw_table(config, progress=progress)
         for name in steps[0].reads if steps[0] != STEPS[0] else ():
             if name != "source" and FILES[name][1] != steps[0].notebook:
                 ws.existing(name)
@@ -126,7 +126,10 @@ def notebook_parameters(path: Path) -> list[str]:
 
 
 def step_key(step: Step, config: Config, ws: Workspace) -> str:
-    """Return a hash over all that a notebook's result depends on: its source, lib, settings, and the files it reads."""
+    """Return a hash over all that a notebook's result depends on: its source, lib, settings, and the files it reads.
+
+    Files that it also writes (people's decisions) are left out: they are compared with what it left.
+    """
     document = nbformat.read(workspace.NOTEBOOKS / f"{step.notebook}.ipynb", as_version=4)
     settings = {key: value for key, value in config.flat().items() if key == "seed" or key.split(".")[0] in step.settings}
     backbone = Path(config.training.backbone)  # a local one may change under the same name
@@ -134,7 +137,7 @@ def step_key(step: Step, config: Config, ws: Workspace) -> str:
         "source": [(cell.cell_type, cell.source) for cell in document.cells],
         "code": workspace.code_fingerprint(),
         "settings": settings,
-        "reads": {name: workspace.path_fingerprint(_read_path(name, config, ws)) for name in step.reads},
+        "reads": {name: workspace.path_fingerprint(_read_path(name, config, ws)) for name in step.reads if name not in step.writes},
         "backbone": workspace.path_fingerprint(backbone) if "training" in step.settings and backbone.is_dir() else None,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
@@ -170,6 +173,7 @@ def _execute(step: Step, config: Config, ws: Workspace, parameters: dict[str, An
     folder, started = ws.folder(workspace.REPORTS), time.perf_counter()
     for ending in (".html", ".failed.ipynb"):
         (folder / f"{step.notebook}{ending}").unlink(missing_ok=True)
+    key = step_key(step, config, ws)  # as it is before: what changes meanwhile makes it stale
     record["steps"][step.notebook] = {"state": "started", "started": _now()}
     record["finished"] = None
     _save_record(ws, record)
@@ -184,7 +188,7 @@ def _execute(step: Step, config: Config, ws: Workspace, parameters: dict[str, An
     site.export_notebook(folder / f"{step.notebook}.ipynb", folder / f"{step.notebook}.html", run=ws.run)
     record["steps"][step.notebook] = {
         "state": "done",
-        "key": step_key(step, config, ws),
+        "key": key,
         "started": record["steps"][step.notebook]["started"],
         "seconds": round(time.perf_counter() - started, 1),
         "writes": {name: workspace.path_fingerprint(ws.path(name)) for name in step.writes},

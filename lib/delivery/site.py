@@ -33,6 +33,7 @@ def export_notebook(notebook: Path, page: Path, *, run: str) -> None:
     document = nbformat.read(notebook, as_version=4)
     for cell in document.cells:
         if cell.cell_type == "code":
+            cell.source = cell.source.removeprefix("# NBVAL_CHECK_OUTPUT\n")
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     document.metadata["title"] = _title(document)
     settings = Config({"TagRemovePreprocessor": {"enabled": True, "remove_input_tags": {"hide-input"}}})

@@ -1,0 +1,172 @@
+"""The whole chain as a user meets it: killed and resumed, repeated, skipped, by hand, in a browser."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import pytest
+from conftest import NEWSGROUPS, REPOSITORY, workbook
+from test_notebooks import assert_same_results
+
+from lib import workspace
+from lib.workspace import STEPS
+
+
+def pages(home, run="smoke"):
+    return [home / "reports" / run / f"{step.notebook}.html" for step in STEPS]
+
+
+@pytest.mark.xdist_group("chain-b")
+def test_a_run_killed_in_notebook_03_resumes_to_the_same_results(make_home, smoke_home):
+    home = make_home("killed")
+    command = [sys.executable, "-m", "lib.delivery.cli", "run", "--profile", "smoke", "--quiet"]
+    process = subprocess.Popen(command, cwd=REPOSITORY, env={**os.environ, "WORKBOOK_HOME": str(home)}, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    record = home / "reports" / "smoke" / "run.json"
+    deadline = time.monotonic() + 300
+    while not (record.exists() and workspace.read_json(record)["steps"].get("03_review_labels", {}).get("state") == "started"):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    second = workbook("run", "--profile", "smoke", "--quiet", home=home)
+    assert second.returncode == 1
+    assert "another process is at run 'smoke'" in second.stderr
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert workspace.read_json(record)["steps"]["03_review_labels"]["state"] == "started"
+
+    resumed = workbook("run", "--profile", "smoke", "--quiet", home=home)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "3 notebooks run, 2 up to date" in resumed.stdout
+    assert_same_results(home, smoke_home)
+    assert not [path for path in home.rglob(".*") if path.is_dir()], "a killed run's scratch folders are cleared"
+
+
+@pytest.mark.xdist_group("chain-a")
+def test_a_finished_run_is_skipped_and_a_change_runs_what_depends_on_it(smoke_home, tmp_path):
+    home = tmp_path / "home"
+    shutil.copytree(smoke_home, home)
+    again = workbook("run", "--profile", "smoke", "--quiet", home=home)
+    assert "0 notebooks run, 5 up to date" in again.stdout, again.stderr
+    changed = workbook("run", "--profile", "smoke", "--quiet", "--set", "evaluation.n_mistakes=3", home=home)
+    assert "1 notebooks run, 4 up to date" in changed.stdout, changed.stderr
+    ledger = (home / "data/processed/docstrings/sealed_ledger.jsonl").read_text().splitlines()
+    assert len(ledger) == 2
+    (home / "data/processed/docstrings/smoke/clean.parquet").unlink()
+    partly = workbook("run", "--profile", "smoke", "--quiet", "--to", "02", "--set", "evaluation.n_mistakes=3", home=home)
+    assert "1 notebooks run, 1 up to date" in partly.stdout, partly.stderr
+
+
+@pytest.mark.xdist_group("chain-a")
+def test_decisions_in_the_queue_are_recorded_and_replayed(smoke_home, tmp_path):
+    home = tmp_path / "home"
+    shutil.copytree(smoke_home, home)
+    queue = home / "reports/smoke/review_queue.csv"
+    lines = queue.read_text(encoding="utf-8-sig").splitlines()
+    rows = [i for i, line in enumerate(lines) if re.match(r"[0-9a-f]{16},", line)]
+    fingerprint = lines[rows[0]][:16]
+    queue.write_text(queue.read_text(encoding="utf-8-sig").replace(",,,\n", ",drop,,not a text\n", 1), encoding="utf-8")
+    finished = workbook("run", "--profile", "smoke", "--quiet", "--to", "03", home=home)
+    assert "1 notebooks run, 2 up to date" in finished.stdout, finished.stderr
+    recorded = (home / "data/review/docstrings/decisions.csv").read_text().splitlines()
+    assert len(recorded) == 2 and recorded[1].startswith(f"{fingerprint},drop,")
+    kept = sum(len(workspace.read_table(home / f"data/processed/docstrings/smoke/{split}.parquet")) for split in ("train", "val", "test"))
+    assert kept == len(workspace.read_table(home / "data/processed/docstrings/smoke/clean.parquet")) - 1
+
+
+@pytest.mark.xdist_group("chain-a")
+def test_the_report_states_scores_with_intervals_and_a_verdict(smoke_home):
+    index = (smoke_home / "reports/smoke/index.html").read_text()
+    metrics = workspace.read_json(smoke_home / "reports/smoke/metrics.json")
+    assert set(metrics["models"]) == {"TF-IDF baseline", "transformer"}
+    for scores in metrics["models"].values():
+        for name in ("accuracy", "macro_f1"):
+            interval = scores["intervals"][name]
+            assert interval["low"] <= interval["value"] <= interval["high"]
+            assert f"{interval['value']:.3f} <span class=\"interval\">[{interval['low']:.3f}, {interval['high']:.3f}]" in index
+    assert metrics["verdict"] in index.replace("&#39;", "'")
+    record = workspace.read_json(smoke_home / "reports/smoke/run.json")
+    assert record["settings"]["training.backbone"] == "tiny"
+    assert record["machine"]["versions"]["torch"].startswith("2.13.0")
+    assert len(record["data"]["fingerprint"]) == 64
+    assert all(record["steps"][step.notebook]["seconds"] > 0 for step in STEPS)
+
+
+@pytest.mark.xdist_group("chain-a")
+def test_pages_need_no_network_and_every_link_leads_somewhere(smoke_home):
+    from selectolax.lexbor import LexborHTMLParser
+
+    folder = smoke_home / "reports/smoke"
+    for page in (*pages(smoke_home), folder / "index.html"):
+        document = LexborHTMLParser(page.read_text(encoding="utf-8"))
+        assert not [node for node in document.css("script[src], link[href], img[src]") if not (node.attributes.get("src") or "").startswith("data:")], page.name
+        ids = {node.attributes["id"] for node in document.css("[id]")}
+        for link in document.css("a[href]"):
+            target = link.attributes["href"]
+            assert target.startswith("#") and target[1:] in ids or (folder / target).exists(), (page.name, target)
+        assert all(node.attributes["alt"].startswith("Figure: ") for node in document.css("img")), page.name
+    assert len(document.css("a[href$='.html']")) == len(STEPS) + 1
+
+
+@pytest.mark.xdist_group("chain-a")
+def test_a_hostile_text_is_escaped_in_every_page(tmp_path, home):
+    payload = "<img src=x onerror=alert(1)> &lt;script&gt;alert(2)&lt;/script&gt; =HYPERLINK(1) vector<int> word"
+    lines = ["text,label", *(f'"{payload} {kind} number {i} of the {kind} texts {i * 7}",{kind}' for i in range(40) for kind in ("<b>red</b>", "blue"))]
+    source = tmp_path / "hostile.csv"
+    source.write_text("\n".join(lines) + "\n")
+    finished = workbook("run", "--data", source, "--profile", "smoke", "--quiet", "--to", "03", "--run", "hostile", home=home)
+    assert finished.returncode == 0, finished.stderr
+    for page in pages(home, "hostile")[:3]:
+        html = page.read_text(encoding="utf-8")
+        assert "<img src=x" not in html and "<script>alert" not in html and "<b>red</b>" not in html, page.name
+
+
+@pytest.mark.xdist_group("chain-b")
+def test_plain_papermill_works_from_the_repository_and_from_notebooks(make_home, tmp_path):
+    home = make_home("papermill")
+    for folder, name in ((REPOSITORY, "01_profile_data"), (REPOSITORY / "notebooks", "02_clean_and_split")):
+        source = (REPOSITORY / "notebooks" / f"{name}.ipynb").relative_to(folder)
+        command = [sys.executable, "-m", "papermill", str(source), str(tmp_path / f"{name}.ipynb"), "-p", "profile", "smoke", "-k", "python3", "--no-progress-bar"]
+        finished = subprocess.run(command, cwd=folder, env={**os.environ, "WORKBOOK_HOME": str(home)}, capture_output=True, text=True, timeout=300)
+        assert finished.returncode == 0, finished.stderr[-3000:]
+    assert len(workspace.read_table(home / "data/processed/docstrings/smoke/clean.parquet")) > 590
+
+
+@pytest.mark.xdist_group("chain-b")
+def test_a_failing_cell_is_shown_with_its_notebook_and_heading(make_home):
+    home = make_home("failing")
+    failed = workbook("run", "--profile", "smoke", "--quiet", "--from", "04", home=home)
+    assert failed.returncode == 1 and "run 03_review_labels first" in failed.stderr
+    broken = workbook("run", "--profile", "smoke", "--quiet", "--to", "02", "--set", "cleaning.min_words=2000", home=home)
+    assert broken.returncode == 1
+    assert "02_clean_and_split stopped under 'Are the splits the right size?': WorkbookError" in broken.stderr
+    kept = home / "reports/smoke/02_clean_and_split.failed.ipynb"
+    assert any(cell.get("outputs") for cell in nbformat.read(kept, as_version=4).cells)
+    assert not (home / "data/processed/docstrings/smoke/clean.parquet").exists()
+    assert "Traceback" not in broken.stderr
+
+
+@pytest.mark.xdist_group("chain-b")
+@pytest.mark.skipif(not NEWSGROUPS.exists(), reason="the folder with newsgroups.parquet is not beside the repository")
+def test_newsgroups_are_imported_cleaned_and_split(home):
+    finished = workbook("run", "--data", NEWSGROUPS, "--label-column", "label", "--profile", "smoke", "--run", "news", "--quiet", "--to", "02", home=home)
+    assert finished.returncode == 0, finished.stderr
+    (raw,) = (home / "data/raw").glob("newsgroups-*.parquet")
+    assert len(workspace.read_table(raw)) == 17_872
+    assert workspace.read_table(home / "data/processed/newsgroups/news/clean.parquet")["label"].nunique() == 5
+
+
+@pytest.mark.xdist_group("chain-a")
+@pytest.mark.skipif(not shutil.which("chromium"), reason="Chromium is not installed")
+def test_a_browser_draws_the_report(smoke_home, tmp_path):
+    from PIL import Image
+
+    for page in (smoke_home / "reports/smoke/index.html", pages(smoke_home)[-1]):
+        shot = tmp_path / f"{page.stem}.png"
+        browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1280,1600", f"--user-data-dir={tmp_path}/profile", f"--screenshot={shot}"]
+        subprocess.run([*browser, page.as_uri()], capture_output=True, timeout=120, check=True)
+        colours = Image.open(shot).convert("RGB").getcolors(maxcolors=1_000_000)
+        assert len(colours) > 100 and max(n for n, _ in colours) < 0.99 * 1280 * 1600

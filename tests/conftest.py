@@ -1,0 +1,84 @@
+"""What several test files share: the embedded data set, harvested once, and a whole run in the smoke profile."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+NEWSGROUPS = REPOSITORY.parent / "shared" / "data" / "newsgroups.parquet"
+
+
+def pytest_configure(config):
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["YDATA_PROFILING_NO_ANALYTICS"] = "1"
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory, worker_id):
+    base = tmp_path_factory.getbasetemp()
+    return base if worker_id == "master" else base.parent
+
+
+@pytest.fixture(scope="session")
+def docstrings_file(shared_folder):
+    """The raw file of the whole embedded data set."""
+    from lib import workspace
+    from lib.config import Config
+    from lib.data import sources
+
+    home = shared_folder / "harvest"
+    with FileLock(shared_folder / "harvest.lock"):
+        os.environ["WORKBOOK_HOME"] = str(home)
+        try:
+            path = sources.raw_path(Config.load("quick"))
+            if not path.exists():
+                sources.raw_table(Config.load("quick"), progress=False)
+        finally:
+            del os.environ["WORKBOOK_HOME"]
+    assert workspace.read_facts(path)["rows"] == 20_000
+    return path
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """An empty home for one test."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("WORKBOOK_HOME", str(folder))
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_home(docstrings_file, tmp_path_factory):
+    """Make homes that have the embedded data set already."""
+
+    def make(name):
+        folder = tmp_path_factory.mktemp(name)
+        (folder / "data" / "raw").mkdir(parents=True)
+        shutil.copy(docstrings_file, folder / "data" / "raw")
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def smoke_home(make_home, shared_folder):
+    """A home with one whole run in the smoke profile, made once for all tests of a worker."""
+    folder = make_home("smoke")
+    finished = workbook("run", "--profile", "smoke", "--quiet", home=folder)
+    assert finished.returncode == 0, finished.stderr
+    return folder
+
+
+def workbook(*words, home, cwd=None, **options):
+    """Run the command line in a process of its own."""
+    environment = {**os.environ, "WORKBOOK_HOME": str(home), **options.pop("env", {})}
+    return subprocess.run(
+        [sys.executable, "-m", "lib.delivery.cli", *map(str, words)], env=environment, cwd=cwd or REPOSITORY, capture_output=True, text=True, timeout=600, **options
+    )

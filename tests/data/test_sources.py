@@ -1,0 +1,604 @@
+import codecs
+import csv
+import gzip
+import io
+import json
+
+import datasets
+import huggingface_hub.constants
+import pandas as pd
+import pytest
+
+from lib import workspace
+from lib.config import Config
+from lib.data import sources
+from lib.data.sources import check_labels, decode, load_table, merged_labels, raw_path, raw_table, sample_rows
+from lib.errors import WorkbookError
+
+ROWS = [
+    ('Rain, wind and "sleet"\nby noon', "weather"),
+    ("Größe 😀 naïve", "words"),
+    ("  blanks stay  ", "words"),
+    ("tab\there; semicolon", "weather"),
+]
+LOADED = [(i, text, label) for i, (text, label) in enumerate(ROWS)]
+
+
+def as_csv(rows, delimiter=",", header=("text", "label"), end="\n"):
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer, delimiter=delimiter, lineterminator=end).writerows([header, *rows])
+    return buffer.getvalue()
+
+
+def as_records(rows):
+    return [{"text": text, "label": label} for text, label in rows]
+
+
+def as_bytes(kind, rows):
+    if kind == "parquet":
+        buffer = io.BytesIO()
+        pd.DataFrame(rows, columns=["text", "label"]).to_parquet(buffer)
+        return buffer.getvalue()
+    text = {
+        "csv": lambda: as_csv(rows),
+        "tsv": lambda: as_csv(rows, delimiter="\t"),
+        "json": lambda: json.dumps(as_records(rows), ensure_ascii=False, indent=1),
+        "jsonl": lambda: "\n".join(json.dumps(record, ensure_ascii=False) for record in as_records(rows)),
+    }[kind]()
+    return text.encode()
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write bytes or text below the test's folder and return the path as a source."""
+
+    def write_one(name, content):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return str(path)
+
+    return write_one
+
+
+@pytest.fixture
+def own_home(tmp_path, monkeypatch):
+    """Imports go below the test's folder."""
+    monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """The hub library caches below the test's folder and takes no network."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def load(source, **options):
+    return list(load_table(source, **options).itertuples(index=False, name=None))
+
+
+def settings(source, **changes):
+    sections = {"data": {"source": source}}
+    for key, value in changes.items():
+        section, name = key.split("__")
+        sections.setdefault(section, {})[name] = value
+    return Config.model_validate({"profile": "test", **sections})
+
+
+def table_of(*labels, text="some text"):
+    return pd.DataFrame({"row_id": range(len(labels)), "text": [text] * len(labels), "label": pd.Series(labels, dtype=object)})
+
+
+def many(n, labels=("news", "sport")):
+    return [(f"text number {i}", labels[i % len(labels)]) for i in range(n)]
+
+
+@pytest.mark.parametrize("gz", [False, True])
+@pytest.mark.parametrize("kind", ["csv", "tsv", "json", "jsonl", "parquet"])
+def test_each_format_gives_the_same_table_with_or_without_gz(write, kind, gz):
+    content = as_bytes(kind, ROWS)
+    source = write(f"t.{kind}.gz", gzip.compress(content)) if gz else write(f"t.{kind}", content)
+    table = load_table(source)
+    assert list(table.columns) == ["row_id", "text", "label"]
+    assert list(table.itertuples(index=False, name=None)) == LOADED
+
+
+def test_endings_are_read_in_any_case_and_after_other_dots(write):
+    assert load(write("t.v1.CSV", as_csv(ROWS))) == LOADED
+    assert load(write("u.v1.Csv.GZ", gzip.compress(as_csv(ROWS).encode()))) == LOADED
+
+
+def test_a_folder_gives_its_subfolders_as_labels_in_order(write, tmp_path):
+    write("f/sport/b.txt", "a goal\nin the last minute")
+    write("f/sport/a.txt", "a match")
+    write("f/art/deep/c.md", "ein Gemälde")
+    write("f/art/.hidden", "no text")
+    write("f/.git/x.txt", "no text")
+    write("f/readme.txt", "no text")
+    assert load(str(tmp_path / "f")) == [(0, "ein Gemälde", "art"), (1, "a match", "sport"), (2, "a goal\nin the last minute", "sport")]
+
+
+def test_a_folder_without_files_says_how_one_is_laid_out(write, tmp_path):
+    write("f/readme.txt", "no text")
+    with pytest.raises(WorkbookError, match="f: no files; a folder source has one sub-folder a class, with one text a file"):
+        load_table(str(tmp_path / "f"))
+
+
+def test_a_folder_names_the_file_that_is_no_text(write, tmp_path):
+    write("f/art/picture.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
+    with pytest.raises(WorkbookError, match=r"picture.png, line 3: a NUL byte"):
+        load_table(str(tmp_path / "f"))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_data_set_of_the_hub_is_read_by_split(write, tmp_path, own_cache, kind):
+    write(f"ds/train.{kind}", as_bytes(kind, ROWS))
+    write(f"ds/test.{kind}", as_bytes(kind, ROWS[:1]))
+    assert load(f"hub:{tmp_path}/ds") == LOADED
+    assert load(f"hub:{tmp_path}/ds::test") == LOADED[:1]
+
+
+def test_class_labels_of_the_hub_become_their_names(tmp_path, own_cache):
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["art", "sport"])})
+    (tmp_path / "ds").mkdir()
+    rows = {"text": ["a", "b", "c", "d"], "label": [1, 0, -1, None]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "ds" / "train.parquet")
+    assert load(f"hub:{tmp_path}/ds") == [(0, "a", "sport"), (1, "b", "art"), (2, "c", None), (3, "d", None)]
+
+
+def test_a_split_that_the_hub_does_not_have_is_named(write, tmp_path, own_cache):
+    write("ds/train.jsonl", as_bytes("jsonl", ROWS))
+    with pytest.raises(WorkbookError, match=r"\(config None, split dev\) could not be loaded"):
+        load_table(f"hub:{tmp_path}/ds::dev")
+
+
+def test_a_hub_name_while_offline_says_why_and_what_to_do(own_cache):
+    with pytest.raises(WorkbookError, match=r"'no-such/set' \(config small, split test\) .*\(HF_HUB_OFFLINE is set\); check the name and the network, or save it as Parquet"):
+        load_table("hub:no-such/set:small:test")
+
+
+def test_a_hub_that_fails_online_passes_the_first_line_of_its_reason_on(monkeypatch):
+    def fail(*args, **options):
+        raise ConnectionError("no route\ntraceback and more")
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(WorkbookError, match=r"\(ConnectionError: no route\); check the name") as caught:
+        load_table("hub:ag_news")
+    assert "traceback" not in str(caught.value)
+
+
+def test_the_word_docstrings_is_the_embedded_set_whatever_the_columns(monkeypatch):
+    monkeypatch.setattr(sources.docstrings, "harvest", lambda progress: pd.DataFrame({"text": ["a", "b"], "label": ["x", "y"]}))
+    assert load("docstrings", text_column="body", label_column="topic") == [(0, "a", "x"), (1, "b", "y")]
+
+
+GERMAN = [("Größe, „ähnlich“ – naïve", "maß"), ("zweite Zeile", "übung")]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "mark"),
+    [
+        ("utf-8", codecs.BOM_UTF8),
+        ("utf-16-le", codecs.BOM_UTF16_LE),
+        ("utf-16-be", codecs.BOM_UTF16_BE),
+        ("utf-16-le", b""),
+        ("utf-16-be", b""),
+        ("utf-32-le", codecs.BOM_UTF32_LE),
+        ("utf-8", b""),
+        ("cp1252", b""),
+    ],
+)
+@pytest.mark.parametrize("kind", ["csv", "tsv", "json", "jsonl"])
+def test_each_encoding_is_told_from_the_bytes(write, kind, encoding, mark):
+    content = mark + as_bytes(kind, GERMAN).decode().encode(encoding)
+    assert load(write(f"t.{kind}", content)) == [(0, *GERMAN[0]), (1, *GERMAN[1])]
+
+
+def test_an_encoding_that_is_named_is_taken(write):
+    rows = [("Привет, мир", "да"), ("ещё раз", "нет")]
+    source = write("t.csv", as_csv(rows).encode("koi8-r"))
+    assert load(source, encoding="koi8-r") == [(0, *rows[0]), (1, *rows[1])]
+
+
+def test_bytes_of_no_encoding_name_the_byte_and_the_setting(write):
+    with pytest.raises(WorkbookError, match=r"t.csv: cannot be read as utf-8 or cp1252 \(byte 11 is 0x81\); name its encoding with --set data.encoding="):
+        load_table(write("t.csv", b"text,label\n\x81,b\n"))
+
+
+def test_an_encoding_that_does_not_fit_is_named(write):
+    with pytest.raises(WorkbookError, match=r"cannot be read as ascii \(byte 11 is 0xc3\)"):
+        load_table(write("t.csv", "text,label\nä,b\n"), encoding="ascii")
+
+
+def test_an_encoding_that_python_does_not_know_is_named(write):
+    with pytest.raises(WorkbookError, match="data.encoding='utf-9' is no encoding that Python knows; for instance cp1252"):
+        load_table(write("t.csv", as_csv(ROWS)), encoding="utf-9")
+
+
+def test_decode_takes_a_mark_off_that_a_named_encoding_leaves():
+    assert decode("\ufeffä".encode("utf-16-le"), name="x", encoding="utf-16-le") == "ä"
+
+
+@pytest.mark.parametrize("content", [b"text,label\na,b\nq\0q,b\n", b"text,label\na,b\ncaf\xe9 \0,b\n"])
+def test_a_nul_byte_names_its_line(write, content):
+    with pytest.raises(WorkbookError, match=r"t.csv, line 3: a NUL byte; the file is damaged or not text"):
+        load_table(write("t.csv", content))
+
+
+def test_a_csv_cell_keeps_quotes_newlines_delimiters_and_blanks(write):
+    content = 'text,label\n"a ""b"", c\n\nd",x\n  e , y \n"",z\n'
+    assert load(write("t.csv", content)) == [(0, 'a "b", c\n\nd', "x"), (1, "  e ", " y "), (2, "", "z")]
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_csv_lines_may_end_as_windows_or_old_macs_do(write, end):
+    assert load(write("t.csv", as_csv(ROWS[1:], end=end))) == [(0, *ROWS[1]), (1, *ROWS[2]), (2, *ROWS[3])]
+
+
+def test_blank_csv_lines_are_no_rows(write):
+    assert load(write("t.csv", "\ntext,label\n\na,x\n\n\nb,y\n\n")) == [(0, "a", "x"), (1, "b", "y")]
+
+
+def test_a_text_of_ten_megabytes_in_a_csv_cell_loads(write):
+    text = "long text " * 1_000_000
+    assert load(write("t.csv", f'text,label\n"{text}",x\nshort,y\n')) == [(0, text, "x"), (1, "short", "y")]
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "found"),
+    [
+        ("text,label\na,x\nb\nc,x\n", 3, 1),
+        ("text,label\na,x\nb,c,x\n", 3, 3),
+        ('text,label\n"two\nlines",x\nb,c,x\n', 4, 3),
+        ('text,label\n"two\nlines",x\n"three\nmore\nlines"\n', 4, 1),
+        ("text,label\n\n\na,x\nb,c,x\n", 5, 3),
+        ('text,label\r\n"two\r\nlines",x\r\nb,c,x\r\n', 4, 3),
+    ],
+)
+def test_a_ragged_csv_row_names_the_line_it_begins_on(write, content, line, found):
+    with pytest.raises(WorkbookError, match=rf"t.csv, line {line}: {found} cells where the header has 2; quote cells that hold a ','"):
+        load_table(write("t.csv", content))
+
+
+def test_a_ragged_tsv_row_names_its_delimiter(write):
+    with pytest.raises(WorkbookError, match=r"t.tsv, line 2: 3 cells where the header has 2; quote cells that hold a '\\t'"):
+        load_table(write("t.tsv", "text\tlabel\na\tb\tc\n"))
+
+
+@pytest.mark.parametrize(("content", "line"), [('text,label\na,x\n"b,x\nc,x\n', 3), ('text,label\n"a\nb",x\n"c"d,x\n', 4)])
+def test_a_broken_quote_names_the_line_of_its_row(write, content, line):
+    with pytest.raises(WorkbookError, match=rf"t.csv, line {line}: .*is a quote left open\?"):
+        load_table(write("t.csv", content))
+
+
+@pytest.mark.parametrize("header", ["text,text,label", "text,label,label"])
+def test_a_column_named_twice_is_an_error(write, header):
+    with pytest.raises(WorkbookError, match=r"t.csv"):
+        load_table(write("t.csv", f"{header}\na,b,c\n"))
+
+
+def test_a_broken_json_line_is_named(write):
+    with pytest.raises(WorkbookError, match=r"t.jsonl, line 3: Expecting value"):
+        load_table(write("t.jsonl", '{"text": "a", "label": "x"}\n\n{"text": \n'))
+
+
+def test_broken_json_names_its_line_and_the_form_it_must_have(write):
+    with pytest.raises(WorkbookError, match=r"t.json, line 2: .*; a table is a list of objects \(one object a line goes into .jsonl\)"):
+        load_table(write("t.json", '[{"text": "a", "label": "x"},\n{"text"]'))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "place"),
+    [
+        ("t.jsonl", '{"text": "a", "label": "x"}\n\n["b", "y"]', "line 3: .*found list"),
+        ("t.json", '[{"text": "a", "label": "x"}, "b"]', "record 2: .*found str"),
+        ("t.json", "5", "found int"),
+        ("t.json", "null", "found NoneType"),
+        ("t.json", '"text"', "found str"),
+    ],
+)
+def test_json_that_is_no_object_says_what_was_found(write, name, content, place):
+    with pytest.raises(WorkbookError, match=rf"{name}, .*an object such as .*{place.split('.*')[-1]}") as caught:
+        load_table(write(name, content))
+    assert place.split(":", maxsplit=1)[0] in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "content"), [("t.json", "[]"), ("t.csv", "text,label\n"), ("t.tsv", "text\tlabel")])
+def test_a_table_without_rows_is_an_error(write, name, content):
+    with pytest.raises(WorkbookError, match=rf"{name} has (no rows|a header but no rows)"):
+        load_table(write(name, content))
+
+
+@pytest.mark.parametrize("content", [b"", b"  \n\n", codecs.BOM_UTF8 + b"\n"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_an_empty_file_is_an_error(write, kind, content):
+    with pytest.raises(WorkbookError, match=rf"t.{kind} (is empty|has no rows)"):
+        load_table(write(f"t.{kind}", content))
+
+
+def test_a_missing_file_names_the_nearest_and_what_a_source_is(write, tmp_path):
+    write("reviews.csv", as_csv(ROWS))
+    with pytest.raises(WorkbookError, match=r"no such file or folder: .*review.csv \(did you mean 'reviews.csv'\?\); --data takes a table, a folder, hub:<name> or docstrings"):
+        load_table(str(tmp_path / "review.csv"))
+    with pytest.raises(WorkbookError, match="no such file or folder"):
+        load_table(str(tmp_path / "no" / "such" / "t.csv"))
+
+
+@pytest.mark.parametrize(("name", "kind"), [("t.xlsx", "'.xlsx'"), ("t", r"'\(none\)'"), ("t.gz", r"'\(none\)'"), ("t.zip.gz", "'.zip'")])
+def test_a_file_of_another_kind_lists_the_kinds_there_are(write, name, kind):
+    with pytest.raises(WorkbookError, match=rf"of kind {kind}; a table is .csv, .tsv, .json, .jsonl, .parquet, also with .gz"):
+        load_table(write(name, b"PK"))
+
+
+PACKED = gzip.compress(as_csv(many(300)).encode())
+DEFLATE_ERROR = PACKED[:40] + b"\xff" * 40 + PACKED[80:]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [as_csv(ROWS).encode(), PACKED[:-50], PACKED[:-6] + bytes([PACKED[-6] ^ 1]) + PACKED[-5:], DEFLATE_ERROR],
+    ids=["plain text", "cut short", "checksum", "damaged within"],
+)
+def test_a_broken_gzip_file_is_named(write, content):
+    with pytest.raises(WorkbookError, match="t.csv.gz: not a whole gzip file"):
+        load_table(write("t.csv.gz", content))
+
+
+@pytest.mark.parametrize("content", [b"text,label\na,b\n", as_bytes("parquet", ROWS)[:-20]], ids=["plain text", "cut short"])
+def test_a_broken_parquet_file_is_named(write, content):
+    with pytest.raises(WorkbookError, match="t.parquet: not a Parquet file that can be read"):
+        load_table(write("t.parquet", content))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, r"t.csv has no column 'text' \(did you mean 'texts'\?\); it has 'texts', 'topic', 'n': name it with --text-column"),
+        ({"text_column": "texts"}, r"t.csv has no column 'label'; it has 'texts', 'topic', 'n': name it with --label-column"),
+        ({"text_column": "texts", "label_column": "Topic"}, r"no column 'Topic' \(did you mean 'topic'\?\); .*--label-column"),
+    ],
+)
+def test_a_column_that_is_not_there_lists_those_that_are(write, options, message):
+    with pytest.raises(WorkbookError, match=message):
+        load_table(write("t.csv", "texts,topic,n\na,b,1\n"), **options)
+
+
+def test_named_columns_are_taken_and_others_left(write):
+    source = write("t.csv", "label,body,text,topic\n1,a,b,x\n2,c,d,y\n")
+    assert load(source, text_column="body", label_column="topic") == [(0, "a", "x"), (1, "c", "y")]
+
+
+def test_null_texts_and_labels_load_as_none(write):
+    records = [{"text": None, "label": "x"}, {"label": "y"}, {"text": "a", "label": None}, {"text": "b"}, {"text": "c", "label": "  "}]
+    expected = [(0, None, "x"), (1, None, "y"), (2, "a", None), (3, "b", None), (4, "c", None)]
+    assert load(write("t.jsonl", "\n".join(map(json.dumps, records)))) == expected
+    assert load(write("t.json", json.dumps(records))) == expected
+    assert load(write("t.parquet", as_bytes("parquet", [(r.get("text"), r.get("label")) for r in records]))) == expected
+
+
+def test_a_blank_label_of_a_csv_counts_as_none_and_a_blank_text_stays(write):
+    assert load(write("t.csv", "text,label\n,x\na,\nb,  \n")) == [(0, "", "x"), (1, "a", None), (2, "b", None)]
+
+
+def test_the_words_of_missing_values_are_texts_and_labels(write):
+    assert load(write("t.csv", "text,label\nNA,null\nNone,nan\n")) == [(0, "NA", "null"), (1, "None", "nan")]
+
+
+@pytest.mark.parametrize("dtype", ["int64", "Int64", "float64", "object"])
+def test_integer_labels_lose_no_digit_beside_missing_ones(write, dtype):
+    numbers = [3, 0, 12] if dtype == "int64" else [3, None, 12]
+    buffer = io.BytesIO()
+    pd.DataFrame({"text": ["a", "b", "c"], "label": pd.Series(numbers, dtype=dtype)}).to_parquet(buffer)
+    middle = "0" if dtype == "int64" else None
+    assert load(write("t.parquet", buffer.getvalue())) == [(0, "a", "3"), (1, "b", middle), (2, "c", "12")]
+
+
+def test_numbers_of_json_become_words(write):
+    records = [{"text": 5, "label": 1}, {"text": "a", "label": 2.0}, {"text": "b", "label": 0.5}, {"text": "c", "label": -1}]
+    assert load(write("t.json", json.dumps(records))) == [(0, "5", "1"), (1, "a", "2"), (2, "b", "0.5"), (3, "c", "-1")]
+
+
+def test_zeros_that_lead_a_csv_label_stay(write):
+    assert load(write("t.csv", "text,label\na,007\nb,7.0\n")) == [(0, "a", "007"), (1, "b", "7.0")]
+
+
+def test_categories_of_parquet_become_words(write):
+    buffer = io.BytesIO()
+    pd.DataFrame({"text": ["a", "b"], "label": pd.Categorical(["x", None])}).to_parquet(buffer)
+    assert load(write("t.parquet", buffer.getvalue())) == [(0, "a", "x"), (1, "b", None)]
+
+
+def test_half_a_surrogate_pair_becomes_a_question_mark(write):
+    assert load(write("t.jsonl", '{"text": "a\\ud83d b", "label": "x"}\n{"text": "\\ud83d\\ude00", "label": "y"}')) == [(0, "a? b", "x"), (1, "😀", "y")]
+
+
+def test_labels_that_are_all_missing_are_an_error():
+    with pytest.raises(WorkbookError, match=r"t.csv: no row has both a text and a label; check --text-column and --label-column"):
+        check_labels(table_of(None, None), settings("t.csv"))
+
+
+def test_a_label_without_a_text_does_not_count():
+    with pytest.raises(WorkbookError, match="no row has both a text and a label"):
+        check_labels(table_of("x", "y", text=None), settings("t.csv"))
+
+
+def test_a_single_class_is_an_error():
+    with pytest.raises(WorkbookError, match=r"t.csv: all rows have the label 'x'; two classes are the least"):
+        check_labels(table_of(*["x"] * 30, None), settings("t.csv"))
+
+
+def test_a_class_with_too_few_rows_is_named_with_its_count():
+    labels = ["news"] * 30 + ["rare"] * 3 + ["odd"] * 8 + ["just enough"] * 9
+    with pytest.raises(WorkbookError, match=r"t.csv: .*fewer than the 9 rows that three splits and 5 folds need: 'rare' \(3\), 'odd' \(8\); add rows, .*labels.folds=2$"):
+        check_labels(table_of(*labels), settings("t.csv"))
+
+
+def test_fewer_folds_need_fewer_rows_until_the_shares_do():
+    labels = ["news"] * 30 + ["rare"] * 8
+    check_labels(table_of(*labels), settings("t.csv", labels__folds=2))
+    with pytest.raises(WorkbookError, match=r"fewer than the 8 rows that three splits and 2 folds need: 'rare' \(7\)"):
+        check_labels(table_of(*labels[:-1]), settings("t.csv", labels__folds=2))
+
+
+def test_labels_that_differ_in_case_or_blanks_alone_are_listed():
+    labels = [*["Sport", "sport ", "NEWS", "News", "art"] * 9]
+    with pytest.raises(WorkbookError, match=r"t.csv: labels that differ in case or blanks alone: 'NEWS', 'News'; 'Sport', 'sport '. Merge them with --set data.merge_labels=true"):
+        check_labels(table_of(*labels), settings("t.csv"))
+    check_labels(table_of(*labels), settings("t.csv", data__merge_labels=True))
+
+
+def test_spellings_that_merge_into_one_class_leave_nothing_to_tell_apart():
+    with pytest.raises(WorkbookError, match="all rows have the label 'x'"):
+        check_labels(table_of(*["x"] * 20, *["X "] * 10), settings("t.csv", data__merge_labels=True))
+
+
+def test_merged_labels_take_the_commonest_spelling():
+    labels = pd.Series(["sport ", "Sport", "Sport", "hot  dog", "Hot dog", None, "art"])
+    assert merged_labels(labels).tolist()[:5] == ["Sport", "Sport", "Sport", "Hot dog", "Hot dog"]
+    assert merged_labels(labels).isna().tolist() == [False] * 5 + [True, False]
+
+
+def test_a_sample_keeps_the_shares_of_the_classes_and_the_order():
+    table = table_of(*["a"] * 60, *["b"] * 30, *["c"] * 10, *[None] * 20).sample(frac=1, random_state=0, ignore_index=True)
+    table["row_id"] = range(len(table))
+    sample = sample_rows(table, 20, seed=1)
+    assert sample["label"].value_counts().to_dict() == {"a": 12, "b": 6, "c": 2}
+    assert sample["row_id"].is_monotonic_increasing
+    assert sample["row_id"].is_unique
+    assert table.set_index("row_id")["label"].loc[sample["row_id"]].tolist() == sample["label"].tolist()
+
+
+def test_a_sample_is_the_same_for_a_seed_and_another_for_another():
+    table = table_of(*["a", "b"] * 50)
+    assert sample_rows(table, 20, seed=1).equals(sample_rows(table, 20, seed=1))
+    assert not sample_rows(table, 20, seed=1).equals(sample_rows(table, 20, seed=2))
+
+
+def test_a_sample_of_nearly_all_rows_is_drawn_too():
+    assert len(sample_rows(table_of(*["a", "b"] * 10), 19, seed=1)) == 19
+
+
+def test_a_sample_that_cannot_show_each_class_twice_is_refused():
+    with pytest.raises(WorkbookError, match="data.rows=11 is too small a sample of 6 classes"):
+        sample_rows(table_of(*"abcdef" * 10), 11, seed=1)
+
+
+def test_a_table_is_imported_once(write, own_home, monkeypatch):
+    config = settings(write("t.csv", as_csv(many(40))))
+    first = raw_table(config)
+    assert first.shape == (40, 3)
+    monkeypatch.setattr(sources, "load_table", lambda *args, **options: pytest.fail("imported again"))
+    assert raw_table(config).equals(first)
+    assert [path.name for path in (own_home / "data" / "raw").iterdir()] == [raw_path(config).name]
+
+
+def test_the_raw_file_tells_where_it_comes_from(write, own_home):
+    config = settings(write("t.csv", as_csv(many(40))))
+    table = raw_table(config)
+    assert workspace.read_facts(raw_path(config)) == {"source": config.data.source, "rows": 40, "fingerprint": workspace.table_fingerprint(table)}
+
+
+def test_another_content_gets_another_raw_file_and_the_old_one_stays(write, own_home):
+    config = settings(write("t.csv", as_csv(many(40))))
+    raw_table(config)
+    old = raw_path(config)
+    kept = old.read_bytes()
+    write("t.csv", as_csv(many(50)))
+    assert len(raw_table(config)) == 50
+    assert raw_path(config) != old
+    assert old.read_bytes() == kept
+
+
+def test_the_raw_file_depends_on_how_the_source_is_read(write, own_home):
+    source = write("t.csv", as_csv(many(40)))
+    paths = {
+        raw_path(settings(source)),
+        raw_path(settings(source, data__text_column="body")),
+        raw_path(settings(source, data__label_column="topic")),
+        raw_path(settings(source, data__encoding="cp1252")),
+        raw_path(settings("hub:t")),
+        raw_path(settings("docstrings")),
+    }
+    assert len(paths) == 6
+    assert raw_path(settings(source, data__rows=20, data__merge_labels=True)) == raw_path(settings(source))
+    assert raw_path(settings("docstrings")) == own_home / "data" / "raw" / "docstrings.parquet"
+
+
+def test_two_files_of_one_name_have_two_raw_files(write, own_home):
+    one, other = settings(write("one/t.csv", as_csv(many(40)))), settings(write("other/t.csv", as_csv(many(60))))
+    assert (len(raw_table(one)), len(raw_table(other)), len(raw_table(one))) == (40, 60, 40)
+
+
+def test_a_raw_file_that_was_changed_is_detected(write, own_home):
+    config = settings(write("t.csv", as_csv(many(40))))
+    table, path = raw_table(config), raw_path(config)
+    workspace.write_table(table.assign(label=table["label"].to_numpy()[::-1]), path, facts=workspace.read_facts(path))
+    with pytest.raises(WorkbookError, match=rf"{path.name} was changed since it was imported; delete it, and it is imported again"):
+        raw_table(config)
+    path.unlink()
+    assert raw_table(config).equals(table)
+
+
+@pytest.mark.parametrize("keep", [0, 100])
+def test_a_raw_file_that_is_damaged_is_detected(write, own_home, keep):
+    config = settings(write("t.csv", as_csv(many(40))))
+    raw_table(config)
+    path = raw_path(config)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(WorkbookError, match=rf"{path.name} is damaged .*; delete it, and it is imported again"):
+        raw_table(config)
+
+
+def test_a_source_whose_labels_cannot_be_learned_is_not_imported(write, own_home):
+    config = settings(write("t.csv", as_csv([*many(40), ("a text", "rare")])))
+    with pytest.raises(WorkbookError, match=r"'rare' \(1\)"):
+        raw_table(config)
+    assert not raw_path(config).exists()
+
+
+def test_a_raw_table_of_a_source_that_is_gone_says_so(write, own_home, tmp_path):
+    with pytest.raises(WorkbookError, match="no such file or folder"):
+        raw_table(settings(str(tmp_path / "t.csv")))
+
+
+def test_a_raw_table_merges_labels_where_that_is_asked_for(write, own_home):
+    source = write("t.csv", as_csv(many(60, labels=("Sport", "Sport", "sport ", "news"))))
+    with pytest.raises(WorkbookError, match=r"'Sport', 'sport '. Merge them with --set data.merge_labels=true"):
+        raw_table(settings(source))
+    table = raw_table(settings(source, data__merge_labels=True))
+    assert table["label"].value_counts().to_dict() == {"Sport": 45, "news": 15}
+    assert workspace.read_table(raw_path(settings(source)))["label"].nunique() == 3
+    with pytest.raises(WorkbookError, match="differ in case or blanks alone"):
+        raw_table(settings(source))
+
+
+def test_a_raw_table_is_sampled_and_the_whole_stays_on_disk(write, own_home):
+    config = settings(write("t.csv", as_csv(many(100))), data__rows=30)
+    assert raw_table(config)["label"].value_counts().to_dict() == {"news": 15, "sport": 15}
+    assert raw_table(config).equals(raw_table(config))
+    assert len(workspace.read_table(raw_path(config))) == 100
+
+
+def test_a_sample_in_which_a_class_is_too_small_is_refused(write, own_home):
+    config = settings(write("t.csv", as_csv(many(100))), data__rows=12)
+    with pytest.raises(WorkbookError, match=r"fewer than the 9 rows .*'news' \(6\)") as caught:
+        raw_table(config)
+    assert "'sport' (6)" in str(caught.value)
+
+
+def test_a_class_whose_only_row_has_no_text_does_not_break_the_sample(write, own_home):
+    rows = [*as_records(many(100)), {"text": None, "label": "empty"}]
+    config = settings(write("t.json", json.dumps(rows)), data__rows=40)
+    assert raw_table(config)["label"].isin(["news", "sport"]).sum() >= 39
+
+
+def test_the_embedded_set_notes_the_versions_of_its_packages(own_home, monkeypatch):
+    monkeypatch.setattr(sources.docstrings, "harvest", lambda progress: pd.DataFrame(many(40), columns=["text", "label"]))
+    monkeypatch.setattr(sources.docstrings, "package_versions", lambda: {"sympy": "1.0"})
+    raw_table(settings("docstrings"))
+    assert workspace.read_facts(own_home / "data" / "raw" / "docstrings.parquet")["packages"] == {"sympy": "1.0"}

@@ -1,0 +1,154 @@
+"""What the runner and the command line refuse, each with one line and nothing written; and what makes a step stale."""
+
+import gzip
+import os
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from lib import workspace
+from lib.config import Config
+from lib.delivery import runner
+from lib.delivery.cli import main
+from lib.errors import WorkbookError
+from lib.workspace import STEPS, Workspace
+
+GOOD = "text,label\n" + "".join(f"the {kind} text number {i} speaks of {kind} things,{kind}\n" for i in range(30) for kind in ("red", "blue"))
+
+BAD_DATA = {
+    "empty.csv": (b"", "empty.csv is empty"),
+    "header.csv": (b"text,label\n", "has a header but no rows"),
+    "columns.csv": (b"body,label\na b c,x\n", "no column 'text'.*'body', 'label': name it with --text-column"),
+    "unlabelled.csv": (b"text,label\na b c,\nd e f,\n", "no row has both a text and a label"),
+    "one.csv": (GOOD.replace("blue", "red").encode(), "all rows have the label 'red'"),
+    "few.csv": (GOOD.encode() + b"a green thing here,green\n", r"classes with fewer than the 9 rows that three splits and 5 folds need: 'green' \(1\)"),
+    "case.csv": (GOOD.encode() + b"one more text,Red \n", "labels that differ in case or blanks alone: 'Red ', 'red'.*--set data.merge_labels=true"),
+    "nul.csv": (GOOD.encode() + b"a\x00b c d,red\n", "line 62: a NUL byte"),
+    "ragged.csv": (GOOD.encode() + b'"two\nlines",red\none,two,red\n', "line 64: 3 cells where the header has 2"),
+    "broken.jsonl": (b'{"text": "a", "label": "x"}\n{"text": \n', "line 2:"),
+    "half.csv.gz": (gzip.compress(GOOD.encode())[:-9], "not a whole gzip file"),
+    "picture.png": (b"\x89PNG", "a table is .csv"),
+}
+
+
+def call(*words):
+    return CliRunner().invoke(main, ["run", "--quiet", *map(str, words)])
+
+
+def files(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("name", BAD_DATA)
+def test_bad_data_is_refused_in_one_line_with_nothing_written(name, tmp_path, home):
+    content, message = BAD_DATA[name]
+    (tmp_path / name).write_bytes(content)
+    result = call("--data", tmp_path / name)
+    assert result.exit_code == 1
+    assert len(result.stderr.strip().splitlines()) == 1 and result.stderr.startswith("workbook: ")
+    with pytest.raises(AssertionError, match=message):
+        raise AssertionError(result.stderr)
+    assert files(home) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data", "nowhere.csv"], "no such file or folder"),
+        (["--data", "hub:nobody/nothing"], "HF_HUB_OFFLINE is set"),
+        (["--profile", "qick"], "no profile 'qick' (did you mean 'quick'?)"),
+        (["--set", "training.epoch=3"], "no setting 'training.epoch' (did you mean 'training.epochs'?)"),
+        (["--set", "training.epochs"], "--set takes key=value"),
+        (["--set", "training.epochs=-1"], "training.epochs: Input should be greater than 0 (found -1)"),
+        (["--set", "split.shares=[0.5, 0.1, 0.1]"], "shares must be positive and sum to 1"),
+        (["--from", "05"], "--from 05: no notebook has this number; there are 01, 02, 03, 04, 07"),
+        (["--from", "04", "--to", "02"], "--from 04 comes after --to 02"),
+        (["--run", "../up"], "a run's name is letters"),
+    ],
+)
+def test_bad_words_are_refused_before_anything_starts(words, message, home):
+    result = call(*words)
+    assert result.exit_code == 1 and message in result.stderr
+    assert files(home) == []
+
+
+def test_merge_labels_takes_the_data_that_was_refused(tmp_path, home):
+    source = tmp_path / "case.csv"
+    source.write_bytes(BAD_DATA["case.csv"][0])
+    config = Config.load("smoke", {"data.source": str(source), "data.merge_labels": True})
+    assert runner.sources.raw_table(config)["label"].value_counts().to_dict() == {"red": 31, "blue": 30}
+
+
+def test_an_output_folder_without_permission_is_named(tmp_path, monkeypatch):
+    source, locked = tmp_path / "good.csv", tmp_path / "locked"
+    source.write_text(GOOD)
+    locked.mkdir(mode=0o555)
+    monkeypatch.setenv("WORKBOOK_HOME", str(locked))
+    is_root = os.geteuid() == 0
+    if is_root:  # root may write anywhere: be nobody for the call
+        tmp_path.chmod(0o755)
+        for folder in tmp_path.parents:
+            if folder.owner() == "root" and str(folder) != "/" and "pytest" in folder.name:
+                folder.chmod(0o755)
+        os.seteuid(65534)
+    try:
+        result = call("--data", source)
+    finally:
+        if is_root:
+            os.seteuid(0)
+    assert result.exit_code == 1 and "no permission" in result.stderr and str(locked) in result.stderr
+    assert files(locked) == []
+
+
+def test_too_little_disk_is_refused_before_anything_starts(home, monkeypatch):
+    monkeypatch.setattr(runner, "NEEDED_DISK_BYTES", 1e18)
+    result = call("--profile", "smoke")
+    assert result.exit_code == 1 and "GB free" in result.stderr and "WORKBOOK_HOME" in result.stderr
+    assert files(home) == []
+
+
+def test_a_disk_that_fills_up_leaves_no_half_written_table(tmp_path, home, monkeypatch):
+    import pyarrow.parquet
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    source = tmp_path / "good.csv"
+    source.write_text(GOOD)
+    monkeypatch.setattr(pyarrow.parquet, "write_table", full)
+    result = call("--data", source)
+    assert result.exit_code == 1 and "the disk is full" in result.stderr and "good-" in result.stderr
+    assert files(home) == []
+
+
+def test_the_second_of_two_runs_with_one_name_refuses(home):
+    ws = Workspace(dataset="d", run="r")
+    with runner._only_run(ws), pytest.raises(WorkbookError, match="another process is at run 'r'"), runner._only_run(ws):
+        pass
+    with runner._only_run(ws):
+        pass
+
+
+def test_a_step_is_stale_when_what_it_depends_on_changes_and_only_then(tmp_path, home, monkeypatch):
+    source = tmp_path / "good.csv"
+    source.write_text(GOOD)
+
+    def keys(overrides=None):
+        config = Config.load("smoke", {"data.source": str(source), **(overrides or {})})
+        return [runner.step_key(step, config, Workspace("good", "r")) for step in STEPS]
+
+    def changed(overrides=None):
+        return [step.number for step, a, b in zip(STEPS, base, keys(overrides)) if a != b]
+
+    runner.sources.raw_table(Config.load("smoke", {"data.source": str(source)}))
+    base = keys()
+    assert changed() == []
+    assert changed({"training.epochs": 7}) == ["04", "07"]
+    assert changed({"cleaning.min_words": 4}) == ["02"]
+    assert changed({"labels.queue_rows": 4}) == ["03"]
+    assert changed({"seed": 1}) == ["01", "02", "03", "04", "07"]
+    workspace.write_table(pd.DataFrame({"text": ["a"]}), Workspace("good", "r").path("val.parquet"))
+    assert changed() == ["04"]
+    monkeypatch.setattr(workspace, "code_fingerprint", lambda: "other")
+    assert changed() == ["01", "02", "03", "04", "07"]

@@ -1,0 +1,172 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from lib.evaluation import metrics, significance
+
+FEW = {"n_resamples": 200}
+
+
+def blocks(*parts):
+    """Return (y_true, first, second) from (n, true class, first's class, second's class)."""
+    return tuple(np.concatenate([np.full(part[0], part[i]) for part in parts]) for i in (1, 2, 3))
+
+
+WORSE_BETTER = blocks((60, 0, 0, 0), (60, 1, 1, 1), (15, 0, 1, 0), (15, 1, 0, 1), (1, 0, 0, 1), (1, 1, 1, 0))
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    rng = np.random.default_rng(7)
+    found = [significance.bootstrap_interval(np.mean, rng.normal(3, 2, 40), n_resamples=150, seed=draw) for draw in range(200)]
+    assert 0.88 <= np.mean([interval.low <= 3 <= interval.high for interval in found]) <= 0.99
+
+
+def test_a_narrower_confidence_covers_less():
+    rng = np.random.default_rng(8)
+    found = [significance.bootstrap_interval(np.mean, rng.normal(0, 1, 40), n_resamples=150, confidence=0.6, seed=draw) for draw in range(100)]
+    assert 0.45 <= np.mean([interval.low <= 0 <= interval.high for interval in found]) <= 0.75
+
+
+def test_an_accuracy_interval_is_close_to_the_binomial_one():
+    right = np.r_[np.ones(160, int), np.zeros(40, int)]
+    found = significance.bootstrap_interval(metrics.accuracy, np.ones(200, int), right)
+    assert (found.value, found.n, found.confidence) == (0.8, 200, 0.95)
+    assert (found.low, found.high) == pytest.approx(tuple(stats.binomtest(160, 200).proportion_ci(method="wilson")), abs=0.012)
+
+
+def test_all_right_gives_an_interval_of_one_value():
+    y = np.array([0, 1] * 20)
+    assert str(significance.bootstrap_interval(metrics.accuracy, y, y, **FEW)) == "1.000 [1.000, 1.000]"
+
+
+def test_the_seed_decides_the_interval():
+    values = np.random.default_rng(0).normal(size=50)
+    ends = [(found.low, found.high) for found in (significance.bootstrap_interval(np.mean, values, seed=seed, **FEW) for seed in (1, 1, 2))]
+    assert ends[0] == ends[1] != ends[2]
+
+
+def test_arrays_of_one_row_or_of_two_lengths_are_refused():
+    with pytest.raises(ValueError, match=r"one length of at least 2, got \[1\]"):
+        significance.bootstrap_interval(np.mean, np.array([1.0]))
+    with pytest.raises(ValueError, match=r"got \[3, 2\]"):
+        significance.bootstrap_interval(lambda a, b: 0.0, np.zeros(3), np.zeros(2))
+
+
+def scored(n=120, n_classes=3):
+    rng = np.random.default_rng(4)
+    y_true = np.arange(n) % n_classes
+    return y_true, rng.dirichlet(np.ones(n_classes), n) * 0.6 + 0.4 * np.eye(n_classes)[y_true]
+
+
+def test_metric_intervals_hold_the_values_of_classification_metrics():
+    y_true, probs = scored()
+    single, found = metrics.classification_metrics(y_true, probs, class_names=list("abc")), significance.metric_intervals(y_true, probs, **FEW)
+    assert list(found) == [name for name, value in single.items() if name not in ("n", "classes")]
+    for name, interval in found.items():
+        assert interval.value == pytest.approx(single[name], abs=1e-9), name
+        assert interval.low < interval.value < interval.high, name
+
+
+def test_the_log_loss_is_that_of_classification_metrics_also_where_a_probability_is_zero():
+    y_true, probs = scored()
+    probs[0] = [0.0, 0.5, 0.5]
+    single = metrics.classification_metrics(y_true, probs, class_names=list("abc"))["nll_loss"]
+    assert significance.metric_intervals(y_true, probs, **FEW)["nll_loss"].value == pytest.approx(single)
+
+
+def test_auc_has_an_interval_also_where_a_class_is_so_rare_that_resamples_miss_it():
+    y_true, probs = scored(n=90)
+    keep = np.r_[np.flatnonzero(y_true < 2), np.flatnonzero(y_true == 2)[:2]]
+    found = significance.metric_intervals(y_true[keep], probs[keep], **FEW)["roc_auc"]
+    assert found.low <= found.value <= found.high
+
+
+def test_auc_is_left_out_where_a_class_has_no_row():
+    y_true, probs = scored()
+    seen = y_true < 2
+    assert "roc_auc" not in significance.metric_intervals(y_true[seen], probs[seen], **FEW)
+
+
+def test_class_f1_intervals_are_in_the_order_of_the_classes():
+    y_true, y_pred = np.array([0] * 20 + [1] * 20), np.array([0] * 15 + [1] * 25)
+    found = significance.class_f1_intervals(y_true, y_pred, n_classes=2, **FEW)
+    assert [interval.value for interval in found] == pytest.approx([30 / 35, 40 / 45])
+    assert all(interval.low < interval.value < interval.high for interval in found)
+
+
+def test_a_clear_gain_is_better_and_its_mirror_is_worse():
+    y_true, first, second = WORSE_BETTER
+    better, worse = significance.paired_test(y_true, first, second, **FEW), significance.paired_test(y_true, second, first, **FEW)
+    assert (better.verdict, worse.verdict) == ("better", "worse")
+    assert better.accuracy_gain.value == pytest.approx(28 / 152) == -worse.accuracy_gain.value
+    assert better.macro_f1_gain.value == -worse.macro_f1_gain.value > 0
+    assert better.disagreement == worse.disagreement == pytest.approx(32 / 152)
+
+
+def test_p_is_the_exact_binomial_one():
+    found = significance.paired_test(*WORSE_BETTER, **FEW)
+    assert found.p_value == pytest.approx(stats.binomtest(30, 32, 0.5).pvalue, rel=1e-12)
+    by_hand = 2 * (1 + 32 + 32 * 31 / 2) / 2**32
+    assert found.p_value == pytest.approx(by_hand, rel=1e-12)
+
+
+def test_a_small_gain_cannot_be_told():
+    found = significance.paired_test(*blocks((90, 0, 0, 0), (90, 1, 1, 1), (5, 0, 1, 0), (3, 1, 1, 0)), **FEW)
+    assert found.verdict == "cannot tell"
+    assert found.p_value == pytest.approx(stats.binomtest(5, 8).pvalue)
+
+
+def test_identical_predictions_cannot_be_told():
+    y_true, first, _ = WORSE_BETTER
+    found = significance.paired_test(y_true, first, first, **FEW)
+    assert (found.p_value, found.verdict, found.disagreement, found.detectable) == (1.0, "cannot tell", 0.0, 0.0)
+    assert (found.accuracy_gain.low, found.accuracy_gain.high, found.macro_f1_gain.value) == (0, 0, 0)
+
+
+def test_two_models_that_err_alike_but_differently_cannot_be_told():
+    y_true, first, second = blocks((100, 0, 0, 0), (20, 1, 2, 0), (50, 2, 2, 2))
+    found = significance.paired_test(y_true, first, second, **FEW)
+    assert (found.p_value, found.disagreement, found.verdict) == (1.0, 0.0, "cannot tell")
+
+
+def test_more_accuracy_at_the_cost_of_a_small_class_is_not_better():
+    found = significance.paired_test(*blocks((300, 0, 0, 0), (30, 0, 1, 0), (10, 1, 1, 0)), **FEW)
+    assert found.p_value < 0.05
+    assert found.accuracy_gain.low > 0
+    assert found.verdict == "cannot tell"
+
+
+def test_a_stricter_confidence_needs_more():
+    arrays = blocks((90, 0, 0, 0), (90, 1, 1, 1), (8, 0, 1, 0), (1, 1, 1, 0))
+    assert significance.paired_test(*arrays, **FEW).verdict == "better"
+    assert significance.paired_test(*arrays, confidence=0.99, **FEW).verdict == "cannot tell"
+
+
+def test_three_thousand_rows_show_gains_of_about_a_point():
+    gains = [100 * significance.smallest_detectable_gain(3000, disagreement=share) for share in (0.02, 0.03, 0.04, 0.05, 0.06)]
+    assert gains == sorted(gains)
+    assert (round(gains[0], 1), round(gains[-1], 2)) == (0.7, 1.25)
+
+
+def test_the_smallest_gain_has_the_power_it_claims():
+    n, disagreement = 2000, 0.1
+    gain = significance.smallest_detectable_gain(n, disagreement=disagreement)
+    rng = np.random.default_rng(3)
+    won, _, lost = rng.multinomial(n, [(disagreement + gain) / 2, 1 - disagreement, (disagreement - gain) / 2], size=4000).T
+    assert np.mean((won - lost) / np.sqrt(won + lost) > stats.norm.ppf(0.975)) == pytest.approx(0.8, abs=0.02)
+
+
+def test_four_times_the_rows_show_about_half_the_gain():
+    one, four = (significance.smallest_detectable_gain(n, disagreement=0.05) for n in (3000, 12000))
+    assert four == pytest.approx(one / 2, rel=0.01)
+
+
+def test_no_gain_shows_beyond_the_disagreement():
+    assert significance.smallest_detectable_gain(20, disagreement=0.02) == 0.02
+    assert significance.smallest_detectable_gain(20, disagreement=0) == 0
+
+
+@pytest.mark.parametrize(("n", "disagreement"), [(0, 0.1), (10, -0.1), (10, 1.1), (10, float("nan"))])
+def test_impossible_arguments_are_refused(n, disagreement):
+    with pytest.raises(ValueError, match=f"got {disagreement} and {n}"):
+        significance.smallest_detectable_gain(n, disagreement=disagreement)

@@ -1,0 +1,113 @@
+"""The rules that notebooks keep, and nbval over all of them in the smoke profile."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+
+import nbformat
+import pandas as pd
+import pytest
+from conftest import REPOSITORY
+
+from lib import workspace
+from lib.config import Config, profile_names
+from lib.delivery.runner import check_parameters, notebook_parameters
+from lib.errors import WorkbookError
+from lib.workspace import FILES, STEPS
+
+PATHS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
+EVERY_NOTEBOOK = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+
+
+def cells(path, kind=None):
+    return [cell for cell in nbformat.read(path, as_version=4).cells if kind in (None, cell.cell_type)]
+
+
+def test_steps_and_notebooks_are_the_same():
+    assert [path.stem for path in PATHS] == [step.notebook for step in STEPS]
+    assert all(re.fullmatch(r"\d\d_[a-z]+(_[a-z]+)+", path.stem) for path in PATHS)
+
+
+@EVERY_NOTEBOOK
+def test_head_states_question_files_and_time(path):
+    head, step = cells(path)[0].source, next(step for step in STEPS if step.notebook == path.stem)
+    assert head.startswith(f"# {step.number} · {step.question}\n")
+    assert {"**Reads**", "**Writes**", "**Takes**"} <= set(re.findall(r"\*\*\w+\*\*", head))
+    named = set(re.findall(r"`([\w.]+)`", head)) & set(FILES)
+    assert named == {name for name in (*step.reads, *step.writes) if name != "source"}
+
+
+@EVERY_NOTEBOOK
+def test_parameters_cell_is_plain(path):
+    tagged = [cell for cell in cells(path, "code") if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    for line in tagged[0].source.splitlines():
+        assert re.fullmatch(r"\w+: (str|int|float|bool|list|dict) = [^#]+  # [^=]+", line), line
+    assert all(isinstance(node, ast.AnnAssign) for node in ast.parse(tagged[0].source).body)
+
+
+@EVERY_NOTEBOOK
+def test_sections_are_questions_with_prose_between_code(path):
+    found = cells(path)
+    heads = [line for cell in found if cell.cell_type == "markdown" for line in cell.source.splitlines() if line.startswith("## ")]
+    assert heads
+    assert all(head.endswith("?") or "?" in head for head in heads), heads
+    kinds = "".join("c" if cell.cell_type == "code" else "m" for cell in found)
+    assert kinds.startswith("mccc")
+    assert "ccc" not in kinds[4:], "more than a result and its takeaway in a row"
+
+
+@EVERY_NOTEBOOK
+def test_code_has_no_magic_no_class_no_long_function(path):
+    for cell in cells(path, "code"):
+        assert not re.search(r"^\s*[%!]|^\s*from .* import \*", cell.source, re.MULTILINE), cell.source
+        assert len(cell.source.splitlines()) <= 24, cell.source
+        for node in ast.walk(ast.parse(cell.source)):
+            assert not isinstance(node, ast.ClassDef | ast.FunctionDef), cell.source
+
+
+@EVERY_NOTEBOOK
+def test_stored_outputs_are_invariants_that_nbval_compares(path):
+    for cell in cells(path, "code"):
+        if "keep_output" in cell.metadata.get("tags", []):
+            assert cell.source.startswith("# NBVAL_CHECK_OUTPUT"), cell.source
+            assert cell.outputs and "text/plain" in cell.outputs[0]["data"], "run the notebook and store this output"
+        else:
+            assert not cell.outputs and cell.execution_count is None
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_every_profile_loads_and_reaches_the_notebooks(name):
+    config = Config.load(name)
+    used = {section for step in STEPS for section in step.settings}
+    assert {key.split(".")[0] for key in config.flat() if "." in key} == used
+    for path in PATHS:
+        assert notebook_parameters(path) == ["profile", "run", "data", "settings"]
+
+
+def test_a_misspelt_parameter_names_the_closest():
+    with pytest.raises(WorkbookError, match=r"02_clean_and_split has no parameter 'profle' \(did you mean 'profile'\?\)"):
+        check_parameters("02_clean_and_split", {"profle": "smoke"})
+
+
+@pytest.mark.xdist_group("chain-a")
+def test_nbval_runs_all_notebooks_with_the_results_of_the_runner(make_home, smoke_home):
+    """nbval starts kernels in notebooks/, papermill where it is called: the same files come out, to the last digit."""
+    folder = make_home("nbval")
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300", "-p", "no:xdist", "-p", "no:cacheprovider", "-q"]
+    options = ["-o", "addopts=", *(f"notebooks/{path.name}" for path in PATHS)]
+    environment = {**os.environ, "WORKBOOK_PROFILE": "smoke", "WORKBOOK_HOME": str(folder)}
+    finished = subprocess.run([*command, *options], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=600)
+    assert finished.returncode == 0, finished.stdout[-4000:]
+    n_cells = sum(len(cells(path, "code")) for path in PATHS)
+    assert f"{n_cells} passed" in finished.stdout
+    assert_same_results(folder, smoke_home)
+
+
+def assert_same_results(one, other):
+    place = "reports/smoke/metrics.json"
+    assert workspace.read_json(one / place) == workspace.read_json(other / place)
+    for name in ("models/smoke/val_probs.parquet", "models/smoke/test_probs.parquet", "data/processed/docstrings/smoke/label_issues.parquet"):
+        pd.testing.assert_frame_equal(workspace.read_table(one / name), workspace.read_table(other / name), check_exact=True)

@@ -1,0 +1,210 @@
+import IPython.display
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib import plots
+
+NASTY = ["$", "$x_{1$ and $\\alpha", "C:\\dir_$HOME", "a long name of many words that goes on and on, " * 5, "<b>&amp;</b>", "", "文字"]
+
+
+@pytest.fixture(autouse=True)
+def _no_figure_is_left():
+    yield
+    plt.close("all")
+
+
+def titles(ax):
+    figure = ax.figure.get_suptitle()
+    return " | ".join([figure, *(panel.get_title(loc) for panel in ax.figure.axes for loc in ("left", "center"))])
+
+
+def balance(names, counts):
+    counts = pd.Series(counts, index=pd.Index(names, name="label"))
+    return pd.DataFrame({"n": counts, "share": counts / counts.sum()})
+
+
+def square(names):
+    return pd.DataFrame(np.arange(len(names) ** 2).reshape(len(names), -1), index=names, columns=names)
+
+
+def scores(names, models=("baseline", "transformer")):
+    index = pd.MultiIndex.from_product([names, models])
+    return pd.DataFrame({"value": 0.8, "low": 0.7, "high": 0.85}, index=index)
+
+
+def history():
+    return pd.DataFrame(
+        {
+            "step": [5, 10, 15, 20],
+            "loss": [1.0, 0.8, 0.6, 0.5],
+            "eval_loss": [np.nan, 0.9, np.nan, 0.7],
+            "eval_macro_f1": [np.nan, 0.4, np.nan, 0.6],
+            "learning_rate": [1e-3, 2e-3, 1e-3, 0],
+            "grad_norm": [1.0, 2.0, 1.0, 0.5],
+        }
+    )
+
+
+def features(names):
+    return pd.DataFrame({"a": np.arange(4.0 * len(names)), "b": [np.nan, *np.ones(4 * len(names) - 1)]}), pd.Series(names * 4)
+
+
+def reliability_table():
+    return pd.DataFrame({"confidence": [0.55, 0.95], "accuracy": [0.5, 0.9], "n": [400, 834]})
+
+
+FIGURES = {
+    "class_balance": (lambda: plots.class_balance(balance(["a", "b"], [1200, 34])), "n = 1,234"),
+    "lengths": (lambda: plots.lengths(pd.Series([1, 2, 3, 400]), pd.Series(list("abab"))), "n = 4"),
+    "features_by_class": (lambda: plots.features_by_class(*features(["a", "b"]), titles={"a": "feature A", "b": "feature B"}), "n = 8"),
+    "receipts": (lambda: plots.receipts(pd.DataFrame({"n_texts": [3, 0], "chars_removed": [70, 0]}, index=["html", "space"]), n=2_500), "n = 2,500"),
+    "leak_matrices": (lambda: plots.leak_matrices({"random: 7 cross": square(["train", "test"]), "grouped: 0 cross": square(["train", "test"])}), "7 cross"),
+    "issue_scores": (lambda: plots.issue_scores(pd.Series([0.1, 0.2, 0.99]), pd.Series([False, False, True])), "n = 3"),
+    "training_curves": (lambda: plots.training_curves(history(), best_step=20), "step 20"),
+    "scores_with_intervals": (lambda: plots.scores_with_intervals(scores(["accuracy"]), title="Validation (n = 50)"), "n = 50"),
+    "confusion_matrix": (lambda: plots.confusion_matrix(square(["a", "b", "c"]), title="Confusions"), "Confusions (n = 36)"),
+    "reliability": (lambda: plots.reliability({"transformer": reliability_table()}), "n = 1,234"),
+    "accuracy_by_length": (
+        lambda: plots.accuracy_by_length(pd.DataFrame({"accuracy": [0.5], "low": [0.4], "high": [0.6], "n": [90]}, index=["1-9"]), overall=0.5),
+        "short or long texts",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_says_its_n_or_its_finding_and_can_be_drawn(name):
+    draw, words = FIGURES[name]
+    ax = draw()
+    ax.figure.canvas.draw()
+    assert words in titles(ax)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: plots.class_balance(balance(NASTY, range(1, 8))),
+        lambda: plots.lengths(pd.Series(range(14)), pd.Series(NASTY * 2)),
+        lambda: plots.features_by_class(*features(NASTY), titles={"a": "feature A", "b": "feature B"}),
+        lambda: plots.confusion_matrix(square(NASTY), title="Confusions"),
+        lambda: plots.scores_with_intervals(scores(NASTY), title="F1 by class (n = 7)"),
+    ],
+    ids=["class_balance", "lengths", "features_by_class", "confusion_matrix", "scores_with_intervals"],
+)
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_dollars_and_long_names_are_shown_as_they_are(draw):
+    ax = draw()
+    ax.figure.canvas.draw()
+    texts = [*ax.get_xticklabels(), *ax.get_yticklabels(), *(ax.get_legend().get_texts() if ax.get_legend() else [])]
+    shown = [text.get_text() for text in texts]
+    assert any("\\$" in text for text in shown), "a bare $ would open mathematics"
+    assert any("(blank)" in text for text in shown)
+    assert max(map(len, shown)) < 60
+
+
+def test_a_long_name_without_blanks_keeps_its_beginning():
+    ax = plots.class_balance(balance(["department_of_computer_science_and_engineering", "b"], [2, 1]))
+    assert any(label.get_text().startswith("department_of") for label in ax.get_yticklabels())
+
+
+def test_classes_whose_names_begin_alike_keep_a_bar_each():
+    stem = "a name of several words that two classes begin with: "
+    ax = plots.class_balance(balance([stem + "first", stem + "second"], [30, 10]))
+    assert len({bar.get_y() for bar in ax.patches}) == 2
+
+
+def test_bars_hold_the_counts_and_the_largest_is_on_top():
+    ax = plots.class_balance(balance(["many", "few"], [30, 10]))
+    by_height = sorted(ax.patches, key=lambda bar: bar.get_y(), reverse=True)
+    assert [bar.get_width() for bar in by_height] == [30, 10]
+    assert {text.get_text() for text in ax.texts} == {"30 (75.0%)", "10 (25.0%)"}
+
+
+def test_lengths_are_a_cumulative_share_with_the_median_in_the_legend():
+    ax = plots.lengths(pd.Series([4, 1, 2, 9]), pd.Series(list("aaab")))
+    assert ax.lines[0].get_xdata().tolist() == [1, 2, 4]
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [1 / 3, 2 / 3, 1])
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a (median 2)", "b (median 9)"]
+
+
+def test_receipts_are_shares_of_n():
+    ax = plots.receipts(pd.DataFrame({"n_texts": [3, 1], "chars_removed": [70, -5]}, index=["html", "urls"]), n=10)
+    assert sorted(bar.get_width() for bar in ax.patches) == [0.1, 0.3]
+    assert {text.get_text() for text in ax.texts} == {"3 texts, -70 characters", "1 texts, +5 characters"}
+
+
+def test_a_confusion_matrix_shows_counts_and_shares_of_the_true_class():
+    ax = plots.confusion_matrix(pd.DataFrame([[3, 1], [0, 2]], index=["a", "b"], columns=["a", "b"]), title="Confusions")
+    assert [text.get_text() for text in ax.texts] == ["3\n75%", "1\n25%", "0\n0%", "2\n100%"]
+
+
+def test_a_class_without_rows_does_not_break_the_confusion_matrix():
+    ax = plots.confusion_matrix(pd.DataFrame([[3, 0], [0, 0]], index=["a", "b"], columns=["a", "b"]), title="Confusions")
+    ax.figure.canvas.draw()
+    assert ax.texts[3].get_text() == "0\n0%"
+
+
+def test_leak_panels_share_one_scale():
+    ax = plots.leak_matrices({"one": pd.DataFrame([[1, 0], [0, 1]]), "other": pd.DataFrame([[80, 9], [9, 80]])})
+    assert [panel.images[0].get_clim() for panel in ax.figure.axes] == [(0, 80), (0, 80)]
+
+
+def test_issue_scores_stack_flagged_on_unflagged():
+    ax = plots.issue_scores(pd.Series([0.01, 0.01, 0.01, 0.99]), pd.Series([False, False, True, True]))
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["not flagged", "flagged (2)"]
+    unflagged, flagged = ax.containers
+    assert [(bar.get_y(), bar.get_height()) for bar in (unflagged[0], flagged[0], flagged[-1])] == [(0, 2), (2, 1), (0, 1)]
+
+
+def test_training_curves_mark_the_checkpoint_and_skip_missing_values():
+    loss = plots.training_curves(history(), best_step=10)
+    training, validation, mark = loss.lines
+    assert training.get_ydata().tolist() == [1.0, 0.8, 0.6, 0.5]
+    assert (validation.get_xdata().tolist(), validation.get_ydata().tolist()) == ([10, 20], [0.9, 0.7])
+    assert set(mark.get_xdata()) == {10}
+
+
+def test_interval_bars_run_from_low_to_high():
+    ax = plots.scores_with_intervals(scores(["accuracy"], models=["only"]), title="Validation (n = 50)")
+    (segment,) = ax.collections[0].get_segments()
+    np.testing.assert_allclose(segment[:, 0], [0.7, 0.85])
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["only"]
+
+
+def test_accuracy_by_length_draws_the_intervals_it_is_given():
+    table = pd.DataFrame({"accuracy": [0.5, 0.9], "low": [0.4, 0.6], "high": [0.65, 0.95], "n": [1_090, 10]}, index=["1-9", "10-99"])
+    ax = plots.accuracy_by_length(table, overall=0.7)
+    np.testing.assert_allclose([segment[:, 1] for segment in ax.collections[0].get_segments()], [[0.4, 0.65], [0.6, 0.95]])
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["1-9\n(n = 1,090)", "10-99\n(n = 10)"]
+
+
+def test_a_given_axes_is_drawn_into():
+    _, mine = plt.subplots()
+    assert plots.class_balance(balance(["a"], [3]), ax=mine) is mine
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    calls = []
+    monkeypatch.setattr(IPython.display, "display", lambda figure, **more: calls.append((figure, more)))
+    return calls
+
+
+def test_show_gives_the_title_as_alt_text_and_closes_the_figure(shown):
+    ax = plots.class_balance(balance(["a", "b"], [3, 1]))
+    plots.show(ax)
+    assert shown == [(ax.figure, {"metadata": {"image/png": {"alt": "Figure: Rows a class (n = 4)"}}})]
+    assert not plt.fignum_exists(ax.figure.number)
+
+
+def test_show_names_every_panel(shown):
+    plots.show(plots.leak_matrices({"random\nsplit": square(["a", "b"]), "grouped": square(["a", "b"])}))
+    assert shown[0][1]["metadata"]["image/png"]["alt"] == "Figure: random split; grouped"
+
+
+@pytest.mark.parametrize("name", ["training_curves", "features_by_class"])
+def test_show_includes_the_title_above_several_panels(shown, name):
+    draw, words = FIGURES[name]
+    plots.show(draw())
+    assert words in shown[0][1]["metadata"]["image/png"]["alt"]

@@ -1,0 +1,294 @@
+import io
+import json
+import os
+import pickle
+import random
+import shutil
+
+import pytest
+import sentencepiece
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, DistilBertConfig, DistilBertForSequenceClassification
+
+from lib.errors import WorkbookError
+from lib.training import backbones
+
+CLASSES = ["a", "b", "c"]
+LAYER_NORM = "encoder.layer.1.output.LayerNorm.weight"
+HEAD = {"classifier.weight", "classifier.bias", "pooler.dense.weight", "pooler.dense.bias"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def sentences(n=300):
+    rng = random.Random(0)
+    syllables = "ba co du fe gi lo mu ne pi ra so tu ve xi zo".split()
+    words = ["".join(rng.choices(syllables, k=rng.randint(1, 3))) for _ in range(200)]
+    return [" ".join(rng.choices(words, k=8)) + "." for _ in range(n)]
+
+
+def sentencepiece_model(**more):
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences()),
+        model_writer=model,
+        vocab_size=150,
+        hard_vocab_limit=False,
+        pad_id=0,
+        bos_id=1,
+        eos_id=2,
+        unk_id=3,
+        pad_piece="[PAD]",
+        bos_piece="[CLS]",
+        eos_piece="[SEP]",
+        unk_piece="[UNK]",
+        minloglevel=2,
+        **more,
+    )
+    return model.getvalue()
+
+
+@pytest.fixture(scope="module", params=[{"user_defined_symbols": ["[MASK]"]}, {}], ids=["[MASK] in spm.model", "[MASK] beside it"])
+def hub_layout(request, tmp_path_factory):
+    """Write what the hub keeps of a DeBERTa-v3: half precision, a sentencepiece model, and heads left from pretraining."""
+    folder = tmp_path_factory.mktemp("hub")
+    config = backbones.tiny_deberta_config(200)
+    torch.manual_seed(0)
+    weights = {f"deberta.{key}": torch.randn_like(value).half() for key, value in AutoModel.from_config(config, dtype=torch.float32).state_dict().items()}
+    left_over = {f"{head}.dense.{kind}": torch.zeros(64).half() for head in ("lm_predictions.lm_head", "mask_predictions") for kind in ("weight", "bias")}
+    torch.save({**weights, **left_over}, folder / "pytorch_model.bin")
+    settings = {**config.to_dict(), "model_type": "deberta-v2", "dtype": "float16"}
+    (folder / "config.json").write_text(json.dumps(settings))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False, "vocab_type": "spm"}))
+    (folder / "spm.model").write_bytes(sentencepiece_model(**request.param))
+    return folder, weights
+
+
+def test_the_hubs_layout_is_loaded_whole_and_in_float32(hub_layout, monkeypatch):
+    folder, saved = hub_layout
+    infos, check = [], backbones.check_keys
+    monkeypatch.setattr(backbones, "check_keys", lambda info, *, name: infos.append(info) or check(info, name=name))
+    tokenizer, model = backbones.load_backbone(str(folder), class_names=CLASSES)
+    loaded = model.state_dict()
+    assert {value.dtype for value in loaded.values()} == {torch.float32}
+    assert set(loaded) - set(saved) == HEAD == set(infos[0]["missing_keys"])
+    assert [key for key, value in saved.items() if not torch.equal(loaded[key], value.float())] == []
+    assert model.config.id2label == dict(enumerate(CLASSES))
+    assert model.classifier.out_features == 3
+    assert model.get_input_embeddings().num_embeddings == 200 >= len(tokenizer)
+
+
+def test_the_hubs_sentencepiece_model_becomes_the_tokenizer(hub_layout):
+    folder, _ = hub_layout
+    tokenizer, _ = backbones.load_backbone(str(folder), class_names=CLASSES)
+    pieces = sentencepiece.SentencePieceProcessor(str(folder / "spm.model"))
+    text = "babaco fe, dugilo zo."
+    assert tokenizer(text)["input_ids"] == [1, *pieces.encode(text), 2]
+    assert (tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.unk_token_id) == (0, 1, 2, 3)
+
+
+def test_placeholders_are_one_token_each(hub_layout):
+    tokenizer, _ = backbones.load_backbone(str(hub_layout[0]), class_names=CLASSES)
+    assert len({tokenizer.mask_token_id, *tokenizer.convert_tokens_to_ids(["[URL]", "[EMAIL]"])}) == 3
+    tokens = tokenizer.tokenize("ba [URL] co, [EMAIL].")
+    assert [token for token in tokens if "[" in token or "U" in token] == ["[URL]", "[EMAIL]"]
+    assert tokenizer.unk_token_id not in tokenizer("ba [URL] co [EMAIL]")["input_ids"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return backbones.build_tiny_deberta(sentences(), tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def variant(tiny, tmp_path):
+    """Return a copy of a checkpoint, and its weights, to be changed."""
+    folder = tmp_path / "variant"
+    shutil.copytree(tiny, folder)
+    return folder, load_file(folder / "model.safetensors")
+
+
+def test_the_embeddings_grow_where_the_tokenizer_needs_more(tiny):
+    tokenizer, model = backbones.load_backbone(str(tiny), class_names=CLASSES)
+    before = load_file(tiny / "model.safetensors")["embeddings.word_embeddings.weight"]
+    table = model.get_input_embeddings().weight
+    assert table.shape[0] == len(tokenizer) == len(before) + 2
+    assert torch.equal(table[: len(before)], before)
+    assert tokenizer.convert_tokens_to_ids(["[URL]", "[EMAIL]"]) == [len(before), len(before) + 1]
+
+
+def test_the_tiny_backbone_is_a_function_of_texts_and_seed(tiny, tmp_path):
+    again, other = (backbones.build_tiny_deberta(sentences(), tmp_path / str(seed), seed=seed) for seed in (42, 43))
+    assert (again / "model.safetensors").read_bytes() == (tiny / "model.safetensors").read_bytes() != (other / "model.safetensors").read_bytes()
+    assert (again / "tokenizer.json").read_text() == (tiny / "tokenizer.json").read_text()
+
+
+def test_a_missing_weight_is_named(variant):
+    folder, weights = variant
+    del weights[LAYER_NORM]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(WorkbookError, match=r"lacks deberta\.encoder\.layer\.1\.output\.LayerNorm\.weight \(1 such weights\)"):
+        backbones.load_backbone(str(folder), class_names=CLASSES)
+
+
+def test_an_unknown_weight_is_named(variant):
+    folder, weights = variant
+    save_file({**weights, "encoder.adapter.weight": torch.zeros(2)}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(WorkbookError, match=r"has an unknown encoder\.adapter\.weight"):
+        backbones.load_backbone(str(folder), class_names=CLASSES)
+
+
+def test_a_weight_of_another_shape_is_refused(variant):
+    folder, weights = variant
+    save_file({**weights, LAYER_NORM: torch.zeros(3)}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(WorkbookError, match="weights of another shape"):
+        backbones.load_backbone(str(folder), class_names=CLASSES)
+
+
+def test_a_head_for_another_number_of_classes_is_refused(tiny, tmp_path):
+    tokenizer, model = backbones.load_backbone(str(tiny), class_names=["a", "b"])
+    tokenizer.save_pretrained(tmp_path / "two")
+    model.save_pretrained(tmp_path / "two")
+    with pytest.raises(WorkbookError, match="another number of classes"):
+        backbones.load_backbone(str(tmp_path / "two"), class_names=CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("info", "message"),
+    [
+        ({"missing_keys": ["bert.pooler.dense.weight", "classifier.weight", "score.weight"]}, None),
+        ({"unexpected_keys": ["cls.predictions.bias", "lm_head.bias", "bert.embeddings.position_ids", "pooler.dense.bias"]}, None),
+        ({"missing_keys": ["deberta.encoder.rel_embeddings.weight"]}, "lacks deberta.encoder.rel_embeddings.weight"),
+        ({"missing_keys": ["bert.embeddings.position_ids_other"]}, "lacks bert.embeddings.position_ids_other"),
+        ({"unexpected_keys": ["bert.encoder.layer.12.output.dense.weight"]}, "unknown bert.encoder.layer.12"),
+        ({"mismatched_keys": [("x.weight", (2,), (3,))]}, "another shape for .*x.weight"),
+    ],
+)
+def test_only_the_heads_keys_may_come_and_go(info, message):
+    info = {"missing_keys": [], "unexpected_keys": [], **info}
+    if message is None:
+        assert backbones.check_keys(info, name="x") is None
+    else:
+        with pytest.raises(WorkbookError, match=message):
+            backbones.check_keys(info, name="x")
+
+
+class Payload:
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))], ids=["torch.save", "pickle.dump"])
+def test_a_pickle_that_runs_code_is_refused_and_not_run(variant, tmp_path, write):
+    folder, weights = variant
+    (folder / "model.safetensors").unlink()
+    write({**weights, "classifier.bias": Payload(tmp_path / "was_run")}, folder / "pytorch_model.bin")
+    try:
+        with pytest.raises(WorkbookError, match="variant.*could not be loaded"):
+            backbones.load_backbone(str(folder), class_names=CLASSES)
+    finally:
+        assert not (tmp_path / "was_run").exists()
+
+
+@pytest.mark.parametrize(("file", "content"), [("pytorch_model.bin", b"<html>404</html>"), ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\n")])
+def test_weights_that_are_none_are_refused_in_words(variant, file, content):
+    folder, _ = variant
+    (folder / "model.safetensors").unlink()
+    (folder / file).write_bytes(content)
+    with pytest.raises(WorkbookError, match="variant.*could not be loaded"):
+        backbones.load_backbone(str(folder), class_names=CLASSES)
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_folder_that_lacks_a_file_is_refused(variant, file):
+    folder, _ = variant
+    (folder / file).unlink()
+    with pytest.raises(WorkbookError, match=r"variant.*a folder needs config\.json, weights and a tokenizer"):
+        backbones.load_backbone(str(folder), class_names=CLASSES)
+
+
+@pytest.mark.parametrize("name", ["nobody/deberta-of-no-one", "no/such/folder"])
+def test_a_name_that_is_not_here_comes_with_advice(monkeypatch, name):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(WorkbookError, match=rf"'{name}' could not be loaded .*unset HF_HUB_OFFLINE.*--set training\.backbone=minilm") as caught:
+        backbones.load_backbone(name, class_names=CLASSES)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def encoder_copy(tmp_path):
+    """Return a folder like the offline encoder's, its tokenizer a copy and its weights a link."""
+    real = backbones.offline_encoder()
+    os.symlink(real / "model.safetensors", tmp_path / "model.safetensors")
+    shutil.copy(real / "tokenizer.json", tmp_path / "tokenizer.json")
+    return tmp_path
+
+
+def test_the_offline_encoder_is_accepted_as_it_is_and_refused_with_one_bit_changed(encoder_copy):
+    assert backbones.offline_encoder(encoder_copy) == encoder_copy
+    content = bytearray((encoder_copy / "tokenizer.json").read_bytes())
+    content[1000] ^= 1
+    (encoder_copy / "tokenizer.json").write_bytes(content)
+    with pytest.raises(WorkbookError, match=r"tokenizer\.json has SHA-256 .*, not be50c3628f2b.*changed or damaged"):
+        backbones.offline_encoder(encoder_copy)
+
+
+def test_an_offline_encoder_that_lacks_a_file_is_refused_in_words(encoder_copy):
+    (encoder_copy / "tokenizer.json").unlink()
+    with pytest.raises(WorkbookError, match=r"tokenizer\.json"):
+        backbones.offline_encoder(encoder_copy)
+
+
+def test_without_its_package_the_offline_encoder_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(backbones, "OFFLINE_PACKAGE", "no_such_package_here")
+    with pytest.raises(WorkbookError, match=r"not installed: run `make setup`"):
+        backbones.load_backbone("minilm", class_names=CLASSES)
+
+
+def test_minilm_loads_whole_with_a_new_head_alone(monkeypatch):
+    infos, check = [], backbones.check_keys
+    monkeypatch.setattr(backbones, "check_keys", lambda info, *, name: infos.append(info) or check(info, name=name))
+    tokenizer, model = backbones.load_backbone("minilm", class_names=CLASSES)
+    saved, loaded = load_file(backbones.offline_encoder() / "model.safetensors"), model.state_dict()
+    assert set(infos[0]["missing_keys"]) == {"classifier.weight", "classifier.bias"}
+    words = "embeddings.word_embeddings.weight"
+    assert torch.equal(loaded[f"bert.{words}"][: len(saved[words])], saved[words])
+    assert [key for key in saved if key.startswith("encoder.") and not torch.equal(loaded[f"bert.{key}"], saved[key])] == []
+    assert len(tokenizer.tokenize("[URL][EMAIL]")) == 2
+    assert len(loaded[f"bert.{words}"]) == len(tokenizer)
+
+
+def test_freezing_counts_the_weights_that_still_learn(tiny):
+    _, model = backbones.load_backbone(str(tiny), class_names=CLASSES)
+    embeddings, lower, upper = model.deberta.embeddings, *model.deberta.encoder.layer
+    everything, of = sum(p.numel() for p in model.parameters()), lambda part: sum(p.numel() for p in part.parameters())
+    assert backbones.freeze_lower(model, 0) == everything
+    assert all(p.requires_grad for p in model.parameters())
+    assert backbones.freeze_lower(model, 1) == everything - of(embeddings) - of(lower)
+    assert not any(p.requires_grad for part in (embeddings, lower) for p in part.parameters())
+    assert all(p.requires_grad for part in (upper, model.pooler, model.classifier) for p in part.parameters())
+    assert backbones.freeze_lower(model, 2) == everything - of(embeddings) - of(lower) - of(upper)
+
+
+def test_more_layers_than_there_are_cannot_be_frozen(tiny):
+    _, model = backbones.load_backbone(str(tiny), class_names=CLASSES)
+    with pytest.raises(WorkbookError, match=r"training\.frozen_layers=3, but the backbone has 2 layers"):
+        backbones.freeze_lower(model, 3)
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_model_that_keeps_its_layers_elsewhere_is_only_refused_where_they_are_to_be_frozen():
+    model = DistilBertForSequenceClassification(DistilBertConfig(vocab_size=9, dim=8, n_layers=1, n_heads=1, hidden_dim=8))
+    assert backbones.freeze_lower(model, 0) == sum(p.numel() for p in model.parameters())
+    with pytest.raises(WorkbookError, match=r"DistilBertForSequenceClassification has no encoder\.layer, set it to 0"):
+        backbones.freeze_lower(model, 1)
