@@ -96,10 +96,10 @@ def test_a_misspelt_parameter_names_the_closest():
 def test_nbval_runs_all_notebooks_with_the_results_of_the_runner(make_home, smoke_home):
     """nbval starts kernels in notebooks/, papermill where it is called: the same files come out, to the last digit."""
     folder = make_home("nbval")
-    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300", "-p", "no:xdist", "-p", "no:cacheprovider", "-q"]
-    options = ["-o", "addopts=", *(f"notebooks/{path.name}" for path in PATHS)]
+    options = "--nbval-lax --nbval-current-env --nbval-cell-timeout=300 -p no:xdist -p no:cacheprovider -q -o addopts=".split()
+    command = [sys.executable, "-m", "pytest", *options, *(f"notebooks/{path.name}" for path in PATHS)]
     environment = {**os.environ, "WORKBOOK_PROFILE": "smoke", "WORKBOOK_HOME": str(folder)}
-    finished = subprocess.run([*command, *options], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=600)
+    finished = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=600)
     assert finished.returncode == 0, finished.stdout[-4000:]
     n_cells = sum(len(cells(path, "code")) for path in PATHS)
     assert f"{n_cells} passed" in finished.stdout

@@ -86,7 +86,7 @@ def test_the_report_states_scores_with_intervals_and_a_verdict(smoke_home):
         for name in ("accuracy", "macro_f1"):
             interval = scores["intervals"][name]
             assert interval["low"] <= interval["value"] <= interval["high"]
-            assert f"{interval['value']:.3f} <span class=\"interval\">[{interval['low']:.3f}, {interval['high']:.3f}]" in index
+            assert f'{interval["value"]:.3f} <span class="interval">[{interval["low"]:.3f}, {interval["high"]:.3f}]' in index
     assert metrics["verdict"] in index.replace("&#39;", "'")
     record = workspace.read_json(smoke_home / "reports/smoke/run.json")
     assert record["settings"]["training.backbone"] == "tiny"
@@ -106,7 +106,7 @@ def test_pages_need_no_network_and_every_link_leads_somewhere(smoke_home):
         ids = {node.attributes["id"] for node in document.css("[id]")}
         for link in document.css("a[href]"):
             target = link.attributes["href"]
-            assert target.startswith("#") and target[1:] in ids or (folder / target).exists(), (page.name, target)
+            assert (target.startswith("#") and target[1:] in ids) or (folder / target).exists(), (page.name, target)
         assert all(node.attributes["alt"].startswith("Figure: ") for node in document.css("img")), page.name
     assert len(document.css("a[href$='.html']")) == len(STEPS) + 1
 
@@ -129,7 +129,8 @@ def test_plain_papermill_works_from_the_repository_and_from_notebooks(make_home,
     home = make_home("papermill")
     for folder, name in ((REPOSITORY, "01_profile_data"), (REPOSITORY / "notebooks", "02_clean_and_split")):
         source = (REPOSITORY / "notebooks" / f"{name}.ipynb").relative_to(folder)
-        command = [sys.executable, "-m", "papermill", str(source), str(tmp_path / f"{name}.ipynb"), "-p", "profile", "smoke", "-k", "python3", "--no-progress-bar"]
+        options = "-p profile smoke -k python3 --no-progress-bar".split()
+        command = [sys.executable, "-m", "papermill", str(source), str(tmp_path / f"{name}.ipynb"), *options]
         finished = subprocess.run(command, cwd=folder, env={**os.environ, "WORKBOOK_HOME": str(home)}, capture_output=True, text=True, timeout=300)
         assert finished.returncode == 0, finished.stderr[-3000:]
     assert len(workspace.read_table(home / "data/processed/docstrings/smoke/clean.parquet")) > 590
@@ -166,7 +167,8 @@ def test_a_browser_draws_the_report(smoke_home, tmp_path):
 
     for page in (smoke_home / "reports/smoke/index.html", pages(smoke_home)[-1]):
         shot = tmp_path / f"{page.stem}.png"
-        browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1280,1600", f"--user-data-dir={tmp_path}/profile", f"--screenshot={shot}"]
-        subprocess.run([*browser, page.as_uri()], capture_output=True, timeout=120, check=True)
+        options = "--headless --no-sandbox --disable-gpu --window-size=1280,1600".split()
+        command = ["chromium", *options, f"--user-data-dir={tmp_path}/profile", f"--screenshot={shot}", page.as_uri()]
+        subprocess.run(command, capture_output=True, timeout=120, check=True)
         colours = Image.open(shot).convert("RGB").getcolors(maxcolors=1_000_000)
         assert len(colours) > 100 and max(n for n, _ in colours) < 0.99 * 1280 * 1600

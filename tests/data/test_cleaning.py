@@ -1,0 +1,389 @@
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lib.config import CleaningConfig
+from lib.data.cleaning import DataCleaner, active_rules, clean_texts, sample_changes
+
+ANY_LENGTH = CleaningConfig(min_words=1)
+RULES = ["encoding_repair", "unicode_nfkc", "invisible", "html_tags", "html_entities", "urls_emails", "whitespace"]
+OFF = {
+    "encoding_repair": False,
+    "unicode_nfkc": False,
+    "invisible": False,
+    "html_tags": False,
+    "html_entities": "keep",
+    "urls_emails": "keep",
+    "whitespace": False,
+    "min_words": 1,
+}
+PIECES = (
+    "< > </ <b </b> <b> <br> <p> </p> <div> <script> </script> <style> <!-- --> <!doctype & ; &amp; amp; lt; &lt; &gt; &#60; &#x3c; &nbsp; &copy &eacute; "
+    "http:// www. http://a.b/c(d) .com m@x.org @ / . , ( ) [ ] [URL] [EMAIL] \" ' = ① ﬁ ｶﾞ ＜ ＆ ； Ã © Ã© â€™ é \u0301 \u200d 😀 👩\u200d👧 \u200b \ufeff \xad"
+).split() + [" ", "\n", "\t", "\r", "\x00", "\x85", "\xa0", "\u2028", "\ud800"]
+messy = st.lists(st.sampled_from([*PIECES, "word", "x"]), max_size=14).map("".join) | st.text(max_size=60) | st.text(st.characters(), max_size=20)
+
+
+def clean(text, **changes):
+    return DataCleaner.clean_text(text, CleaningConfig(**{"min_words": 1, **changes}))
+
+
+def test_the_spec_circled_digits_become_digits():
+    assert DataCleaner.normalize_unicode("①②③") == "123"
+
+
+def test_the_spec_ligatures_become_letters():
+    assert DataCleaner.normalize_unicode("ﬁ") == "fi"
+
+
+def test_the_spec_white_space_becomes_single_blanks():
+    assert DataCleaner.remove_extra_whitespace("hello    world\n\ntab\there") == "hello world tab here"
+
+
+def test_the_spec_urls_become_their_token():
+    assert DataCleaner.handle_urls_emails("Check out https://example.com for info") == "Check out [URL] for info"
+
+
+def test_the_spec_remove_mode_takes_addresses_out():
+    assert DataCleaner.handle_urls_emails("Email me at john@example.com", replace=False).rstrip() == "Email me at"
+    assert DataCleaner.clean_text("Email me at john@example.com", CleaningConfig(urls_emails="remove")) == "Email me at"
+
+
+def test_the_spec_tags_go():
+    assert DataCleaner.remove_html_tags("<p>Hello <b>world</b></p>").strip() == "Hello world"
+    assert clean("<p>Hello <b>world</b></p>") == "Hello world"
+
+
+def test_the_spec_everything_at_once():
+    text = "<div>Check out http://example.com! \n Contact: admin@site.com    \n Price: ①⓪⓪ USD&nbsp;&nbsp;</div>"
+    assert DataCleaner.clean_text(text) == "Check out [URL]! Contact: [EMAIL] Price: 100 USD"
+
+
+def test_the_spec_entities_are_decoded_or_dropped():
+    text = "5 &lt; 10 &amp; 10 &gt; 5"
+    assert DataCleaner.clean_text(text) == "5 < 10 & 10 > 5"
+    assert DataCleaner.clean_text(text, CleaningConfig(html_entities="drop")) == "5 10 10 5"
+    assert DataCleaner.clean_text(text, CleaningConfig(html_entities="keep")) == text
+
+
+@pytest.mark.parametrize("value", [None, 5, 0.5, float("nan"), b"three byte words", ["a", "b", "c"]])
+def test_the_spec_a_value_that_is_no_string_gives_nothing(value):
+    rules = ["repair_encoding", "normalize_unicode", "remove_invisible", "remove_html_tags", "decode_entities", "drop_entities", "handle_urls_emails"]
+    assert [getattr(DataCleaner, rule)(value) for rule in [*rules, "remove_extra_whitespace", "clean_text"]] == [""] * 9
+
+
+def test_the_spec_a_text_under_three_words_gives_nothing():
+    assert DataCleaner.clean_text("two words") == ""
+    assert DataCleaner.clean_text("now three words") == "now three words"
+    assert DataCleaner.clean_text("<b>two</b> words&nbsp;") == ""
+
+
+@settings(max_examples=150, deadline=None, database=None)
+@given(messy)
+def test_cleaning_a_clean_text_changes_nothing(text):
+    once = DataCleaner.clean_text(text, ANY_LENGTH)
+    assert DataCleaner.clean_text(once, ANY_LENGTH) == once
+
+
+@settings(max_examples=150, deadline=None, database=None)
+@given(messy, st.sampled_from(["decode", "drop", "keep"]), st.sampled_from(["replace", "remove", "keep"]))
+def test_cleaning_takes_any_text_and_leaves_single_blanks(text, entities, addresses):
+    cleaned = clean(text, html_entities=entities, urls_emails=addresses)
+    assert cleaned == " ".join(cleaned.split())
+    assert not any("\ud800" <= c <= "\udfff" for c in cleaned)
+
+
+@settings(max_examples=150, deadline=None, database=None)
+@given(messy)
+def test_a_rule_that_is_off_does_nothing(text):
+    assert DataCleaner.clean_text(text, CleaningConfig(**OFF)) in (text, "" if not text.split() else text)
+
+
+@pytest.mark.parametrize(
+    ("damaged", "whole"),
+    [("schÃ¶n", "schön"), ("â€œquoteâ€\x9d", "“quote”"), ("naïve café", "naïve café"), ("schÃ¶n\r\nso", "schön\r\nso"), ("Größe", "Größe"), ("ﬁ “x”", "ﬁ “x”")],
+)
+def test_mojibake_is_repaired_and_nothing_else(damaged, whole):
+    assert DataCleaner.repair_encoding(damaged) == whole
+
+
+@pytest.mark.parametrize(("text", "normal"), [("２０２４", "2024"), ("e\u0301", "é"), ("ｶﾞ", "ガ"), ("a\xa0b", "a b"), ("x²", "x2"), ("plain", "plain")])
+def test_unicode_has_one_spelling(text, normal):
+    assert DataCleaner.normalize_unicode(text) == normal
+
+
+@pytest.mark.parametrize(
+    ("text", "visible"),
+    [
+        ("zero\u200bwidth", "zerowidth"),
+        ("\ufeffmark", "mark"),
+        ("soft\xadhyphen", "softhyphen"),
+        ("\u202eturned", "turned"),
+        ("bell\x07 nul\x00", "bell nul"),
+        ("half\ud800pair", "halfpair"),
+        ("tab\there\nline\r\n", "tab\there\nline\r\n"),
+        ("join\u200ded letters", "joined letters"),
+        ("\u200d", ""),
+        ("😀\u200d", "😀"),
+    ],
+)
+def test_what_nobody_sees_goes_and_white_space_stays(text, visible):
+    assert DataCleaner.remove_invisible(text) == visible
+
+
+@pytest.mark.parametrize("emoji", ["👨\u200d👩\u200d👧\u200d👦", "🏳\ufe0f\u200d🌈", "👩🏽\u200d🚀", "❤\ufe0f\u200d🔥"])
+def test_emoji_joined_by_zwj_stay_one_picture(emoji):
+    assert DataCleaner.remove_invisible(f"a {emoji} here") == f"a {emoji} here"
+    assert clean(f"a {emoji} here") == f"a {emoji} here"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "if a < b and c > d",
+        "vector<int> v",
+        "map<string, list<int>> m",
+        "x <- y and y -> x",
+        "1 <2 and 3> 2",
+        "I <3 you",
+        "a <b unclosed",
+        '<b class="open quote and no end',
+        "#include <iostream>",
+        "template <typename T>",
+        "&lt;b&gt; stays escaped",
+    ],
+)
+def test_what_is_no_tag_survives(text):
+    assert DataCleaner.remove_html_tags(text) == text
+
+
+@pytest.mark.parametrize("text", ["vector<int> v", "if a < b and c > d", "#include <iostream> here"])
+def test_code_and_comparisons_survive_the_whole_cleaning(text):
+    assert clean(text) == text
+    assert clean(f"<p>{text}</p>") == text
+
+
+@pytest.mark.parametrize(
+    ("marked", "plain"),
+    [
+        ("<p>one</p><p>two</p>", "one two"),
+        ("one<br>two<br/>three<BR />four", "one two three four"),
+        ("un<b>break</b>able", "unbreakable"),
+        ('<a href="x > y" title=\'a\'>link</a> text', "link text"),
+        ("<ul><li>a</li><li>b</li></ul>", "a b"),
+        ("<td>1</td><td>2</td>", "1 2"),
+        ("a<!-- note <b> -->b", "a b"),
+        ("<!DOCTYPE html><p>a</p>", "a"),
+        ("lone </p> end", "lone end"),
+    ],
+)
+def test_tags_go_and_blocks_leave_a_blank(marked, plain):
+    assert clean(marked) == plain
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    ["<script>alert('a < b')</script>", "<script type='x'>var s = '<b>';</script>", "<style>p { color: red }</style>", "<SCRIPT>x</SCRIPT>", "<template><p>t</p></template>"],
+)
+def test_the_content_of_scripts_styles_and_templates_goes(hidden):
+    assert clean(f"before {hidden} after") == "before after"
+
+
+def test_tag_removal_keeps_entities_for_the_next_rule():
+    assert DataCleaner.remove_html_tags("<b>AT&amp;T</b> &lt;i&gt;") == "AT&amp;T &lt;i&gt;"
+
+
+@pytest.mark.parametrize(
+    ("text", "decoded"),
+    [
+        ("&#39;x&#39; &#x41;", "'x' A"),
+        ("&amp;amp; &amp;lt;", "& <"),
+        ("caf&eacute; &copy;", "café ©"),
+        ("AT&T; &bogus;", "AT&T; &bogus;"),
+        ("a && b", "a && b"),
+        ("R&D", "R&D"),
+    ],
+)
+def test_entities_are_decoded_also_twice_escaped(text, decoded):
+    assert DataCleaner.decode_entities(text) == decoded
+
+
+@pytest.mark.parametrize(("text", "left"), [("&#39;x&#39; &#x41;y", "x y"), ("caf&eacute;", "caf"), ("AT&T; a & b;", "AT&T; a & b;"), ("5 < 6", "5 < 6")])
+def test_entities_are_dropped_and_lone_signs_stay(text, left):
+    assert DataCleaner.drop_entities(text) == left
+
+
+def test_a_tag_that_decoding_uncovers_goes_too():
+    assert clean("&lt;b&gt;bold&lt;/b&gt; &amp;lt;i&amp;gt;words&amp;lt;/i&amp;gt;") == "bold words"
+    assert clean("&lt;script&gt;evil()&lt;/script&gt; text") == "text"
+
+
+def test_keep_mode_leaves_entities_and_addresses():
+    text = "AT&amp;T at http://a.org or b@c.org"
+    assert clean(text, html_entities="keep", urls_emails="keep") == text
+
+
+@pytest.mark.parametrize(
+    ("text", "replaced"),
+    [
+        ("See https://a.org/b?c=1&d=2#e.", "See [URL]."),
+        ("(http://a.org)", "([URL])"),
+        ("http://a.org/x_(y), http://a.org/z", "[URL], [URL]"),
+        ("(see http://a.org/x_(y))", "(see [URL])"),
+        ("www.a.org! FTP://a.org? HTTP://A.ORG", "[URL]! [URL]? [URL]"),
+        ("“http://a.org/b”", "“[URL]”"),
+        ("[text](http://a.org)", "[text]([URL])"),
+        ("github.com/a/b is down", "[URL] is down"),
+        ("end of sentence.Next one and file.py, e.g. 3.5/4", "end of sentence.Next one and file.py, e.g. 3.5/4"),
+        ("https:// alone, www. alone", "https:// alone, www. alone"),
+    ],
+)
+def test_urls_become_a_token_without_their_closing_punctuation(text, replaced):
+    assert DataCleaner.handle_urls_emails(text) == replaced
+
+
+@pytest.mark.parametrize(
+    ("text", "replaced"),
+    [
+        ("Mail a.b+c@sub.example.co.uk.", "Mail [EMAIL]."),
+        ("<jo@x.org>, me@x.org", "<[EMAIL]>, [EMAIL]"),
+        ("@handle, a@b, x @ y.org, @pytest.mark", "@handle, a@b, x @ y.org, @pytest.mark"),
+        ("jö@größe.de", "[EMAIL]"),
+    ],
+)
+def test_email_addresses_become_a_token_and_handles_stay(text, replaced):
+    assert DataCleaner.handle_urls_emails(text) == replaced
+
+
+def test_the_rules_are_in_the_order_of_the_spec():
+    assert list(active_rules(CleaningConfig())) == RULES
+
+
+def test_a_switch_takes_its_rule_out_and_no_other():
+    for rule in RULES:
+        assert list(active_rules(CleaningConfig(**{rule: OFF[rule]}))) == [name for name in RULES if name != rule]
+    assert list(active_rules(CleaningConfig(**OFF))) == []
+
+
+def test_a_switch_leaves_what_its_rule_would_change():
+    text = "schÃ¶n ① a\u200bb <b>x</b> &amp; http://a.org  end"
+    full = "schön 1 ab x & [URL] end"
+    assert clean(text) == full
+    assert clean(text, encoding_repair=False) == full.replace("schön", "schÃ¶n")
+    assert clean(text, unicode_nfkc=False) == full.replace("1", "①")
+    assert clean(text, invisible=False) == full.replace("ab", "a\u200bb")
+    assert clean(text, html_tags=False) == full.replace("x", "<b>x</b>")
+    assert clean(text, html_entities="keep") == full.replace("&", "&amp;")
+    assert clean(text, urls_emails="keep") == full.replace("[URL]", "http://a.org")
+    assert clean(text, whitespace=False) == full.replace(" end", "  end")
+
+
+TEXTS = [
+    "schÃ¶n ist das Leben",
+    "①②③ go now ﬁ",
+    "zero\u200bwidth b c",
+    "<p>Hello <b>bold</b> world</p>",
+    "5 &lt; 10 and more",
+    "see http://a.org or b@c.org",
+    "too   many  blanks",
+    "too short",
+    None,
+    "",
+    "fine as it is",
+]
+
+
+def test_receipts_count_texts_and_characters_of_each_rule():
+    result = clean_texts(TEXTS)
+    assert result.texts == [
+        "schön ist das Leben",
+        "123 go now fi",
+        "zerowidth b c",
+        "Hello bold world",
+        "5 < 10 and more",
+        "see [URL] or [EMAIL]",
+        "too many blanks",
+        "",
+        "",
+        "",
+        "fine as it is",
+    ]
+    assert result.receipts.index.tolist() == [*RULES, "min_words"]
+    assert result.receipts.index.name == "rule"
+    assert result.receipts["n_texts"].tolist() == [1, 1, 1, 1, 1, 1, 2, 1]
+    assert result.receipts["chars_removed"].tolist() == [1, -1, 1, 12, 3, 7, 5, 9]
+
+
+def test_receipts_count_a_text_once_whatever_the_passes():
+    result = clean_texts(["a  &lt;br&gt;  b c"])
+    assert result.texts == ["a b c"]
+    assert result.receipts.loc["whitespace", "n_texts"] == 1
+    assert result.receipts["chars_removed"].sum() == len("a  &lt;br&gt;  b c") - len("a b c")
+
+
+def test_receipts_list_the_rules_that_are_on_alone():
+    result = clean_texts(TEXTS, settings=CleaningConfig(encoding_repair=False, html_entities="keep"))
+    assert result.receipts.index.tolist() == ["unicode_nfkc", "invisible", "html_tags", "urls_emails", "whitespace", "min_words"]
+
+
+def test_changes_show_what_was_before_and_after_but_for_white_space():
+    changes = clean_texts(TEXTS).changes
+    assert list(changes.itertuples(index=False, name=None)) == [
+        (0, "encoding_repair", "schÃ¶n ist das Leben", "schön ist das Leben"),
+        (1, "unicode_nfkc", "①②③ go now ﬁ", "123 go now fi"),
+        (2, "invisible", "zero\\u200bwidth b c", "zerowidth b c"),
+        (3, "html_tags", "<p>Hello <b>bold</b> world</p>", "\\nHello bold world\\n"),
+        (4, "html_entities", "5 &lt; 10 and more", "5 < 10 and more"),
+        (5, "urls_emails", "see http://a.org or b@c.org", "see [URL] or [EMAIL]"),
+        (7, "min_words", "too short", ""),
+    ]
+
+
+def test_changes_of_a_long_text_show_the_words_around_the_first():
+    text = "x" * 100 + " ① " + "y" * 100
+    (change,) = clean_texts([text], settings=ANY_LENGTH).changes.itertuples(index=False)
+    assert change.before == "x" * 29 + " ① " + "y" * 58
+    assert change.after == "x" * 29 + " 1 " + "y" * 58
+
+
+def test_characters_removed_add_up_to_the_difference_in_length():
+    result = clean_texts(TEXTS)
+    assert result.receipts["chars_removed"].sum() == sum(len(text or "") for text in TEXTS) - sum(map(len, result.texts))
+
+
+def test_nothing_to_clean_has_empty_receipts():
+    for texts in ([], ["fine as it is"]):
+        result = clean_texts(texts)
+        assert result.texts == texts
+        assert result.receipts.to_numpy().sum() == 0
+        assert result.changes.empty
+
+
+def test_two_workers_give_what_one_gives():
+    texts = [f"{text or ''} <b>row</b> {i} &amp; more" if i % 3 else text for i, text in enumerate(TEXTS * 110)]
+    one, two = clean_texts(texts, workers=1), clean_texts(texts, workers=2)
+    assert len(texts) > 1_000
+    assert one.texts == two.texts
+    pd.testing.assert_frame_equal(one.receipts, two.receipts)
+    pd.testing.assert_frame_equal(one.changes, two.changes)
+    assert one.texts == [DataCleaner.clean_text(text) for text in texts]
+
+
+CHANGES = pd.DataFrame({"row": range(9), "rule": ["b", "a", "a", "b", "c", "a", "a", "b", "a"], "before": list("ABCDEFGHI"), "after": list("abcdefghi")})
+
+
+def test_a_sample_of_changes_has_some_of_each_rule_in_their_order():
+    sample = sample_changes(CHANGES, per_rule=2, seed=1)
+    assert sample["rule"].tolist() == ["b", "b", "a", "a", "c"]
+    assert set(sample.itertuples(index=False, name=None)) <= set(CHANGES.itertuples(index=False, name=None))
+    assert sample["row"].is_unique
+
+
+def test_a_sample_of_changes_follows_its_seed():
+    assert sample_changes(CHANGES, seed=1).equals(sample_changes(CHANGES, seed=1))
+    assert len({tuple(sample_changes(CHANGES, seed=seed)["row"]) for seed in range(10)}) > 1
+
+
+def test_a_sample_of_no_changes_is_empty():
+    assert sample_changes(CHANGES.head(0)).columns.tolist() == ["row", "rule", "before", "after"]
