@@ -68,11 +68,15 @@ def make_home(docstrings_file, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def smoke_home(make_home, shared_folder):
-    """A home with one whole run in the smoke profile, made once for all tests of a worker."""
-    folder = make_home("smoke")
-    finished = workbook("run", "--profile", "smoke", "--quiet", home=folder)
-    assert finished.returncode == 0, finished.stderr
+def smoke_home(docstrings_file, shared_folder):
+    """A home with one whole run in the smoke profile, made once; tests that change it take a copy."""
+    folder = shared_folder / "smoke"
+    with FileLock(shared_folder / "smoke.lock"):
+        if not (folder / "data" / "raw").exists():
+            (folder / "data" / "raw").mkdir(parents=True)
+            shutil.copy(docstrings_file, folder / "data" / "raw")
+            finished = workbook("run", "--profile", "smoke", "--quiet", home=folder)
+            assert finished.returncode == 0, finished.stderr
     return folder
 
 

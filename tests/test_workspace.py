@@ -20,13 +20,6 @@ from lib.workspace import FILES, STEPS, Workspace, atomic_path
 NOBODY = 65534
 
 
-@pytest.fixture
-def own_home(tmp_path, monkeypatch):
-    """Everything the workbook writes goes below the test's folder."""
-    monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path))
-    return tmp_path
-
-
 @contextmanager
 def read_only(folder):
     """Take the right to write into a folder away, also from root."""
@@ -72,25 +65,25 @@ def test_a_folder_keeps_the_dots_of_its_name(tmp_path):
     assert workspace.dataset_name(str(tmp_path / "v1.2")) == "v1.2"
 
 
-def test_each_file_lives_in_the_folder_of_its_kind(own_home):
+def test_each_file_lives_in_the_folder_of_its_kind(home):
     ws = Workspace(dataset="news", run="first")
-    assert ws.path("clean.parquet") == own_home / "data/processed/news/first/clean.parquet"
-    assert ws.path("decisions.csv") == own_home / "data/review/news/decisions.csv"
-    assert ws.path("transformer") == own_home / "models/first/transformer"
-    assert ws.path("metrics.json") == own_home / "reports/first/metrics.json"
+    assert ws.path("clean.parquet") == home / "data/processed/news/first/clean.parquet"
+    assert ws.path("decisions.csv") == home / "data/review/news/decisions.csv"
+    assert ws.path("transformer") == home / "models/first/transformer"
+    assert ws.path("metrics.json") == home / "reports/first/metrics.json"
 
 
-def test_two_runs_share_decisions_and_nothing_else(own_home):
+def test_two_runs_share_decisions_and_nothing_else(home):
     one, other = Workspace(dataset="news", run="one"), Workspace(dataset="news", run="other")
     assert {name for name in FILES if one.path(name) == other.path(name)} == {name for name, (place, _) in FILES.items() if place == workspace.REVIEW}
 
 
-def test_a_missing_file_names_the_notebook_that_writes_it(own_home):
+def test_a_missing_file_names_the_notebook_that_writes_it(home):
     with pytest.raises(WorkbookError, match=r"clean.parquet is not there yet: run 02_clean_and_split first \(run 'first', data 'news'\)"):
         Workspace(dataset="news", run="first").existing("clean.parquet")
 
 
-def test_an_existing_file_is_found(own_home):
+def test_an_existing_file_is_found(home):
     ws = Workspace(dataset="news", run="first")
     workspace.write_text("x", ws.path("metrics.json"))
     assert ws.existing("metrics.json").read_text(encoding="utf-8") == "x"
@@ -255,7 +248,7 @@ def test_a_folder_without_permission_keeps_the_old_file_and_says_so():
 
 def test_a_file_where_a_folder_must_be_is_named(tmp_path):
     (tmp_path / "data").write_text("", encoding="utf-8")
-    with pytest.raises(WorkbookError, match="cannot write .*note.txt"):
+    with pytest.raises(WorkbookError, match=r"cannot write .*note.txt"):
         workspace.write_text("x", tmp_path / "data" / "note.txt")
 
 
@@ -312,7 +305,9 @@ def test_a_tables_fingerprint_sees_every_change(other):
 
 def test_a_tables_fingerprint_is_the_same_in_another_process():
     code = "import pandas as pd; from lib.workspace import table_fingerprint; print(table_fingerprint(pd.DataFrame({'text': ['a', None], 'n': [1, 2]})))"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=workspace.REPOSITORY, env={**os.environ, "PYTHONHASHSEED": "7"})
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=workspace.REPOSITORY, env={**os.environ, "PYTHONHASHSEED": "7"}
+    )
     assert told.stdout.strip() == workspace.table_fingerprint(pd.DataFrame({"text": ["a", None], "n": [1, 2]}))
 
 

@@ -22,6 +22,7 @@ from lib.config import Config, closest
 from lib.data import sources
 from lib.delivery import site
 from lib.errors import WorkbookError
+from lib.training import backbones
 from lib.workspace import FILES, STEPS, Step, Workspace
 
 NEEDED_DISK_BYTES = 1e9  # a run on 20,000 texts writes some 300 MB, most of it the model
@@ -81,6 +82,8 @@ def run_workbook(
     for step in steps:
         check_parameters(step.notebook, parameters)
     _check_disk()
+    if any("training" in step.settings for step in steps):
+        backbones.check_available(config.training.backbone)
     table = sources.raw_table(config, progress=progress)
     with _only_run(ws):
         for name in steps[0].reads if steps[0] != STEPS[0] else ():

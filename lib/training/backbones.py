@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +61,19 @@ def load_backbone(name: str, *, class_names: Sequence[str]) -> tuple[PreTrainedT
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:  # DeBERTa's table is longer than its tokenizer: never shrink it
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     return tokenizer, model
+
+
+def check_available(name: str) -> None:
+    """Raise WorkbookError where `load_backbone` would not find the backbone; of a hub name, its small config is fetched."""
+    if name == "minilm":
+        offline_encoder()
+    elif name != "tiny":
+        from transformers import AutoConfig
+
+        try:
+            AutoConfig.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            raise WorkbookError(_advice(name, error)) from error
 
 
 def check_keys(info: dict[str, Any], *, name: str) -> None:
@@ -167,7 +182,12 @@ def _train_tokenizer(texts: Sequence[str], vocab_size: int = 2_000) -> Any:
     raw.normalizer = normalizers.Sequence([normalizers.Replace(Regex(r"\s{2,}|[\n\r\t]"), " "), normalizers.NFC(), normalizers.Strip(left=False, right=True)])
     raw.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
     raw.train_from_iterator(texts, trainers.UnigramTrainer(vocab_size=vocab_size, special_tokens=special, unk_token="[UNK]", show_progress=False))
-    vocab = [(piece, score) for piece, score in json.loads(raw.to_str())["model"]["vocab"]]
+    trained = json.loads(raw.to_str())["model"]["vocab"]
+    # The trainer sums in parallel and ranks rare characters by the order of a hash table: made the same in every run.
+    counts = Counter("".join(texts))
+    characters = {piece: math.log(max(1, counts[piece]) / counts.total()) for piece, _ in trained if len(piece) == 1}
+    learned = [(piece, round(characters.get(piece, score), 6)) for piece, score in trained[len(special) :]]
+    vocab = [*map(tuple, trained[: len(special)]), *sorted(learned, key=lambda entry: (-entry[1], entry[0]))]
     return DebertaV2Tokenizer(vocab=vocab, unk_id=special.index("[UNK]"), model_max_length=512)
 
 

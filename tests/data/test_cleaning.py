@@ -18,11 +18,12 @@ OFF = {
     "whitespace": False,
     "min_words": 1,
 }
-PIECES = (
+PIECES = [" ", "\n", "\t", "\r", "\x00", "\x85", "\xa0", "\u2028", "\ud800", "word", "x"]
+PIECES += (
     "< > </ <b </b> <b> <br> <p> </p> <div> <script> </script> <style> <!-- --> <!doctype & ; &amp; amp; lt; &lt; &gt; &#60; &#x3c; &nbsp; &copy &eacute; "
     "http:// www. http://a.b/c(d) .com m@x.org @ / . , ( ) [ ] [URL] [EMAIL] \" ' = ① ﬁ ｶﾞ ＜ ＆ ； Ã © Ã© â€™ é \u0301 \u200d 😀 👩\u200d👧 \u200b \ufeff \xad"
-).split() + [" ", "\n", "\t", "\r", "\x00", "\x85", "\xa0", "\u2028", "\ud800"]
-messy = st.lists(st.sampled_from([*PIECES, "word", "x"]), max_size=14).map("".join) | st.text(max_size=60) | st.text(st.characters(), max_size=20)
+).split()
+messy = st.lists(st.sampled_from(PIECES), max_size=14).map("".join) | st.text(max_size=60) | st.text(st.characters(), max_size=20)
 
 
 def clean(text, **changes):
@@ -79,14 +80,14 @@ def test_the_spec_a_text_under_three_words_gives_nothing():
     assert DataCleaner.clean_text("<b>two</b> words&nbsp;") == ""
 
 
-@settings(max_examples=150, deadline=None, database=None)
+@settings(max_examples=150, deadline=None, database=None, derandomize=True)
 @given(messy)
 def test_cleaning_a_clean_text_changes_nothing(text):
     once = DataCleaner.clean_text(text, ANY_LENGTH)
     assert DataCleaner.clean_text(once, ANY_LENGTH) == once
 
 
-@settings(max_examples=150, deadline=None, database=None)
+@settings(max_examples=150, deadline=None, database=None, derandomize=True)
 @given(messy, st.sampled_from(["decode", "drop", "keep"]), st.sampled_from(["replace", "remove", "keep"]))
 def test_cleaning_takes_any_text_and_leaves_single_blanks(text, entities, addresses):
     cleaned = clean(text, html_entities=entities, urls_emails=addresses)
@@ -94,10 +95,10 @@ def test_cleaning_takes_any_text_and_leaves_single_blanks(text, entities, addres
     assert not any("\ud800" <= c <= "\udfff" for c in cleaned)
 
 
-@settings(max_examples=150, deadline=None, database=None)
+@settings(max_examples=150, deadline=None, database=None, derandomize=True)
 @given(messy)
 def test_a_rule_that_is_off_does_nothing(text):
-    assert DataCleaner.clean_text(text, CleaningConfig(**OFF)) in (text, "" if not text.split() else text)
+    assert DataCleaner.clean_text(text, CleaningConfig(**OFF)) == (text if text.split() else "")
 
 
 @pytest.mark.parametrize(
@@ -170,7 +171,7 @@ def test_code_and_comparisons_survive_the_whole_cleaning(text):
         ("<p>one</p><p>two</p>", "one two"),
         ("one<br>two<br/>three<BR />four", "one two three four"),
         ("un<b>break</b>able", "unbreakable"),
-        ('<a href="x > y" title=\'a\'>link</a> text', "link text"),
+        ("<a href=\"x > y\" title='a'>link</a> text", "link text"),
         ("<ul><li>a</li><li>b</li></ul>", "a b"),
         ("<td>1</td><td>2</td>", "1 2"),
         ("a<!-- note <b> -->b", "a b"),
@@ -184,7 +185,13 @@ def test_tags_go_and_blocks_leave_a_blank(marked, plain):
 
 @pytest.mark.parametrize(
     "hidden",
-    ["<script>alert('a < b')</script>", "<script type='x'>var s = '<b>';</script>", "<style>p { color: red }</style>", "<SCRIPT>x</SCRIPT>", "<template><p>t</p></template>"],
+    [
+        "<script>alert('a < b')</script>",
+        "<script type='x'>var s = '<b>';</script>",
+        "<style>p { color: red }</style>",
+        "<SCRIPT>x</SCRIPT>",
+        "<template><p>t</p></template>",
+    ],
 )
 def test_the_content_of_scripts_styles_and_templates_goes(hidden):
     assert clean(f"before {hidden} after") == "before after"

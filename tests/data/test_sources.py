@@ -62,13 +62,6 @@ def write(tmp_path):
 
 
 @pytest.fixture
-def own_home(tmp_path, monkeypatch):
-    """Imports go below the test's folder."""
-    monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
-@pytest.fixture
 def own_cache(tmp_path, monkeypatch):
     """The hub library caches below the test's folder and takes no network."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
@@ -157,7 +150,9 @@ def test_a_split_that_the_hub_does_not_have_is_named(write, tmp_path, own_cache)
 
 
 def test_a_hub_name_while_offline_says_why_and_what_to_do(own_cache):
-    with pytest.raises(WorkbookError, match=r"'no-such/set' \(config small, split test\) .*\(HF_HUB_OFFLINE is set\); check the name and the network, or save it as Parquet"):
+    with pytest.raises(
+        WorkbookError, match=r"'no-such/set' \(config small, split test\) .*\(HF_HUB_OFFLINE is set\); check the name and the network, or save it as Parquet"
+    ):
         load_table("hub:no-such/set:small:test")
 
 
@@ -216,7 +211,7 @@ def test_an_encoding_that_does_not_fit_is_named(write):
 
 
 def test_an_encoding_that_python_does_not_know_is_named(write):
-    with pytest.raises(WorkbookError, match="data.encoding='utf-9' is no encoding that Python knows; for instance cp1252"):
+    with pytest.raises(WorkbookError, match=r"data.encoding='utf-9' is no encoding that Python knows; for instance cp1252"):
         load_table(write("t.csv", as_csv(ROWS)), encoding="utf-9")
 
 
@@ -323,7 +318,9 @@ def test_an_empty_file_is_an_error(write, kind, content):
 
 def test_a_missing_file_names_the_nearest_and_what_a_source_is(write, tmp_path):
     write("reviews.csv", as_csv(ROWS))
-    with pytest.raises(WorkbookError, match=r"no such file or folder: .*review.csv \(did you mean 'reviews.csv'\?\); --data takes a table, a folder, hub:<name> or docstrings"):
+    with pytest.raises(
+        WorkbookError, match=r"no such file or folder: .*review.csv \(did you mean 'reviews.csv'\?\); --data takes a table, a folder, hub:<name> or docstrings"
+    ):
         load_table(str(tmp_path / "review.csv"))
     with pytest.raises(WorkbookError, match="no such file or folder"):
         load_table(str(tmp_path / "no" / "such" / "t.csv"))
@@ -345,13 +342,13 @@ DEFLATE_ERROR = PACKED[:40] + b"\xff" * 40 + PACKED[80:]
     ids=["plain text", "cut short", "checksum", "damaged within"],
 )
 def test_a_broken_gzip_file_is_named(write, content):
-    with pytest.raises(WorkbookError, match="t.csv.gz: not a whole gzip file"):
+    with pytest.raises(WorkbookError, match=r"t.csv.gz: not a whole gzip file"):
         load_table(write("t.csv.gz", content))
 
 
 @pytest.mark.parametrize("content", [b"text,label\na,b\n", as_bytes("parquet", ROWS)[:-20]], ids=["plain text", "cut short"])
 def test_a_broken_parquet_file_is_named(write, content):
-    with pytest.raises(WorkbookError, match="t.parquet: not a Parquet file that can be read"):
+    with pytest.raises(WorkbookError, match=r"t.parquet: not a Parquet file that can be read"):
         load_table(write("t.parquet", content))
 
 
@@ -434,7 +431,9 @@ def test_a_single_class_is_an_error():
 
 def test_a_class_with_too_few_rows_is_named_with_its_count():
     labels = ["news"] * 30 + ["rare"] * 3 + ["odd"] * 8 + ["just enough"] * 9
-    with pytest.raises(WorkbookError, match=r"t.csv: .*fewer than the 9 rows that three splits and 5 folds need: 'rare' \(3\), 'odd' \(8\); add rows, .*labels.folds=2$"):
+    with pytest.raises(
+        WorkbookError, match=r"t.csv: .*fewer than the 9 rows that three splits and 5 folds need: 'rare' \(3\), 'odd' \(8\); add rows, .*labels.folds=2$"
+    ):
         check_labels(table_of(*labels), settings("t.csv"))
 
 
@@ -447,7 +446,10 @@ def test_fewer_folds_need_fewer_rows_until_the_shares_do():
 
 def test_labels_that_differ_in_case_or_blanks_alone_are_listed():
     labels = [*["Sport", "sport ", "NEWS", "News", "art"] * 9]
-    with pytest.raises(WorkbookError, match=r"t.csv: labels that differ in case or blanks alone: 'NEWS', 'News'; 'Sport', 'sport '. Merge them with --set data.merge_labels=true"):
+    with pytest.raises(
+        WorkbookError,
+        match=r"t.csv: labels that differ in case or blanks alone: 'NEWS', 'News'; 'Sport', 'sport '. Merge them with --set data.merge_labels=true",
+    ):
         check_labels(table_of(*labels), settings("t.csv"))
     check_labels(table_of(*labels), settings("t.csv", data__merge_labels=True))
 
@@ -484,26 +486,26 @@ def test_a_sample_of_nearly_all_rows_is_drawn_too():
 
 
 def test_a_sample_that_cannot_show_each_class_twice_is_refused():
-    with pytest.raises(WorkbookError, match="data.rows=11 is too small a sample of 6 classes"):
+    with pytest.raises(WorkbookError, match=r"data.rows=11 is too small a sample of 6 classes"):
         sample_rows(table_of(*"abcdef" * 10), 11, seed=1)
 
 
-def test_a_table_is_imported_once(write, own_home, monkeypatch):
+def test_a_table_is_imported_once(write, home, monkeypatch):
     config = settings(write("t.csv", as_csv(many(40))))
     first = raw_table(config)
     assert first.shape == (40, 3)
     monkeypatch.setattr(sources, "load_table", lambda *args, **options: pytest.fail("imported again"))
     assert raw_table(config).equals(first)
-    assert [path.name for path in (own_home / "data" / "raw").iterdir()] == [raw_path(config).name]
+    assert [path.name for path in (home / "data" / "raw").iterdir()] == [raw_path(config).name]
 
 
-def test_the_raw_file_tells_where_it_comes_from(write, own_home):
+def test_the_raw_file_tells_where_it_comes_from(write, home):
     config = settings(write("t.csv", as_csv(many(40))))
     table = raw_table(config)
     assert workspace.read_facts(raw_path(config)) == {"source": config.data.source, "rows": 40, "fingerprint": workspace.table_fingerprint(table)}
 
 
-def test_another_content_gets_another_raw_file_and_the_old_one_stays(write, own_home):
+def test_another_content_gets_another_raw_file_and_the_old_one_stays(write, home):
     config = settings(write("t.csv", as_csv(many(40))))
     raw_table(config)
     old = raw_path(config)
@@ -514,7 +516,7 @@ def test_another_content_gets_another_raw_file_and_the_old_one_stays(write, own_
     assert old.read_bytes() == kept
 
 
-def test_the_raw_file_depends_on_how_the_source_is_read(write, own_home):
+def test_the_raw_file_depends_on_how_the_source_is_read(write, home):
     source = write("t.csv", as_csv(many(40)))
     paths = {
         raw_path(settings(source)),
@@ -526,15 +528,15 @@ def test_the_raw_file_depends_on_how_the_source_is_read(write, own_home):
     }
     assert len(paths) == 6
     assert raw_path(settings(source, data__rows=20, data__merge_labels=True)) == raw_path(settings(source))
-    assert raw_path(settings("docstrings")) == own_home / "data" / "raw" / "docstrings.parquet"
+    assert raw_path(settings("docstrings")) == home / "data" / "raw" / "docstrings.parquet"
 
 
-def test_two_files_of_one_name_have_two_raw_files(write, own_home):
+def test_two_files_of_one_name_have_two_raw_files(write, home):
     one, other = settings(write("one/t.csv", as_csv(many(40)))), settings(write("other/t.csv", as_csv(many(60))))
     assert (len(raw_table(one)), len(raw_table(other)), len(raw_table(one))) == (40, 60, 40)
 
 
-def test_a_raw_file_that_was_changed_is_detected(write, own_home):
+def test_a_raw_file_that_was_changed_is_detected(write, home):
     config = settings(write("t.csv", as_csv(many(40))))
     table, path = raw_table(config), raw_path(config)
     workspace.write_table(table.assign(label=table["label"].to_numpy()[::-1]), path, facts=workspace.read_facts(path))
@@ -545,7 +547,7 @@ def test_a_raw_file_that_was_changed_is_detected(write, own_home):
 
 
 @pytest.mark.parametrize("keep", [0, 100])
-def test_a_raw_file_that_is_damaged_is_detected(write, own_home, keep):
+def test_a_raw_file_that_is_damaged_is_detected(write, home, keep):
     config = settings(write("t.csv", as_csv(many(40))))
     raw_table(config)
     path = raw_path(config)
@@ -554,19 +556,19 @@ def test_a_raw_file_that_is_damaged_is_detected(write, own_home, keep):
         raw_table(config)
 
 
-def test_a_source_whose_labels_cannot_be_learned_is_not_imported(write, own_home):
+def test_a_source_whose_labels_cannot_be_learned_is_not_imported(write, home):
     config = settings(write("t.csv", as_csv([*many(40), ("a text", "rare")])))
     with pytest.raises(WorkbookError, match=r"'rare' \(1\)"):
         raw_table(config)
     assert not raw_path(config).exists()
 
 
-def test_a_raw_table_of_a_source_that_is_gone_says_so(write, own_home, tmp_path):
+def test_a_raw_table_of_a_source_that_is_gone_says_so(write, home, tmp_path):
     with pytest.raises(WorkbookError, match="no such file or folder"):
         raw_table(settings(str(tmp_path / "t.csv")))
 
 
-def test_a_raw_table_merges_labels_where_that_is_asked_for(write, own_home):
+def test_a_raw_table_merges_labels_where_that_is_asked_for(write, home):
     source = write("t.csv", as_csv(many(60, labels=("Sport", "Sport", "sport ", "news"))))
     with pytest.raises(WorkbookError, match=r"'Sport', 'sport '. Merge them with --set data.merge_labels=true"):
         raw_table(settings(source))
@@ -577,28 +579,28 @@ def test_a_raw_table_merges_labels_where_that_is_asked_for(write, own_home):
         raw_table(settings(source))
 
 
-def test_a_raw_table_is_sampled_and_the_whole_stays_on_disk(write, own_home):
+def test_a_raw_table_is_sampled_and_the_whole_stays_on_disk(write, home):
     config = settings(write("t.csv", as_csv(many(100))), data__rows=30)
     assert raw_table(config)["label"].value_counts().to_dict() == {"news": 15, "sport": 15}
     assert raw_table(config).equals(raw_table(config))
     assert len(workspace.read_table(raw_path(config))) == 100
 
 
-def test_a_sample_in_which_a_class_is_too_small_is_refused(write, own_home):
+def test_a_sample_in_which_a_class_is_too_small_is_refused(write, home):
     config = settings(write("t.csv", as_csv(many(100))), data__rows=12)
     with pytest.raises(WorkbookError, match=r"fewer than the 9 rows .*'news' \(6\)") as caught:
         raw_table(config)
     assert "'sport' (6)" in str(caught.value)
 
 
-def test_a_class_whose_only_row_has_no_text_does_not_break_the_sample(write, own_home):
+def test_a_class_whose_only_row_has_no_text_does_not_break_the_sample(write, home):
     rows = [*as_records(many(100)), {"text": None, "label": "empty"}]
     config = settings(write("t.json", json.dumps(rows)), data__rows=40)
     assert raw_table(config)["label"].isin(["news", "sport"]).sum() >= 39
 
 
-def test_the_embedded_set_notes_the_versions_of_its_packages(own_home, monkeypatch):
+def test_the_embedded_set_notes_the_versions_of_its_packages(home, monkeypatch):
     monkeypatch.setattr(sources.docstrings, "harvest", lambda progress: pd.DataFrame(many(40), columns=["text", "label"]))
     monkeypatch.setattr(sources.docstrings, "package_versions", lambda: {"sympy": "1.0"})
     raw_table(settings("docstrings"))
-    assert workspace.read_facts(own_home / "data" / "raw" / "docstrings.parquet")["packages"] == {"sympy": "1.0"}
+    assert workspace.read_facts(home / "data" / "raw" / "docstrings.parquet")["packages"] == {"sympy": "1.0"}

@@ -57,6 +57,8 @@ def test_bad_data_is_refused_in_one_line_with_nothing_written(name, tmp_path, ho
     [
         (["--data", "nowhere.csv"], "no such file or folder"),
         (["--data", "hub:nobody/nothing"], "HF_HUB_OFFLINE is set"),
+        (["--profile", "base"], "backbone 'microsoft/deberta-v3-base' could not be loaded"),
+        (["--set", "training.backbone=/nowhere"], "backbone '/nowhere' could not be loaded"),
         (["--profile", "qick"], "no profile 'qick' (did you mean 'quick'?)"),
         (["--set", "training.epoch=3"], "no setting 'training.epoch' (did you mean 'training.epochs'?)"),
         (["--set", "training.epochs"], "--set takes key=value"),

@@ -1,5 +1,5 @@
 import json
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import pandas as pd
 import pytest
@@ -60,7 +60,7 @@ def test_every_reading_is_a_line_of_the_ledger(ws, tmp_path):
     found = sealed.ledger(ws)
     assert list(found) == ["when", "run", "model", "why"]
     assert found[["run", "model", "why"]].to_numpy().tolist() == [["run1", "m1", "first"], ["run1", "m1", "again\nand again"], ["run1", "m2", "größer"]]
-    assert all(abs(datetime.now(timezone.utc) - datetime.fromisoformat(when)) < timedelta(minutes=5) for when in found["when"])
+    assert all(abs(datetime.now(UTC) - datetime.fromisoformat(when)) < timedelta(minutes=5) for when in found["when"])
     lines = (tmp_path / "data" / "processed" / "data" / "sealed_ledger.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["model"] for line in lines] == ["m1", "m1", "m2"]
 

@@ -17,13 +17,13 @@ WORSE_BETTER = blocks((60, 0, 0, 0), (60, 1, 1, 1), (15, 0, 1, 0), (15, 1, 0, 1)
 
 def test_intervals_cover_the_truth_as_often_as_they_say():
     rng = np.random.default_rng(7)
-    found = [significance.bootstrap_interval(np.mean, rng.normal(3, 2, 40), n_resamples=150, seed=draw) for draw in range(200)]
+    found = [significance.bootstrap_interval(np.mean, rng.normal(3, 2, 40), n_resamples=120, seed=draw) for draw in range(200)]
     assert 0.88 <= np.mean([interval.low <= 3 <= interval.high for interval in found]) <= 0.99
 
 
 def test_a_narrower_confidence_covers_less():
     rng = np.random.default_rng(8)
-    found = [significance.bootstrap_interval(np.mean, rng.normal(0, 1, 40), n_resamples=150, confidence=0.6, seed=draw) for draw in range(100)]
+    found = [significance.bootstrap_interval(np.mean, rng.normal(0, 1, 40), n_resamples=120, confidence=0.6, seed=draw) for draw in range(100)]
     assert 0.45 <= np.mean([interval.low <= 0 <= interval.high for interval in found]) <= 0.75
 
 

@@ -1,0 +1,137 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib.data.splits import SPLITS, class_shares, leak_matrix, split_rows
+
+
+def counts(labels, split):
+    return pd.crosstab(np.asarray(labels), split).reindex(columns=list(SPLITS), fill_value=0).T.to_dict("list")
+
+
+def together(groups, split):
+    return all(len(set(split[groups == group])) == 1 for group in set(groups))
+
+
+def test_classes_without_groups_are_shared_out_exactly():
+    labels = ["a"] * 100 + ["b"] * 40 + ["c"] * 20
+    split = split_rows(labels, np.arange(160))
+    assert counts(labels, split) == {"a": [70, 15, 15], "b": [28, 6, 6], "c": [14, 3, 3]}
+
+
+@pytest.mark.parametrize(
+    ("n", "shares", "expected"),
+    [
+        (7, (0.7, 0.15, 0.15), [5, 1, 1]),
+        (9, (0.7, 0.15, 0.15), [6, 2, 1]),
+        (10, (0.8, 0.1, 0.1), [8, 1, 1]),
+        (10, (0.5, 0.25, 0.25), [5, 3, 2]),
+        (101, (0.34, 0.33, 0.33), [35, 33, 33]),
+    ],
+)
+def test_what_does_not_divide_goes_by_largest_remainder(n, shares, expected):
+    assert counts(["a"] * n, split_rows(["a"] * n, np.arange(n), shares=shares))["a"] == expected
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_group_straddles_and_quotas_stay_exact(seed):
+    labels = np.array(["a", "b", "c"] * 40)
+    groups = np.arange(120)
+    for start in (0, 12, 24, 36):
+        groups[[start, start + 3, start + 6]] = start
+        groups[[start + 1, start + 2]] = start + 1
+    groups[[100, 101, 102, 103]] = 100
+    split = split_rows(labels, groups, seed=seed)
+    assert together(groups, split)
+    assert counts(labels, split) == {"a": [28, 6, 6], "b": [28, 6, 6], "c": [28, 6, 6]}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_groups_never_straddle(seed):
+    rng = np.random.default_rng(seed)
+    labels, groups = rng.choice(list("abcd"), size=300), rng.integers(0, 120, size=300)
+    split = split_rows(labels, groups, seed=seed)
+    assert together(groups, split)
+    off = pd.DataFrame(counts(labels, split)).T / pd.Series(labels).value_counts().sort_index().to_numpy()[:, None] - [0.70, 0.15, 0.15]
+    assert off.abs().to_numpy().max() < 0.05
+
+
+def test_large_groups_go_where_they_fit():
+    groups = np.arange(100)
+    groups[:40], groups[40:70] = 0, 40
+    split = split_rows(["a"] * 100, groups)
+    assert together(groups, split)
+    assert counts(["a"] * 100, split) == {"a": [70, 15, 15]}
+
+
+def test_a_group_larger_than_every_quota_is_still_whole():
+    labels = ["a"] * 50 + ["b"] * 50
+    groups = np.r_[np.zeros(45, dtype=int), np.arange(1, 56)]
+    split = split_rows(labels, groups)
+    assert together(groups, split)
+    assert split[0] == "train"
+    assert counts(labels, split)["b"] == [35, 8, 7]
+
+
+def test_group_numbers_mean_nothing():
+    labels, groups = ["a", "b"] * 30, np.repeat(np.arange(30), 2)
+    split = split_rows(labels, groups, seed=3)
+    assert split_rows(labels, groups * 1_000 - 7, seed=3).tolist() == split.tolist()
+
+
+def test_a_seed_repeats_its_split_and_another_gives_another():
+    labels, groups = ["a", "b"] * 50, np.repeat(np.arange(50), 2)
+    assert split_rows(labels, groups, seed=1).tolist() == split_rows(labels, groups, seed=1).tolist()
+    assert split_rows(labels, groups, seed=1).tolist() != split_rows(labels, groups, seed=2).tolist()
+
+
+def test_rows_are_not_split_by_their_position():
+    split = split_rows(["a"] * 100, np.arange(100))
+    assert set(split[:50]) == set(split[50:]) == set(SPLITS)
+
+
+def test_labels_and_groups_of_two_lengths_are_refused():
+    with pytest.raises(ValueError, match="labels and groups must have one length, got 2 and 3"):
+        split_rows(["a", "b"], np.arange(3))
+
+
+PAIRS = pd.DataFrame({"i": [0, 0, 1, 2, 3, 1], "j": [1, 2, 3, 4, 5, 5], "similarity": [1.0] * 6})
+
+
+def test_the_leak_matrix_counts_pairs_by_the_splits_of_their_rows():
+    leaks = leak_matrix(PAIRS, ["train", "train", "val", "test", "train", "test"])
+    assert leaks.matrix.to_dict() == {
+        "train": {"train": 1, "val": 2, "test": 2},
+        "val": {"train": 2, "val": 0, "test": 0},
+        "test": {"train": 2, "val": 0, "test": 1},
+    }
+    assert leaks.n_crossing == 4
+    assert leaks.matrix.index.name == "split"
+
+
+def test_without_leaks_all_pairs_are_on_the_diagonal():
+    leaks = leak_matrix(PAIRS, ["val"] * 6)
+    assert leaks.n_crossing == 0
+    assert leaks.matrix.to_numpy().tolist() == [[0, 0, 0], [0, 6, 0], [0, 0, 0]]
+
+
+def test_no_pairs_leak_nothing():
+    leaks = leak_matrix(PAIRS.head(0), ["train"] * 6)
+    assert leaks.n_crossing == 0
+    assert leaks.matrix.to_numpy().tolist() == [[0] * 3] * 3
+
+
+def test_a_split_that_keeps_groups_leaks_none_of_their_pairs():
+    pairs = pd.DataFrame({"i": range(0, 60, 2), "j": range(1, 60, 2)})
+    labels, groups = ["a"] * 100, np.arange(100)
+    groups[pairs["j"]] = groups[pairs["i"]]
+    assert leak_matrix(pairs, split_rows(labels, groups)).n_crossing == 0
+    assert leak_matrix(pairs, split_rows(labels, np.arange(100))).n_crossing > 0
+
+
+def test_class_shares_are_the_rows_of_each_class():
+    labels = ["a", "a", "a", "a", "b", "b"]
+    shares = class_shares(labels, ["train", "train", "val", "test", "val", "val"])
+    assert shares.T.to_dict("list") == {"a": [0.5, 0.25, 0.25], "b": [0.0, 1.0, 0.0]}
+    assert shares.columns.tolist() == list(SPLITS)
+    assert class_shares(["a"], ["train"]).loc["a"].tolist() == [1.0, 0.0, 0.0]
