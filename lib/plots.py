@@ -177,7 +177,7 @@ def scores_with_intervals(scores: pd.DataFrame, *, title: str, ax: Axes | None =
 
 def confusion_matrix(counts: pd.DataFrame, *, title: str, ax: Axes | None = None) -> Axes:
     """Confusion counts with shares of the true class as shades."""
-    size = 2.6 + 0.55 * len(counts)
+    size = 2.6 + 0.7 * len(counts)
     ax = ax or _axes(width=size + 1.6, height=size, grid=False)
     _heat(ax, counts, shares=True)
     _label(ax, title=f"{title} (n = {int(counts.to_numpy().sum()):,})", xlabel="predicted", ylabel="label")
@@ -250,7 +250,7 @@ def _short(name: object, width: int = 34) -> str:
 
 
 def _wrapped(name: object) -> str:
-    return "\n".join(textwrap.wrap(_short(name, 30), 14)) or "(blank)"
+    return "\n".join(textwrap.wrap(_short(name, 30), 13)) or "(blank)"
 
 
 def _plain(text: str) -> str:

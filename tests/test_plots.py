@@ -118,6 +118,8 @@ def test_bars_hold_the_counts_and_the_largest_is_on_top():
     ax = plots.class_balance(balance(["many", "few"], [30, 10]))
     by_height = sorted(ax.patches, key=lambda bar: bar.get_y(), reverse=True)
     assert [bar.get_width() for bar in by_height] == [30, 10]
+    ax.figure.canvas.draw()
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["few", "many"]
     assert {text.get_text() for text in ax.texts} == {"30 (75.0%)", "10 (25.0%)"}
 
 

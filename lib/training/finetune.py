@@ -62,7 +62,7 @@ def train(train: pd.DataFrame, val: pd.DataFrame, *, config: Config, run: Worksp
     ------
     WorkbookError : the backbone cannot be loaded, a label of `val` is not in `train`, or the loss is no number.
     """
-    from transformers import DataCollatorWithPadding, EarlyStoppingCallback, Trainer, set_seed
+    from transformers import DataCollatorWithPadding, EarlyStoppingCallback, PrinterCallback, Trainer, set_seed
 
     settings, class_names = config.training, sorted(train["label"].unique())
     started = time.perf_counter()
@@ -85,6 +85,7 @@ def train(train: pd.DataFrame, val: pd.DataFrame, *, config: Config, run: Worksp
         compute_metrics=_metrics,
         callbacks=[EarlyStoppingCallback(early_stopping_patience=settings.patience), *_watchers(progress)],
     )
+    trainer.remove_callback(PrinterCallback)  # the history is drawn, not printed
     trainer.train()
     best = trainer.state.best_model_checkpoint
     with workspace.atomic_path(run.path("transformer")) as scratch:

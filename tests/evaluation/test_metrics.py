@@ -92,6 +92,7 @@ def test_rows_nearly_summing_to_1_are_made_to_sum_to_1():
     ("probs", "y_true", "message"),
     [
         ([[0.5, 0.5], [0.5, 0.33]], [0, 1], r"probs rows must sum to 1; row 1 sums to 0\.83"),
+        ([[0.5, 0.5], [0.5, 0.50001]], [0, 1], r"row 1 sums to 1\.00001"),
         ([[0.5, 0.5], [np.nan, 0.5]], [0, 1], "row 1 sums to nan"),
         ([[0.5, 0.5]], [0, 1], r"probs must have shape \(2, n_classes\), got \(1, 2\)"),
         ([0.5, 0.5], [0, 1], r"got \(2,\)"),

@@ -31,10 +31,10 @@ def test_no_mistake_gives_an_empty_table_with_its_columns():
 
 
 def test_confusions_have_true_classes_down_and_predicted_across():
-    found = mistakes.confusion_counts(np.array([0, 0, 1, 1, 1]), np.array([0, 1, 1, 1, 0]), class_names=["a", "b", "c"])
-    assert found.to_numpy().tolist() == [[1, 1, 0], [1, 2, 0], [0, 0, 0]]
+    found = mistakes.confusion_counts(np.array([0, 0, 0, 1, 1]), np.array([0, 1, 1, 1, 0]), class_names=["a", "b", "c"])
+    assert found.to_numpy().tolist() == [[1, 2, 0], [1, 1, 0], [0, 0, 0]]
     assert (found.index.name, found.columns.name) == ("label", "predicted")
-    assert found.loc["a", "b"] == 1
+    assert found.loc["a", "b"] == 2
 
 
 def test_accuracy_by_length_counts_words_and_gives_wilson_intervals():

@@ -34,6 +34,13 @@ def test_an_accuracy_interval_is_close_to_the_binomial_one():
     assert (found.low, found.high) == pytest.approx(tuple(stats.binomtest(160, 200).proportion_ci(method="wilson")), abs=0.012)
 
 
+def test_the_interval_of_a_skewed_statistic_is_scipys_bca():
+    values = np.random.default_rng(5).exponential(size=40)
+    found = significance.bootstrap_interval(np.mean, values, seed=3, n_resamples=300)
+    expected = stats.bootstrap((values,), np.mean, n_resamples=300, method="BCa", rng=np.random.default_rng(3)).confidence_interval
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
 def test_all_right_gives_an_interval_of_one_value():
     y = np.array([0, 1] * 20)
     assert str(significance.bootstrap_interval(metrics.accuracy, y, y, **FEW)) == "1.000 [1.000, 1.000]"
@@ -52,14 +59,14 @@ def test_arrays_of_one_row_or_of_two_lengths_are_refused():
         significance.bootstrap_interval(lambda a, b: 0.0, np.zeros(3), np.zeros(2))
 
 
-def scored(n=120, n_classes=3):
-    rng = np.random.default_rng(4)
-    y_true = np.arange(n) % n_classes
-    return y_true, rng.dirichlet(np.ones(n_classes), n) * 0.6 + 0.4 * np.eye(n_classes)[y_true]
+def scored(*sizes):
+    y_true = np.repeat(np.arange(len(sizes)), sizes)
+    noise = np.random.default_rng(4).dirichlet(np.ones(len(sizes)), len(y_true))
+    return y_true, 0.6 * noise + 0.4 * np.eye(len(sizes))[y_true]
 
 
 def test_metric_intervals_hold_the_values_of_classification_metrics():
-    y_true, probs = scored()
+    y_true, probs = scored(70, 30, 20)
     single, found = metrics.classification_metrics(y_true, probs, class_names=list("abc")), significance.metric_intervals(y_true, probs, **FEW)
     assert list(found) == [name for name, value in single.items() if name not in ("n", "classes")]
     for name, interval in found.items():
@@ -68,21 +75,19 @@ def test_metric_intervals_hold_the_values_of_classification_metrics():
 
 
 def test_the_log_loss_is_that_of_classification_metrics_also_where_a_probability_is_zero():
-    y_true, probs = scored()
+    y_true, probs = scored(70, 30, 20)
     probs[0] = [0.0, 0.5, 0.5]
     single = metrics.classification_metrics(y_true, probs, class_names=list("abc"))["nll_loss"]
     assert significance.metric_intervals(y_true, probs, **FEW)["nll_loss"].value == pytest.approx(single)
 
 
 def test_auc_has_an_interval_also_where_a_class_is_so_rare_that_resamples_miss_it():
-    y_true, probs = scored(n=90)
-    keep = np.r_[np.flatnonzero(y_true < 2), np.flatnonzero(y_true == 2)[:2]]
-    found = significance.metric_intervals(y_true[keep], probs[keep], **FEW)["roc_auc"]
+    found = significance.metric_intervals(*scored(30, 30, 2), **FEW)["roc_auc"]
     assert found.low <= found.value <= found.high
 
 
 def test_auc_is_left_out_where_a_class_has_no_row():
-    y_true, probs = scored()
+    y_true, probs = scored(70, 30, 20)
     seen = y_true < 2
     assert "roc_auc" not in significance.metric_intervals(y_true[seen], probs[seen], **FEW)
 
@@ -154,6 +159,11 @@ def test_the_smallest_gain_has_the_power_it_claims():
     rng = np.random.default_rng(3)
     won, _, lost = rng.multinomial(n, [(disagreement + gain) / 2, 1 - disagreement, (disagreement - gain) / 2], size=4000).T
     assert np.mean((won - lost) / np.sqrt(won + lost) > stats.norm.ppf(0.975)) == pytest.approx(0.8, abs=0.02)
+
+
+def test_the_smallest_gain_solves_connors_equation():
+    gain = significance.smallest_detectable_gain(60, disagreement=0.3)
+    assert gain * 60**0.5 == pytest.approx(1.959964 * 0.3**0.5 + 0.841621 * (0.3 - gain**2) ** 0.5, abs=1e-5)
 
 
 def test_four_times_the_rows_show_about_half_the_gain():
