@@ -16,7 +16,7 @@ def own_profiles(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_there_are_the_four_profiles_of_the_readme():
+def test_the_four_profiles_are_there():
     assert {"smoke", "quick", "base", "large"} <= set(profile_names())
     assert profile_names() == sorted(profile_names())
 

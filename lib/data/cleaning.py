@@ -34,7 +34,7 @@ _ELEMENTS = _INLINE_NAMES | _BLOCK_NAMES | _HIDDEN_NAMES
 # A tag, by HTML's grammar with bounded attributes, so that a missing quote cannot swallow the rest of the text.
 _TAG = re.compile(r"""</?([a-zA-Z][a-zA-Z0-9]{0,15})(?:\s+[^\s"'<>=/]{1,100}(?:\s*=\s*(?:"[^"<]{0,2000}"|'[^'<]{0,2000}'|[^\s"'<>=`]{1,2000}))?){0,50}\s*/?>""")
 _COMMENT = re.compile(r"<!--(?:(?!-->|<!--).){0,10000}-->|<!(?:doctype|DOCTYPE)\b[^<>]{0,1000}>", re.DOTALL)
-_DROPPED_ENTITY = re.compile(r"&(?:[a-zA-Z]\w{1,31}|#\d{1,7}|#[xX][0-9a-fA-F]{1,6});")
+_ENTITY = re.compile(r"&(?:[a-zA-Z]\w{1,31}|#\d{1,7}|#[xX][0-9a-fA-F]{1,6});")
 _NESTED_AMP = re.compile(r"&(?:amp;)+")
 _SPACE = re.compile(r"\s+")
 _EMAIL = re.compile(r"(?<![\w.+%-])[\w.+%-]{1,64}@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w@-])")
@@ -114,7 +114,7 @@ class DataCleaner:
 
     @staticmethod
     def decode_entities(text: object) -> str:
-        """Decode HTML entities, also doubly escaped ones.
+        """Decode HTML entities that end with a semicolon, also doubly escaped ones; `?a=1&section=2` is left alone.
 
         Examples
         --------
@@ -123,12 +123,12 @@ class DataCleaner:
         """
         if not isinstance(text, str):
             return ""
-        return html.unescape(_NESTED_AMP.sub("&", text)) if "&" in text else text
+        return _ENTITY.sub(lambda entity: html.unescape(entity[0]), _NESTED_AMP.sub("&", text)) if "&" in text else text
 
     @staticmethod
     def drop_entities(text: object) -> str:
         """Delete HTML entities (the older behaviour, `html_entities: drop`), and the `<` and `>` of a decoded text stay."""
-        return _DROPPED_ENTITY.sub("", text) if isinstance(text, str) else ""
+        return _ENTITY.sub("", text) if isinstance(text, str) else ""
 
     @staticmethod
     def handle_urls_emails(text: object, replace: bool = True) -> str:

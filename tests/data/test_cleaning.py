@@ -394,3 +394,7 @@ def test_a_sample_of_changes_follows_its_seed():
 
 def test_a_sample_of_no_changes_is_empty():
     assert sample_changes(CHANGES.head(0)).columns.tolist() == ["row", "rule", "before", "after"]
+
+
+def test_a_query_string_is_not_taken_for_an_entity():
+    assert DataCleaner.decode_entities("p?title=x&section=6 &amp; AT&amp;T") == "p?title=x&section=6 & AT&T"

@@ -62,6 +62,12 @@ def test_the_score_is_one_less_the_probability_of_the_label():
     assert issues["score"].tolist() == pytest.approx((1 - given)[issues["row"]].tolist())
 
 
+def test_the_score_of_the_margin_is_the_distance_to_the_likeliest_other_class():
+    labels, probs = planted(FLIPS)
+    worst = rank_label_issues(labels, probs, class_names=CLASSES, method="normalized_margin").iloc[0]
+    assert worst["score"] == pytest.approx(1 - (probs[9, 2] - probs[9, 0] + 1) / 2)
+
+
 def test_equal_scores_stay_in_the_order_of_the_rows():
     labels, probs = planted({})
     issues = rank_label_issues(labels, probs, class_names=CLASSES)

@@ -64,6 +64,14 @@ def test_large_groups_go_where_they_fit():
     assert counts(["a"] * 100, split) == {"a": [70, 15, 15]}
 
 
+def test_the_largest_groups_choose_first():
+    groups = np.array([0, 0, 1, 1, 2, 2, 2, 2])
+    for seed in range(5):
+        split = split_rows(["a"] * 8, groups, shares=(0.5, 0.25, 0.25), seed=seed)
+        assert together(groups, split)
+        assert counts(["a"] * 8, split) == {"a": [4, 2, 2]}
+
+
 def test_a_group_larger_than_every_quota_is_still_whole():
     labels = ["a"] * 50 + ["b"] * 50
     groups = np.r_[np.zeros(45, dtype=int), np.arange(1, 56)]
