@@ -17,7 +17,7 @@ PROFILES = Path(__file__).resolve().parents[1] / "notebooks" / "profiles"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataConfig(_Section):
@@ -194,7 +194,10 @@ def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
         if not equals:
             raise WorkbookError(f"--set takes key=value, found {word!r}; for instance --set training.epochs=3")
         _check_key(key)
-        overrides[key] = yaml.safe_load(value)
+        try:
+            overrides[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise WorkbookError(f"--set {key}: {value!r} is no YAML value; quote it, for instance --set {key}='\"{value}\"'") from None
     return overrides
 
 

@@ -158,8 +158,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def _replace(new: Path, path: Path) -> None:
     if path.is_dir():  # a folder cannot be renamed over another: the old one steps aside first
-        path.rename(new.parent / "old")
-    os.replace(new, path)
+        aside = new.parent / f"{path.name}.old"
+        path.rename(aside)
+        try:
+            os.replace(new, path)
+        except BaseException:
+            aside.rename(path)
+            raise
+    else:
+        os.replace(new, path)
 
 
 def write_table(table: pd.DataFrame, path: Path, *, facts: Mapping[str, Any] | None = None) -> None:

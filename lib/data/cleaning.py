@@ -224,8 +224,9 @@ def clean_texts(texts: Sequence[str | None], *, settings: CleaningConfig | None 
     touched, removed = dict.fromkeys(rules, 0), dict.fromkeys(rules, 0)
     changes = []
     for row, (_, steps) in enumerate(cleaned):
-        for rule, n_chars, before, after in steps:
+        for rule in {step[0] for step in steps}:
             touched[rule] += 1
+        for rule, n_chars, before, after in steps:
             removed[rule] += n_chars
             if before is not None:
                 changes.append((row, rule, before, after))

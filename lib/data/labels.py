@@ -30,10 +30,10 @@ class Replay:
 
     Attributes
     ----------
-    rows : the rows that stay, with the labels that people gave them
+    rows : the rows that stay, with the labels that people gave them, and `decided` (bool)
     dropped : the rows that people dropped
-    applied : decisions that matched a row (the last one on each text)
-    unmatched : decisions whose text is not in the data; listed, never lost
+    applied : decisions that matched a row (the last one on each text and label)
+    unmatched : decisions whose text, with that label, is not in the data; listed, never lost
     """
 
     rows: pd.DataFrame
@@ -73,22 +73,21 @@ def rank_label_issues(labels: Sequence[str], probs: np.ndarray, *, class_names: 
     return table.sort_values("score", ascending=False, kind="stable", ignore_index=True)
 
 
-def review_queue(rows: pd.DataFrame, issues: pd.DataFrame, conflicts: Sequence[int], *, n_rows: int, decided: Sequence[str] = ()) -> pd.DataFrame:
+def review_queue(rows: pd.DataFrame, issues: pd.DataFrame, conflicts: Sequence[int], *, n_rows: int) -> pd.DataFrame:
     """Order rows for a person: label conflicts first, then flagged rows, worst first.
 
     Parameters
     ----------
-    rows : with `fingerprint`, `row_id`, `split`, `label`, `text`
+    rows : with `fingerprint`, `row_id`, `split`, `label`, `text` and `decided`; rows with a decision are left out
     issues : what `rank_label_issues` gives, with `row_id` in place of `row`
     conflicts : row_ids of duplicates that carry several labels
     n_rows : length of the queue; conflicts are queued even beyond it
-    decided : fingerprints of texts that have a decision; they are left out
 
     Returns
     -------
     DataFrame with QUEUE_COLUMNS; `decision`, `new_label` and `why` are blank, for the person
     """
-    known = rows[~rows["fingerprint"].isin(list(decided))].merge(issues, on="row_id", how="left")
+    known = rows[~rows["decided"]].merge(issues, on="row_id", how="left")
     conflict = known[known["row_id"].isin(list(conflicts))].assign(reason="same text, several labels")
     flagged = known[known["is_issue"].eq(True) & ~known["row_id"].isin(conflict["row_id"])].assign(reason="the baseline contradicts the label")
     flagged = flagged.sort_values("score", ascending=False, kind="stable").head(max(0, n_rows - len(conflict)))
@@ -112,17 +111,17 @@ def collect_decisions(queue_path: Path, decisions_path: Path, *, class_names: Se
     if not queue_path.exists():
         return 0
     recorded = read_decisions(decisions_path)
-    seen = set(zip(recorded["fingerprint"], recorded["decision"], recorded["new_label"]))
     now, who = datetime.now(timezone.utc).isoformat(timespec="seconds"), _user()
+    last = {(row.fingerprint, row.old_label): (row.decision, row.new_label) for row in recorded.itertuples()}
     fresh = []
     for line, row in _read_csv(queue_path, required=QUEUE_COLUMNS):
-        decision, new_label = row["decision"].strip().lower(), _unquoted(row["new_label"]).strip()
+        decision, new_label, old_label = row["decision"].strip().lower(), _unquoted(row["new_label"]).strip(), _unquoted(row["label"])
         if not decision and not new_label:
             continue
         decision = decision or "relabel"
         _check_decision(decision, new_label, class_names, where=f"{queue_path}, line {line}")
-        if (row["fingerprint"], decision, new_label) not in seen:
-            fresh.append([row["fingerprint"], decision, _unquoted(row["label"]), new_label, who, now, _unquoted(row["why"])])
+        if last.get((row["fingerprint"], old_label)) != (decision, new_label):
+            fresh.append([row["fingerprint"], decision, old_label, new_label, who, now, _unquoted(row["why"])])
     if fresh:
         added = pd.DataFrame(fresh, columns=DECISION_COLUMNS)
         workspace.write_text(_to_csv(pd.concat([recorded, added], ignore_index=True)), decisions_path)
@@ -144,19 +143,23 @@ def read_decisions(path: Path) -> pd.DataFrame:
 
 
 def apply_decisions(rows: pd.DataFrame, decisions: pd.DataFrame) -> Replay:
-    """Replay decisions on rows, matched by the fingerprint of the raw text; the last decision on a text counts.
+    """Replay decisions on rows, matched by the fingerprint of the raw text and the label that was decided about.
+
+    The last decision on a text and label counts. Rows of one text under several labels are decided one by one.
 
     Parameters
     ----------
     rows : with `fingerprint` and `label`
     decisions : with DECISION_COLUMNS
     """
-    last = decisions.drop_duplicates("fingerprint", keep="last")
-    matched = last["fingerprint"].isin(rows["fingerprint"])
-    relabelled = last[last["decision"] == "relabel"].set_index("fingerprint")["new_label"]
-    new = rows["fingerprint"].map(relabelled)
-    dropped = rows["fingerprint"].isin(last.loc[last["decision"] == "drop", "fingerprint"])
-    labelled = rows.assign(label=new.where(new.notna(), rows["label"]))
+    last = decisions.drop_duplicates(["fingerprint", "old_label"], keep="last")
+    given = rows["fingerprint"] + "\x1f" + rows["label"]
+    about = last["fingerprint"] + "\x1f" + last["old_label"]
+    relabelled = dict(zip(about[last["decision"] == "relabel"], last.loc[last["decision"] == "relabel", "new_label"]))
+    new = given.map(relabelled)
+    dropped = given.isin(about[last["decision"] == "drop"])
+    labelled = rows.assign(label=new.where(new.notna(), rows["label"]), decided=given.isin(about))
+    matched = about.isin(given)
     return Replay(labelled[~dropped].reset_index(drop=True), rows[dropped].reset_index(drop=True), last[matched], last[~matched])
 
 
@@ -185,7 +188,7 @@ def _read_csv(path: Path, *, required: list[str]) -> list[tuple[int, dict[str, s
 
 def _to_csv(table: pd.DataFrame) -> str:
     guarded = table.map(lambda value: f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value)
-    return guarded.to_csv(index=False, lineterminator="\n")
+    return guarded.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
 
 
 def _unquoted(cell: str) -> str:

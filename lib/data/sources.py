@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ def load_table(
         if column not in frame.columns:
             there = ", ".join(map(repr, frame.columns))
             raise WorkbookError(f"{source} has no column {column!r}{closest(column, map(str, frame.columns))}; it has {there}: name it with {option}")
+        if (frame.columns == column).sum() > 1:
+            raise WorkbookError(f"{source} has two columns {column!r}; rename one")
     if frame.empty:
         raise WorkbookError(f"{source} has a header but no rows")
     texts = [_as_text(value) for value in frame[text_column].tolist()]
@@ -157,7 +160,7 @@ def sample_rows(table: pd.DataFrame, rows: int, *, seed: int) -> pd.DataFrame:
     """
     from sklearn.model_selection import train_test_split
 
-    labelled = table[table["label"].notna()]
+    labelled = table[table["label"].notna() & table["text"].notna()]
     if rows < 2 * labelled["label"].nunique():
         raise WorkbookError(f"data.rows={rows} is too small a sample of {labelled['label'].nunique()} classes")
     if rows >= len(labelled) - labelled["label"].nunique():
@@ -212,7 +215,7 @@ def _read_file(path: Path, encoding: str | None) -> pd.DataFrame:
     if gzipped:
         try:
             content = gzip.decompress(content)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise WorkbookError(f"{path}: not a whole gzip file ({error})") from None
     if not content.strip():
         raise WorkbookError(f"{path} is empty")
@@ -250,7 +253,8 @@ def _read_json(text: str, path: Path) -> pd.DataFrame:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         raise WorkbookError(f"{path}, line {error.lineno}: {error.msg}; a table is a list of objects (one object a line goes into .jsonl)") from None
-    return _records(value if isinstance(value, list) else [value], [f"record {i + 1}" for i in range(len(value))], path)
+    records = value if isinstance(value, list) else [value]
+    return _records(records, [f"record {i + 1}" for i in range(len(records))], path)
 
 
 def _read_jsonl(text: str, path: Path) -> pd.DataFrame:

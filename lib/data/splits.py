@@ -52,7 +52,8 @@ def split_rows(labels: Sequence[str], groups: np.ndarray, *, shares: tuple[float
     grouped = pd.Series(order[sizes[order] > 1]).groupby(groups[order[sizes[order] > 1]], sort=False)
     for rows in sorted((rows.to_numpy() for _, rows in grouped), key=len, reverse=True):
         need = np.bincount(codes[rows], minlength=len(counts))
-        split = int(np.argmax((need @ missing) / np.asarray(shares)))
+        lacking, fits = need @ missing, (missing >= need[:, None]).all(axis=0)
+        split = int(np.argmax(np.where(fits, lacking / np.asarray(shares), -1) if fits.any() else lacking))
         assigned[rows] = split
         missing[:, split] -= need
     for code in range(len(counts)):

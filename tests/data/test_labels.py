@@ -97,6 +97,7 @@ ROWS = pd.DataFrame(
         "text": [f"text {i}" for i in range(6)],
     }
 )
+UNDECIDED = ROWS.assign(decided=False)
 ISSUES = pd.DataFrame(
     {
         "row_id": [11, 10, 14, 12, 15],
@@ -108,7 +109,7 @@ ISSUES = pd.DataFrame(
 
 
 def test_the_queue_has_conflicts_first_then_flags_worst_first():
-    queue = review_queue(ROWS, ISSUES, [15, 13], n_rows=10)
+    queue = review_queue(UNDECIDED, ISSUES, [15, 13], n_rows=10)
     assert queue["row_id"].tolist() == [13, 15, 14, 11, 10]
     assert queue["reason"].tolist() == ["same text, several labels"] * 2 + ["the baseline contradicts the label"] * 3
     assert queue.columns.tolist() == QUEUE_COLUMNS
@@ -119,20 +120,21 @@ def test_the_queue_has_conflicts_first_then_flags_worst_first():
 
 @pytest.mark.parametrize(("n_rows", "expected"), [(1, [14]), (2, [14, 11]), (10, [14, 11, 15, 10])])
 def test_the_queue_is_cut_after_the_worst(n_rows, expected):
-    assert review_queue(ROWS, ISSUES, [], n_rows=n_rows)["row_id"].tolist() == expected
+    assert review_queue(UNDECIDED, ISSUES, [], n_rows=n_rows)["row_id"].tolist() == expected
 
 
 @pytest.mark.parametrize(("n_rows", "expected"), [(1, [12, 13]), (2, [12, 13]), (3, [12, 13, 14])])
 def test_conflicts_are_queued_beyond_the_length_too(n_rows, expected):
-    assert review_queue(ROWS, ISSUES, [12, 13], n_rows=n_rows)["row_id"].tolist() == expected
+    assert review_queue(UNDECIDED, ISSUES, [12, 13], n_rows=n_rows)["row_id"].tolist() == expected
 
 
 def test_texts_that_have_a_decision_are_not_queued_again():
-    assert review_queue(ROWS, ISSUES, [13, 15], n_rows=10, decided=["f4", "f5"])["row_id"].tolist() == [13, 11, 10]
+    rows = ROWS.assign(decided=ROWS["fingerprint"].isin(["f4", "f5"]))
+    assert review_queue(rows, ISSUES, [13, 15], n_rows=10)["row_id"].tolist() == [13, 11, 10]
 
 
 def test_nothing_to_review_is_an_empty_queue(files):
-    queue = review_queue(ROWS, ISSUES.assign(is_issue=False), [], n_rows=10)
+    queue = review_queue(UNDECIDED, ISSUES.assign(is_issue=False), [], n_rows=10)
     save_queue(queue, files[0])
     assert read(files[0]) == []
     assert collect_decisions(*files, class_names=CLASSES) == 0
@@ -157,7 +159,7 @@ def fill(path, **answers):
 @pytest.fixture
 def queued(files):
     """A saved queue of the texts f4, f1, f5, f0, in this order."""
-    save_queue(review_queue(ROWS, ISSUES, [], n_rows=10), files[0])
+    save_queue(review_queue(UNDECIDED, ISSUES, [], n_rows=10), files[0])
     return files
 
 
@@ -329,15 +331,16 @@ def test_a_user_without_a_name_is_unknown(queued, monkeypatch):
 
 
 def decided(*rows):
-    """Decisions from (fingerprint, decision, new label)."""
-    return pd.DataFrame([[f, decision, "old", new, "ann", "2026", ""] for f, decision, new in rows], columns=DECISION_COLUMNS, dtype=object)
+    """Decisions from (fingerprint, decision, new label) about the labels in ROWS."""
+    given = ROWS.set_index("fingerprint")["label"]
+    return pd.DataFrame([[f, decision, given.get(f, "old"), new, "ann", "2026", ""] for f, decision, new in rows], columns=DECISION_COLUMNS, dtype=object)
 
 
 def test_decisions_relabel_drop_and_leave():
     replay = apply_decisions(ROWS, decided(("f1", "relabel", "art"), ("f3", "drop", ""), ("f4", "keep", ""), ("f5", "unsure", "")))
     assert replay.rows[["fingerprint", "label"]].to_numpy().tolist() == [["f0", "art"], ["f1", "art"], ["f2", "sport"], ["f4", "news"], ["f5", "sport"]]
     assert replay.rows.index.tolist() == list(range(5))
-    assert replay.rows.columns.tolist() == ROWS.columns.tolist()
+    assert replay.rows["decided"].tolist() == [False, True, False, True, True]
     assert replay.dropped[["fingerprint", "label", "row_id"]].to_numpy().tolist() == [["f3", "art", 13]]
     assert replay.applied["fingerprint"].tolist() == ["f1", "f3", "f4", "f5"]
     assert replay.unmatched.empty
@@ -365,11 +368,19 @@ def test_the_last_decision_on_a_text_counts(history, label):
     assert replay.applied["decision"].tolist() == [history[-1][0]]
 
 
-def test_a_decision_counts_for_every_row_of_its_text():
-    twice = pd.concat([ROWS, ROWS.assign(label="news")], ignore_index=True)
-    replay = apply_decisions(twice, decided(("f1", "relabel", "art"), ("f3", "drop", "")))
-    assert replay.rows.loc[replay.rows["fingerprint"] == "f1", "label"].tolist() == ["art", "art"]
-    assert replay.dropped["fingerprint"].tolist() == ["f3", "f3"]
+def test_one_text_under_two_labels_is_decided_row_by_row():
+    twice = pd.concat([ROWS, ROWS.assign(label="sport")], ignore_index=True)
+    decisions = decided(("f1", "relabel", "sport"), ("f3", "drop", ""))
+    keep = pd.DataFrame([["f1", "keep", "sport", "", "ann", "2026", ""]], columns=DECISION_COLUMNS, dtype=object)
+    replay = apply_decisions(twice, pd.concat([decisions, keep]))
+    assert replay.rows.loc[replay.rows["fingerprint"] == "f1", "label"].tolist() == ["sport", "sport"]
+    assert replay.dropped[["fingerprint", "label"]].to_numpy().tolist() == [["f3", "art"]]
+
+
+def test_a_decision_about_a_label_that_the_source_has_changed_is_listed():
+    replay = apply_decisions(ROWS.assign(label="news"), decided(("f0", "relabel", "sport")))
+    assert replay.unmatched["fingerprint"].tolist() == ["f0"]
+    assert replay.rows["label"].tolist() == ["news"] * 6
 
 
 def test_decisions_on_texts_that_are_gone_are_listed():
@@ -390,5 +401,5 @@ def test_decisions_survive_another_order_of_the_rows():
 
 def test_without_decisions_nothing_changes(tmp_path):
     replay = apply_decisions(ROWS, read_decisions(tmp_path / "none.csv"))
-    pd.testing.assert_frame_equal(replay.rows, ROWS)
+    pd.testing.assert_frame_equal(replay.rows, UNDECIDED)
     assert (len(replay.dropped), len(replay.applied), len(replay.unmatched)) == (0, 0, 0)

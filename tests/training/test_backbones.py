@@ -231,6 +231,21 @@ def test_a_name_that_is_not_here_comes_with_advice(monkeypatch, name):
     assert "\n" not in str(caught.value)
 
 
+def test_a_backbone_that_is_there_is_found_before_it_is_loaded(tiny, monkeypatch):
+    checked = []
+    monkeypatch.setattr(backbones, "offline_encoder", lambda: checked.append("minilm"))
+    for name in ("tiny", "minilm", str(tiny)):
+        backbones.check_available(name)
+    assert checked == ["minilm"]
+
+
+@pytest.mark.parametrize("name", ["nobody/deberta-of-no-one", "no/such/folder"])
+def test_a_backbone_that_is_not_there_is_missed_before_it_is_loaded(monkeypatch, name):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(WorkbookError, match=rf"'{name}' could not be loaded .*unset HF_HUB_OFFLINE"):
+        backbones.check_available(name)
+
+
 @pytest.fixture
 def encoder_copy(tmp_path):
     """Return a folder like the offline encoder's, its tokenizer a copy and its weights a link."""
