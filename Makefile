@@ -28,7 +28,7 @@ lint: setup  ## ruff, mypy, the direction of imports, stripped notebooks
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check lib tests benchmarks
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/nbstripout --verify notebooks/*.ipynb
+	@$(BIN)/nbstripout --keep-count --verify notebooks/*.ipynb
 
 bench: setup  ## the figures the workbook promises, as counts and ratios
 	@$(BIN)/python benchmarks/figures.py

@@ -94,8 +94,8 @@ class DataCleaner:
 
         Examples
         --------
-        >>> DataCleaner.remove_html_tags("<p>Hello <b>world</b></p> if a < b and c > d").strip()
-        'Hello world if a < b and c > d'
+        >>> DataCleaner.remove_html_tags("Hello <b>world</b>, if a < b and c > d")
+        'Hello world, if a < b and c > d'
         """
         if not isinstance(text, str):
             return ""

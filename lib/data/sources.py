@@ -319,9 +319,13 @@ def _read_hub(source: str) -> pd.DataFrame:
 
 
 def _existing(path: Path) -> Path:
-    if not path.exists():
+    try:
+        path.stat()
+    except PermissionError as error:
+        raise WorkbookError(f"no permission to read {error.filename}") from None
+    except OSError:
         near = closest(path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else [])
-        raise WorkbookError(f"no such file or folder: {path}{near}; --data takes a table, a folder, hub:<name> or docstrings")
+        raise WorkbookError(f"no such file or folder: {path}{near}; --data takes a table, a folder, hub:<name> or docstrings") from None
     if path.is_file() and not os.access(path, os.R_OK):
         raise WorkbookError(f"no permission to read {path}")
     return path

@@ -25,7 +25,8 @@ def main() -> int:
     """Bring .venv up to date; return 0, or 1 after saying in one line why it can't be."""
     if is_current():
         return 0
-    for problem in (interpreter_problem(), disk_problem(), venv_problem(), network_problem()):
+    for check in (interpreter_problem, disk_problem, venv_problem, network_problem):
+        problem = check()
         if problem:
             print(f"setup: {problem}", file=sys.stderr)
             return 1

@@ -44,7 +44,7 @@ def _hub(timeout_seconds: float) -> str:
     try:
         with urllib.request.urlopen(address, timeout=timeout_seconds):
             return f"reachable ({address})"
-    except OSError as error:
+    except (OSError, ValueError) as error:
         return f"not reachable ({getattr(error, 'reason', error)}); `quick` and `smoke` need none"
 
 

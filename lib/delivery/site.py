@@ -6,6 +6,7 @@ import re
 import warnings
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import nbformat
 from jinja2 import Environment, FileSystemLoader
@@ -77,7 +78,7 @@ def _contents(document: Any) -> list[dict[str, Any]]:
     """Return the headings of levels 1 and 2, with the ids that nbconvert gives them."""
     lines = [line for cell in document.cells if cell.cell_type == "markdown" for line in cell.source.splitlines()]
     heads = [match for match in (re.match(r"(#{1,2})\s+(.+)", line) for line in lines) if match]
-    return [{"level": len(head[1]), "text": head[2].strip(), "id": head[2].strip().replace(" ", "-")} for head in heads]
+    return [{"level": len(head[1]), "text": head[2].strip(), "id": quote(head[2].strip().replace(" ", "-"), safe="?!,;:'()")} for head in heads]
 
 
 def _index_row(step: workspace.Step, done: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -28,12 +28,17 @@ def test_a_run_killed_in_notebook_03_resumes_to_the_same_results(make_home, smok
     process = subprocess.Popen(command, cwd=REPOSITORY, env={**os.environ, "WORKBOOK_HOME": str(home)}, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     record = home / "reports" / "smoke" / "run.json"
     deadline = time.monotonic() + 300
-    while not (record.exists() and workspace.read_json(record)["steps"].get("03_review_labels", {}).get("state") == "started"):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.2)
+
+    def wait_for(step):
+        while not (record.exists() and workspace.read_json(record)["steps"].get(step, {}).get("state") == "started"):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+
+    wait_for("01_profile_data")
     second = workbook("run", "--profile", "smoke", "--quiet", home=home)
     assert second.returncode == 1
     assert "another process is at run 'smoke'" in second.stderr
+    wait_for("03_review_labels")
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert workspace.read_json(record)["steps"]["03_review_labels"]["state"] == "started"
