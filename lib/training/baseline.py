@@ -36,10 +36,13 @@ def out_of_fold_probs(texts: Sequence[str], labels: Sequence[str], groups: np.nd
     ndarray of float64 of shape (n, k), rows summing to 1, columns in sorted order of the labels
     """
     rows, given = np.asarray(texts, dtype=object), np.asarray(labels, dtype=object)
-    probs = np.zeros((len(rows), len(np.unique(given.astype(str)))))
+    classes = np.unique(given.astype(str))
+    probs = np.zeros((len(rows), len(classes)))
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
     for train, held_out in tqdm(splitter.split(rows, given, groups), "out-of-fold baseline", folds, unit="fold", disable=not progress):
-        probs[held_out] = fit_baseline(rows[train], given[train], seed=seed).predict_proba(rows[held_out])
+        model = fit_baseline(rows[train], given[train], seed=seed)
+        columns = np.searchsorted(classes, model.classes_.astype(str))  # a class that is one group is unknown to the model that leaves it out
+        probs[np.ix_(held_out, columns)] = model.predict_proba(rows[held_out])
     return probs / probs.sum(axis=1, keepdims=True)
 
 

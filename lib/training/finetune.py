@@ -92,7 +92,8 @@ def train(train: pd.DataFrame, val: pd.DataFrame, *, config: Config, run: Worksp
         trainer.save_model(str(scratch))
         (scratch / "training_args.bin").unlink(missing_ok=True)  # a pickle: none is read here, so none is shipped
     shutil.rmtree(checkpoints, ignore_errors=True)
-    val_probs = predict_probs(tokenizer, trainer.model, val["text"].tolist(), max_length=settings.max_length, progress=progress)
+    tokenizer, trained, _ = load_model(run.path("transformer"))  # as saved, without the trainer's mixed precision around it
+    val_probs = predict_probs(tokenizer, trained, val["text"].tolist(), max_length=settings.max_length, progress=progress)
     facts = {
         "backbone": settings.backbone,
         "device": str(trainer.args.device),
@@ -194,6 +195,7 @@ def training_arguments(config: Config, checkpoints: Path, *, n_train: int) -> Tr
         metric_for_best_model="eval_macro_f1",
         greater_is_better=True,
         logging_steps=max(1, n_steps // 40),
+        logging_nan_inf_filter=False,  # show a loss as it is
         report_to="none",
         disable_tqdm=True,
         seed=config.seed,
@@ -266,7 +268,7 @@ def _watchers(progress: bool) -> list[Any]:
     class StopAtNaN(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
             bad = [name for name in ("loss", "grad_norm") if name in logs and not math.isfinite(float(logs[name]))]
-            if bad and (args.fp16 is False or bad == ["loss"]):  # fp16's scaler skips steps whose gradient overflows
+            if "loss" in bad or (bad and not args.fp16):  # fp16's scaler skips steps whose gradient overflows
                 raise WorkbookError(f"training diverged: {bad[0]} is {logs[bad[0]]} at step {state.global_step}; lower training.learning_rate")
 
     return [Bar(), StopAtNaN()]
