@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+from numbers import Integral
 from typing import Any
 
 
@@ -52,4 +53,4 @@ def takeaway(text: str) -> Takeaway:
 
 
 def _plain(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else f"{value:g}"
+    return f"{value:,}" if isinstance(value, Integral) else f"{value:.4g}" if isinstance(value, float) else f"{value:g}"

@@ -17,7 +17,7 @@ from lib.workspace import STEPS, Workspace
 TEMPLATES = Path(__file__).parent / "templates"
 LINKED = {
     "data_profile.html": "every numeric feature of the data (ydata-profiling)",
-    "review_queue.csv": "labels to look at; fill in `decision` or `new_label`, save, run again",
+    "review_queue.csv": "labels to look at; fill in the columns decision or new_label, save, run again",
     "metrics.json": "all metrics with intervals",
     "run.json": "settings, data fingerprint, commit, versions, hardware, times",
 }

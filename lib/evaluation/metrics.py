@@ -115,7 +115,7 @@ def classification_metrics(y_true: np.ndarray, probs: np.ndarray, *, class_names
     ------
     ValueError : shapes differ, a row does not sum to 1, or a class is out of range.
     """
-    probs = checked_probs(probs, y_true)
+    given, probs = np.asarray(probs), checked_probs(probs, y_true)
     if probs.shape[1] != len(class_names):
         raise ValueError(f"probs has {probs.shape[1]} columns, class_names {len(class_names)}")
     y_pred, codes = probs.argmax(axis=1), np.arange(len(class_names))
@@ -125,7 +125,7 @@ def classification_metrics(y_true: np.ndarray, probs: np.ndarray, *, class_names
         "accuracy": accuracy(y_true, y_pred),
         "macro_f1": macro_f1(y_true, y_pred, n_classes=len(class_names)),
         "weighted_f1": float(np.average(f1, weights=n)),
-        "roc_auc": roc_auc(probs, y_true) if n.min() > 0 else None,
+        "roc_auc": roc_auc(given, y_true) if n.min() > 0 else None,
         "ece": expected_calibration_error(probs, y_true),
         "brier_loss": brier_score_loss(probs, y_true),
         "nll_loss": float(log_loss(y_true, probs, labels=codes)),
@@ -140,6 +140,8 @@ def checked_probs(probs: np.ndarray, y_true: np.ndarray) -> np.ndarray:
     probs = np.asarray(probs, dtype=np.float64)
     if probs.ndim != 2 or len(probs) != len(y_true):
         raise ValueError(f"probs must have shape ({len(y_true)}, n_classes), got {probs.shape}")
+    if len(probs) and probs.min() < 0:
+        raise ValueError(f"probs must be 0..1; row {np.argmax(probs.min(axis=1) < 0)} has {probs.min():.6g}")
     wrong = np.flatnonzero(~(np.abs(probs.sum(axis=1) - 1) <= 1e-6))
     if len(wrong):
         raise ValueError(f"probs rows must sum to 1; row {wrong[0]} sums to {probs[wrong[0]].sum():.6g}")

@@ -47,7 +47,7 @@ def accuracy_by_length(texts: Sequence[str], right: np.ndarray, *, n_bins: int =
 
     Returns
     -------
-    DataFrame indexed by bin ("12-30 words"): `accuracy`, `low`, `high` (95 %), `n`
+    DataFrame indexed by bin ("12-30"): `accuracy`, `low`, `high` (95 %), `n`
     """
     from statsmodels.stats.proportion import proportion_confint
 

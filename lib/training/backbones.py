@@ -39,7 +39,8 @@ def load_backbone(name: str, *, class_names: Sequence[str]) -> tuple[PreTrainedT
 
     Returns
     -------
-    tokenizer that knows `[URL]` and `[EMAIL]`, and the model in float32 with a fresh head of k outputs
+    tokenizer that knows `[URL]` and `[EMAIL]`, and the model in float32 with a head of k outputs, a fresh one unless
+    the checkpoint has one of that size
 
     Raises
     ------
@@ -191,7 +192,7 @@ def _train_tokenizer(texts: Sequence[str], vocab_size: int = 2_000) -> Any:
     raw.train_from_iterator(texts, trainers.UnigramTrainer(vocab_size=vocab_size, special_tokens=special, unk_token="[UNK]", show_progress=False))
     trained = json.loads(raw.to_str())["model"]["vocab"]
     # The trainer sums in parallel and ranks rare characters by the order of a hash table: made the same in every run.
-    counts = Counter("".join(texts))
+    counts = Counter("".join(texts).replace(" ", "▁"))
     characters = {piece: math.log(max(1, counts[piece]) / counts.total()) for piece, _ in trained if len(piece) == 1}
     learned = [(piece, round(characters.get(piece, score), 6)) for piece, score in trained[len(special) :]]
     vocab = [*map(tuple, trained[: len(special)]), *sorted(learned, key=lambda entry: (-entry[1], entry[0]))]

@@ -115,3 +115,8 @@ def test_bins_and_names_are_checked():
         metrics.expected_calibration_error(probs, y_true, n_bins=0)
     with pytest.raises(ValueError, match="probs has 2 columns, class_names 3"):
         metrics.classification_metrics(y_true, probs, class_names=["a", "b", "c"])
+
+
+def test_a_negative_probability_is_named_though_its_row_sums_to_one():
+    with pytest.raises(ValueError, match=r"probs must be 0\.\.1; row 1 has -0\.2"):
+        metrics.checked_probs(np.array([[0.5, 0.5], [1.2, -0.2]]), np.array([0, 0]))

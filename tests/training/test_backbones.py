@@ -192,7 +192,7 @@ class Payload:
         return open, (self.path, "w")
 
 
-@pytest.mark.parametrize("write", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))], ids=["torch.save", "pickle.dump"])
+@pytest.mark.parametrize("write", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))], ids=["torch.save", "pickle.dump"])
 def test_a_pickle_that_runs_code_is_refused_and_not_run(variant, tmp_path, write):
     folder, weights = variant
     (folder / "model.safetensors").unlink()
