@@ -1,7 +1,6 @@
 """The whole chain as a user meets it: killed and resumed, repeated, skipped, by hand, in a browser."""
 
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -9,6 +8,7 @@ import sys
 import time
 
 import nbformat
+import pandas as pd
 import pytest
 from conftest import NEWSGROUPS, REPOSITORY, workbook
 from test_notebooks import assert_same_results
@@ -70,14 +70,13 @@ def test_decisions_in_the_queue_are_recorded_and_replayed(smoke_home, tmp_path):
     home = tmp_path / "home"
     shutil.copytree(smoke_home, home)
     queue = home / "reports/smoke/review_queue.csv"
-    lines = queue.read_text(encoding="utf-8-sig").splitlines()
-    rows = [i for i, line in enumerate(lines) if re.match(r"[0-9a-f]{16},", line)]
-    fingerprint = lines[rows[0]][:16]
-    queue.write_text(queue.read_text(encoding="utf-8-sig").replace(",,,\n", ",drop,,not a text\n", 1), encoding="utf-8")
+    filled = pd.read_csv(queue, dtype=str, keep_default_na=False)
+    filled.loc[0, ["decision", "why"]] = ["drop", "not a text"]
+    filled.to_csv(queue, index=False)
     finished = workbook("run", "--profile", "smoke", "--quiet", "--to", "03", home=home)
     assert "1 notebooks run, 2 up to date" in finished.stdout, finished.stderr
-    recorded = (home / "data/review/docstrings/decisions.csv").read_text().splitlines()
-    assert len(recorded) == 2 and recorded[1].startswith(f"{fingerprint},drop,")
+    recorded = pd.read_csv(home / "data/review/docstrings/decisions.csv", dtype=str, keep_default_na=False)
+    assert recorded[["fingerprint", "decision", "why"]].to_numpy().tolist() == [[filled.loc[0, "fingerprint"], "drop", "not a text"]]
     kept = sum(len(workspace.read_table(home / f"data/processed/docstrings/smoke/{split}.parquet")) for split in ("train", "val", "test"))
     assert kept == len(workspace.read_table(home / "data/processed/docstrings/smoke/clean.parquet")) - 1
 
