@@ -17,7 +17,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STAMP = VENV / "installed"
 OLDEST, NEWEST = (3, 11), (3, 12)  # numpy 1.26, which textdescriptives asks for, has no wheel beyond 3.12
-DISK_GB = {"posix-cpu": 5, "posix-cuda": 12}  # measured: 3.1 GB with torch's CPU build; its CUDA build brings some 7 GB of libraries
+DISK_GB = {"posix-cpu": 5, "posix-cuda": 12}  # measured: 2.8 GB with the CPU build of torch; room for CUDA libraries is an estimate
 PROBE = "nbval==0.11.0"  # a small package: where its index page cannot be had, nothing can
 
 
