@@ -56,6 +56,8 @@ def test_a_finished_run_is_skipped_and_a_change_runs_what_depends_on_it(smoke_ho
     shutil.copytree(smoke_home, home)
     again = workbook("run", "--profile", "smoke", "--quiet", home=home)
     assert "0 notebooks run, 5 up to date" in again.stdout, again.stderr
+    forced = workbook("run", "--profile", "smoke", "--quiet", "--to", "01", "--force", home=home)
+    assert "1 notebooks run, 0 up to date" in forced.stdout, forced.stderr
     changed = workbook("run", "--profile", "smoke", "--quiet", "--set", "evaluation.n_mistakes=3", home=home)
     assert "1 notebooks run, 4 up to date" in changed.stdout, changed.stderr
     ledger = (home / "data/processed/docstrings/sealed_ledger.jsonl").read_text().splitlines()
