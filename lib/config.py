@@ -75,22 +75,75 @@ class LabelsConfig(_Section):
 class TrainingConfig(_Section):
     """One fine-tuning run; the defaults are the recipe for a pretrained DeBERTa-v3."""
 
+    # the model
     backbone: str = "microsoft/deberta-v3-base"  # hub name, local folder, `minilm` (offline) or `tiny` (for tests)
+    pooling: Literal["cls", "mean", "attention"] = "cls"
+    dropout: float = Field(0.1, ge=0, lt=1)
+    attention_dropout: float = Field(0.1, ge=0, lt=1)  # 0 allows faster attention kernels
+    reinit_layers: int = Field(0, ge=0)  # top layers that start anew
+    lora_rank: int = Field(0, ge=0)  # 0 trains the weights themselves
+    pretraining_epochs: float = Field(0.0, ge=0)  # of masked language modelling on the training texts, before
+    # the texts
     max_length: int = Field(256, ge=8, le=512)  # tokens
+    truncation: Literal["head", "head_tail", "windows"] = "head"  # what is kept of a longer text
+    # the optimiser
     epochs: float = Field(5.0, gt=0)
     learning_rate: float = Field(3e-5, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
+    layer_decay: float = Field(1.0, gt=0, le=1)  # each layer learns at this multiple of the rate of the one above it
+    weight_decay: float = Field(0.01, ge=0)  # none on biases and LayerNorm
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    adam_epsilon: float = Field(1e-8, gt=0)
+    schedule: Literal["linear", "cosine", "constant"] = "linear"  # after the warm-up
     warmup_share: float = Field(0.1, ge=0, lt=1)
-    batch_size: int = Field(32, ge=1)
-    accumulation_steps: int = Field(1, ge=1)
+    batch_size: int = Field(32, ge=1)  # rows an optimiser step learns from, whatever it is split into
+    accumulation_steps: int = Field(1, ge=1)  # micro-batches that it is split into, at least
     max_grad_norm: float = Field(1.0, gt=0)
     frozen_layers: int = Field(0, ge=0)  # embeddings and this many lower layers stay as pretrained
+    unfreeze: tuple[int, ...] = (0, 6)  # top layers that learn in the first epochs (0: the head alone); then all
+    averaging: Literal["none", "ema", "swa"] = "ema"  # of the weights; swa holds the learning rate from its start on
+    averaging_start: float = Field(0.5, ge=0, lt=1)  # share of all steps
+    ema_decay: float = Field(0.999, gt=0, lt=1)
+    # the loss
+    class_weights: Literal["none", "balanced"] = "none"
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    r_drop: float = Field(0.0, ge=0)  # weight of the divergence between two dropout masks
+    mixup: float = Field(0.0, ge=0)  # alpha of the Beta distribution that pooled embeddings are mixed with; 0 is off
+    head_dropouts: int = Field(1, ge=1)  # dropout masks of the head that the loss is averaged over
+    adversarial: Literal["none", "embeddings", "weights"] = "none"  # what is perturbed for a second gradient
+    adversarial_size: float = Field(0.01, gt=0)  # of the perturbation, relative to the norm of what it perturbs
+    # looking and stopping
     eval_steps: int = Field(100, ge=1)
     eval_rows: int | None = Field(None, ge=10)  # validation rows for early stopping; None takes all
     patience: int = Field(3, ge=1)  # evaluations without a better macro F1
+    # the machine
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     gradient_checkpointing: bool = False
+    attention_kernel: Literal["model", "fused"] = "model"  # fused: DeBERTa on a GPU, with the package disentangled-flash
+    compile: bool = False  # torch.compile
+    micro_batch_tokens: int | None = Field(None, ge=8)  # padded tokens in a micro-batch; None: 1,024 on a CPU, no bound on a GPU
+    activation_cache_gb: float = Field(4.0, ge=0)  # disk for what frozen layers give, computed once; 0 computes it every time
+    processes: int = Field(1, ge=1)  # on this machine, each with its GPU or its share of the cores
+    launch_options: tuple[str, ...] = ()  # more words for `accelerate launch`, for instance for several machines
     threads: int | None = Field(None, ge=1)  # CPU threads; None leaves it to torch
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TrainingConfig:
+        if self.adversarial == "embeddings" and (self.frozen_layers or self.lora_rank):
+            raise ValueError("adversarial=embeddings needs embeddings that learn: set frozen_layers and lora_rank to 0, or adversarial to weights")
+        if self.lora_rank and (self.frozen_layers or self.unfreeze or self.layer_decay < 1):
+            raise ValueError("lora_rank trains small matrices in all layers alike: set frozen_layers to 0, unfreeze to [] and layer_decay to 1")
+        if min(self.unfreeze, default=0) < 0:
+            raise ValueError(f"unfreeze counts layers from the top, 0 or more, got {self.unfreeze}")
+        return self
+
+
+class LedgerConfig(_Section):
+    """The trick ledger: each technique switched on, over the same seeds and rows."""
+
+    techniques: tuple[str, ...] = ()  # names in lib.training.ledger.TECHNIQUES; none: the ledger is left out
+    seeds: int = Field(3, ge=2)
+    train_rows: int = Field(4_000, ge=20)  # a stratified sample of the training rows
+    epochs: float = Field(2.0, gt=0)
 
 
 class EvaluationConfig(_Section):
@@ -118,6 +171,7 @@ class Config(_Section):
     split: SplitConfig = SplitConfig()
     labels: LabelsConfig = LabelsConfig()
     training: TrainingConfig = TrainingConfig()
+    ledger: LedgerConfig = LedgerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @classmethod

@@ -25,8 +25,10 @@ OFFLINE_SHA256 = {  # of the upstream files, revision 1110a243
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
 TOKENIZER_FILES = ("tokenizer.json", "spm.model", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
-_HEAD = re.compile(r"^(classifier|score|pooler|(bert|roberta|deberta)\.pooler)\.")  # new for every task: may be missing
-_PRETRAINING = re.compile(r"^(lm_predictions|mask_predictions|lm_head|cls|discriminator_predictions)\.|\.?position_ids$|(^|\.)pooler\.")
+_HEAD = re.compile(  # of one task or another: may be missing, since it starts anew, or left over, since it is for another task
+    r"^(classifier|score|attention_pool|pooler|(bert|roberta|deberta)\.pooler|lm_predictions|mask_predictions|lm_head|cls|discriminator_predictions)\."
+)
+_LEFT_OVER = re.compile(r"\.?position_ids$|(^|\.)pooler\.")
 
 
 def load_backbone(name: str, *, class_names: Sequence[str]) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
@@ -47,26 +49,48 @@ def load_backbone(name: str, *, class_names: Sequence[str]) -> tuple[PreTrainedT
     WorkbookError : it cannot be found or fetched; a weight other than the head's is missing, or one is left over;
         the offline encoder is not the file that it should be; weights are pickled in a way that could run code.
     """
+    from transformers import AutoModelForSequenceClassification
+
+    labels = dict(enumerate(class_names))
+    tokenizer, model, info = load_checkpoint(name, AutoModelForSequenceClassification, id2label=labels, label2id={label: i for i, label in labels.items()})
+    check_keys(info, name=name)
+    add_placeholders(tokenizer, model)
+    return tokenizer, model
+
+
+def load_checkpoint(name: str, architecture: Any, **options: Any) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, dict[str, Any]]:
+    """Load a tokenizer and a model in float32, and what `from_pretrained` tells of missing and unexpected weights.
+
+    Parameters
+    ----------
+    name : as `load_backbone` takes it
+    architecture : an Auto class of transformers
+    options : more arguments of its `from_pretrained`
+
+    Raises
+    ------
+    WorkbookError : it cannot be found, fetched or read.
+    """
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoTokenizer
 
     source = str(offline_encoder()) if name == "minilm" else name
-    labels = dict(enumerate(class_names))
     if Path(source).is_dir() and not any((Path(source) / file).exists() for file in TOKENIZER_FILES):
         raise WorkbookError(_advice(name, OSError(f"it has none of {', '.join(TOKENIZER_FILES)}")))
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            source, id2label=labels, label2id={label: i for i, label in labels.items()}, dtype=torch.float32, output_loading_info=True
-        )
+        model, info = architecture.from_pretrained(source, dtype=torch.float32, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
         raise WorkbookError(_advice(name, error)) from error
-    check_keys(info, name=name)
+    return tokenizer, model, info
+
+
+def add_placeholders(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+    """Make `[URL]` and `[EMAIL]` one token each, and the model's table of embeddings long enough for them."""
     tokenizer.add_tokens([URL_TOKEN, EMAIL_TOKEN])
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:  # DeBERTa's table is longer than its tokenizer: never shrink it
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    return tokenizer, model
 
 
 def check_available(name: str) -> None:
@@ -83,14 +107,14 @@ def check_available(name: str) -> None:
 
 
 def check_keys(info: dict[str, Any], *, name: str) -> None:
-    """Raise WorkbookError where a loaded checkpoint lacks a weight that is not the head's, or has one too many.
+    """Raise WorkbookError where a loaded checkpoint lacks a weight that is not a head's, or has one too many.
 
     Parameters
     ----------
     info : the loading info of `from_pretrained`: `missing_keys`, `unexpected_keys`, `mismatched_keys`
     """
     missing = sorted(key for key in info["missing_keys"] if not _HEAD.match(key))
-    unexpected = sorted(key for key in info["unexpected_keys"] if not _PRETRAINING.search(key))
+    unexpected = sorted(key for key in info["unexpected_keys"] if not (_HEAD.match(key) or _LEFT_OVER.search(key)))
     mismatched = sorted(str(key) for key in info.get("mismatched_keys", ()))
     for problem, keys in (("lacks", missing), ("has an unknown", unexpected), ("has a weight of another shape for", mismatched)):
         if keys:
@@ -156,8 +180,12 @@ def tiny_deberta_config(vocab_size: int) -> Any:
     )
 
 
-def encoder_layers(model: PreTrainedModel) -> list[Any]:
+def encoder_layers(model: PreTrainedModel, *, setting: str = "training.frozen_layers") -> list[Any]:
     """Return the transformer layers of a model, lowest first.
+
+    Parameters
+    ----------
+    setting : what they are asked for, to be named in the error
 
     Raises
     ------
@@ -166,19 +194,8 @@ def encoder_layers(model: PreTrainedModel) -> list[Any]:
     encoder = getattr(model.base_model, "encoder", None)
     layers = getattr(encoder, "layer", None)
     if layers is None:
-        raise WorkbookError(f"training.frozen_layers is for models of BERT's family; {type(model).__name__} has no encoder.layer, set it to 0")
+        raise WorkbookError(f"{setting} is for models of BERT's family; {type(model).__name__} has no encoder.layer, set it to 0")
     return list(layers)
-
-
-def freeze_lower(model: PreTrainedModel, n_layers: int) -> int:
-    """Freeze the embeddings and the `n_layers` lowest layers; return how many weights still learn."""
-    if n_layers:
-        layers = encoder_layers(model)
-        if n_layers > len(layers):
-            raise WorkbookError(f"training.frozen_layers={n_layers}, but the backbone has {len(layers)} layers")
-        for part in (model.base_model.embeddings, *layers[:n_layers]):
-            part.requires_grad_(False)
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def _train_tokenizer(texts: Sequence[str], vocab_size: int = 2_000) -> Any:

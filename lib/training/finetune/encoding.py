@@ -1,0 +1,187 @@
+"""Texts as token ids: truncated as configured, tokenised once, memory-mapped, in batches of like length."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import datasets
+import numpy as np
+import torch
+
+from lib import workspace
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+HEAD_SHARE = 0.25  # of the tokens kept by head_tail: 128 of 510 in Sun et al. 2019, "How to Fine-Tune BERT for Text Classification?"
+WINDOW_OVERLAP = 0.25  # of a window, shared with the next
+MAX_WINDOWS = 32  # of one text; what lies beyond is cut
+CACHED_ENCODINGS = 24  # kept, the most recently used ones
+CPU_TOKENS, GPU_TOKENS = 1_024, 32_768  # padded tokens a forward pass: what stays in a processor's cache; what fills a GPU
+
+
+def encode(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, max_length: int, truncation: str = "head", cache: Path | None = None
+) -> datasets.Dataset:
+    """Tokenise texts; with `cache`, only once for the same texts, tokenizer and settings.
+
+    Parameters
+    ----------
+    max_length : tokens of a piece at most, special tokens counted
+    truncation : `head` keeps the first tokens; `head_tail` the first quarter and the last three quarters of what fits;
+        `windows` makes overlapping pieces of a longer text, 32 at most
+    cache : folder of memory-mapped encodings, the 24 most recently used ones
+
+    Returns
+    -------
+    Dataset of pieces, in the order of the texts: `input_ids`, `length` (tokens), `row` (position of its text), `cut` (whether
+    tokens of its text are lost)
+    """
+    if cache is None:
+        return datasets.Dataset.from_dict(_encode(texts, tokenizer, max_length=max_length, truncation=truncation))
+    what = [tokenizer.backend_tokenizer.to_str(), max_length, truncation, HEAD_SHARE, WINDOW_OVERLAP, MAX_WINDOWS, len(texts)]
+    digest = hashlib.sha256(json.dumps(what).encode())
+    for text in texts:
+        digest.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
+    path = cache / digest.hexdigest()[:32]
+    if not path.exists():
+        with workspace.atomic_path(path) as scratch:
+            datasets.Dataset.from_dict(_encode(texts, tokenizer, max_length=max_length, truncation=truncation)).save_to_disk(str(scratch))
+    path.touch()
+    for old in sorted(cache.iterdir(), key=lambda folder: folder.stat().st_mtime)[:-CACHED_ENCODINGS]:
+        shutil.rmtree(old, ignore_errors=True)
+    return datasets.load_from_disk(str(path))
+
+
+def _encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, max_length: int, truncation: str) -> dict[str, list[Any]]:
+    prefix, suffix = _special_tokens(tokenizer)
+    room = max_length - len(prefix) - len(suffix)
+    pieces: dict[str, list[Any]] = {"input_ids": [], "length": [], "row": [], "cut": []}
+    for start in range(0, len(texts), 1_000):
+        encoded = tokenizer(list(texts[start : start + 1_000]), add_special_tokens=False, verbose=False)["input_ids"]
+        for row, ids in enumerate(encoded, start):
+            kept = _pieces(ids, room, truncation)
+            for piece in kept:
+                pieces["input_ids"].append([*prefix, *piece, *suffix])
+                pieces["length"].append(len(piece) + len(prefix) + len(suffix))
+                pieces["row"].append(row)
+                pieces["cut"].append(len(ids) > room and (truncation != "windows" or len(kept) == MAX_WINDOWS))
+    return pieces
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """Return what the tokenizer puts before and after a text."""
+    marked, plain = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
+    at = next(i for i in range(len(marked)) if marked[i : i + len(plain)] == plain)
+    return marked[:at], marked[at + len(plain) :]
+
+
+def _pieces(ids: list[int], room: int, truncation: str) -> list[list[int]]:
+    if len(ids) <= room or truncation == "head":
+        return [ids[:room]]
+    if truncation == "head_tail":
+        head = round(room * HEAD_SHARE)
+        return [ids[:head] + ids[len(ids) - (room - head) :]]
+    step = max(1, room - round(room * WINDOW_OVERLAP))
+    return [ids[at : at + room] for at in range(0, len(ids) - room + step, step)][:MAX_WINDOWS]
+
+
+class Pieces(torch.utils.data.Dataset):
+    """Encoded pieces with the class and the weight of each, as a Trainer takes them.
+
+    A piece of a text in n windows weighs 1 / n: every text counts once.
+    """
+
+    def __init__(self, encoded: datasets.Dataset, labels: np.ndarray):
+        self.encoded, self.lengths = encoded.with_format("numpy"), np.asarray(encoded["length"])
+        rows = np.asarray(encoded["row"])
+        self.labels, self.weights = labels[rows], 1.0 / np.bincount(rows)[rows]
+
+    def __len__(self) -> int:
+        """Return the number of pieces."""
+        return len(self.labels)
+
+    def __getitem__(self, piece: int) -> dict[str, Any]:
+        """Return one piece: `input_ids`, `labels`, `weight`, and its own number."""
+        return {"input_ids": self.encoded[int(piece)]["input_ids"], "labels": self.labels[piece], "weight": self.weights[piece], "piece": int(piece)}
+
+
+def collate(pieces: list[dict[str, Any]], *, pad: int) -> dict[str, torch.Tensor]:
+    """Pad pieces to the longest of them: `input_ids` and `attention_mask` of shape (batch, tokens), the rest of shape (batch,)."""
+    ids, mask = padded([piece["input_ids"] for piece in pieces], pad=pad)
+    others = {name: torch.tensor([piece[name] for piece in pieces]) for name in ("labels", "weight", "piece")}
+    return {"input_ids": ids, "attention_mask": mask, **others}
+
+
+def padded(sequences: Sequence[Sequence[int]], *, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return token ids and attention mask, both of shape (sequences, longest)."""
+    longest = max(len(sequence) for sequence in sequences)
+    ids, mask = np.full((len(sequences), longest), pad, np.int64), np.zeros((len(sequences), longest), np.int64)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)], mask[row, : len(sequence)] = sequence, 1
+    return torch.from_numpy(ids), torch.from_numpy(mask)
+
+
+def micro_batches(batch: dict[str, torch.Tensor], *, n_parts: int, max_tokens: int | None) -> Iterator[dict[str, torch.Tensor]]:
+    """Split a padded batch into parts of like length, each padded to its own longest row.
+
+    Parameters
+    ----------
+    n_parts : parts at least (as far as there are rows)
+    max_tokens : rows times longest row of a part, at most (but one row always goes); None sets no bound
+    """
+    lengths = batch["attention_mask"].sum(1)
+    order = torch.argsort(lengths, descending=True, stable=True)
+    for rows in token_batches(lengths[order].tolist(), max_tokens=max_tokens, max_rows=-(-len(order) // n_parts)):
+        chosen = order[rows]
+        longest = int(lengths[chosen].max())
+        yield {name: values[chosen, :longest] if values.dim() > 1 else values[chosen] for name, values in batch.items()}
+
+
+def sorted_batches(lengths: np.ndarray, *, device: torch.device) -> Iterator[np.ndarray]:
+    """Yield all rows in batches of like length, the longest first, of as many padded tokens as suit the device."""
+    order = np.argsort(-lengths, kind="stable")
+    max_tokens = GPU_TOKENS if device.type == "cuda" else CPU_TOKENS
+    for part in token_batches(lengths[order].tolist(), max_tokens=max_tokens, max_rows=1_024):
+        yield order[part]
+
+
+def token_batches(lengths: Sequence[int], *, max_tokens: int | None, max_rows: int) -> Iterator[slice]:
+    """Cut rows sorted by falling length into slices of at most `max_rows` rows and `max_tokens` padded tokens."""
+    start = 0
+    while start < len(lengths):
+        fitting = max_rows if max_tokens is None else max(1, min(max_rows, max_tokens // max(1, lengths[start])))
+        yield slice(start, min(start + fitting, len(lengths)))
+        start += fitting
+
+
+class LengthGroupedSampler(torch.utils.data.Sampler):
+    """Random batches of rows of like length; their order depends on the seed and on `epoch` alone.
+
+    Rows are shuffled, sorted by length within blocks of 50 batches, and the batches of a block are shuffled. (The Trainer's own
+    sampler takes the order from torch's global random state: a resumed run cannot repeat it.)
+    """
+
+    def __init__(self, lengths: np.ndarray, *, batch_size: int, seed: int):
+        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the rows of this epoch in order."""
+        random = np.random.default_rng((self.seed, self.epoch))
+        order = random.permutation(len(self.lengths))
+        for start in range(0, len(order), 50 * self.batch_size):
+            block = order[start : start + 50 * self.batch_size]
+            block = block[np.argsort(-self.lengths[block], kind="stable")]
+            batches = [block[i : i + self.batch_size] for i in range(0, len(block), self.batch_size)]
+            full = [i for i, batch in enumerate(batches) if len(batch) == self.batch_size]
+            for i in (*random.permutation(full), *(i for i in range(len(batches)) if i not in full)):
+                yield from batches[int(i)].tolist()

@@ -1,0 +1,89 @@
+"""Loading a model that training saved, and predicting with it: sorted by length, in batches of a bounded number of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import datasets
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from lib.training.finetune import encoding, heads
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_model(folder: Path) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, list[str]]:
+    """Load a model that `train` saved: tokenizer, model in float32, class names in the order of its logits."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    heads.restore_head(model, folder)
+    return AutoTokenizer.from_pretrained(folder), model, [model.config.id2label[i] for i in range(model.config.num_labels)]
+
+
+def predict_probs(
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
+    texts: Sequence[str],
+    *,
+    max_length: int,
+    truncation: str = "head",
+    progress: bool = True,
+) -> np.ndarray:
+    """Return class probabilities; a text's result does not depend on the texts beside it.
+
+    Parameters
+    ----------
+    max_length, truncation : as in training; of a text in several windows the logits are averaged
+
+    Returns
+    -------
+    ndarray of float64 of shape (n, k), rows summing to 1
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    pieces = encoding.encode(texts, tokenizer, max_length=max_length, truncation=truncation)
+    return softmax(predict_logits(model.to(device), pieces, n_rows=len(texts), pad=tokenizer.pad_token_id or 0, progress=progress))
+
+
+def predict_logits(
+    model: PreTrainedModel,
+    pieces: datasets.Dataset,
+    *,
+    n_rows: int,
+    pad: int,
+    hidden: Callable[[np.ndarray, int], torch.Tensor] | None = None,
+    progress: bool = False,
+) -> np.ndarray:
+    """Return the logits of encoded texts, averaged over the pieces of each.
+
+    Parameters
+    ----------
+    pieces : from `encoding.encode`, of `n_rows` texts
+    hidden : what frozen layers gave for pieces (numbers, tokens), to be used in place of their token ids
+
+    Returns
+    -------
+    ndarray of float64 of shape (n_rows, k)
+    """
+    device = next(model.parameters()).device
+    model.eval()
+    lengths, rows, ids = np.asarray(pieces["length"]), np.asarray(pieces["row"]), pieces.with_format("numpy")
+    logits = np.zeros((n_rows, model.config.num_labels))
+    with tqdm(total=len(lengths), desc="predicting", unit="piece", disable=not progress) as bar, torch.inference_mode():
+        for batch in encoding.sorted_batches(lengths, device=device):
+            tokens, mask = encoding.padded(ids[batch]["input_ids"], pad=pad)
+            inputs = {"input_ids": tokens.to(device)} if hidden is None else {"inputs_embeds": hidden(batch, mask.shape[1]).to(device)}
+            np.add.at(logits, rows[batch], model(**inputs, attention_mask=mask.to(device)).logits.double().cpu().numpy())
+            bar.update(len(batch))
+    return logits / np.bincount(rows, minlength=n_rows)[:, None]
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return probabilities, rows of which sum to 1."""
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return odds / odds.sum(axis=1, keepdims=True)

@@ -1,0 +1,214 @@
+"""Task-adaptive pretraining: masked language modelling on the training texts, before there is a task to learn."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import datasets
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import AutoModelForMaskedLM, DataCollatorForLanguageModeling, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+
+from lib import workspace
+from lib.errors import WorkbookError
+from lib.training import backbones
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+HELD_OUT_SHARE, MAX_HELD_OUT = 0.05, 500  # texts that the masked loss is measured on: at least one, at most these
+WARMUP_SHARE, WEIGHT_DECAY = 0.06, 0.01  # of Gururangan et al. 2020, table 14
+IGNORED = -100  # label of a token that is not masked, as torch's cross entropy has it
+
+
+def pretrain(
+    texts: Sequence[str],
+    *,
+    source: str,
+    folder: Path,
+    epochs: float,
+    batch_size: int = 32,
+    max_length: int = 128,
+    learning_rate: float = 5e-5,
+    mask_share: float = 0.15,
+    seed: int,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Go on pretraining a backbone with masked language modelling on texts of the task, and write its encoder.
+
+    DeBERTa-v3 was trained to detect replaced tokens, and its checkpoints carry no head for this: it gets a fresh one,
+    tied to the embeddings, whose loss starts near that of guessing and falls within the first steps. Any checkpoint
+    without such a head gets a fresh one. BERT's pooler takes no part and is not written: the classifier's starts anew.
+
+    Parameters
+    ----------
+    texts : of the training rows alone, at least two with a token
+    source : as `load_backbone` takes it
+    folder : where encoder, tokenizer and config go, in the hub's layout, for `load_backbone` to read; replaced when whole
+    max_length : tokens of a text, special ones counted; the rest is cut
+    mask_share : share in (0, 1) of tokens to be guessed; of these 80 % are masked, 10 % replaced and 10 % left
+
+    Returns
+    -------
+    dict of `steps`, `train_rows`, `held_out_rows`, `seconds`, and the masked loss in nats per masked token, of the same
+    masked tokens of texts held out: `eval_loss_before`, `eval_loss_after`
+
+    Raises
+    ------
+    WorkbookError : the backbone cannot be loaded, lacks a weight of its encoder, or has no mask token; there are fewer
+        than two texts with a token; the loss is no number.
+
+    Source
+    ------
+    Gururangan et al. 2020, "Don't Stop Pretraining"
+    """
+    started = time.perf_counter()
+    if epochs <= 0:
+        raise WorkbookError(f"training.pretraining_epochs must be above 0 to pretrain, found {epochs}")
+    set_seed(seed)
+    tokenizer, model = load_masked(source)
+    train_rows, held_out_rows = split_rows(_token_ids(texts, tokenizer, max_length), seed=seed)
+    held_out = _fixed_batches(held_out_rows, _collator(tokenizer, mask_share, seed), batch_size)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    before = masked_loss(model, held_out)
+    with tempfile.TemporaryDirectory() as unused:
+        trainer = Trainer(
+            model=model,
+            args=_arguments(unused, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed),
+            train_dataset=datasets.Dataset.from_dict({"input_ids": train_rows}),
+            data_collator=_collator(tokenizer, mask_share, seed + 1),
+            callbacks=[_Bar(progress)],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    after = masked_loss(model, held_out)
+    if not math.isfinite(after):
+        raise WorkbookError(f"pretraining diverged: the masked loss is {after} after {trainer.state.global_step} steps; set training.pretraining_epochs to 0")
+    with workspace.atomic_path(folder) as scratch:
+        model.base_model.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
+    return {
+        "steps": trainer.state.global_step,
+        "train_rows": len(train_rows),
+        "held_out_rows": len(held_out_rows),
+        "eval_loss_before": before,
+        "eval_loss_after": after,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+def load_masked(source: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """Load a backbone with a head that guesses masked tokens, a fresh one unless the checkpoint has it.
+
+    Raises
+    ------
+    WorkbookError : it cannot be loaded, a weight of its encoder is missing, or its tokenizer has no mask token.
+    """
+    tokenizer, model, info = backbones.load_checkpoint(source, AutoModelForMaskedLM)
+    backbones.check_keys(info, name=source)
+    if tokenizer.mask_token is None:
+        raise WorkbookError(f"the tokenizer of backbone {source!r} has no mask token, which pretraining needs: set training.pretraining_epochs to 0")
+    backbones.add_placeholders(tokenizer, model)
+    return tokenizer, model
+
+
+def split_rows(rows: Sequence[list[int]], *, seed: int) -> tuple[list[list[int]], list[list[int]]]:
+    """Return the rows to learn from and those held out: 5 % at random, at least 1, at most 500.
+
+    Raises
+    ------
+    WorkbookError : fewer than two rows.
+    """
+    if len(rows) < 2:
+        raise WorkbookError(f"training.pretraining_epochs needs at least two texts with a token, found {len(rows)}: set it to 0")
+    n_held_out = min(max(1, round(HELD_OUT_SHARE * len(rows))), MAX_HELD_OUT)
+    order = np.random.default_rng(seed).permutation(len(rows))
+    return [rows[i] for i in order[n_held_out:]], [rows[i] for i in order[:n_held_out]]
+
+
+def masked_loss(model: PreTrainedModel, batches: Sequence[dict[str, torch.Tensor]]) -> float:
+    """Return the mean cross entropy of masked tokens in nats, each token counted alike; dropout is off meanwhile."""
+    loss, n_tokens, training = 0.0, 0, model.training
+    model.eval()
+    with torch.inference_mode():
+        for batch in batches:
+            logits = model(input_ids=batch["input_ids"].to(model.device), attention_mask=batch["attention_mask"].to(model.device)).logits
+            labels = batch["labels"].to(model.device)  # (batch, tokens); logits are (batch, tokens, vocabulary)
+            chosen = labels != IGNORED
+            loss += torch.nn.functional.cross_entropy(logits[chosen].float(), labels[chosen], reduction="sum").item()
+            n_tokens += int(chosen.sum())
+    model.train(training)
+    return loss / n_tokens
+
+
+def _token_ids(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[list[int]]:
+    """Return the token ids of the texts that have any beside the special ones, which are never masked."""
+    if not texts:
+        return []
+    special = set(tokenizer.all_special_ids)
+    rows = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
+    return [row for row in rows if not special.issuperset(row)]
+
+
+def _collator(tokenizer: PreTrainedTokenizerBase, mask_share: float, seed: int) -> Callable[[list[Any]], dict[str, torch.Tensor]]:
+    """Return a function that masks a batch; in one where chance masked nothing, which has no loss, it masks a token."""
+    masked = DataCollatorForLanguageModeling(tokenizer, mlm_probability=mask_share, seed=seed)
+    special = torch.tensor(sorted(tokenizer.all_special_ids))
+
+    def collate(rows: list[Any]) -> dict[str, torch.Tensor]:
+        batch = dict(masked(rows))
+        ids, labels = batch["input_ids"], batch["labels"]
+        if (labels == IGNORED).all():
+            row, column = (~torch.isin(ids, special)).nonzero()[0].tolist()
+            labels[row, column] = ids[row, column]
+            ids[row, column] = tokenizer.mask_token_id
+        return batch
+
+    return collate
+
+
+def _fixed_batches(rows: list[list[int]], collate: Callable[[list[Any]], dict[str, torch.Tensor]], batch_size: int) -> list[dict[str, torch.Tensor]]:
+    return [collate([{"input_ids": row} for row in rows[start : start + batch_size]]) for start in range(0, len(rows), batch_size)]
+
+
+def _arguments(folder: str, *, epochs: float, batch_size: int, learning_rate: float, seed: int) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=folder,
+        num_train_epochs=epochs,
+        per_device_train_batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=WEIGHT_DECAY,
+        warmup_steps=WARMUP_SHARE,  # a float below 1 is a share of all steps
+        lr_scheduler_type="linear",
+        train_sampling_strategy="group_by_length",
+        save_strategy="no",
+        eval_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        seed=seed,
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
+class _Bar(TrainerCallback):
+    """One progress bar, in place of the Trainer's."""
+
+    def __init__(self, progress: bool):
+        self.progress = progress
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar = tqdm(total=state.max_steps, desc="pretraining", unit="step", disable=not self.progress)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar.update(state.global_step - self.bar.n)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar.close()

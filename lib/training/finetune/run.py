@@ -1,0 +1,433 @@
+"""One fine-tuning run: a labelled table in, the best checkpoint and its validation probabilities out."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import datasets
+import numpy as np
+import pandas as pd
+import torch
+import transformers
+from transformers.utils import logging as transformers_logging
+
+from lib import workspace
+from lib.config import Config, TrainingConfig
+from lib.data.sources import sample_rows
+from lib.errors import WorkbookError
+from lib.training import backbones
+from lib.training.finetune import callbacks, encoding, freezing, heads, launching, prediction
+from lib.training.finetune.objective import RecipeTrainer
+from lib.workspace import Workspace
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+
+TOKENS = "models/.tokens"  # encoded texts, shared by all runs
+RESTART_RATE, RESTART_WARMUP = 0.25, 3.0  # of the learning rate and the warm-up, for the second try after a divergence
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a fine-tuning run leaves.
+
+    Attributes
+    ----------
+    model_dir : folder of the model kept, with its tokenizer; class names are in its config
+    val_probs : ndarray of shape (n_val, k), of the model kept, columns in `class_names` order
+    class_names : sorted
+    history : DataFrame by training step: `loss` or `eval_loss`, `eval_macro_f1`, `learning_rate`, `grad_norm`
+    facts : device, precision, weights that learned, truncated share, seconds, best step, whether the average was kept, and
+        `messages`: what a reader should know (a restart, smaller micro-batches, a kernel that was not to be had)
+    """
+
+    model_dir: Path
+    val_probs: np.ndarray
+    class_names: list[str]
+    history: pd.DataFrame
+    facts: dict[str, Any]
+
+
+def train(
+    train: pd.DataFrame,
+    val: pd.DataFrame,
+    *,
+    config: Config,
+    run: Workspace,
+    progress: bool = True,
+    watch: Callable[[pd.DataFrame], None] | None = None,
+) -> TrainingResult:
+    """Fine-tune the configured backbone; stop early on macro F1; keep the best checkpoint, or the average where it is better.
+
+    The same data, settings and seed give the same result on one machine's CPU, also where the run was interrupted in between and
+    started again: it goes on from its last checkpoint. An earlier model of this run is replaced only when the new one is whole.
+
+    Parameters
+    ----------
+    train, val : with `text` and `label`
+    run : where the model goes
+    watch : is given the history after every evaluation
+
+    Raises
+    ------
+    WorkbookError : the backbone cannot be loaded; a label of `val` is not in `train`; training diverged twice (what was tried is
+        named); a single text does not fit into memory.
+    """
+    started = time.perf_counter()
+    unknown = sorted(set(val["label"]) - set(train["label"]))
+    if unknown:
+        raise WorkbookError(f"label {unknown[0]!r} is in the validation rows but not in the training rows")
+    if config.training.processes > 1:
+        facts, history = launching.launch(train, val, config=config, run=run)
+    else:
+        facts, history = train_in_this_process(train, val, config=config, run=run, progress=progress, watch=watch)
+    tokenizer, trained, class_names = prediction.load_model(run.path("transformer"))  # as saved, without mixed precision around it
+    settings = config.training
+    val_probs = prediction.predict_probs(
+        tokenizer, trained, val["text"].tolist(), max_length=settings.max_length, truncation=settings.truncation, progress=progress
+    )
+    facts["seconds"] = round(time.perf_counter() - started, 1)
+    return TrainingResult(run.path("transformer"), val_probs, class_names, history, facts)
+
+
+def train_in_this_process(
+    train: pd.DataFrame, val: pd.DataFrame, *, config: Config, run: Workspace, progress: bool, watch: Callable[[pd.DataFrame], None] | None
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Train in this process, a second time at a lower rate where the first diverges; return facts and history."""
+    checkpoints = run.folder(workspace.MODELS) / "checkpoints"
+    settings, tried = _open_checkpoints(checkpoints, train, val, config)
+    while True:
+        try:
+            return _attempt(train, val, config=config, settings=settings, tried=tried, run=run, progress=progress, watch=watch)
+        except callbacks.Diverged as error:
+            tried = [*tried, f"at a learning rate of {settings.learning_rate:g} with a warm-up of {settings.warmup_share:.0%}: {error}"]
+            if len(tried) > 1:
+                shutil.rmtree(checkpoints, ignore_errors=True)
+                remedy = "look at the labels, lower training.learning_rate, or take another backbone"
+                raise WorkbookError(f"training diverged twice; {'; '.join(tried)}. What is left to try: {remedy}") from error
+            settings = lower_rate(settings)
+            shutil.rmtree(checkpoints, ignore_errors=True)
+            _write_attempt(checkpoints, _key(train, val, config), tried)
+
+
+def lower_rate(settings: TrainingConfig) -> TrainingConfig:
+    """Return the settings of the second try: a quarter of the learning rate, three times the warm-up (a tenth of all steps at least)."""
+    warmup = min(0.5, max(0.1, RESTART_WARMUP * settings.warmup_share))
+    return settings.model_copy(update={"learning_rate": RESTART_RATE * settings.learning_rate, "warmup_share": warmup})
+
+
+def _attempt(
+    train: pd.DataFrame,
+    val: pd.DataFrame,
+    *,
+    config: Config,
+    settings: TrainingConfig,
+    tried: list[str],
+    run: Workspace,
+    progress: bool,
+    watch: Callable[[pd.DataFrame], None] | None,
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    prepare_torch(settings)
+    progress = progress and launching.is_first()
+    checkpoints, class_names = run.folder(workspace.MODELS) / "checkpoints", sorted(train["label"].unique())
+    tokenizer, model, messages = _model(config, settings, run, train["text"], class_names, progress=progress)
+    codes = {name: code for code, name in enumerate(class_names)}
+    watched = sample_rows(val, settings.eval_rows, seed=config.seed) if settings.eval_rows and settings.eval_rows < len(val) else val
+    encode = partial(
+        encoding.encode, tokenizer=tokenizer, max_length=settings.max_length, truncation=settings.truncation, cache=workspace.home() / TOKENS
+    )
+    with launching.first_process_first():
+        encoded, encoded_val = encode(train["text"].tolist()), encode(watched["text"].tolist())
+    y_train, y_val = (table["label"].map(codes).to_numpy(np.int64) for table in (train, watched))
+    arguments = training_arguments(config, settings, checkpoints, n_train=len(encoded))
+    trainer = RecipeTrainer(
+        model=model,
+        args=arguments,
+        settings=settings,
+        train_dataset=encoding.Pieces(encoded, y_train),
+        eval_dataset=encoding.Pieces(encoded_val, y_val),
+        watched=(encoded_val, y_val),
+        class_weights=class_weights(y_train, settings.class_weights, n_classes=len(class_names)),
+        processing_class=tokenizer,
+        data_collator=partial(encoding.collate, pad=tokenizer.pad_token_id or 0),
+    )
+    trainer.messages += messages + [f"a second try, after one {attempt}" for attempt in tried]
+    average = _add_callbacks(trainer, checkpoints, y_train, progress=progress, watch=watch)
+    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    kept_average = _put_in_average(trainer, average)
+    _save(trainer, run)
+    facts = {
+        "backbone": settings.backbone,
+        "device": str(trainer.args.device),
+        "precision": precision(settings),
+        "processes": trainer.args.world_size,
+        "weights": sum(p.numel() for p in trainer.model.parameters()),
+        "weights_learning": n_learning(trainer),
+        "train_rows": len(train),
+        "truncated_share": truncated_share(encoded, n_rows=len(train)),
+        "steps": trainer.state.global_step,
+        "best_step": trainer.state.best_global_step or trainer.state.global_step,
+        "kept": "average" if kept_average else "best checkpoint",
+        "messages": trainer.messages,
+    }
+    history = callbacks.history_table(trainer.state.log_history)
+    return facts, history
+
+
+def _model(
+    config: Config, settings: TrainingConfig, run: Workspace, texts: pd.Series, class_names: list[str], *, progress: bool
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, list[str]]:
+    """Load the backbone and change it as the settings say; return it with what a reader should know."""
+    messages = []
+    source = _backbone_source(config, run, texts)
+    if settings.pretraining_epochs:
+        folder = run.folder(workspace.MODELS) / "pretrained"
+        with launching.first_process_first():
+            facts = pretrain_once(texts.tolist(), source=source, folder=folder, config=config, progress=progress)
+        source = str(folder)
+        messages.append(f"pretrained on the training texts: masked loss {facts['eval_loss_before']:.2f} before, {facts['eval_loss_after']:.2f} after")
+    transformers.set_seed(config.seed)
+    tokenizer, model = backbones.load_backbone(source, class_names=class_names)
+    heads.set_dropout(model, hidden=settings.dropout, attention=settings.attention_dropout)
+    heads.set_pooling(model, settings.pooling)
+    if settings.reinit_layers:
+        heads.reinit_top_layers(model, settings.reinit_layers, seed=config.seed)
+    if settings.head_dropouts > 1 and hasattr(model, "dropout"):
+        model.dropout.p = 0.0  # the loss draws the head's masks itself
+    if settings.attention_kernel == "fused":
+        messages.append(kernels.use_fused_attention(model))
+    if settings.lora_rank:
+        model = heads.add_lora(model, rank=settings.lora_rank)
+    if settings.compile:
+        model, line = kernels.compile_model(model, wanted=True)
+        messages.append(line)
+    return tokenizer, model, messages
+
+
+def pretrain_once(texts: list[str], *, source: str, folder: Path, config: Config, progress: bool) -> dict[str, Any]:
+    """Pretrain on the texts, unless this folder holds the result of the same texts and settings."""
+    from lib.training.finetune import pretraining
+
+    settings = config.training
+    key = [hashlib.sha256("\x1f".join(texts).encode("utf-8", "surrogatepass")).hexdigest(), settings.backbone, settings.pretraining_epochs, config.seed]
+    record = folder.parent / "pretrained.json"
+    if folder.exists() and record.exists() and (known := workspace.read_json(record))["key"] == key:
+        return known["facts"]
+    facts = pretraining.pretrain(texts, source=source, folder=folder, epochs=settings.pretraining_epochs, seed=config.seed, progress=progress)
+    workspace.write_json({"key": key, "facts": facts}, record)
+    return facts
+
+
+def _add_callbacks(
+    trainer: RecipeTrainer, checkpoints: Path, y_train: np.ndarray, *, progress: bool, watch: Any
+) -> callbacks.WeightAverage | None:
+    settings = trainer.settings
+    shares = np.bincount(y_train) / len(y_train)
+    chance_loss = float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())
+    steps_an_epoch = math.ceil(len(trainer.train_dataset) / settings.batch_size)
+    n_steps = math.ceil(steps_an_epoch * settings.epochs)
+    starts = len(settings.unfreeze) * steps_an_epoch + round(settings.warmup_share * n_steps)
+    trainer.remove_callback(transformers.PrinterCallback)  # the history is drawn, not printed
+    trainer.add_callback(transformers.EarlyStoppingCallback(early_stopping_patience=settings.patience))
+    trainer.add_callback(callbacks.Unfreezing(trainer, checkpoints / "activations", progress=progress))
+    trainer.add_callback(callbacks.DivergenceGuard(chance_loss=chance_loss, starts=starts))
+    trainer.add_callback(callbacks.Progress(progress=progress, watch=watch))
+    if settings.averaging == "none":
+        return None
+    average = callbacks.WeightAverage(trainer.model, settings)
+    trainer.add_callback(average)
+    return average
+
+
+def _put_in_average(trainer: RecipeTrainer, average: callbacks.WeightAverage | None) -> bool:
+    """Give the model, which holds the best checkpoint, the averaged weights where they score better; return whether they do."""
+    trainer.caches.clear()
+    if average is None or not average.weights:
+        return False
+    best = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if name in average.weights}
+    average.put_in()
+    if trainer.score()["eval_macro_f1"] > (trainer.state.best_metric or 0.0):
+        return True
+    with torch.no_grad():
+        for name, p in trainer.model.named_parameters():
+            if name in best:
+                p.copy_(best[name])
+    return False
+
+
+def _save(trainer: RecipeTrainer, run: Workspace) -> None:
+    if trainer.settings.lora_rank:
+        trainer.model = heads.merge_lora(trainer.model)
+    if launching.is_first():
+        with workspace.atomic_path(run.path("transformer")) as scratch:
+            trainer.model.save_pretrained(scratch)
+            trainer.processing_class.save_pretrained(scratch)
+        shutil.rmtree(run.folder(workspace.MODELS) / "checkpoints", ignore_errors=True)
+
+
+def n_learning(trainer: RecipeTrainer) -> int:
+    """Return how many weights learn in the course of the training."""
+    return sum(p.numel() for group in trainer.optimizer.param_groups for p in group["params"])
+
+
+def truncated_share(encoded: Any, *, n_rows: int) -> float:
+    """Return the share of texts of which tokens were cut."""
+    return len(set(np.asarray(encoded["row"])[np.asarray(encoded["cut"])])) / n_rows
+
+
+def class_weights(y_train: np.ndarray, kind: str, *, n_classes: int) -> torch.Tensor:
+    """Return a weight a class, of mean 1 over the rows: all 1, or `balanced`, by the inverse of the class's size."""
+    counts = np.bincount(y_train, minlength=n_classes)
+    weights = len(y_train) / (n_classes * counts) if kind == "balanced" else np.ones(n_classes)
+    return torch.tensor(weights, dtype=torch.float32)
+
+
+def precision(settings: TrainingConfig) -> str:
+    """Return "bf16", "fp16" or "fp32": what training computes in on this machine; weights are float32 in any case.
+
+    `auto` is bf16 where the GPU or the processor has instructions for it, fp16 on other GPUs, else fp32.
+
+    Raises
+    ------
+    WorkbookError : fp16 without a GPU, which nothing computes in.
+    """
+    cuda = torch.cuda.is_available()
+    if settings.precision == "fp16" and not cuda:
+        raise WorkbookError("training.precision=fp16 needs a GPU, and none is visible; use auto, bf16 or fp32")
+    if settings.precision != "auto":
+        return settings.precision
+    if cuda:
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
+
+
+def training_arguments(config: Config, settings: TrainingConfig, checkpoints: Path, *, n_train: int) -> TrainingArguments:
+    """Translate the settings into those of HF's Trainer."""
+    from transformers import TrainingArguments
+
+    kind, cuda, n_processes = precision(settings), torch.cuda.is_available(), launching.n_processes()
+    if settings.batch_size % n_processes:
+        raise WorkbookError(f"training.batch_size={settings.batch_size} rows cannot be shared evenly by {n_processes} processes")
+    n_steps = math.ceil(math.ceil(n_train / settings.batch_size) * settings.epochs)
+    every = min(settings.eval_steps, max(1, n_steps // 2))  # at least two looks, or early stopping has nothing to compare
+    return TrainingArguments(
+        output_dir=str(checkpoints),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size // n_processes,
+        learning_rate=settings.learning_rate,
+        max_grad_norm=settings.max_grad_norm,
+        bf16=kind == "bf16",
+        fp16=kind == "fp16",
+        activation_checkpointing=settings.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,  # the other kind needs inputs that learn
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=1,  # the best one stays beside the last
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_macro_f1",
+        greater_is_better=True,
+        restore_callback_states_from_checkpoint=True,
+        logging_steps=logging_steps(every, n_steps),
+        logging_nan_inf_filter=False,  # show a loss as it is
+        report_to="none",
+        disable_tqdm=True,
+        seed=config.seed,
+        use_cpu=not cuda,
+        dataloader_pin_memory=cuda,
+        dataloader_num_workers=2 if cuda else 0,
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=bool(settings.unfreeze or settings.mixup) if n_processes > 1 else None,
+        accelerator_config={"non_blocking": cuda},
+    )
+
+
+def logging_steps(every: int, n_steps: int) -> int:
+    """Return the steps between two entries of the history: some forty in all, and one at each checkpoint.
+
+    Examples
+    --------
+    >>> logging_steps(100, 2190), logging_steps(150, 438)
+    (50, 10)
+    """
+    return max(step for step in range(1, every + 1) if every % step == 0 and step <= max(1, n_steps // 40))
+
+
+def last_checkpoint(checkpoints: Path) -> str | None:
+    """Return the folder of the last whole checkpoint; its state file is written last."""
+    whole = {}
+    for state in checkpoints.glob("checkpoint-*/trainer_state.json"):
+        with contextlib.suppress(ValueError):
+            whole[json.loads(state.read_text(encoding="utf-8"))["global_step"]] = state.parent
+    return str(whole[max(whole)]) if whole else None
+
+
+def _open_checkpoints(checkpoints: Path, train: pd.DataFrame, val: pd.DataFrame, config: Config) -> tuple[TrainingConfig, list[str]]:
+    """Keep the checkpoints of an interrupted run of the same data, settings and code; clear away others."""
+    record, key = checkpoints / "attempt.json", _key(train, val, config)
+    with launching.first_process_first():
+        known = workspace.read_json(record) if record.exists() else {}
+        if known.get("key") != key:
+            shutil.rmtree(checkpoints, ignore_errors=True)
+            known = {"key": key, "tried": []}
+            _write_attempt(checkpoints, key, [])
+    return (lower_rate(config.training) if known["tried"] else config.training), known["tried"]
+
+
+def _write_attempt(checkpoints: Path, key: str, tried: list[str]) -> None:
+    if launching.is_first():
+        workspace.write_json({"key": key, "tried": tried}, checkpoints / "attempt.json")
+
+
+def _key(train: pd.DataFrame, val: pd.DataFrame, config: Config) -> str:
+    tables = [workspace.table_fingerprint(table[["text", "label"]]) for table in (train, val)]
+    what = [*tables, config.training.model_dump(mode="json"), config.seed, workspace.code_fingerprint()]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+
+
+def prepare_torch(settings: TrainingConfig) -> None:
+    """Quieten the libraries, set the threads, and let the C library keep freed memory: asking anew for each large tensor is slow."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    with contextlib.suppress(OSError, AttributeError):  # glibc alone has it
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no mapping, and its page faults, for each large tensor
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+def _backbone_source(config: Config, run: Workspace, texts: pd.Series) -> str:
+    """Return the configured backbone; `tiny` is built first, from the training texts."""
+    if config.training.backbone == "minilm":
+        return str(backbones.offline_encoder())
+    if config.training.backbone != "tiny":
+        return config.training.backbone
+    folder = run.folder(workspace.MODELS) / "tiny-deberta"
+    with launching.first_process_first():
+        if launching.is_first():
+            with workspace.atomic_path(folder) as scratch:
+                backbones.build_tiny_deberta(texts.tolist(), scratch, seed=config.seed)
+    return str(folder)
+
+
+def device_line() -> str:
+    """Return in words what training will run on."""
+    if torch.cuda.is_available():
+        return f"GPU {torch.cuda.get_device_name()} with {torch.cuda.get_device_properties(0).total_memory / 2**30:.0f} GiB"
+    return f"CPU with {torch.get_num_threads()} threads (no GPU is visible to torch {torch.__version__})"
