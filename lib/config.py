@@ -138,11 +138,12 @@ class TrainingConfig(_Section):
 
 
 class LedgerConfig(_Section):
-    """The trick ledger: each technique switched on, over the same seeds and rows."""
+    """The trick ledger: each technique on and off, over the same seeds and rows."""
 
-    techniques: tuple[str, ...] = ()  # names in lib.training.ledger.TECHNIQUES; none: the ledger is left out
-    seeds: int = Field(3, ge=2)
-    train_rows: int = Field(4_000, ge=20)  # a stratified sample of the training rows
+    techniques: tuple[str, ...] = ()  # names in lib.training.ledger.TECHNIQUES; `all` takes every one
+    seeds: int = Field(3, ge=2)  # each draws its training rows, its head and its dropout
+    train_rows: int = Field(4_000, ge=20)
+    val_rows: int = Field(3_000, ge=20)
     epochs: float = Field(2.0, gt=0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -29,10 +30,31 @@ def show(axes: Axes) -> None:
     """Display an Axes' figure with its title as the text for readers who cannot see it, and close it."""
     from IPython.display import display
 
+    display(axes.figure, metadata=_alt_text(axes))
+    plt.close(axes.figure)  # type: ignore[arg-type]
+
+
+def live(draw: Callable[..., Axes]) -> Callable[..., None]:
+    """Return a function that draws with `draw` in one place of the notebook: each call replaces the last figure."""
+    from IPython.display import display
+
+    place: list[Any] = []
+
+    def redraw(*args: Any, **options: Any) -> None:
+        axes = draw(*args, **options)
+        if place:
+            place[0].update(axes.figure, metadata=_alt_text(axes))
+        else:
+            place.append(display(axes.figure, display_id=True, metadata=_alt_text(axes)))
+        plt.close(axes.figure)  # type: ignore[arg-type]
+
+    return redraw
+
+
+def _alt_text(axes: Axes) -> dict[str, Any]:
     figure = axes.figure
     titles = [figure.get_suptitle(), *(ax.get_title(loc="left") for ax in figure.axes)]
-    display(figure, metadata={"image/png": {"alt": "Figure: " + "; ".join(title.replace("\n", " ") for title in titles if title)}})
-    plt.close(figure)  # type: ignore[arg-type]
+    return {"image/png": {"alt": "Figure: " + "; ".join(title.replace("\n", " ") for title in titles if title)}}
 
 
 def class_balance(balance: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -120,8 +142,8 @@ def issue_scores(scores: pd.Series, flagged: pd.Series, *, ax: Axes | None = Non
     return ax
 
 
-def training_curves(history: pd.DataFrame, *, best_step: int) -> Axes:
-    """Loss, macro F1, learning rate and gradient norm by step; a line marks the checkpoint that was kept."""
+def training_curves(history: pd.DataFrame, *, best_step: int | None = None) -> Axes:
+    """Loss, macro F1, learning rate and gradient norm by step; a line marks the best checkpoint, once it is known."""
     panels_of = {
         "Loss": [("loss", "training"), ("eval_loss", "validation")],
         "Macro F1 on validation": [("eval_macro_f1", "validation")],
@@ -134,13 +156,16 @@ def training_curves(history: pd.DataFrame, *, best_step: int) -> Axes:
         for (column, name), colour in zip(lines, COLOURS):
             points = history.dropna(subset=[column])
             ax.plot(points["step"], points[column], color=colour, label=name, marker="o" if len(points) < 25 else None, markersize=3.5)
-        ax.axvline(best_step, color="0.4", linestyle=":", linewidth=1)
+        if best_step is not None:
+            ax.axvline(best_step, color="0.4", linestyle=":", linewidth=1)
         ax.set_title(title, loc="left")
         if len(lines) > 1:
             ax.legend(frameon=False)
     for ax in panels[1]:
         ax.set_xlabel("training step")
-    figure.suptitle(f"How did training go? (dotted: step {best_step}, the checkpoint kept)", x=0.01, ha="left", fontsize=11)
+    step = int(history["step"].max()) if len(history) else 0
+    title = f"Training so far: {step:,} steps" if best_step is None else f"How did training go? (dotted: step {best_step}, the best checkpoint)"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     return panels[0, 0]
 
 
@@ -171,6 +196,25 @@ def scores_with_intervals(scores: pd.DataFrame, *, title: str, ax: Axes | None =
     ax.set_yticks(ticks, names)
     ax.invert_yaxis()
     _label(ax, title=title, xlabel="score (bars: 95 % interval over rows)")
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+def trick_ledger(ledger: pd.DataFrame, *, n: int, n_seeds: int, ax: Axes | None = None) -> Axes:
+    """Gain in macro F1 of each technique with its interval, best first, and what it costs, from `ledger.trick_ledger`."""
+    table = ledger.dropna(subset="gain").sort_values("gain")
+    ax = ax or _axes(height=1.2 + 0.34 * len(table))
+    colour = {"better": COLOURS[2], "worse": COLOURS[1], "cannot tell": "0.45"}
+    marker = {"better": "^", "worse": "v", "cannot tell": "o"}
+    for y, row in enumerate(table.itertuples()):
+        error = [[row.gain - row.low], [row.high - row.gain]]
+        ax.errorbar(row.gain, y, xerr=error, fmt=marker[row.verdict], color=colour[row.verdict], capsize=3, markersize=5)
+    ax.axvline(0, color="0.2", linewidth=1)
+    ax.set_yticks(range(len(table)), [f"{name} ({cost:.1f}x time)" for name, cost in zip(table.index, table["cost"])])
+    handles = [plt.Line2D([], [], marker=marker[verdict], linestyle="", color=colour[verdict], label=verdict) for verdict in colour]
+    ax.legend(handles=handles, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    title = f"What does each technique gain over the plain recipe? (n = {n:,} rows, {n_seeds} seeds)"
+    _label(ax, title=title, xlabel="gain in macro F1 (bars: intervals that hold together, over seeds and rows)", ylim=(-0.6, len(table) - 0.4))
     ax.grid(axis="y", visible=False)
     return ax
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parents[1]
 NOTEBOOKS = REPOSITORY / "notebooks"
 VERSIONED = (  # the packages whose versions a result depends on
-    *("torch", "transformers", "datasets", "accelerate", "scikit-learn", "numpy", "pandas", "scipy", "pyarrow", "cleanlab"),
+    *("torch", "transformers", "datasets", "accelerate", "scikit-learn", "numpy", "pandas", "scipy", "pyarrow", "cleanlab", "peft"),
     *("textdescriptives", "fg-data-profiling", "ftfy", "selectolax", "papermill", "matplotlib"),
 )
 PROCESSED, REVIEW, MODELS, REPORTS = "data/processed/{dataset}/{run}", "data/review/{dataset}", "models/{run}", "reports/{run}"
@@ -47,6 +47,7 @@ FILES = {  # every file that a notebook hands to another, or to a person: name -
     "transformer": (MODELS, "04_train_model"),
     "val_probs.parquet": (MODELS, "04_train_model"),
     "history.json": (MODELS, "04_train_model"),
+    "trick_ledger.parquet": (MODELS, "04_train_model"),
     "metrics.json": (REPORTS, "07_evaluate_and_analyse_errors"),
     "test_probs.parquet": (MODELS, "07_evaluate_and_analyse_errors"),
     "mistakes.parquet": (PROCESSED, "07_evaluate_and_analyse_errors"),
@@ -314,7 +315,7 @@ STEPS = (
     Step("01_profile_data", "What is in this data?", ("data", "profiling", "split"), ("source",)),
     Step("02_clean_and_split", "What must go, and does anything leak?", ("data", "cleaning", "split"), ("source",)),
     Step("03_review_labels", "Which labels are wrong?", ("labels",), ("clean.parquet", "decisions.csv", "review_queue.csv")),
-    Step("04_train_model", "What does the transformer add to a baseline?", ("training",), ("train.parquet", "val.parquet")),
+    Step("04_train_model", "What does the transformer add to a baseline?", ("training", "ledger"), ("train.parquet", "val.parquet")),
     Step(
         "07_evaluate_and_analyse_errors",
         "How good is it, and where does it fail?",

@@ -44,7 +44,7 @@ def encode(
     """
     if cache is None:
         return datasets.Dataset.from_dict(_encode(texts, tokenizer, max_length=max_length, truncation=truncation))
-    what = [tokenizer.backend_tokenizer.to_str(), max_length, truncation, HEAD_SHARE, WINDOW_OVERLAP, MAX_WINDOWS, len(texts)]
+    what = [_tokenizer_state(tokenizer), max_length, truncation, HEAD_SHARE, WINDOW_OVERLAP, MAX_WINDOWS, len(texts)]
     digest = hashlib.sha256(json.dumps(what).encode())
     for text in texts:
         digest.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
@@ -58,6 +58,11 @@ def encode(
     return datasets.load_from_disk(str(path))
 
 
+def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    return {name: value for name, value in state.items() if name not in ("truncation", "padding")}  # every call sets these two anew
+
+
 def _encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, max_length: int, truncation: str) -> dict[str, list[Any]]:
     prefix, suffix = _special_tokens(tokenizer)
     room = max_length - len(prefix) - len(suffix)
@@ -66,11 +71,12 @@ def _encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, max_len
         encoded = tokenizer(list(texts[start : start + 1_000]), add_special_tokens=False, verbose=False)["input_ids"]
         for row, ids in enumerate(encoded, start):
             kept = _pieces(ids, room, truncation)
+            cut = len(ids) > (_window_step(room) * (len(kept) - 1) + room if truncation == "windows" else room)
             for piece in kept:
                 pieces["input_ids"].append([*prefix, *piece, *suffix])
                 pieces["length"].append(len(piece) + len(prefix) + len(suffix))
                 pieces["row"].append(row)
-                pieces["cut"].append(len(ids) > room and (truncation != "windows" or len(kept) == MAX_WINDOWS))
+                pieces["cut"].append(cut)
     return pieces
 
 
@@ -87,8 +93,12 @@ def _pieces(ids: list[int], room: int, truncation: str) -> list[list[int]]:
     if truncation == "head_tail":
         head = round(room * HEAD_SHARE)
         return [ids[:head] + ids[len(ids) - (room - head) :]]
-    step = max(1, room - round(room * WINDOW_OVERLAP))
+    step = _window_step(room)
     return [ids[at : at + room] for at in range(0, len(ids) - room + step, step)][:MAX_WINDOWS]
+
+
+def _window_step(room: int) -> int:
+    return max(1, room - round(room * WINDOW_OVERLAP))
 
 
 class Pieces(torch.utils.data.Dataset):
@@ -137,10 +147,11 @@ def micro_batches(batch: dict[str, torch.Tensor], *, n_parts: int, max_tokens: i
     """
     lengths = batch["attention_mask"].sum(1)
     order = torch.argsort(lengths, descending=True, stable=True)
-    for rows in token_batches(lengths[order].tolist(), max_tokens=max_tokens, max_rows=-(-len(order) // n_parts)):
-        chosen = order[rows]
-        longest = int(lengths[chosen].max())
-        yield {name: values[chosen, :longest] if values.dim() > 1 else values[chosen] for name, values in batch.items()}
+    for share in order.tensor_split(min(n_parts, len(order))):
+        for rows in token_batches(lengths[share].tolist(), max_tokens=max_tokens, max_rows=len(share)):
+            chosen = share[rows]
+            longest = int(lengths[chosen].max())
+            yield {name: values[chosen, :longest] if values.dim() > 1 else values[chosen] for name, values in batch.items()}
 
 
 def sorted_batches(lengths: np.ndarray, *, device: torch.device) -> Iterator[np.ndarray]:

@@ -13,12 +13,20 @@ import torch
 from tqdm import tqdm
 
 from lib.config import TrainingConfig
+from lib.errors import WorkbookError
 from lib.training.backbones import encoder_layers
 from lib.training.finetune import encoding
 
 
 def frozen_depth(settings: TrainingConfig, epoch: int, *, n_layers: int) -> int:
-    """Return how many of the lowest layers are frozen (with the embeddings) in an epoch, counted from 0; 0 freezes nothing."""
+    """Return how many of the lowest layers are frozen (with the embeddings) in an epoch, counted from 0; 0 freezes nothing.
+
+    Raises
+    ------
+    WorkbookError : more layers are to be frozen than there are.
+    """
+    if settings.frozen_layers > n_layers:
+        raise WorkbookError(f"training.frozen_layers={settings.frozen_layers}, but the backbone has {n_layers} layers")
     if epoch >= len(settings.unfreeze):
         return settings.frozen_layers
     return max(settings.frozen_layers, n_layers - settings.unfreeze[epoch], 0)
@@ -51,33 +59,35 @@ class ActivationCache:
 
     Parameters
     ----------
-    path : file of float32 of shape (tokens of all pieces, hidden size)
+    path : file of float32 of shape (tokens kept of all pieces, hidden size)
     """
 
     def __init__(self, model: torch.nn.Module, pieces: datasets.Dataset, *, depth: int, path: Path, pad: int, progress: bool = False):
         self.depth, self.path = depth, path
-        self.lengths = np.asarray(pieces["length"])
-        self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
+        lengths = np.asarray(pieces["length"])
+        first_only = depth == len(encoder_layers(model)) and hasattr(model, "first_token_hook")  # all that is read of the top layer
+        self.kept = np.ones_like(lengths) if first_only else lengths
+        self.starts = np.concatenate([[0], np.cumsum(self.kept)])
         path.parent.mkdir(parents=True, exist_ok=True)
         self.values = np.memmap(path, np.float32, mode="w+", shape=(int(self.starts[-1]), model.config.hidden_size))
-        self._fill(model, pieces.with_format("numpy"), pad=pad, progress=progress)
+        self._fill(model, pieces.with_format("numpy"), lengths, pad=pad, progress=progress)
 
-    def _fill(self, model: torch.nn.Module, ids: datasets.Dataset, *, pad: int, progress: bool) -> None:
+    def _fill(self, model: torch.nn.Module, ids: datasets.Dataset, lengths: np.ndarray, *, pad: int, progress: bool) -> None:
         device = next(model.parameters()).device
         model.eval()
-        with tqdm(total=len(self.lengths), desc="frozen layers", unit="piece", disable=not progress) as bar, torch.inference_mode():
-            for batch in encoding.sorted_batches(self.lengths, device=device):
+        with tqdm(total=len(lengths), desc="frozen layers", unit="piece", disable=not progress) as bar, torch.inference_mode():
+            for batch in encoding.sorted_batches(lengths, device=device):
                 tokens, mask = encoding.padded(ids[batch]["input_ids"], pad=pad)
                 given = lower_layers(model, tokens.to(device), mask.to(device), depth=self.depth).float().cpu().numpy()
                 for piece, value in zip(batch, given):
-                    self.values[self.starts[piece] : self.starts[piece + 1]] = value[: self.lengths[piece]]
+                    self.values[self.starts[piece] : self.starts[piece + 1]] = value[: self.kept[piece]]
                 bar.update(len(batch))
 
     def __call__(self, pieces: np.ndarray, n_tokens: int) -> torch.Tensor:
         """Return the hidden states of pieces, padded with zeros to shape (pieces, n_tokens, hidden)."""
         found = np.zeros((len(pieces), n_tokens, self.values.shape[1]), np.float32)
         for row, piece in zip(found, pieces):
-            row[: self.lengths[piece]] = self.values[self.starts[piece] : self.starts[piece + 1]]
+            row[: self.kept[piece]] = self.values[self.starts[piece] : self.starts[piece + 1]]
         return torch.from_numpy(found)
 
     @staticmethod

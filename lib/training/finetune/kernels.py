@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import math
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -40,38 +43,23 @@ def use_fused_attention(model: PreTrainedModel, *, backend: str | None = None) -
 
     Parameters
     ----------
-    model : on the device that it will train on, in float32; changed in place
+    model : in float32, without LoRA yet; changed in place, and moved to the GPU where there is one, to be checked there
     backend : `triton` (needs a GPU), `torch` (any device, for tests), or None: triton where the model is on a GPU
 
     Returns
     -------
     a line that says what is used; where that is the eager code, why, and the model is as it was
     """
-    base, eager = getattr(model, "deberta", None), "attention: the model's own code"
-    if getattr(model.config, "model_type", "") != "deberta-v2" or base is None:
-        return f"{eager} ({type(model).__name__} is no DeBERTa-v2 or v3, which the fused kernel is for)"
-    if backend is None and model.device.type != "cuda":
-        return f"{eager} (the fused kernel needs the model on a GPU, it is on the {model.device.type.upper()})"
-    if importlib.util.find_spec("disentangled_flash") is None:
-        return f"{eager} (the fused kernel is in a package that is not installed: pip install {PACKAGE})"
-    if (reason := _unsupported(base)) is not None:
+    eager, device = "attention: the model's own code", _training_device(model)
+    if (reason := _obstacle(model, needs_gpu=backend is None and device.type != "cuda")) is not None:
         return f"{eager} ({reason})"
-    undo: Callable[[], None] | None = None
     try:
-        with _evaluating(model):
-            references = _references(model)
-            undo = _install(base, backend=backend or "triton")
-            if undo is None:
-                return f"{eager} (the fused kernel needs Triton and heads of 32, 64 or 128; this model's are of {_head_size(base)})"
-            passed, findings = _compare(model, references)
-            if not passed:
-                undo()
+        model.to(device)
+        passed, findings = _install_checked(model, backend=backend or "triton")
     except Exception as error:  # whatever a kernel throws, training goes on without it
-        if undo is not None:
-            undo()
-        return f"{eager} (the fused kernel failed: {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'})"
+        return f"{eager} (the fused kernel failed: {type(error).__name__}: {_first_line(error)})"
     if not passed:
-        return f"{eager} (the fused kernel is wrong here: {findings})"
+        return f"{eager} (the fused kernel {findings})"
     return f"attention: disentangled-flash {importlib.metadata.version('disentangled-flash')}, {backend or 'triton'} ({findings})"
 
 
@@ -89,7 +77,7 @@ def compile_model(model: torch.nn.Module, *, wanted: bool) -> tuple[torch.nn.Mod
 
     if not wanted:
         return model, "torch.compile: off"
-    device = next(model.parameters()).device
+    device = _training_device(model)
     if (problem := _compiler_problem(device)) is not None:
         return model, f"torch.compile: off, since nothing compiles for the {device.type.upper()} here ({problem})"
     torch._dynamo.config.suppress_errors = True
@@ -142,19 +130,49 @@ def peak_flops(device: torch.device | str) -> float | None:
     return next((flops for pattern, flops in PEAK_FLOPS if re.search(rf"(?<![A-Z0-9]){pattern}(?![A-Z0-9])", name)), None)
 
 
-def _unsupported(base: Any) -> str | None:
+def _training_device(model: Any) -> torch.device:
+    """Return where a model is, or for one still on the CPU of a machine with GPUs, the GPU of this process."""
     import torch
 
-    attentions = [layer.attention.self for layer in base.encoder.layer]
+    device = next(model.parameters()).device
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if device.type == "cpu" and torch.cuda.is_available() else device
+
+
+def _obstacle(model: Any, *, needs_gpu: bool) -> str | None:
+    import torch
+
+    if getattr(model.config, "model_type", "") != "deberta-v2" or not hasattr(model, "deberta"):
+        return f"{type(model).__name__} is no DeBERTa-v2 or v3, which the fused kernel is for"
+    if needs_gpu:
+        return "the fused kernel needs a GPU, and none is visible"
+    if importlib.util.find_spec("disentangled_flash") is None:
+        return f"the fused kernel is in a package that is not installed: pip install {PACKAGE}"
+    attentions = [layer.attention.self for layer in model.deberta.encoder.layer]
     if any(type(attention).__name__ != "DisentangledSelfAttention" for attention in attentions):
         return "its attention was replaced before"
     if any(type(linear) is not torch.nn.Linear for attention in attentions for linear in (attention.query_proj, attention.key_proj, attention.value_proj)):
-        return "the fused kernel reads the weights of the projections and would pass over LoRA's"
+        return "LoRA is in its projections already: it has to be added after the fused kernel"
     return None
 
 
-def _head_size(base: Any) -> int:
-    return base.encoder.layer[0].attention.self.attention_head_size
+def _install_checked(model: Any, *, backend: str) -> tuple[bool, str]:
+    """Return whether the fused attention is in, and what was found; where it is not in, the model is as it was."""
+    with _evaluating(model):
+        exact = _outputs(model)
+        half_gap = _gap(_outputs(model, half=_half(model.device)), exact)
+        undo = _install(model.deberta, backend=backend)
+        if undo is None:
+            return False, f"needs Triton and heads of 32, 64 or 128; this model's are of {model.deberta.encoder.layer[0].attention.self.attention_head_size}"
+        passed = False
+        try:
+            gap, fused_half_gap = _gap(_outputs(model), exact), _gap(_outputs(model, half=_half(model.device)), exact)
+            half_limit = max(HALF_RATIO * half_gap, HALF_FLOOR)
+            passed = gap <= FLOAT32_GAP and fused_half_gap <= half_limit
+        finally:
+            if not passed:
+                undo()
+    found = f"by {gap:.1e} in float32, {FLOAT32_GAP:.0e} allowed; by {fused_half_gap:.1e} in half, {half_limit:.1e} allowed"
+    return passed, f"{'' if passed else 'is wrong here: its '}logits and gradients differ {found}"
 
 
 def _install(base: Any, *, backend: str) -> Callable[[], None] | None:
@@ -162,33 +180,46 @@ def _install(base: Any, *, backend: str) -> Callable[[], None] | None:
 
     Of what the package makes (1.1.1) the attention alone is kept: its encoder never calls the layers, so that what hooks
     onto a layer or replaces it (caching of frozen layers) would be passed over; its attention has copies of the weights,
-    all of them trainable; and index tables first made in inference mode break a later backward pass.
+    all of them trainable, and reads weights without calling their modules, which would pass over LoRA; its index tables
+    break a later backward pass where they were first made in inference mode, and have torch.compile begin anew for each length.
     """
     import torch
     from disentangled_flash import optimize_deberta_training
 
     encoder = base.encoder
     originals = [layer.attention.self for layer in encoder.layer]
-    with torch.random.fork_rng(devices=[]):  # it draws weights, to be overwritten
-        optimize_deberta_training(base, backend=backend)
+
+    def undo() -> None:
+        base.encoder = encoder
+        for layer, original in zip(encoder.layer, originals):
+            layer.attention.self = original
+        for name in ("get_attention_mask", "get_rel_pos"):
+            vars(encoder).pop(name, None)
+
+    try:
+        with torch.random.fork_rng(devices=[]):  # it draws weights, to be overwritten
+            optimize_deberta_training(base, backend=backend)
+    except BaseException:
+        undo()
+        raise
     fused, base.encoder = base.encoder, encoder
     if fused is encoder:
         return None
     for layer, original in zip(encoder.layer, originals):
+        attention = layer.attention.self
         for name, child in original.named_children():
-            setattr(layer.attention.self, name, child)
-        layer.attention.self.attention_probability_dropout = original.dropout.p
+            setattr(attention, name, child)
+        attention.attention_probability_dropout = original.dropout.p
+        attention._project_qkv = MethodType(_projections, attention)
     tables = fused.position_plan_cache
     for name in ("compact", "dense"):
-        setattr(tables, name, torch.inference_mode(False)(getattr(tables, name)))
+        setattr(tables, name, torch.compiler.disable(torch.inference_mode(False)(getattr(tables, name))))
     encoder.get_attention_mask, encoder.get_rel_pos = fused.get_attention_mask, fused.get_rel_pos
-
-    def undo() -> None:
-        for layer, original in zip(encoder.layer, originals):
-            layer.attention.self = original
-        del encoder.get_attention_mask, encoder.get_rel_pos
-
     return undo
+
+
+def _projections(attention: Any, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return attention.query_proj(hidden), attention.key_proj(hidden), attention.value_proj(hidden)
 
 
 @contextmanager
@@ -211,20 +242,6 @@ def _half(device: torch.device) -> torch.dtype:
     import torch
 
     return torch.float16 if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False) else torch.bfloat16
-
-
-def _references(model: Any) -> tuple[list[torch.Tensor], float]:
-    """Return what the eager code gives in float32, and how far it is from that in half precision."""
-    exact = _outputs(model)
-    return exact, _gap(_outputs(model, half=_half(model.device)), exact)
-
-
-def _compare(model: Any, references: tuple[list[torch.Tensor], float]) -> tuple[bool, str]:
-    exact, half_gap = references
-    gap, fused_half_gap = _gap(_outputs(model), exact), _gap(_outputs(model, half=_half(model.device)), exact)
-    half_limit = max(HALF_RATIO * half_gap, HALF_FLOOR)
-    findings = f"logits and gradients differ by {gap:.1e} in float32, {FLOAT32_GAP:.0e} allowed; by {fused_half_gap:.1e} in half, {half_limit:.1e} allowed"
-    return gap <= FLOAT32_GAP and fused_half_gap <= half_limit, findings
 
 
 def _outputs(model: Any, *, half: torch.dtype | None = None) -> list[torch.Tensor]:
@@ -254,7 +271,7 @@ def _outputs(model: Any, *, half: torch.dtype | None = None) -> list[torch.Tenso
 def _gap(found: list[torch.Tensor], exact: list[torch.Tensor]) -> float:
     """Return the largest distance of a tensor from the exact one, relative to that one's norm; infinity where a number is none."""
     gaps = [float((a - b).norm() / b.norm().clamp_min(1e-30)) for a, b in zip(found, exact)]
-    return max(gap if gap == gap else float("inf") for gap in gaps)
+    return max(math.inf if math.isnan(gap) else gap for gap in gaps)
 
 
 def _compiler_problem(device: torch.device) -> str | None:
@@ -263,5 +280,9 @@ def _compiler_problem(device: torch.device) -> str | None:
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.ones(2, device=device))
     except Exception as error:  # no C++ compiler, no Triton, no headers of Python: each has its own
-        return str(error).strip().splitlines()[0]
+        return _first_line(error)
     return None
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "no message")

@@ -98,6 +98,7 @@ class RecipeTrainer(Trainer):
         return total
 
     def _halve(self, n_rows: int, error: RuntimeError) -> None:
+        self._features = None  # they hold the graph of the pass that failed
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -122,7 +123,8 @@ class RecipeTrainer(Trainer):
         if settings.mixup:
             losses = self._mixed_up(labels)
         elif settings.head_dropouts > 1:
-            losses = torch.stack([self._cross_entropy(self._head(self._features[: len(labels)]), labels) for _ in range(settings.head_dropouts)]).mean(0)
+            features = self._features[: len(labels)]  # taken once: the head's own passes are remembered too
+            losses = torch.stack([self._cross_entropy(self._head(features), labels) for _ in range(settings.head_dropouts)]).mean(0)
         elif settings.r_drop:
             losses = 0.5 * sum(self._cross_entropy(half, labels) for half in logits.chunk(2))
         else:
@@ -270,15 +272,15 @@ def perturbed(model: Any, *, what: str, size: float) -> Iterator[None]:
     """
     chosen = [model.get_input_embeddings().weight] if what == "embeddings" else [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
     saved: list[tuple[torch.Tensor, torch.Tensor]] = []
-    with torch.no_grad():
-        for weight in chosen:
-            if weight.grad is None:
-                continue
-            norm, scale = weight.grad.norm(), weight.norm() if what == "weights" else weight.norm(dim=1).mean()
-            if torch.isfinite(norm) and norm > 0:
-                saved.append((weight, weight.clone()))
-                weight.add_(weight.grad * (size * scale / norm))
-    try:
+    try:  # memory may run out while they are moved
+        with torch.no_grad():
+            for weight in chosen:
+                if weight.grad is None:
+                    continue
+                norm, scale = weight.grad.norm(), weight.norm() if what == "weights" else weight.norm(dim=1).mean()
+                if torch.isfinite(norm) and norm > 0:
+                    saved.append((weight, weight.clone()))
+                    weight.add_(weight.grad * (size * scale / norm))
         yield
     finally:
         with torch.no_grad():

@@ -72,7 +72,7 @@ def predict_logits(
     """
     device = next(model.parameters()).device
     model.eval()
-    lengths, rows, ids = np.asarray(pieces["length"]), np.asarray(pieces["row"]), pieces.with_format("numpy")
+    lengths, rows, ids = np.asarray(pieces["length"], np.int64), np.asarray(pieces["row"], np.int64), pieces.with_format("numpy")
     logits = np.zeros((n_rows, model.config.num_labels))
     with tqdm(total=len(lengths), desc="predicting", unit="piece", disable=not progress) as bar, torch.inference_mode():
         for batch in encoding.sorted_batches(lengths, device=device):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 HELD_OUT_SHARE, MAX_HELD_OUT = 0.05, 500  # texts that the masked loss is measured on: at least one, at most these
-WARMUP_SHARE, WEIGHT_DECAY = 0.06, 0.01  # of Gururangan et al. 2020, table 14
+WARMUP_SHARE, WEIGHT_DECAY = 0.06, 0.01  # as Gururangan et al. 2020 have them
 IGNORED = -100  # label of a token that is not masked, as torch's cross entropy has it
 
 
@@ -42,9 +42,10 @@ def pretrain(
 ) -> dict[str, Any]:
     """Go on pretraining a backbone with masked language modelling on texts of the task, and write its encoder.
 
-    DeBERTa-v3 was trained to detect replaced tokens, and its checkpoints carry no head for this: it gets a fresh one,
-    tied to the embeddings, whose loss starts near that of guessing and falls within the first steps. Any checkpoint
-    without such a head gets a fresh one. BERT's pooler takes no part and is not written: the classifier's starts anew.
+    DeBERTa-v3 was trained to detect replaced tokens, and transformers reads no head for masked ones from its hub
+    checkpoints: it gets a fresh one, tied to the embeddings, as does any checkpoint without. Such a head has to learn
+    too, so that the first loss is that of guessing or worse: `eval_loss_before` then says little of the encoder. BERT's
+    pooler takes no part and is not written: the classifier's starts anew.
 
     Parameters
     ----------
@@ -73,8 +74,8 @@ def pretrain(
         raise WorkbookError(f"training.pretraining_epochs must be above 0 to pretrain, found {epochs}")
     set_seed(seed)
     tokenizer, model = load_masked(source)
-    train_rows, held_out_rows = split_rows(_token_ids(texts, tokenizer, max_length), seed=seed)
-    held_out = _fixed_batches(held_out_rows, _collator(tokenizer, mask_share, seed), batch_size)
+    train_rows, held_out_rows = split_rows(token_ids(texts, tokenizer, max_length), seed=seed)
+    held_out = _fixed_batches(held_out_rows, masking_collator(tokenizer, mask_share, seed), batch_size)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     before = masked_loss(model, held_out)
     with tempfile.TemporaryDirectory() as unused:
@@ -82,7 +83,7 @@ def pretrain(
             model=model,
             args=_arguments(unused, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed),
             train_dataset=datasets.Dataset.from_dict({"input_ids": train_rows}),
-            data_collator=_collator(tokenizer, mask_share, seed + 1),
+            data_collator=masking_collator(tokenizer, mask_share, seed + 1),
             callbacks=[_Bar(progress)],
         )
         trainer.remove_callback(PrinterCallback)
@@ -147,7 +148,7 @@ def masked_loss(model: PreTrainedModel, batches: Sequence[dict[str, torch.Tensor
     return loss / n_tokens
 
 
-def _token_ids(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[list[int]]:
+def token_ids(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[list[int]]:
     """Return the token ids of the texts that have any beside the special ones, which are never masked."""
     if not texts:
         return []
@@ -156,7 +157,7 @@ def _token_ids(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_len
     return [row for row in rows if not special.issuperset(row)]
 
 
-def _collator(tokenizer: PreTrainedTokenizerBase, mask_share: float, seed: int) -> Callable[[list[Any]], dict[str, torch.Tensor]]:
+def masking_collator(tokenizer: PreTrainedTokenizerBase, mask_share: float, seed: int) -> Callable[[list[Any]], dict[str, torch.Tensor]]:
     """Return a function that masks a batch; in one where chance masked nothing, which has no loss, it masks a token."""
     masked = DataCollatorForLanguageModeling(tokenizer, mlm_probability=mask_share, seed=seed)
     special = torch.tensor(sorted(tokenizer.all_special_ids))

@@ -139,6 +139,7 @@ def _attempt(
     progress: bool,
     watch: Callable[[pd.DataFrame], None] | None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
+    started = time.perf_counter()
     prepare_torch(settings)
     progress = progress and launching.is_first()
     checkpoints, class_names = run.folder(workspace.MODELS) / "checkpoints", sorted(train["label"].unique())
@@ -166,6 +167,7 @@ def _attempt(
     trainer.messages += messages + [f"a second try, after one {attempt}" for attempt in tried]
     average = _add_callbacks(trainer, checkpoints, y_train, progress=progress, watch=watch)
     trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    seconds = time.perf_counter() - started
     kept_average = _put_in_average(trainer, average)
     _save(trainer, run)
     facts = {
@@ -177,6 +179,8 @@ def _attempt(
         "weights_learning": n_learning(trainer),
         "train_rows": len(train),
         "truncated_share": truncated_share(encoded, n_rows=len(train)),
+        "training_seconds": round(seconds, 3),  # of this attempt, loading and evaluating counted
+        "texts_per_second": round(trainer.state.global_step * settings.batch_size / seconds, 2),
         "steps": trainer.state.global_step,
         "best_step": trainer.state.best_global_step or trainer.state.global_step,
         "kept": "average" if kept_average else "best checkpoint",
@@ -208,6 +212,8 @@ def _model(
         model.dropout.p = 0.0  # the loss draws the head's masks itself
     if settings.attention_kernel == "fused":
         messages.append(kernels.use_fused_attention(model))
+    elif settings.pooling == "cls":
+        heads.read_first_token_only(model)
     if settings.lora_rank:
         model = heads.add_lora(model, rank=settings.lora_rank)
     if settings.compile:
