@@ -6,10 +6,10 @@ ARGS ?=
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run lab test lint bench doctor constraints clean
+.PHONY: help setup run lab test lint bench bench-training doctor constraints clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 setup:  ## create .venv and install, where it is missing or stale
 	@if [ -z "$(PYTHON)" ]; then echo "setup: no Python 3.11 or 3.12 found; install one, or name it: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; fi
@@ -32,6 +32,9 @@ lint: setup  ## ruff, mypy, the direction of imports, stripped notebooks
 
 bench: setup  ## the figures the workbook promises, as counts and ratios
 	@$(BIN)/python benchmarks/figures.py
+
+bench-training: setup  ## fine-tuning against the plain recipe on this CPU (ARGS="equal" or "quality" for the longer ones)
+	@$(BIN)/python benchmarks/training.py $(or $(ARGS),speed)
 
 doctor: setup  ## what this machine has
 	@$(BIN)/workbook doctor

@@ -132,9 +132,7 @@ def _forget_models(folder: Path) -> None:
             shutil.rmtree(path)
 
 
-def _table(
-    y_true: np.ndarray, found: dict[str, list[tuple[np.ndarray, float]]], notes: dict[str, str], *, n_classes: int, confidence: float
-) -> pd.DataFrame:
+def _table(y_true: np.ndarray, found: dict[str, list[tuple[np.ndarray, float]]], notes: dict[str, str], *, n_classes: int, confidence: float) -> pd.DataFrame:
     predicted = {name: np.stack([y_pred for y_pred, _ in runs]) for name, runs in found.items()}
     seconds = {name: sum(each for _, each in runs) for name, runs in found.items()}
     rows = []

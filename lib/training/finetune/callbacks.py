@@ -26,7 +26,7 @@ AVERAGED = "averaged.safetensors"
 HISTORY = ["step", "loss", "learning_rate", "grad_norm", "eval_loss", "eval_macro_f1", "eval_accuracy"]
 
 
-class Diverged(WorkbookError):
+class Diverged(WorkbookError):  # noqa: N818 - it reads as what happened
     """The loss is no number, or stays where guessing would be."""
 
 
@@ -134,7 +134,8 @@ class WeightAverage(TrainerCallback):
     """
 
     def __init__(self, model: Any, settings: TrainingConfig):
-        self.model, self.settings, self.weights, self.n = model, settings, {}, 0
+        self.model, self.settings, self.n = model, settings, 0
+        self.weights: dict[str, torch.Tensor] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Take up the average of an interrupted run."""

@@ -37,6 +37,7 @@ def freeze(model: torch.nn.Module, depth: int) -> None:
 
     What the encoder shares between layers (DeBERTa's relative positions) is frozen with them: frozen layers read it.
     """
+    model.disable_input_require_grads()  # gradient checkpointing sets it, and the backward pass would go through frozen layers
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     for part in frozen_parts(model, depth):
@@ -49,7 +50,13 @@ def frozen_parts(model: torch.nn.Module, depth: int) -> list[torch.nn.Module]:
         return []
     encoder = model.base_model.encoder
     shared = [module for name, module in encoder.named_children() if name != "layer" and module is not None]
-    return [model.base_model.embeddings, *encoder_layers(model)[:depth], *shared]
+    return [*_below_layers(model), *encoder_layers(model)[:depth], *shared]
+
+
+def _below_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """Return the embeddings, and ELECTRA's projection of them."""
+    projection = getattr(model.base_model, "embeddings_project", None)
+    return [model.base_model.embeddings] + ([projection] if projection is not None else [])
 
 
 class ActivationCache:
@@ -97,8 +104,20 @@ class ActivationCache:
 
 
 def can_cache(model: torch.nn.Module) -> bool:
-    """Return whether hidden states can be put in after a layer: not where a convolution mixes layers (deberta-v2-xlarge)."""
-    return getattr(model.base_model.encoder, "conv", None) is None
+    """Return whether hidden states put in after the lowest layer give what the model gives, tried on two short texts.
+
+    Not where the encoder does more than call its layers in turn: a convolution (deberta-v2-xlarge), a projection (RemBERT).
+    """
+    device = next(model.parameters()).device
+    ids, mask = torch.arange(2, 10, device=device).view(2, 4), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]], device=device)
+    model.eval()
+    try:
+        with torch.inference_mode():
+            whole, hidden = model.base_model(input_ids=ids, attention_mask=mask)[0], lower_layers(model, ids, mask, depth=1)
+            with bypassed(model, 1):
+                return torch.allclose(whole, model.base_model(inputs_embeds=hidden, attention_mask=mask)[0], atol=1e-4)
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError):  # its parts have other shapes or names
+        return False
 
 
 class _Captured(Exception):  # noqa: N818 - no error: it ends a forward pass early
@@ -107,10 +126,10 @@ class _Captured(Exception):  # noqa: N818 - no error: it ends a forward pass ear
 
 def lower_layers(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, *, depth: int) -> torch.Tensor:
     """Return the hidden states after the `depth` lowest layers, of shape (batch, tokens, hidden)."""
-    found: list[torch.Tensor] = []
+    found: list[Any] = []
 
     def capture(_module: Any, _inputs: Any, output: Any) -> None:
-        found.append(output[0] if isinstance(output, tuple) else output)
+        found.append(output)
         raise _Captured
 
     hook = encoder_layers(model)[depth - 1].register_forward_hook(capture)
@@ -120,22 +139,27 @@ def lower_layers(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, 
         pass
     finally:
         hook.remove()
-    return found[0]
+    model.n_layer_outputs = len(found[0]) if isinstance(found[0], tuple) else None  # `bypassed` has to give as many
+    return found[0] if model.n_layer_outputs is None else found[0][0]
 
 
 @contextmanager
 def bypassed(model: torch.nn.Module, depth: int) -> Iterator[None]:
-    """Within the block, the model takes what the `depth` lowest layers give as `inputs_embeds`, and goes on from there."""
-    layers = encoder_layers(model)[:depth]
-    gives_tuple = type(model.base_model).__name__.startswith("Deberta")  # its layers return (hidden states, attention)
+    """Within the block, the model takes what `lower_layers` gave as `inputs_embeds`, and goes on from there."""
+    embeddings, *projection = _below_layers(model)
+
+    def unchanged(hidden_states: torch.Tensor) -> torch.Tensor:
+        return hidden_states
 
     def passed_on(hidden_states: torch.Tensor, *_args: Any, **_kwargs: Any) -> Any:
-        return (hidden_states, None) if gives_tuple else hidden_states
+        n = model.n_layer_outputs
+        return hidden_states if n is None else (hidden_states, *[None] * (n - 1))
 
     def given(*_args: Any, inputs_embeds: torch.Tensor, **_kwargs: Any) -> torch.Tensor:
         return inputs_embeds
 
-    stand_ins: list[tuple[torch.nn.Module, Callable]] = [(model.base_model.embeddings, given), *((layer, passed_on) for layer in layers)]
+    stand_ins: list[tuple[torch.nn.Module, Callable]] = [(embeddings, given), *((module, unchanged) for module in projection)]
+    stand_ins += [(layer, passed_on) for layer in encoder_layers(model)[:depth]]
     for module, stand_in in stand_ins:
         module.forward = stand_in  # type: ignore[method-assign]
     try:

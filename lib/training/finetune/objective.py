@@ -31,6 +31,9 @@ class RecipeTrainer(Trainer):
     class_weights : of shape (k,), mean 1 over the training rows
     """
 
+    control: Any
+    optimizer: Any
+
     def __init__(self, *args: Any, settings: TrainingConfig, watched: tuple[Any, np.ndarray], class_weights: torch.Tensor, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.settings, self.watched, self.class_weights = settings, watched, class_weights
@@ -40,7 +43,7 @@ class RecipeTrainer(Trainer):
         if self.max_tokens is None and not torch.cuda.is_available():
             self.max_tokens = CPU_MICRO_TOKENS
         self.messages: list[str] = []
-        self._features: torch.Tensor | None = None
+        self._features = torch.empty(0)  # what the head was given last
         self.model.classifier.register_forward_pre_hook(self._remember_features)
 
     def _remember_features(self, _module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -49,9 +52,7 @@ class RecipeTrainer(Trainer):
     # --- batches ---
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler:
-        self.sampler = encoding.LengthGroupedSampler(
-            self.train_dataset.lengths, batch_size=self._train_batch_size * self.args.world_size, seed=self.args.seed
-        )
+        self.sampler = encoding.LengthGroupedSampler(self.train_dataset.lengths, batch_size=self._train_batch_size * self.args.world_size, seed=self.args.seed)
         return self.sampler
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], None]:

@@ -28,7 +28,7 @@ from lib.config import Config, TrainingConfig
 from lib.data.sources import sample_rows
 from lib.errors import WorkbookError
 from lib.training import backbones
-from lib.training.finetune import callbacks, encoding, freezing, heads, launching, prediction
+from lib.training.finetune import callbacks, encoding, heads, kernels, launching, prediction, pretraining
 from lib.training.finetune.objective import RecipeTrainer
 from lib.workspace import Workspace
 
@@ -146,9 +146,7 @@ def _attempt(
     tokenizer, model, messages = _model(config, settings, run, train["text"], class_names, progress=progress)
     codes = {name: code for code, name in enumerate(class_names)}
     watched = sample_rows(val, settings.eval_rows, seed=config.seed) if settings.eval_rows and settings.eval_rows < len(val) else val
-    encode = partial(
-        encoding.encode, tokenizer=tokenizer, max_length=settings.max_length, truncation=settings.truncation, cache=workspace.home() / TOKENS
-    )
+    encode = partial(encoding.encode, tokenizer=tokenizer, max_length=settings.max_length, truncation=settings.truncation, cache=workspace.home() / TOKENS)
     with launching.first_process_first():
         encoded, encoded_val = encode(train["text"].tolist()), encode(watched["text"].tolist())
     y_train, y_val = (table["label"].map(codes).to_numpy(np.int64) for table in (train, watched))
@@ -224,8 +222,6 @@ def _model(
 
 def pretrain_once(texts: list[str], *, source: str, folder: Path, config: Config, progress: bool) -> dict[str, Any]:
     """Pretrain on the texts, unless this folder holds the result of the same texts and settings."""
-    from lib.training.finetune import pretraining
-
     settings = config.training
     key = [hashlib.sha256("\x1f".join(texts).encode("utf-8", "surrogatepass")).hexdigest(), settings.backbone, settings.pretraining_epochs, config.seed]
     record = folder.parent / "pretrained.json"
@@ -236,9 +232,7 @@ def pretrain_once(texts: list[str], *, source: str, folder: Path, config: Config
     return facts
 
 
-def _add_callbacks(
-    trainer: RecipeTrainer, checkpoints: Path, y_train: np.ndarray, *, progress: bool, watch: Any
-) -> callbacks.WeightAverage | None:
+def _add_callbacks(trainer: RecipeTrainer, checkpoints: Path, y_train: np.ndarray, *, progress: bool, watch: Any) -> callbacks.WeightAverage | None:
     settings = trainer.settings
     shares = np.bincount(y_train) / len(y_train)
     chance_loss = float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())
