@@ -305,7 +305,7 @@ def peak_bytes(device: str) -> int:
 
 
 def full_run(shape: str, speeds: dict[Step, Speed], args: argparse.Namespace) -> str:
-    """Run all epochs with the fastest step; return its time, from an untrained model on the device to the last step."""
+    """Run all epochs with the fastest step; return its time, building and compiling included."""
     step = max((step for step in speeds if step is not PLAIN), key=lambda step: speeds[step].n_texts / speeds[step].seconds)
     texts, n_steps = random_texts(shape, args.n_texts), 0
     started, lengths = now(args.device), np.array([len(text) for text in texts])

@@ -210,3 +210,44 @@ def test_show_includes_the_title_above_several_panels(shown, name):
     draw, words = FIGURES[name]
     plots.show(draw())
     assert words in shown[0][1]["metadata"]["image/png"]["alt"]
+
+
+def test_a_live_figure_is_drawn_in_one_place_again_and_again(monkeypatch):
+    calls = []
+
+    class Place:
+        def update(self, figure, **more):
+            calls.append(("update", figure, more))
+
+    monkeypatch.setattr(IPython.display, "display", lambda figure, **more: calls.append(("display", figure, more)) or Place())
+    redraw = plots.live(plots.class_balance)
+    for counts in ([3, 1], [2, 2], [4, 0]):
+        redraw(balance(["a", "b"], counts))
+    assert [what for what, *_ in calls] == ["display", "update", "update"]
+    assert calls[0][2] == {"display_id": True, "metadata": {"image/png": {"alt": "Figure: Rows a class (n = 4)"}}}
+    assert calls[2][2] == {"metadata": {"image/png": {"alt": "Figure: Rows a class (n = 4)"}}}
+    assert not plt.get_fignums()
+
+
+def test_training_curves_are_drawn_before_the_best_step_is_known():
+    history = pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0], "learning_rate": [0.1, 0.2], "grad_norm": [1.0, 1.0]})
+    history = history.assign(eval_loss=np.nan, eval_macro_f1=np.nan, eval_accuracy=np.nan)
+    assert "Training so far: 2 steps" in titles(plots.training_curves(history))
+    assert "step 2, the best checkpoint" in titles(plots.training_curves(history, best_step=2))
+
+
+def test_the_trick_ledger_draws_gains_with_their_intervals_best_on_top():
+    ledger = pd.DataFrame(
+        {
+            "gain": [np.nan, -0.1, 0.2],
+            "low": [np.nan, -0.15, -0.1],
+            "high": [np.nan, -0.05, 0.5],
+            "verdict": ["", "worse", "cannot tell"],
+            "cost": [1, 2, 1.04],
+        },
+        index=["plain recipe", "slow one", "quick one"],
+    )
+    ax = plots.trick_ledger(ledger, n=1_200, n_seeds=3)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["slow one (2.0x time)", "quick one (1.0x time)"]
+    np.testing.assert_allclose([bars.get_segments()[0][:, 0] for bars in ax.collections], [[-0.15, -0.05], [-0.1, 0.5]])
+    assert "n = 1,200 rows, 3 seeds" in titles(ax)

@@ -180,3 +180,46 @@ def test_no_gain_shows_beyond_the_disagreement():
 def test_impossible_arguments_are_refused(n, disagreement):
     with pytest.raises(ValueError, match=f"got {disagreement} and {n}"):
         significance.smallest_detectable_gain(n, disagreement=disagreement)
+
+
+def seeds_of_predictions(*shares, n=400):
+    """Return true classes and, for each share, predictions that are right on that share of the rows of either class."""
+    y = np.arange(n) % 2
+    return y, np.stack([np.where(np.arange(n) < share * n, y, 1 - y) for share in shares])
+
+
+def test_the_gain_over_seeds_is_the_mean_of_the_gains_and_its_interval_students():
+    y, first = seeds_of_predictions(1.0, 1.0, 1.0)
+    _, second = seeds_of_predictions(0.9, 0.8, 0.7)
+    found = significance.gain_over_seeds(y, first, second, n_resamples=4_000)
+    assert found.value == pytest.approx(-0.2)
+    rows = np.mean(np.stack([second[i] == y for i in range(3)]), axis=0)  # of balanced, symmetric errors macro F1 is the accuracy
+    reach = stats.t.ppf(0.975, 2) * np.sqrt(0.1**2 / 3 + rows.var() / len(y))
+    assert found.high - found.value == pytest.approx(reach, rel=0.03)
+    assert found.value - found.low == pytest.approx(reach, rel=0.03)
+    assert found.n == 400
+
+
+def test_equal_predictions_gain_nothing_for_sure_and_a_gain_stays_within_its_range():
+    y, first = seeds_of_predictions(0.9, 0.8)
+    same = significance.gain_over_seeds(y, first, first)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    wild = significance.gain_over_seeds(y, *(seeds_of_predictions(*shares)[1] for shares in ((0.1, 0.9), (0.9, 0.1))))
+    assert (wild.low, wild.high) == (-1, 1)
+
+
+def test_seldom_does_a_gain_show_between_equal_ways_of_training():
+    rng, n, n_seeds = np.random.default_rng(0), 300, 3
+    false = 0
+    for _ in range(200):
+        y, hard = rng.integers(0, 2, n), rng.random(n)  # rows are hard or easy for either way
+        first, second = (np.where(rng.random((n_seeds, n)) < 0.6 + 0.3 * hard + rng.normal(0, 0.02, (n_seeds, 1)), y, 1 - y) for _ in range(2))
+        found = significance.gain_over_seeds(y, first, second, n_resamples=60)
+        false += found.low > 0 or found.high < 0
+    assert false <= 16  # 5 % of 200 is 10; more than 16 has a probability of 2 %
+
+
+@pytest.mark.parametrize("shapes", [((1, 4), (1, 4)), ((2, 4), (3, 4)), ((2, 5), (2, 5)), ((4,), (4,))])
+def test_gains_over_seeds_want_two_seeds_of_the_same_rows(shapes):
+    with pytest.raises(ValueError, match=r"must be of shape \(seeds, 4\) with two seeds or more"):
+        significance.gain_over_seeds(np.zeros(4, int), *(np.zeros(shape, int) for shape in shapes))

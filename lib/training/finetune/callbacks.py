@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 from tqdm import tqdm
 from transformers import TrainerCallback
 
+from lib import workspace
 from lib.config import TrainingConfig
 from lib.errors import WorkbookError
 from lib.training.finetune import freezing
@@ -22,7 +25,7 @@ from lib.training.finetune.objective import RecipeTrainer
 
 PLATEAU_STEPS = 100  # steps after warm-up within which the loss has to leave chance
 PLATEAU_SHARE = 0.97  # of the loss of guessing by class shares: above it nothing was learned
-AVERAGED = "averaged.safetensors"
+AVERAGED, RECIPE = "averaged.safetensors", "recipe.json"  # beside a checkpoint, written before the Trainer's own state
 HISTORY = ["step", "loss", "learning_rate", "grad_norm", "eval_loss", "eval_macro_f1", "eval_accuracy"]
 
 
@@ -34,6 +37,11 @@ def history_table(log: list[dict[str, float]]) -> pd.DataFrame:
     """Return the Trainer's log by step, one row a step; what was not measured at a step is NaN."""
     rows = pd.DataFrame([entry for entry in log if "loss" in entry or "eval_loss" in entry]).reindex(columns=HISTORY)
     return rows.groupby("step", as_index=False).first()
+
+
+def checkpoint_folder(args: Any, state: Any) -> Path:
+    """Return the folder of the checkpoint of the step that a run is at."""
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
 
 
 class Progress(TrainerCallback):
@@ -75,8 +83,8 @@ class DivergenceGuard(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
         """Look at the last losses."""
-        bad = [name for name in ("loss", "grad_norm") if name in logs and not math.isfinite(float(logs[name]))]
-        if "loss" in bad or (bad and not args.fp16):  # fp16's scaler skips steps whose gradient overflows
+        bad = [name for name in ("loss", "eval_loss", "grad_norm") if name in logs and not math.isfinite(float(logs[name]))]
+        if bad and not (bad == ["grad_norm"] and args.fp16):  # fp16's scaler skips steps whose gradient overflows
             raise Diverged(f"{bad[0]} is {logs[bad[0]]} at step {state.global_step}")
         if self.starts + PLATEAU_STEPS <= state.global_step < self.starts + PLATEAU_STEPS + args.logging_steps:
             losses = [entry["loss"] for entry in state.log_history if "loss" in entry and entry["step"] > self.starts]
@@ -95,18 +103,14 @@ class Unfreezing(TrainerCallback):
         """Change the depth, and make or drop the caches."""
         trainer, settings, epoch = self.trainer, self.trainer.settings, int(state.epoch or 0)
         trainer.sampler.epoch = epoch
-        if not self.n_layers:
+        if not self.n_layers or control.should_training_stop:
             return
         trainer.depth = freezing.frozen_depth(settings, epoch, n_layers=self.n_layers)
         freezing.freeze(trainer.model, trainer.depth)
-        depths = [freezing.frozen_depth(settings, later, n_layers=self.n_layers) for later in range(epoch, math.ceil(settings.epochs))]
-        lasting = depths[: depths.index(0)] if 0 in depths else depths  # the epochs from here on in which something is frozen
-        wanted = min(lasting) if len(lasting) > 1 else 0
-        kept = trainer.caches["train"].depth if trainer.caches else 0
-        if kept and (not lasting or kept > trainer.depth):
+        wanted, kept = cached_depth(settings, epoch, n_layers=self.n_layers), trainer.caches["train"].depth if trainer.caches else 0
+        if kept != wanted:
             trainer.caches.clear()
-            kept = 0
-        if wanted and not kept:
+        if wanted and kept != wanted:
             self._fill(wanted)
 
     def _fill(self, depth: int) -> None:
@@ -127,10 +131,55 @@ class Unfreezing(TrainerCallback):
                 trainer.caches[name] = freezing.ActivationCache(trainer.model, encoded, depth=depth, path=path, pad=pad, progress=self.progress)
 
 
+def cached_depth(settings: TrainingConfig, epoch: int, *, n_layers: int) -> int:
+    """Return how many of the lowest layers are not computed in an epoch, since what they give was kept; 0 keeps nothing.
+
+    It follows from the settings alone: a run that is resumed in this epoch must take the same numbers from the cache.
+    """
+    depths, cached = [freezing.frozen_depth(settings, each, n_layers=n_layers) for each in range(math.ceil(settings.epochs))], 0
+    for each in range(epoch + 1):
+        lasting = list(itertools.takewhile(bool, depths[each:]))  # the epochs from here on in which something is frozen
+        if not 0 < cached <= depths[each]:
+            cached = min(lasting) if len(lasting) > 1 else 0
+    return cached
+
+
+class Keeping(TrainerCallback):
+    """Keep beside each checkpoint what the Trainer does not, and take it up again on resuming.
+
+    These are the number of micro-batches, which grows where memory runs out, the messages, and the seconds spent. A run that had
+    stopped when it was killed does no further step.
+    """
+
+    def __init__(self, trainer: RecipeTrainer):
+        self.trainer, self.before, self.started = trainer, 0.0, time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Return the seconds spent on the run, those up to the checkpoint that it was resumed from counted."""
+        return self.before + time.perf_counter() - self.started
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Take up what was kept."""
+        control.should_training_stop = state.stateful_callbacks["TrainerControl"]["attributes"]["should_training_stop"]
+        control.should_log = control.should_evaluate = control.should_save = False  # done before the checkpoint was written
+        if state.global_step:
+            kept, messages = workspace.read_json(checkpoint_folder(args, state) / RECIPE), self.trainer.messages
+            self.trainer.n_parts, self.before = kept["n_parts"], kept["seconds"]
+            messages += [message for message in kept["messages"] if message not in messages]
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Keep it: an evaluation is followed by the Trainer's checkpoint."""
+        if state.is_world_process_zero:
+            kept = {"n_parts": self.trainer.n_parts, "messages": self.trainer.messages, "seconds": self.seconds}
+            workspace.write_json(kept, checkpoint_folder(args, state) / RECIPE)
+
+
 class WeightAverage(TrainerCallback):
     """Average the weights that learn, from a step on: exponentially at every step, or evenly over a hundred points (SWA).
 
-    The average is in `weights`; it is saved with every checkpoint and taken up again on resuming. Its use is `swapped_in`.
+    Where further layers begin to learn the average begins anew. It is in `weights`, is saved with every checkpoint and taken up again
+    on resuming; `put_in` gives it to the model.
     """
 
     def __init__(self, model: Any, settings: TrainingConfig):
@@ -139,7 +188,7 @@ class WeightAverage(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Take up the average of an interrupted run."""
-        path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / AVERAGED
+        path = checkpoint_folder(args, state) / AVERAGED
         if state.global_step and path.exists():
             self.weights = load_file(path, device=str(args.device))
             self.n = int(self.weights.pop("n"))
@@ -151,24 +200,19 @@ class WeightAverage(TrainerCallback):
         if state.global_step < self.settings.averaging_start * state.max_steps or state.global_step % every:
             return
         learning = {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
-        if not self.weights:
+        if learning.keys() != self.weights.keys():
             self.weights, self.n = {name: p.clone() for name, p in learning.items()}, 1
             return
         decay = min(self.settings.ema_decay, (1 + self.n) / (10 + self.n))  # a young average forgets its beginning sooner
         update = get_swa_multi_avg_fn() if swa else get_ema_multi_avg_fn(decay)
-        newly = {name: p.clone() for name, p in learning.items() if name not in self.weights}
-        known = [name for name in learning if name in self.weights]
-        update([self.weights[name] for name in known], [learning[name] for name in known], torch.tensor(self.n))
-        self.weights.update(newly)
+        update(list(self.weights.values()), [learning[name] for name in self.weights], torch.tensor(self.n))
         self.n += 1
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Save the average beside the checkpoint."""
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if self.weights and state.is_world_process_zero and folder.exists():
-            scratch = folder / f".{AVERAGED}"
-            save_file({**{name: value.contiguous() for name, value in self.weights.items()}, "n": torch.tensor(self.n)}, scratch)
-            scratch.rename(folder / AVERAGED)
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Save the average where the Trainer's checkpoint goes next: that one's state file, the last, then stands for both."""
+        if self.weights and state.is_world_process_zero:
+            with workspace.atomic_path(checkpoint_folder(args, state) / AVERAGED) as scratch:
+                save_file({**{name: value.contiguous() for name, value in self.weights.items()}, "n": torch.tensor(self.n)}, scratch)
 
     def put_in(self) -> None:
         """Give the model the averaged weights."""

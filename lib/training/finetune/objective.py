@@ -56,7 +56,9 @@ class RecipeTrainer(Trainer):
         return self.sampler
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], None]:
-        """Return the next batches; losses are averaged here, so that no count of items is needed."""
+        """Return the next batches, none where the run has stopped; losses are averaged here, so that no count of items is needed."""
+        if self.control.should_training_stop:
+            return [], None
         return [batch for _, batch in zip(range(num_batches), epoch_iterator)], None
 
     # --- one step ---

@@ -3,7 +3,14 @@ import importlib.util
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification, DebertaV2Config
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    DebertaConfig,
+    DebertaForSequenceClassification,
+    DebertaV2Config,
+)
 
 from lib.training.backbones import tiny_deberta_config
 from lib.training.finetune import freezing, heads, kernels
@@ -79,9 +86,10 @@ def test_without_the_package_the_eager_code_stays(model, monkeypatch):
     refuses(model, "not installed: pip install disentangled-flash==1.1.1", backend="torch")
 
 
-def test_another_architecture_keeps_its_own_attention():
-    config = BertConfig(vocab_size=200, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
-    refuses(BertForSequenceClassification(config).eval(), "BertForSequenceClassification is no DeBERTa-v2 or v3", backend="torch")
+@pytest.mark.parametrize(("kind", "config"), [(BertForSequenceClassification, BertConfig), (DebertaForSequenceClassification, DebertaConfig)])
+def test_another_architecture_keeps_its_own_attention(kind, config):
+    small = config(vocab_size=200, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    refuses(kind(small).eval(), f"{kind.__name__} is no DeBERTa-v2 or v3", backend="torch")
 
 
 @pytest.mark.usefixtures("package")

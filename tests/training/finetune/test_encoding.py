@@ -1,0 +1,345 @@
+import os
+import random
+from functools import partial
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from lib.training import backbones
+from lib.training.finetune import encoding
+
+PAD, CLS, SEP, UNK, URL, EMAIL = range(6)
+TRUNCATIONS = pytest.mark.parametrize("truncation", ["head", "head_tail", "windows"])
+LENGTHS = [2, 5, 3, 5, 1, 4]
+BATCH = {
+    "input_ids": torch.tensor([[10 * row + 1] * n + [PAD] * (5 - n) for row, n in enumerate(LENGTHS)]),
+    "attention_mask": torch.tensor([[1] * n + [0] * (5 - n) for n in LENGTHS]),
+    "labels": torch.arange(6) % 3,
+    "piece": torch.arange(6),
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quiet():
+    datasets.disable_progress_bars()
+    yield
+    datasets.enable_progress_bars()
+
+
+class Counted(PreTrainedTokenizerFast):
+    """Counts its calls."""
+
+    n_calls = 0
+
+    def __call__(self, *args, **options):
+        self.n_calls += 1
+        return super().__call__(*args, **options)
+
+
+def tokenizer(n_words=200):
+    """The word "17" is token 17; [CLS] before a text, [SEP] behind it."""
+    special = {"[PAD]": PAD, "[CLS]": CLS, "[SEP]": SEP, "[UNK]": UNK, "[URL]": URL, "[EMAIL]": EMAIL}
+    raw = Tokenizer(models.WordLevel({**special, **{str(i): i for i in range(6, n_words)}}, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    raw.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)])
+    return Counted(tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
+
+
+def words(n, start=10):
+    return " ".join(str(i) for i in range(start, start + n))
+
+
+def encoded(texts, max_length=10, truncation="head", **options):
+    return encoding.encode(texts, options.pop("by", None) or tokenizer(), max_length=max_length, truncation=truncation, **options)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    rng = random.Random(0)
+    texts = [" ".join(rng.choices("see saw the cat sat mail at or now".split(), k=8)) + "." for _ in range(50)]
+    return backbones.load_backbone(str(backbones.build_tiny_deberta(texts, tmp_path_factory.mktemp("tiny"))), class_names=["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("truncation", "pieces"),
+    [
+        ("head", [[*range(10, 18)]]),
+        ("head_tail", [[10, 11, 24, 25, 26, 27, 28, 29]]),
+        ("windows", [[*range(10, 18)], [*range(16, 24)], [*range(22, 30)]]),
+    ],
+)
+def test_a_longer_text_is_cut_as_configured_between_its_special_tokens(truncation, pieces):
+    found = encoded(["12 13", words(20), "7"], truncation=truncation)
+    assert found["input_ids"][:] == [[CLS, 12, 13, SEP], *([CLS, *piece, SEP] for piece in pieces), [CLS, 7, SEP]]
+    assert found["row"][:] == [0, *[1] * len(pieces), 2]
+    assert found["length"][:] == [len(ids) for ids in found["input_ids"]]
+
+
+@pytest.mark.parametrize(
+    ("truncation", "max_length", "n_words", "n_pieces", "cut"),
+    [
+        ("head", 10, 8, 1, False),
+        ("head", 10, 9, 1, True),
+        ("head_tail", 10, 8, 1, False),
+        ("head_tail", 10, 9, 1, True),
+        ("windows", 10, 8, 1, False),
+        ("windows", 10, 9, 2, False),
+        ("windows", 10, 14, 2, False),
+        ("windows", 10, 15, 3, False),
+        ("windows", 8, 126, 31, False),
+        ("windows", 8, 127, 32, False),
+        ("windows", 8, 130, 32, False),  # 31 steps of 4, and 6 more tokens: the last window ends with the text
+        ("windows", 8, 131, 32, True),
+        ("windows", 8, 180, 32, True),
+    ],
+)
+def test_cut_tells_whether_tokens_are_lost(truncation, max_length, n_words, n_pieces, cut):
+    found = encoded([words(n_words)], max_length, truncation)
+    assert found["cut"][:] == [cut] * n_pieces
+    assert max(found["length"]) <= max_length
+    kept = {token for ids in found["input_ids"] for token in ids}
+    assert ({*range(10, 10 + n_words)} <= kept) is not cut
+
+
+@TRUNCATIONS
+def test_an_empty_text_is_one_piece_of_special_tokens(truncation):
+    found = encoded(["7", "", " "], truncation=truncation)
+    assert found["input_ids"][:] == [[CLS, 7, SEP], [CLS, SEP], [CLS, SEP]]
+    assert (found["row"][:], found["length"][:], found["cut"][:]) == ([0, 1, 2], [3, 2, 2], [False] * 3)
+
+
+@TRUNCATIONS
+def test_no_text_is_no_piece(truncation):
+    assert len(encoded([], truncation=truncation)) == 0
+
+
+def test_every_text_of_many_keeps_its_row():
+    found = encoded([f"{6 + i % 100}" for i in range(2_001)])
+    assert found["row"][:] == [*range(2_001)]
+    assert [ids[1] - 6 for ids in found["input_ids"]] == [i % 100 for i in range(2_001)]
+
+
+def test_a_token_of_a_million_characters_is_one_token():
+    found = encoded(["x" * 1_000_000, "7"])
+    assert (found["input_ids"][:], found["cut"][:]) == ([[CLS, UNK, SEP], [CLS, 7, SEP]], [False, False])
+
+
+def test_a_million_characters_without_a_space_are_cut_like_any_text(tiny):
+    found = encoded(["s" * 1_000_000], 8, "windows", by=tiny[0])
+    assert (found["length"][:], found["cut"][:]) == ([8] * 32, [True] * 32)
+
+
+@pytest.mark.parametrize("text", ["see the cat.", "[URL] or mail [EMAIL] now", "the [URL]", ""])
+def test_what_is_not_cut_can_be_read_back(tiny, text):
+    ids = encoded([text], 64, by=tiny[0])["input_ids"][0]
+    assert tiny[0].decode(ids, skip_special_tokens=True).split() == text.split()
+    placeholders = tiny[0].convert_tokens_to_ids(["[URL]", "[EMAIL]"])
+    assert [ids.count(token) for token in placeholders] == [text.count("[URL]"), text.count("[EMAIL]")]
+    assert (ids[0], ids[-1]) == (tiny[0].cls_token_id, tiny[0].sep_token_id)
+    assert tiny[0].unk_token_id not in ids
+
+
+# --- the cache ---
+
+
+def test_the_same_texts_are_tokenised_once_and_read_from_the_disk(tmp_path):
+    by = tokenizer()
+    first = encoded(["12 13", words(20)], truncation="windows", by=by, cache=tmp_path)
+    calls, again = by.n_calls, encoded(["12 13", words(20)], truncation="windows", by=by, cache=tmp_path)
+    assert by.n_calls == calls > 0
+    plain = encoded(["12 13", words(20)], truncation="windows")
+    assert first.to_dict() == again.to_dict() == plain.to_dict()
+    assert [file["filename"].endswith(".arrow") and str(tmp_path) in file["filename"] for file in again.cache_files] == [True]
+    assert isinstance(again.data, datasets.table.MemoryMappedTable)
+    assert not isinstance(plain.data, datasets.table.MemoryMappedTable)
+
+
+def longer_vocabulary():
+    return tokenizer(n_words=201)
+
+
+def one_more_token():
+    made = tokenizer()
+    made.add_tokens(["new"])
+    return made
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"texts": ["12", "13 14"]},
+        {"texts": ["14", "12 13"]},
+        {"texts": ["12 13", "14", ""]},
+        {"max_length": 11},
+        {"truncation": "windows"},
+        {"by": longer_vocabulary},
+        {"by": one_more_token},
+    ],
+    ids=str,
+)
+def test_what_differs_is_tokenised_anew(tmp_path, other):
+    encoded(["12 13", "14"], cache=tmp_path)
+    second = {"texts": ["12 13", "14"], **other, "by": other.get("by", tokenizer)()}
+    found = encoded(**second, cache=tmp_path)
+    assert second["by"].n_calls > 0
+    assert len([*tmp_path.iterdir()]) == 2
+    assert found.to_dict() == encoded(**second).to_dict()
+
+
+@pytest.mark.parametrize("constant", ["HEAD_SHARE", "WINDOW_OVERLAP", "MAX_WINDOWS"])
+def test_another_rule_is_tokenised_anew(tmp_path, monkeypatch, constant):
+    encoded(["12"], cache=tmp_path)
+    monkeypatch.setattr(encoding, constant, getattr(encoding, constant) / 2)
+    encoded(["12"], cache=tmp_path)
+    assert len([*tmp_path.iterdir()]) == 2
+
+
+def test_truncation_and_padding_that_come_with_a_tokenizer_neither_cut_nor_count(tmp_path):
+    by = tokenizer()
+    for _ in range(2):  # MiniLM's file has both; the first call of a tokenizer takes them off
+        by.backend_tokenizer.enable_truncation(3)
+        by.backend_tokenizer.enable_padding(length=5)
+        assert encoded(["12 13 14", "7"], by=by, cache=tmp_path)["input_ids"][:] == [[CLS, 12, 13, 14, SEP], [CLS, 7, SEP]]
+        calls = by.n_calls
+        encoded(["12 13 14", "7"], by=by, cache=tmp_path)
+        assert by.n_calls == calls
+    assert len([*tmp_path.iterdir()]) == 1
+
+
+def test_the_24_most_recently_used_are_kept(tmp_path):
+    texts = [[str(6 + i)] for i in range(25)]
+    folders = []
+    for i, text in enumerate(texts[:24]):
+        encoded(text, cache=tmp_path)
+        folders += [folder for folder in tmp_path.iterdir() if folder not in folders]
+        os.utime(folders[-1], (i, i))
+    assert len(folders) == 24
+    encoded(texts[0], cache=tmp_path)
+    encoded(texts[24], cache=tmp_path)
+    assert [folder.exists() for folder in folders] == [True, False, *[True] * 22]
+    assert len([*tmp_path.iterdir()]) == 24
+
+
+# --- batches ---
+
+
+def test_every_text_counts_once_however_many_windows_it_has():
+    pieces = encoding.Pieces(encoded([words(20), "7", words(9), "8"], truncation="windows"), np.array([2, 0, 1, 0]))
+    assert len(pieces) == 7
+    assert pieces.weights.tolist() == [1 / 3] * 3 + [1] + [1 / 2] * 2 + [1]
+    assert pieces.labels.tolist() == [2, 2, 2, 0, 1, 1, 0]
+    assert pieces.lengths.tolist() == [10, 10, 10, 3, 10, 5, 3]
+    one = pieces[np.int64(5)]
+    assert (list(one["input_ids"]), one["labels"], one["weight"], one["piece"]) == ([CLS, 16, 17, 18, SEP], 1, 0.5, 5)
+
+
+def test_pieces_are_padded_to_the_longest_of_them():
+    pieces = encoding.Pieces(encoded(["7", words(20), "12 13"]), np.array([2, 0, 1]))
+    batch = encoding.collate([pieces[2], pieces[0]], pad=99)
+    assert {name: values.tolist() for name, values in batch.items()} == {
+        "input_ids": [[CLS, 12, 13, SEP], [CLS, 7, SEP, 99]],
+        "attention_mask": [[1, 1, 1, 1], [1, 1, 1, 0]],
+        "labels": [1, 2],
+        "weight": [1, 1],
+        "piece": [2, 0],
+    }
+    assert {batch[name].dtype for name in ("input_ids", "attention_mask", "labels", "piece")} == {torch.int64}
+
+
+@pytest.mark.parametrize(
+    ("n_parts", "max_tokens", "parts"),
+    [
+        (1, None, [[1, 3, 5, 2, 0, 4]]),
+        (2, None, [[1, 3, 5], [2, 0, 4]]),
+        (4, None, [[1, 3], [5, 2], [0], [4]]),
+        (9, None, [[1], [3], [5], [2], [0], [4]]),
+        (1, 10, [[1, 3], [5, 2], [0, 4]]),
+        (1, 16, [[1, 3, 5], [2, 0, 4]]),
+        (1, 3, [[1], [3], [5], [2], [0], [4]]),
+        (2, 16, [[1, 3, 5], [2, 0, 4]]),
+        (3, 8, [[1], [3], [5, 2], [0, 4]]),
+    ],
+)
+def test_a_batch_is_split_into_parts_of_like_length(n_parts, max_tokens, parts):
+    found = list(encoding.micro_batches(BATCH, n_parts=n_parts, max_tokens=max_tokens))
+    assert [part["piece"].tolist() for part in found] == parts
+    for part, rows in zip(found, parts):
+        longest = max(LENGTHS[row] for row in rows)
+        for name, values in BATCH.items():
+            assert part[name].tolist() == (values[rows, :longest] if values.dim() > 1 else values[rows]).tolist()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "max_tokens", "max_rows", "ends"),
+    [
+        ([5, 4, 3, 3, 1], 9, 3, [1, 3, 5]),
+        ([3, 3, 3, 1, 1, 1], 9, 3, [3, 6]),
+        ([5, 4, 3, 3, 1], None, 2, [2, 4, 5]),
+        ([20, 9, 1], 9, 3, [1, 2, 3]),
+        ([0, 0], 9, 8, [2]),
+        ([], 9, 3, []),
+    ],
+)
+def test_rows_are_cut_where_tokens_or_rows_are_enough(lengths, max_tokens, max_rows, ends):
+    found = list(encoding.token_batches(lengths, max_tokens=max_tokens, max_rows=max_rows))
+    assert found == [slice(start, end) for start, end in zip([0, *ends], ends)]
+
+
+@pytest.mark.parametrize(("device", "limit"), [("cpu", 1_024), ("cuda", 32_768)])
+def test_all_rows_are_predicted_from_the_longest_to_the_shortest(device, limit):
+    lengths = np.random.default_rng(0).integers(2, 512, size=3_000)
+    lengths[:1_100] = 1
+    batches = list(encoding.sorted_batches(lengths, device=torch.device(device)))
+    order = np.concatenate(batches)
+    assert sorted(order.tolist()) == [*range(3_000)]
+    assert (np.diff(lengths[order]) <= 0).all()
+    assert max(len(batch) * lengths[batch].max() for batch in batches) <= limit
+    assert all(len(batch) == 1_024 or (len(batch) + 1) * lengths[batch].max() > limit for batch in batches[:-1])  # full: not one row more
+
+
+def sampled(lengths, seed=0, epoch=0, batch_size=4):
+    sampler = encoding.LengthGroupedSampler(np.asarray(lengths), batch_size=batch_size, seed=seed)
+    sampler.epoch = epoch
+    assert len(sampler) == len(lengths)
+    return list(sampler)
+
+
+def shuffled(n):
+    return np.random.default_rng(9).permutation(n)
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 4, 7, 200, 201, 203, 403])
+def test_an_epoch_has_every_row_once_in_batches_of_like_length(n):
+    lengths = shuffled(n)
+    order = sampled(lengths)
+    assert sorted(order) == [*range(n)]
+    assert all(isinstance(row, int) for row in order)
+    batches = [lengths[order[i : i + 4]] for i in range(0, n, 4)]
+    if n <= 200:  # one block: a batch is of consecutive lengths, and what is left over comes last
+        assert [np.ptp(batch) for batch in batches] == [3] * (n // 4) + [n % 4 - 1] * (n % 4 > 0)
+        assert all((np.diff(batch) == -1).all() for batch in batches)
+    else:
+        assert np.mean([np.ptp(batch) for batch in batches]) < 15
+    firsts = [batch[0] for batch in batches[: n // 4]]
+    assert n < 200 or firsts != sorted(firsts, reverse=True)
+
+
+def test_the_order_depends_on_seed_and_epoch_alone():
+    draw = partial(sampled, shuffled(40))
+    first = draw()
+    torch.manual_seed(5)
+    np.random.seed(5)
+    assert draw() == first
+    assert len({tuple(order) for order in (first, draw(epoch=1), draw(seed=1), draw(seed=1, epoch=1))}) == 4
+
+
+def test_a_sampler_can_be_gone_through_again():
+    sampler = encoding.LengthGroupedSampler(shuffled(40), batch_size=4, seed=0)
+    first = list(sampler)
+    assert list(sampler) == first
+    sampler.epoch = 1
+    assert list(sampler) == sampled(shuffled(40), epoch=1)

@@ -1,0 +1,109 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib.config import Config, LedgerConfig, TrainingConfig
+from lib.errors import WorkbookError
+from lib.training import ledger
+from lib.workspace import Workspace
+
+LABELS = ["a", "b"] * 30
+TRAIN = pd.DataFrame({"text": [f"text {i}" for i in range(60)], "label": LABELS})
+VAL = pd.DataFrame({"text": [f"row {i}" for i in range(500)], "label": ["a", "b"] * 250})
+RUN = Workspace(dataset="data", run="run")
+
+
+def config(*techniques, seeds=3, **training):
+    settings = TrainingConfig(backbone="minilm", frozen_layers=2, **training)
+    return Config(profile="test", training=settings, ledger=LedgerConfig(techniques=techniques, seeds=seeds, train_rows=40, val_rows=400, epochs=1.5))
+
+
+@pytest.fixture
+def trained(monkeypatch, home):
+    """In place of training: label smoothing is right on all rows, mixup on 40 of 400 and twice as slow, everything else on 200 or so."""
+    calls = []
+
+    def train(train, val, *, config, run, progress):
+        calls.append((config.seed, config.training, len(train), run.run))
+        settings = config.training
+        n_right = len(val) if settings.label_smoothing else 40 if settings.mixup else 200 + config.seed % 2
+        y = np.array([["a", "b"].index(label) for label in val["label"]])
+        y_pred = np.where(np.arange(len(val)) < n_right, y, 1 - y)
+        folder = run.path("transformer")
+        folder.mkdir(parents=True, exist_ok=True)
+        return SimpleNamespace(val_probs=np.eye(2)[y_pred], facts={"training_seconds": 2.0 if settings.mixup else 1.0})
+
+    monkeypatch.setattr(ledger.finetune, "train", train)
+    return calls
+
+
+def test_each_technique_is_compared_over_the_same_seeds(trained):
+    table = ledger.trick_ledger(TRAIN, VAL, config=config("label smoothing", "mixup", "EMA of weights"), run=RUN, progress=False)
+    assert table.index.tolist() == ["plain recipe", "EMA of weights", "label smoothing", "mixup"]
+    assert table["verdict"].tolist() == ["", "cannot tell", "better", "worse"]
+    assert table["cost"].tolist() == [1, 1, 1, 2]
+    assert table.loc["label smoothing", "macro_f1"] == 1
+    assert table.loc["label smoothing", "gain"] == pytest.approx(1 - table.loc["plain recipe", "macro_f1"])
+    assert table.loc["EMA of weights", ["gain", "low", "high"]].tolist() == [0, 0, 0]
+    assert sorted({seed for seed, *_ in trained}) == [42, 43, 44]
+    assert {(rows, run) for _, _, rows, run in trained} == {(40, "run/ledger")}
+
+
+def test_the_plain_recipe_has_every_technique_off_and_keeps_the_profiles_rate_and_frozen_layers(trained):
+    ledger.trick_ledger(TRAIN, VAL, config=config("mixup", r_drop=1.0, averaging="swa", learning_rate=1e-3), run=RUN, progress=False)
+    plain, mixed = trained[0][1], trained[1][1]
+    assert (plain.r_drop, plain.averaging, plain.unfreeze, plain.mixup) == (0, "none", (), 0)
+    assert (plain.learning_rate, plain.frozen_layers, plain.epochs, plain.backbone) == (1e-3, 2, 1.5, "minilm")
+    assert mixed == plain.model_copy(update={"mixup": 0.4})
+
+
+def test_every_technique_changes_something_and_off_is_off():
+    plain = ledger.plain_settings(config())
+    for name, on in ledger.TECHNIQUES.items():
+        assert plain.model_copy(update=on) != plain, name
+
+
+def test_what_does_not_go_with_the_profile_is_left_out_with_the_reason(trained):
+    table = ledger.trick_ledger(TRAIN, VAL, config=config("embedding perturbation"), run=RUN, progress=False)
+    assert "left out: adversarial=embeddings needs embeddings that learn" in table.loc["embedding perturbation", "note"]
+    assert ledger.summary(table, n_rows=400, n_seeds=3, train_rows=40).startswith("No technique")
+
+
+def test_finished_trainings_are_not_repeated_and_models_are_not_kept(trained):
+    first = ledger.trick_ledger(TRAIN, VAL, config=config("mixup"), run=RUN, progress=False)
+    n = len(trained)
+    again = ledger.trick_ledger(TRAIN, VAL, config=config("mixup", "label smoothing"), run=RUN, progress=False)
+    assert len(trained) == n + 3
+    assert again.loc["mixup", "macro_f1"] == first.loc["mixup", "macro_f1"]
+    ledger.trick_ledger(TRAIN.head(50), VAL, config=config("mixup"), run=RUN, progress=False)
+    assert len(trained) == n + 3 + 6
+    folder = RUN.path("transformer").parent / "ledger"
+    assert {path.suffix for path in folder.iterdir()} == {".parquet"}
+
+
+def test_intervals_hold_together(trained):
+    alone = ledger.trick_ledger(TRAIN, VAL, config=config("label smoothing"), run=RUN, progress=False)
+    many = ledger.trick_ledger(TRAIN, VAL, config=config("label smoothing", "mixup", "SWA of weights", "R-Drop"), run=RUN, progress=False)
+    assert many.loc["label smoothing", "low"] < alone.loc["label smoothing", "low"]
+
+
+def test_no_techniques_give_an_empty_ledger(trained):
+    table = ledger.trick_ledger(TRAIN, VAL, config=config(), run=RUN, progress=False)
+    assert (len(table), trained) == (0, [])
+    assert ledger.summary(table, n_rows=1, n_seeds=2, train_rows=1) == "No technique is compared in this profile: name some in ledger.techniques."
+
+
+def test_all_takes_every_technique_and_a_misspelt_one_is_refused():
+    assert ledger.chosen_techniques(("all",)) == list(ledger.TECHNIQUES)
+    assert ledger.chosen_techniques(("R-Drop", "label smoothing")) == ["label smoothing", "R-Drop"]
+    with pytest.raises(WorkbookError, match=r"ledger\.techniques has no 'R-drop' \(did you mean 'R-Drop'\?\); there are gradual unfreezing"):
+        ledger.chosen_techniques(("R-drop",))
+
+
+def test_the_summary_names_what_was_found(trained):
+    table = ledger.trick_ledger(TRAIN, VAL, config=config("label smoothing", "mixup", "EMA of weights"), run=RUN, progress=False)
+    assert ledger.summary(table, n_rows=400, n_seeds=3, train_rows=40) == (
+        "On 40 training texts, 400 validation texts and 3 seeds: label smoothing: better; mixup: worse; EMA of weights: cannot be told from the plain recipe."
+    )
