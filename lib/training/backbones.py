@@ -180,7 +180,7 @@ def tiny_deberta_config(vocab_size: int) -> Any:
     )
 
 
-def encoder_layers(model: PreTrainedModel, *, setting: str = "training.frozen_layers") -> list[Any]:
+def encoder_layers(model: PreTrainedModel, *, setting: str = "training.frozen_layers, unfreeze or layer_decay") -> list[Any]:
     """Return the transformer layers of a model, lowest first.
 
     Parameters
@@ -194,7 +194,8 @@ def encoder_layers(model: PreTrainedModel, *, setting: str = "training.frozen_la
     encoder = getattr(model.base_model, "encoder", None)
     layers = getattr(encoder, "layer", None)
     if layers is None:
-        raise WorkbookError(f"{setting} is for models of BERT's family; {type(model).__name__} has no encoder.layer, set it to 0")
+        off = "training.frozen_layers=0, training.unfreeze=[], training.layer_decay=1 and training.reinit_layers=0 do without"
+        raise WorkbookError(f"{setting} is for models of BERT's family; {type(model).__name__} has no encoder.layer: {off}")
     return list(layers)
 
 

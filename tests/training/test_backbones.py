@@ -289,27 +289,46 @@ def test_minilm_loads_whole_with_a_new_head_alone(monkeypatch):
     assert len(loaded[f"bert.{words}"]) == len(tokenizer)
 
 
-def test_freezing_counts_the_weights_that_still_learn(tiny):
-    _, model = backbones.load_backbone(str(tiny), class_names=CLASSES)
-    embeddings, lower, upper = model.deberta.embeddings, *model.deberta.encoder.layer
-    everything, of = sum(p.numel() for p in model.parameters()), lambda part: sum(p.numel() for p in part.parameters())
-    assert backbones.freeze_lower(model, 0) == everything
-    assert all(p.requires_grad for p in model.parameters())
-    assert backbones.freeze_lower(model, 1) == everything - of(embeddings) - of(lower)
-    assert not any(p.requires_grad for part in (embeddings, lower) for p in part.parameters())
-    assert all(p.requires_grad for part in (upper, model.pooler, model.classifier) for p in part.parameters())
-    assert backbones.freeze_lower(model, 2) == everything - of(embeddings) - of(lower) - of(upper)
-
-
-def test_more_layers_than_there_are_cannot_be_frozen(tiny):
-    _, model = backbones.load_backbone(str(tiny), class_names=CLASSES)
-    with pytest.raises(WorkbookError, match=r"training\.frozen_layers=3, but the backbone has 2 layers"):
-        backbones.freeze_lower(model, 3)
-    assert all(p.requires_grad for p in model.parameters())
-
-
-def test_a_model_that_keeps_its_layers_elsewhere_is_only_refused_where_they_are_to_be_frozen():
+def test_a_model_that_keeps_its_layers_elsewhere_is_told_what_to_set():
     model = DistilBertForSequenceClassification(DistilBertConfig(vocab_size=9, dim=8, n_layers=1, n_heads=1, hidden_dim=8))
-    assert backbones.freeze_lower(model, 0) == sum(p.numel() for p in model.parameters())
-    with pytest.raises(WorkbookError, match=r"DistilBertForSequenceClassification has no encoder\.layer, set it to 0"):
-        backbones.freeze_lower(model, 1)
+    with pytest.raises(WorkbookError, match=r"DistilBertForSequenceClassification has no encoder\.layer: training\.frozen_layers=0, training\.unfreeze=\[\]"):
+        backbones.encoder_layers(model)
+
+
+@pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "bin"])
+def test_shards_are_loaded_whole(variant, safe):
+    folder, weights = variant
+    (folder / "model.safetensors").unlink()
+    names, suffix = sorted(weights), "safetensors" if safe else "bin"
+    shards = {f"{'model' if safe else 'pytorch_model'}-0000{i + 1}-of-00002.{suffix}": names[i::2] for i in range(2)}
+    for file, keys in shards.items():
+        part = {key: weights[key] for key in keys}
+        save_file(part, folder / file, {"format": "pt"}) if safe else torch.save(part, folder / file)
+    index = {"metadata": {"total_size": 1}, "weight_map": {key: file for file, keys in shards.items() for key in keys}}
+    (folder / f"{'model.safetensors' if safe else 'pytorch_model.bin'}.index.json").write_text(json.dumps(index))
+    _, model = backbones.load_backbone(str(folder), class_names=CLASSES)
+    loaded = model.state_dict()
+    assert [key for key, value in weights.items() if not torch.equal(loaded[f"deberta.{key}"][: len(value)], value)] == []
+
+
+def test_a_missing_shard_is_refused(variant):
+    folder, weights = variant
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    index = {"metadata": {"total_size": 1}, "weight_map": {key: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, key in enumerate(weights)}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(WorkbookError, match=r"variant.*could not be loaded"):
+        backbones.load_backbone(str(folder), class_names=CLASSES)
+
+
+def test_layer_norms_under_their_old_names_are_really_loaded(variant):
+    folder, weights = variant
+    torch.manual_seed(1)
+    changed = {key: torch.randn_like(value) if "LayerNorm" in key else value for key, value in weights.items()}
+    old = {key.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): value for key, value in changed.items()}
+    assert len(old.keys() - weights.keys()) >= 10
+    save_file(old, folder / "model.safetensors", {"format": "pt"})
+    _, model = backbones.load_backbone(str(folder), class_names=CLASSES)
+    loaded = model.state_dict()
+    norms = [key for key in changed if "LayerNorm" in key or key == "encoder.rel_embeddings.weight"]
+    assert "encoder.rel_embeddings.weight" in norms
+    assert [key for key in norms if not torch.equal(loaded[f"deberta.{key}"], changed[key])] == []

@@ -99,6 +99,12 @@ class Unfreezing(TrainerCallback):
         self.trainer, self.folder, self.progress = trainer, folder, progress
         self.n_layers = len(freezing.encoder_layers(trainer.model)) if trainer.settings.frozen_layers or trainer.settings.unfreeze else 0
 
+    def last_epoch(self) -> int:
+        """Return the epoch from which on all layers learn that ever do."""
+        settings, stages = self.trainer.settings, range(len(self.trainer.settings.unfreeze))
+        frozen = [freezing.frozen_depth(settings, epoch, n_layers=self.n_layers) > settings.frozen_layers for epoch in stages]
+        return max((epoch + 1 for epoch in stages if frozen[epoch]), default=0)
+
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Change the depth, and make or drop the caches."""
         trainer, settings, epoch = self.trainer, self.trainer.settings, int(state.epoch or 0)
@@ -151,8 +157,8 @@ class Keeping(TrainerCallback):
     stopped when it was killed does no further step.
     """
 
-    def __init__(self, trainer: RecipeTrainer):
-        self.trainer, self.before, self.started = trainer, 0.0, time.perf_counter()
+    def __init__(self, trainer: RecipeTrainer, *, started: float):
+        self.trainer, self.started, self.before = trainer, started, 0.0
 
     @property
     def seconds(self) -> float:
@@ -161,7 +167,7 @@ class Keeping(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Take up what was kept."""
-        control.should_training_stop = state.stateful_callbacks["TrainerControl"]["attributes"]["should_training_stop"]
+        control.should_training_stop = state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]
         control.should_log = control.should_evaluate = control.should_save = False  # done before the checkpoint was written
         if state.global_step:
             kept, messages = workspace.read_json(checkpoint_folder(args, state) / RECIPE), self.trainer.messages

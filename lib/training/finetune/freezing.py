@@ -48,9 +48,11 @@ def frozen_parts(model: torch.nn.Module, depth: int) -> list[torch.nn.Module]:
     """Return the modules that are frozen at a depth: they neither learn nor drop out."""
     if not depth:
         return []
-    encoder = model.base_model.encoder
+    layers, encoder = encoder_layers(model), model.base_model.encoder
+    if depth > len(layers):
+        raise WorkbookError(f"training.frozen_layers={depth}, but the backbone has {len(layers)} layers")
     shared = [module for name, module in encoder.named_children() if name != "layer" and module is not None]
-    return [*_below_layers(model), *encoder_layers(model)[:depth], *shared]
+    return [*_below_layers(model), *layers[:depth], *shared]
 
 
 def _below_layers(model: torch.nn.Module) -> list[torch.nn.Module]:

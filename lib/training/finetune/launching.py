@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -59,15 +60,16 @@ def launch(train: pd.DataFrame, val: pd.DataFrame, *, config: Config, run: Works
         reasons = [line for line in lines if "WorkbookError: " in line]
         raise WorkbookError(f"training in {config.training.processes} processes failed: {(reasons or lines or ['no output'])[-1].split('WorkbookError: ')[-1]}")
     result = workspace.read_json(folder / "result.json")
+    shutil.rmtree(folder, ignore_errors=True)
     return result["facts"], pd.DataFrame(result["history"])
 
 
 def launch_command(config: Config, folder: str) -> list[str]:
-    """Return the words of the launcher's command."""
+    """Return the words of the launcher's command; on CPUs it finds a free port itself, unless more words are given."""
     n, more = str(config.training.processes), list(config.training.launch_options)
     if torch.cuda.is_available():
         return [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", n, *more, "-m", __name__, folder]
-    return [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", n, *more, "-m", __name__, folder]
+    return [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", n, *(more or ["--standalone"]), "-m", __name__, folder]
 
 
 def main(folder: str) -> None:

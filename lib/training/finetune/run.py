@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 TOKENS = "models/.tokens"  # encoded texts, shared by all runs
+WHOLE = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state*.pth", "*model.safetensors", callbacks.RECIPE)  # of a checkpoint
 RESTART_RATE, RESTART_WARMUP = 0.25, 3.0  # of the learning rate and the warm-up, for the second try after a divergence
 
 
@@ -90,6 +91,8 @@ def train(
     if unknown:
         raise WorkbookError(f"label {unknown[0]!r} is in the validation rows but not in the training rows")
     if config.training.processes > 1:
+        prepare_torch(config.training)
+        _starting_point(config, run, train["text"], progress=progress)  # pretraining is done by one process
         facts, history = launching.launch(train, val, config=config, run=run)
     else:
         facts, history = train_in_this_process(train, val, config=config, run=run, progress=progress, watch=watch)
@@ -114,12 +117,11 @@ def train_in_this_process(
         except callbacks.Diverged as error:
             tried = [*tried, f"at a learning rate of {settings.learning_rate:g} with a warm-up of {settings.warmup_share:.0%}: {error}"]
             if len(tried) > 1:
-                shutil.rmtree(checkpoints, ignore_errors=True)
+                _clear(checkpoints)
                 remedy = "look at the labels, lower training.learning_rate, or take another backbone"
                 raise WorkbookError(f"training diverged twice; {'; '.join(tried)}. What is left to try: {remedy}") from error
             settings = lower_rate(settings)
-            shutil.rmtree(checkpoints, ignore_errors=True)
-            _write_attempt(checkpoints, _key(train, val, config), tried)
+            _begin(checkpoints, _key(train, val, config), tried)
 
 
 def lower_rate(settings: TrainingConfig) -> TrainingConfig:
@@ -163,9 +165,9 @@ def _attempt(
         data_collator=partial(encoding.collate, pad=tokenizer.pad_token_id or 0),
     )
     trainer.messages += messages + [f"a second try, after one {attempt}" for attempt in tried]
-    average = _add_callbacks(trainer, checkpoints, y_train, progress=progress, watch=watch)
+    keeping, average = callbacks.Keeping(trainer, started=started), callbacks.WeightAverage(trainer.model, settings)
+    _add_callbacks(trainer, checkpoints, y_train, keeping=keeping, average=average, progress=progress, watch=watch)
     trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
-    seconds = time.perf_counter() - started
     kept_average = _put_in_average(trainer, average)
     _save(trainer, run)
     facts = {
@@ -177,8 +179,8 @@ def _attempt(
         "weights_learning": n_learning(trainer),
         "train_rows": len(train),
         "truncated_share": truncated_share(encoded, n_rows=len(train)),
-        "training_seconds": round(seconds, 3),  # of this attempt, loading and evaluating counted
-        "texts_per_second": round(trainer.state.global_step * settings.batch_size / seconds, 2),
+        "training_seconds": round(keeping.seconds, 3),  # of this attempt, loading and evaluating counted
+        "texts_per_second": round(trainer.state.global_step * settings.batch_size / keeping.seconds, 2),
         "steps": trainer.state.global_step,
         "best_step": trainer.state.best_global_step or trainer.state.global_step,
         "kept": "average" if kept_average else "best checkpoint",
@@ -192,14 +194,7 @@ def _model(
     config: Config, settings: TrainingConfig, run: Workspace, texts: pd.Series, class_names: list[str], *, progress: bool
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, list[str]]:
     """Load the backbone and change it as the settings say; return it with what a reader should know."""
-    messages = []
-    source = _backbone_source(config, run, texts)
-    if settings.pretraining_epochs:
-        folder = run.folder(workspace.MODELS) / "pretrained"
-        with launching.first_process_first():
-            facts = pretrain_once(texts.tolist(), source=source, folder=folder, config=config, progress=progress)
-        source = str(folder)
-        messages.append(f"pretrained on the training texts: masked loss {facts['eval_loss_before']:.2f} before, {facts['eval_loss_after']:.2f} after")
+    source, messages = _starting_point(config, run, texts, progress=progress)
     transformers.set_seed(config.seed)
     tokenizer, model = backbones.load_backbone(source, class_names=class_names)
     heads.set_dropout(model, hidden=settings.dropout, attention=settings.attention_dropout)
@@ -220,6 +215,17 @@ def _model(
     return tokenizer, model, messages
 
 
+def _starting_point(config: Config, run: Workspace, texts: pd.Series, *, progress: bool) -> tuple[str, list[str]]:
+    """Return where the weights to start from are, pretrained on the texts where that is configured, and what a reader should know."""
+    source = _backbone_source(config, run, texts)
+    if not config.training.pretraining_epochs:
+        return source, []
+    folder = run.folder(workspace.MODELS) / "pretrained"
+    with launching.first_process_first():
+        facts = pretrain_once(texts.tolist(), source=source, folder=folder, config=config, progress=progress)
+    return str(folder), [f"pretrained on the training texts: masked loss {facts['eval_loss_before']:.2f} before, {facts['eval_loss_after']:.2f} after"]
+
+
 def pretrain_once(texts: list[str], *, source: str, folder: Path, config: Config, progress: bool) -> dict[str, Any]:
     """Pretrain on the texts, unless this folder holds the result of the same texts and settings."""
     settings = config.training
@@ -227,34 +233,42 @@ def pretrain_once(texts: list[str], *, source: str, folder: Path, config: Config
     record = folder.parent / "pretrained.json"
     if folder.exists() and record.exists() and (known := workspace.read_json(record))["key"] == key:
         return known["facts"]
+    record.unlink(missing_ok=True)  # before the folder changes: a record never stands beside other weights
     facts = pretraining.pretrain(texts, source=source, folder=folder, epochs=settings.pretraining_epochs, seed=config.seed, progress=progress)
     workspace.write_json({"key": key, "facts": facts}, record)
     return facts
 
 
-def _add_callbacks(trainer: RecipeTrainer, checkpoints: Path, y_train: np.ndarray, *, progress: bool, watch: Any) -> callbacks.WeightAverage | None:
+def _add_callbacks(
+    trainer: RecipeTrainer,
+    checkpoints: Path,
+    y_train: np.ndarray,
+    *,
+    keeping: callbacks.Keeping,
+    average: callbacks.WeightAverage,
+    progress: bool,
+    watch: Any,
+) -> None:
     settings = trainer.settings
-    shares = np.bincount(y_train) / len(y_train)
-    chance_loss = float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())
+    unfreezing = callbacks.Unfreezing(trainer, checkpoints / "activations", progress=progress)
     steps_an_epoch = math.ceil(len(trainer.train_dataset) / settings.batch_size)
     n_steps = math.ceil(steps_an_epoch * settings.epochs)
-    starts = len(settings.unfreeze) * steps_an_epoch + round(settings.warmup_share * n_steps)
+    starts = unfreezing.last_epoch() * steps_an_epoch + round(settings.warmup_share * n_steps)
+    guess = guessing_loss(y_train, trainer.class_weights.numpy(), label_smoothing=settings.label_smoothing)
     trainer.remove_callback(transformers.PrinterCallback)  # the history is drawn, not printed
     trainer.add_callback(transformers.EarlyStoppingCallback(early_stopping_patience=settings.patience))
-    trainer.add_callback(callbacks.Unfreezing(trainer, checkpoints / "activations", progress=progress))
-    trainer.add_callback(callbacks.DivergenceGuard(chance_loss=chance_loss, starts=starts))
+    trainer.add_callback(unfreezing)
+    trainer.add_callback(callbacks.DivergenceGuard(chance_loss=guess, starts=starts))
+    trainer.add_callback(keeping)
     trainer.add_callback(callbacks.Progress(progress=progress, watch=watch))
-    if settings.averaging == "none":
-        return None
-    average = callbacks.WeightAverage(trainer.model, settings)
-    trainer.add_callback(average)
-    return average
+    if settings.averaging != "none":
+        trainer.add_callback(average)
 
 
-def _put_in_average(trainer: RecipeTrainer, average: callbacks.WeightAverage | None) -> bool:
+def _put_in_average(trainer: RecipeTrainer, average: callbacks.WeightAverage) -> bool:
     """Give the model, which holds the best checkpoint, the averaged weights where they score better; return whether they do."""
     trainer.caches.clear()
-    if average is None or not average.weights:
+    if not average.weights:
         return False
     best = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if name in average.weights}
     average.put_in()
@@ -270,11 +284,12 @@ def _put_in_average(trainer: RecipeTrainer, average: callbacks.WeightAverage | N
 def _save(trainer: RecipeTrainer, run: Workspace) -> None:
     if trainer.settings.lora_rank:
         trainer.model = heads.merge_lora(trainer.model)
+    trainer.accelerator.wait_for_everyone()  # the others may still be reading the best checkpoint
     if launching.is_first():
         with workspace.atomic_path(run.path("transformer")) as scratch:
             trainer.model.save_pretrained(scratch)
             trainer.processing_class.save_pretrained(scratch)
-        shutil.rmtree(run.folder(workspace.MODELS) / "checkpoints", ignore_errors=True)
+        _clear(run.folder(workspace.MODELS) / "checkpoints")
 
 
 def n_learning(trainer: RecipeTrainer) -> int:
@@ -292,6 +307,25 @@ def class_weights(y_train: np.ndarray, kind: str, *, n_classes: int) -> torch.Te
     counts = np.bincount(y_train, minlength=n_classes)
     weights = len(y_train) / (n_classes * counts) if kind == "balanced" else np.ones(n_classes)
     return torch.tensor(weights, dtype=torch.float32)
+
+
+def guessing_loss(y_train: np.ndarray, weights: np.ndarray, *, label_smoothing: float) -> float:
+    """Return the least mean loss, weighted and smoothed as in training, of a guess that is the same for every row.
+
+    Parameters
+    ----------
+    weights : of each class, mean 1 over the rows
+
+    Examples
+    --------
+    >>> round(guessing_loss(np.array([0, 0, 0, 1]), np.ones(2), label_smoothing=0), 3)  # -(0.75 log 0.75 + 0.25 log 0.25)
+    0.562
+    >>> round(guessing_loss(np.array([0, 0, 0, 1]), np.array([2 / 3, 2]), label_smoothing=0), 3)  # log 2: both classes weigh the same
+    0.693
+    """
+    shares = np.bincount(y_train, minlength=len(weights)) / len(y_train)
+    targets = (1 - label_smoothing) * shares * weights + label_smoothing / len(weights)  # the guess that costs least
+    return float(-(targets[targets > 0] * np.log(targets[targets > 0])).sum())
 
 
 def precision(settings: TrainingConfig) -> str:
@@ -350,7 +384,7 @@ def training_arguments(config: Config, settings: TrainingConfig, checkpoints: Pa
         dataloader_pin_memory=cuda,
         dataloader_num_workers=2 if cuda else 0,
         remove_unused_columns=False,
-        ddp_find_unused_parameters=bool(settings.unfreeze or settings.mixup) if n_processes > 1 else None,
+        ddp_find_unused_parameters=bool(settings.frozen_layers or settings.unfreeze or settings.mixup) if n_processes > 1 else None,
         accelerator_config={"non_blocking": cuda},
     )
 
@@ -367,11 +401,12 @@ def logging_steps(every: int, n_steps: int) -> int:
 
 
 def last_checkpoint(checkpoints: Path) -> str | None:
-    """Return the folder of the last whole checkpoint; its state file is written last."""
+    """Return the folder of the last whole checkpoint. Its state file is written last; of one half deleted other files are missing."""
     whole = {}
-    for state in checkpoints.glob("checkpoint-*/trainer_state.json"):
-        with contextlib.suppress(ValueError):
-            whole[json.loads(state.read_text(encoding="utf-8"))["global_step"]] = state.parent
+    for folder in checkpoints.glob("checkpoint-*"):
+        if all(any(folder.glob(name)) for name in WHOLE):
+            with contextlib.suppress(ValueError):
+                whole[workspace.read_json(folder / "trainer_state.json")["global_step"]] = folder
     return str(whole[max(whole)]) if whole else None
 
 
@@ -381,15 +416,22 @@ def _open_checkpoints(checkpoints: Path, train: pd.DataFrame, val: pd.DataFrame,
     with launching.first_process_first():
         known = workspace.read_json(record) if record.exists() else {}
         if known.get("key") != key:
-            shutil.rmtree(checkpoints, ignore_errors=True)
             known = {"key": key, "tried": []}
-            _write_attempt(checkpoints, key, [])
+            _begin(checkpoints, key, [])
     return (lower_rate(config.training) if known["tried"] else config.training), known["tried"]
 
 
-def _write_attempt(checkpoints: Path, key: str, tried: list[str]) -> None:
+def _begin(checkpoints: Path, key: str, tried: list[str]) -> None:
+    """Clear old checkpoints away, and note what the new ones belong to."""
+    _clear(checkpoints)
     if launching.is_first():
         workspace.write_json({"key": key, "tried": tried}, checkpoints / "attempt.json")
+
+
+def _clear(checkpoints: Path) -> None:
+    if launching.is_first():
+        (checkpoints / "attempt.json").unlink(missing_ok=True)  # first: without it what is left, were this cut short, is not taken up
+        shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 def _key(train: pd.DataFrame, val: pd.DataFrame, config: Config) -> str:

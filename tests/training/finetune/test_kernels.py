@@ -27,6 +27,11 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def _short_check(monkeypatch):
+    monkeypatch.setattr(kernels, "CHECKED_LENGTHS", (40, 23, 9, 3))  # a quarter of the time
+
+
 @pytest.fixture
 def model():
     torch.manual_seed(0)
@@ -126,7 +131,7 @@ def test_a_package_that_fails_halfway_leaves_no_layer_changed(model, package, mo
 
 
 def broken(kind):
-    """Return attention that is wrong in one way: a mask passed over, positions shifted by one, a little off, or no number."""
+    """Return attention that is wrong in one way: mask passed over, positions shifted, a little off, no number..."""
     from disentangled_flash import _torch
 
     right = _torch._torch_disentangled_attention
@@ -136,6 +141,8 @@ def broken(kind):
             mask = torch.ones_like(mask)
         if kind == "positions":
             plan = plan._replace(c2p_local=plan.c2p_local.roll(1, -1))
+        if kind == "far":
+            plan = plan._replace(c2p_local=plan.c2p_local.clamp(max=int(plan.c2p_local[0, 0, 0, 0]) + 130))
         output = right(query, key, value, plan, mask, **kwargs)
         if kind == "gradient":
             return output.detach() + 0.9 * (output - output.detach())
@@ -158,6 +165,13 @@ def test_a_kernel_that_is_wrong_in_half_precision_alone_is_found(model, package,
         lambda query, *args, **kwargs: right(query, *args, **kwargs) * (1.1 if query.dtype == torch.bfloat16 else 1),
     )
     refuses(model, "in half", backend="torch")
+
+
+@pytest.mark.usefixtures("package")
+def test_a_kernel_that_is_wrong_beyond_128_positions_is_found(model, monkeypatch):
+    monkeypatch.undo()  # the check at its full length
+    monkeypatch.setattr("disentangled_flash._torch._torch_disentangled_attention", broken("far"))
+    refuses(model, "is wrong here", backend="torch")
 
 
 # --- where it is used ---

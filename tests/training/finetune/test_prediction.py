@@ -1,0 +1,214 @@
+import json
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedTokenizerFast
+
+from lib.training import backbones
+from lib.training.finetune import encoding, heads, prediction
+
+PAD, CLS, SEP, UNK = range(4)
+SMALL = {"vocab_size": 40, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8, "max_position_embeddings": 64}
+CLASSES = ["fish", "bird", "cow"]
+LENGTHS = [7, 3, 19, 2, 19, 5, 11, 4]
+KINDS = pytest.mark.parametrize("kind", ["bert", "deberta"])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _small_batches(monkeypatch):
+    monkeypatch.setattr(encoding, "CPU_TOKENS", 24)
+
+
+def tokenizer():
+    """The word "17" is token 17; [CLS] before a text, [SEP] behind it."""
+    raw = Tokenizer(models.WordLevel({"[PAD]": PAD, "[CLS]": CLS, "[SEP]": SEP, "[UNK]": UNK, **{str(i): i for i in range(4, 40)}}, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    raw.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)])
+    return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
+
+
+def classifier(kind, pooling="cls", first_only=False):
+    """A random model whose weights are wide enough for logits that differ; dropout is on."""
+    if kind == "deberta":
+        config = backbones.tiny_deberta_config(SMALL["vocab_size"])
+        config.update({**SMALL, "pooler_hidden_size": SMALL["hidden_size"], "position_buckets": 4})
+    else:
+        config = BertConfig(**SMALL, pad_token_id=PAD)
+    config.update({"initializer_range": 0.5, "id2label": dict(enumerate(CLASSES)), "label2id": {name: i for i, name in enumerate(CLASSES)}})
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config)
+    heads.set_dropout(model, hidden=0.2, attention=0.2)
+    heads.set_pooling(model, pooling)
+    if pooling == "attention":
+        torch.nn.init.normal_(model.attention_pool.weight)
+    if first_only:
+        heads.read_first_token_only(model)
+    return model
+
+
+def texts():
+    rng = np.random.default_rng(0)
+    return [" ".join(map(str, rng.integers(4, 40, size=n - 2))) for n in LENGTHS]
+
+
+def pieces(rows=None, **options):
+    return encoding.encode([texts()[row] for row in rows] if rows else texts(), tokenizer(), **{"max_length": 64, **options})
+
+
+def logits(model, encoded, n_rows):
+    return prediction.predict_logits(model, encoded, n_rows=n_rows, pad=PAD)
+
+
+@KINDS
+@pytest.mark.parametrize("pooling", ["cls", "mean", "attention"])
+@pytest.mark.parametrize("first_only", [False, True], ids=["all tokens", "first token"])
+def test_a_text_gets_the_same_logits_in_any_company_and_its_own_place(kind, pooling, first_only):
+    model = classifier(kind, pooling, first_only and pooling == "cls").train()
+    together = logits(model, pieces(), len(LENGTHS))
+    alone = np.concatenate([logits(model, pieces([row]), 1) for row in range(len(LENGTHS))])
+    assert together.shape == (8, 3)
+    assert together.dtype == np.float64
+    np.testing.assert_allclose(together, alone, atol=1e-4)
+    assert np.abs(alone[:, None] - alone[None]).max(axis=2)[~np.eye(8, dtype=bool)].min() > 1e-3  # no two texts alike: places count
+    reversed_rows = [*range(len(LENGTHS))][::-1]
+    np.testing.assert_allclose(logits(model, pieces(reversed_rows), 8)[::-1], alone, atol=1e-4)
+
+
+@KINDS
+def test_the_logits_are_those_of_the_model(kind):
+    model = classifier(kind).eval()
+    with torch.no_grad():
+        expected = [model(input_ids=torch.tensor([ids])).logits[0].tolist() for ids in pieces()["input_ids"]]
+    np.testing.assert_allclose(logits(model, pieces(), 8), expected, atol=1e-4)
+
+
+@KINDS
+def test_the_logits_of_windows_are_averaged_text_by_text(kind):
+    model, encoded = classifier(kind), pieces(max_length=8, truncation="windows")
+    rows = np.array(encoded["row"])
+    assert np.bincount(rows).tolist() == [1, 1, 4, 1, 4, 1, 2, 1]
+    each = encoded.remove_columns("row").add_column("row", list(range(len(rows))))
+    single = logits(model, each, len(rows))
+    expected = [single[rows == row].mean(axis=0) for row in range(8)]
+    np.testing.assert_allclose(logits(model, encoded, 8), expected, atol=1e-4)
+    assert np.abs(single[rows == 2] - expected[2]).max() > 1e-2
+
+
+@KINDS
+def test_states_of_frozen_layers_stand_in_for_token_ids(kind):
+    model, asked = classifier(kind).eval(), []
+    table = model.get_input_embeddings().weight.detach()
+
+    def hidden(numbers, n_tokens):
+        asked.extend(numbers.tolist())
+        ids = encoding.padded([pieces()["input_ids"][number] for number in numbers], pad=PAD)[0]
+        assert ids.shape[1] == n_tokens
+        return table[ids]
+
+    found = prediction.predict_logits(model, pieces(), n_rows=8, pad=PAD, hidden=hidden)
+    np.testing.assert_allclose(found, logits(model, pieces(), 8), atol=1e-4)
+    assert sorted(asked) == [*range(8)]
+
+
+@KINDS
+def test_reading_the_first_token_only_saves_work_and_changes_nothing(kind):
+    ids, mask = encoding.padded(pieces()["input_ids"], pad=PAD)
+    found = []
+    for first_only in (False, True):
+        model, seen = classifier(kind, first_only=first_only).train(), []
+        heads.set_dropout(model, hidden=0, attention=0)
+        for layer in model.base_model.encoder.layer:
+            layer.intermediate.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[1]))  # noqa: B023 - used before it changes
+        output = model(input_ids=ids, attention_mask=mask).logits
+        torch.nn.functional.cross_entropy(output, torch.arange(8) % 3).backward()
+        found.append((output.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
+        assert seen == [19, 1 if first_only else 19]
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
+
+
+def probs(by, model, given, **options):
+    return prediction.predict_probs(by, model, given, **{"max_length": 64, "progress": False, **options})
+
+
+@pytest.mark.parametrize("truncation", ["head", "head_tail", "windows"])
+def test_probabilities_are_the_softmax_of_the_logits_under_the_settings_of_training(truncation):
+    model = classifier("bert")
+    found = probs(tokenizer(), model, texts(), max_length=8, truncation=truncation)
+    expected = np.exp(logits(model, pieces(max_length=8, truncation=truncation), 8))
+    np.testing.assert_allclose(found, expected / expected.sum(axis=1, keepdims=True), atol=1e-6)
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-12)
+
+
+@pytest.mark.parametrize("truncation", ["head", "windows"])
+def test_no_text_has_no_row_of_probabilities(truncation):
+    found = probs(tokenizer(), classifier("bert"), [], truncation=truncation)
+    assert (found.shape, found.dtype) == ((0, 3), np.float64)
+
+
+def test_an_empty_text_has_probabilities_too():
+    by, model = tokenizer(), classifier("bert")
+    expected = [probs(by, model, [text])[0] for text in ("", texts()[0])]
+    np.testing.assert_allclose(probs(by, model, ["", texts()[0]]), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([[0, 0]], [[0.5, 0.5]]),
+        ([[0, np.log(3)], [np.log(4), 0]], [[0.25, 0.75], [0.8, 0.2]]),
+        ([[1_000, 1_000 + np.log(3)], [-1_000, 0]], [[0.25, 0.75], [0, 1]]),
+    ],
+)
+def test_softmax_by_hand(given, expected):
+    np.testing.assert_allclose(prediction.softmax(np.array(given, dtype=float)), expected, atol=1e-12)
+
+
+@KINDS
+@pytest.mark.parametrize("pooling", ["cls", "mean", "attention"])
+def test_a_saved_model_gives_the_same_probabilities(tmp_path, kind, pooling):
+    by, model = tokenizer(), classifier(kind, pooling)
+    before = probs(by, model, texts())
+    model.save_pretrained(tmp_path)
+    by.save_pretrained(tmp_path)
+    loaded_by, loaded, class_names = prediction.load_model(tmp_path)
+    assert class_names == CLASSES
+    assert loaded.config.pooling == pooling
+    assert hasattr(loaded, "first_token_hook") is (pooling == "cls")
+    np.testing.assert_allclose(probs(loaded_by, loaded, texts()), before, atol=1e-5)
+    other = classifier(kind, "mean" if pooling == "cls" else "cls")  # the same weights: the pooling counts
+    assert np.abs(probs(by, other, texts()) - before).max() > 1e-3
+
+
+def test_a_model_is_loaded_in_float32_whatever_it_was_saved_in(tmp_path):
+    model = classifier("bert")
+    model.save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    halves = {name: value.half() for name, value in load_file(tmp_path / "model.safetensors").items()}
+    save_file(halves, tmp_path / "model.safetensors", {"format": "pt"})
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "dtype": "float16"}))
+    _, loaded, _ = prediction.load_model(tmp_path)
+    assert {value.dtype for value in loaded.parameters()} == {torch.float32}
+    assert torch.equal(loaded.classifier.weight, halves["classifier.weight"].float())
+
+
+def test_the_bar_counts_pieces(capsys):
+    datasets.disable_progress_bars()
+    probs(tokenizer(), classifier("bert"), texts(), max_length=8, truncation="windows", progress=True)
+    captured = capsys.readouterr()
+    assert "15/15" in captured.err
+    assert captured.out == ""
+    probs(tokenizer(), classifier("bert"), texts())
+    assert capsys.readouterr().err == ""
