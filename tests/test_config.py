@@ -5,7 +5,7 @@ import yaml
 from pydantic import ValidationError
 
 from lib import config
-from lib.config import Config, closest, parse_overrides, profile_names, setting_keys
+from lib.config import Config, TrainingConfig, closest, parse_overrides, profile_names, setting_keys
 from lib.errors import WorkbookError
 
 
@@ -215,3 +215,41 @@ def test_an_assignment_to_an_unknown_key_names_the_closest():
 def test_a_value_that_is_no_yaml_is_an_error_that_names_the_key(word):
     with pytest.raises(WorkbookError, match=word.split("=", maxsplit=1)[0]):
         parse_overrides([word])
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"adversarial": "embeddings", "frozen_layers": 1}, "adversarial=embeddings needs embeddings that learn"),
+        ({"adversarial": "embeddings", "lora_rank": 4, "unfreeze": []}, "adversarial=embeddings needs embeddings that learn"),
+        ({"lora_rank": 4, "frozen_layers": 1, "unfreeze": []}, "lora_rank trains small matrices in all layers alike"),
+        ({"lora_rank": 4, "unfreeze": [0]}, "lora_rank trains small matrices in all layers alike"),
+        ({"lora_rank": 4, "unfreeze": [], "layer_decay": 0.9}, "lora_rank trains small matrices in all layers alike"),
+        ({"unfreeze": [0, -1]}, r"unfreeze counts layers from the top, 0 or more, got \(0, -1\)"),
+    ],
+)
+def test_training_settings_that_do_not_go_together_are_refused(settings, reason):
+    with pytest.raises(WorkbookError, match=f"training: .*{reason}"):
+        Config.load("base", {f"training.{name}": value for name, value in settings.items()})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"adversarial": "weights", "frozen_layers": 1},
+        {"adversarial": "embeddings", "frozen_layers": 0, "unfreeze": [0, 6]},
+        {"lora_rank": 4, "unfreeze": [], "adversarial": "weights"},
+        {"unfreeze": [0, 6, 12]},
+    ],
+)
+def test_training_settings_that_go_together_are_taken(settings):
+    training = Config.load("base", {f"training.{name}": value for name, value in settings.items()}).training
+    assert {name: value for name, value in training.model_dump(mode="json").items() if name in settings} == settings
+
+
+def test_the_default_training_is_the_recipe_for_a_pretrained_model():
+    training = TrainingConfig()
+    assert (training.unfreeze, training.averaging, training.averaging_start, training.ema_decay) == ((0, 6), "ema", 0.5, 0.999)
+    off = {"pooling": "cls", "reinit_layers": 0, "lora_rank": 0, "pretraining_epochs": 0, "truncation": "head", "layer_decay": 1, "frozen_layers": 0}
+    off |= {"class_weights": "none", "label_smoothing": 0, "r_drop": 0, "mixup": 0, "head_dropouts": 1, "adversarial": "none", "processes": 1}
+    assert {name: value for name, value in training.model_dump().items() if name in off} == off

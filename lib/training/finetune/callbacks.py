@@ -24,7 +24,7 @@ from lib.training.finetune import freezing
 from lib.training.finetune.objective import RecipeTrainer
 
 PLATEAU_STEPS = 100  # steps after warm-up within which the loss has to leave chance
-PLATEAU_SHARE = 0.97  # of the loss of guessing by class shares: above it nothing was learned
+PLATEAU_SHARE = 0.97  # of the loss of guessing: above it nothing was learned
 AVERAGED, RECIPE = "averaged.safetensors", "recipe.json"  # beside a checkpoint, written before the Trainer's own state
 HISTORY = ["step", "loss", "learning_rate", "grad_norm", "eval_loss", "eval_macro_f1", "eval_accuracy"]
 
@@ -74,7 +74,7 @@ class DivergenceGuard(TrainerCallback):
 
     Parameters
     ----------
-    chance_loss : cross-entropy of guessing by class shares
+    chance_loss : least loss of a guess that is the same for every text
     starts : step at which the last layers that are to learn have warmed up
     """
 
@@ -89,7 +89,7 @@ class DivergenceGuard(TrainerCallback):
         if self.starts + PLATEAU_STEPS <= state.global_step < self.starts + PLATEAU_STEPS + args.logging_steps:
             losses = [entry["loss"] for entry in state.log_history if "loss" in entry and entry["step"] > self.starts]
             if losses and np.mean(losses) > PLATEAU_SHARE * self.chance_loss:
-                raise Diverged(f"the loss is {np.mean(losses):.3f} up to step {state.global_step}, and guessing by class shares gives {self.chance_loss:.3f}")
+                raise Diverged(f"the loss is {np.mean(losses):.3f} up to step {state.global_step}, and guessing gives {self.chance_loss:.3f}")
 
 
 class Unfreezing(TrainerCallback):

@@ -19,14 +19,7 @@ from lib.training.finetune import encoding
 
 
 def frozen_depth(settings: TrainingConfig, epoch: int, *, n_layers: int) -> int:
-    """Return how many of the lowest layers are frozen (with the embeddings) in an epoch, counted from 0; 0 freezes nothing.
-
-    Raises
-    ------
-    WorkbookError : more layers are to be frozen than there are.
-    """
-    if settings.frozen_layers > n_layers:
-        raise WorkbookError(f"training.frozen_layers={settings.frozen_layers}, but the backbone has {n_layers} layers")
+    """Return how many of the lowest layers are frozen (with the embeddings) in an epoch, counted from 0; 0 freezes nothing."""
     if epoch >= len(settings.unfreeze):
         return settings.frozen_layers
     return max(settings.frozen_layers, n_layers - settings.unfreeze[epoch], 0)
@@ -45,7 +38,12 @@ def freeze(model: torch.nn.Module, depth: int) -> None:
 
 
 def frozen_parts(model: torch.nn.Module, depth: int) -> list[torch.nn.Module]:
-    """Return the modules that are frozen at a depth: they neither learn nor drop out."""
+    """Return the modules that are frozen at a depth: they neither learn nor drop out.
+
+    Raises
+    ------
+    WorkbookError : there are fewer layers.
+    """
     if not depth:
         return []
     layers, encoder = encoder_layers(model), model.base_model.encoder

@@ -101,7 +101,7 @@ class RecipeTrainer(Trainer):
         return total
 
     def _halve(self, n_rows: int, error: RuntimeError) -> None:
-        self._features = None  # they hold the graph of the pass that failed
+        self._features = torch.empty(0)  # they hold the graph of the pass that failed
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -171,7 +171,7 @@ def one_more_token():
 @pytest.mark.parametrize(
     "other",
     [
-        {"texts": ["12", "13 14"]},
+        {"texts": ["12 1", "314"]},
         {"texts": ["14", "12 13"]},
         {"texts": ["12 13", "14", ""]},
         {"max_length": 11},
@@ -312,10 +312,11 @@ def shuffled(n):
     return np.random.default_rng(9).permutation(n)
 
 
-@pytest.mark.parametrize("n", [0, 1, 3, 4, 7, 200, 201, 203, 403])
-def test_an_epoch_has_every_row_once_in_batches_of_like_length(n):
+@pytest.mark.parametrize("n", [0, 1, 3, 4, 7, 27, 200, 201, 203, 403])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_an_epoch_has_every_row_once_in_batches_of_like_length(n, seed):
     lengths = shuffled(n)
-    order = sampled(lengths)
+    order = sampled(lengths, seed)
     assert sorted(order) == [*range(n)]
     assert all(isinstance(row, int) for row in order)
     batches = [lengths[order[i : i + 4]] for i in range(0, n, 4)]
@@ -343,3 +344,9 @@ def test_a_sampler_can_be_gone_through_again():
     assert list(sampler) == first
     sampler.epoch = 1
     assert list(sampler) == sampled(shuffled(40), epoch=1)
+
+
+@pytest.mark.parametrize("lengths", [[5] * 40, shuffled(403)], ids=["all alike", "more than one block"])
+def test_rows_meet_others_in_the_next_epoch(lengths):
+    first, second = ({frozenset(order[i : i + 4]) for i in range(0, len(order), 4)} for order in (sampled(lengths), sampled(lengths, epoch=1)))
+    assert len(first & second) < len(first) / 4

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForMaskedLM, BertConfig, BertForMaskedLM
+from transformers import AutoModel, AutoModelForMaskedLM, BertConfig, BertForMaskedLM, DataCollatorForLanguageModeling
 
 from lib.errors import WorkbookError
 from lib.training import backbones
@@ -259,6 +259,8 @@ def test_the_share_of_masked_tokens_is_as_asked(masked):
     assert chosen.float().sum().item() / 4_000 == pytest.approx(0.3, abs=0.03)  # four standard errors
     assert (batch["input_ids"][chosen] == tokenizer.mask_token_id).float().mean().item() == pytest.approx(0.8, abs=0.05)
     assert not chosen[:, 0].any()
+    plain = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.3, seed=1)(rows)
+    assert [key for key, value in plain.items() if not torch.equal(value, batch[key])] == []
 
 
 def test_texts_are_cut_and_those_without_a_token_left_out(masked):

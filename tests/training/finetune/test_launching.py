@@ -1,0 +1,92 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from tiny_runs import VAL, configured, home_of_its_own, place, rows, run, score
+
+from lib.errors import WorkbookError
+from lib.training.finetune import launching
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _home(tmp_path_factory):
+    with home_of_its_own(tmp_path_factory.mktemp("home")):
+        yield
+
+
+def test_two_processes_give_what_one_gives():
+    """With everything on in which they have to wait for one another."""
+    train = rows(64, seed=0)  # batches that can be shared evenly: in a shorter last one rows would be seen twice
+    settings = {"dropout": 0, "attention_dropout": 0, "unfreeze": (0,), "frozen_layers": 1, "averaging": "ema", "averaging_start": 0.2, "pretraining_epochs": 1}
+    settings |= {"epochs": 3, "eval_steps": 5, "patience": 100}
+    one, two = run("one", train, **settings), run("two", train, processes=2, **settings)
+    np.testing.assert_allclose(two.val_probs, one.val_probs, atol=1e-4)
+    assert score(two) >= 0.8
+    assert (one.facts["processes"], two.facts["processes"]) == (1, 2)
+    for name in ("steps", "best_step", "kept", "messages", "weights_learning", "truncated_share"):
+        assert two.facts[name] == one.facts[name], name
+    np.testing.assert_allclose(two.history.to_numpy(float), one.history.to_numpy(float), rtol=1e-2, atol=1e-4)
+    assert list(two.history.columns) == list(one.history.columns)
+    assert sorted(path.name for path in two.model_dir.parent.iterdir()) == ["pretrained", "pretrained.json", "tiny-deberta", "transformer"]
+
+
+def test_an_error_of_a_process_arrives_as_one_with_its_reason():
+    with pytest.raises(WorkbookError) as caught:
+        run("wrong", processes=2, reinit_layers=5)
+    assert str(caught.value) == "training in 2 processes failed: training.reinit_layers=5, but the backbone has 2 layers"
+
+
+@pytest.mark.parametrize(
+    ("returncode", "stdout", "stderr", "reason"),
+    [
+        (1, "", "Traceback\n[rank0]: lib.errors.WorkbookError: too much\n\nChildFailedError\n", "too much"),
+        (1, "", "Traceback\nRuntimeError: gone\n\n", "RuntimeError: gone"),
+        (1, "said on the way out\n", "", "said on the way out"),
+        (-9, "", "", "no output"),
+        (0, "", "", "no output"),
+    ],
+)
+def test_a_launcher_that_fails_or_leaves_no_result_is_an_error(monkeypatch, returncode, stdout, stderr, reason):
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], returncode, stdout, stderr))
+    with pytest.raises(WorkbookError) as caught:
+        launching.launch(rows(6, seed=0), VAL, config=configured(processes=3), run=place("failed"))
+    assert str(caught.value) == f"training in 3 processes failed: {reason}"
+
+
+def test_the_result_of_an_earlier_launch_is_not_taken_for_this_ones(monkeypatch):
+    folder = place("stale").path("transformer").parent / "launch"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text('{"facts": {}, "history": []}', encoding="utf-8")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, "", ""))
+    with pytest.raises(WorkbookError, match="failed: no output"):
+        launching.launch(rows(6, seed=0), VAL, config=configured(processes=2), run=place("stale"))
+
+
+MODULE = "lib.training.finetune.launching"
+
+
+def test_on_gpus_the_launcher_is_accelerates_and_takes_more_words(monkeypatch):
+    monkeypatch.setattr(launching.torch.cuda, "is_available", lambda: True)
+    more = ("--num_machines", "2", "--machine_rank", "1")
+    command = launching.launch_command(configured(processes=4, launch_options=more), "folder")
+    assert command == [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "4", *more, "-m", MODULE, "folder"]
+
+
+def test_on_cpus_the_launcher_is_torchrun_with_a_port_of_its_own_or_the_words_given(monkeypatch):
+    monkeypatch.setattr(launching.torch.cuda, "is_available", lambda: False)
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    assert launching.launch_command(configured(processes=2), "folder") == [*start, "--standalone", "-m", MODULE, "folder"]
+    words = ("--nnodes", "2")
+    assert launching.launch_command(configured(processes=2, launch_options=words), "folder") == [*start, *words, "-m", MODULE, "folder"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "found"), [({}, (1, True)), ({"WORLD_SIZE": "4", "RANK": "0"}, (4, True)), ({"WORLD_SIZE": "4", "RANK": "3"}, (4, False))]
+)
+def test_a_process_learns_from_its_environment_which_one_it_is(monkeypatch, environment, found):
+    for name in ("WORLD_SIZE", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert (launching.n_processes(), launching.is_first()) == found
