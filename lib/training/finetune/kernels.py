@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 PACKAGE = "disentangled-flash==1.1.1"  # the version whose source was read for what `_install` puts right
-CHECKED_LENGTHS = (256, 97, 33, 4)  # tokens: twice the 128 where DeBERTa's distances begin to share embeddings; no multiples of a kernel's tile; padded
+CHECKED_LENGTHS = (256, 97, 33, 4)  # tokens: twice the 128 where DeBERTa's distances begin to share embeddings; ends within a kernel's tile; padding
 FLOAT32_GAP = 1e-3  # on a CPU rounding was 1e-6, and the mildest fault tried, one term wrong beyond 130 positions, 4e-3
 HALF_RATIO = 3.0  # the fused kernel's rounding in half precision, in units of the eager code's; FlashAttention's own tests allow 2 to 3
 HALF_FLOOR = 1e-3  # a rounding error of that size passes whatever the eager code's is
@@ -271,8 +271,8 @@ def _outputs(model: Any, *, half: torch.dtype | None = None) -> list[torch.Tenso
 def _gap(found: list[torch.Tensor], exact: list[torch.Tensor]) -> float:
     """Return the largest distance of a row (a text's logits, a position's gradient) from the exact one, relative to its norm.
 
-    By rows, since a fault of a few positions drowns in the whole. A row of less than a hundredth of the largest one's norm
-    is measured by that; infinity where a number is none.
+    By rows, since a fault of a few positions drowns in the whole. To each norm a hundredth of the largest is added, since
+    small rows are all rounding. Infinity where a number is none.
     """
     gaps = [float(((a - b).norm(dim=-1) / (b.norm(dim=-1) + 0.01 * b.norm(dim=-1).max()).clamp_min(1e-30)).max()) for a, b in zip(found, exact)]
     return max(math.inf if math.isnan(gap) else gap for gap in gaps)

@@ -179,7 +179,7 @@ def one_more_token():
         {"by": longer_vocabulary},
         {"by": one_more_token},
     ],
-    ids=str,
+    ids=lambda other: " ".join(getattr(value, "__name__", str(value)) for value in other.values()),
 )
 def test_what_differs_is_tokenised_anew(tmp_path, other):
     encoded(["12 13", "14"], cache=tmp_path)

@@ -343,7 +343,7 @@ def test_layers_that_are_not_there_cannot_start_anew(loaded, n, ok):
 
 
 def test_an_architecture_without_such_layers_is_refused():
-    with pytest.raises(WorkbookError, match=r"training\.reinit_layers is for models of BERT's family; DistilBert.*set it to 0"):
+    with pytest.raises(WorkbookError, match=r"training\.reinit_layers is for models of BERT's family; DistilBert.*training\.reinit_layers=0 do without"):
         heads.reinit_top_layers(distilbert(), 1, seed=1)
 
 

@@ -193,7 +193,7 @@ def test_weights_stay_the_same_objects_under_the_same_keys(model):
     before, keys, learning = dict(model.named_parameters()), list(model.state_dict()), [p.requires_grad for p in model.parameters()]
     model.train().deberta.encoder.layer[0].eval()
     modes = {name: module.training for name, module in model.named_modules()}
-    kernels.use_fused_attention(model, backend="torch")
+    assert "attention: disentangled-flash" in kernels.use_fused_attention(model, backend="torch")  # checked in eval mode
     assert list(model.state_dict()) == keys
     assert all(before[name] is p for name, p in model.named_parameters())
     assert [p.requires_grad for p in model.parameters()] == learning
