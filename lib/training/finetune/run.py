@@ -205,7 +205,7 @@ def _model(
         model.dropout.p = 0.0  # the loss draws the head's masks itself
     if settings.attention_kernel == "fused":
         messages.append(kernels.use_fused_attention(model))
-    elif settings.pooling == "cls":
+    if settings.pooling == "cls":
         heads.read_first_token_only(model)
     if settings.lora_rank:
         model = heads.add_lora(model, rank=settings.lora_rank)

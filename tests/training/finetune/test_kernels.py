@@ -252,6 +252,14 @@ def test_frozen_layers_stay_and_those_above_learn(model, fused):
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5 * float(gradient.abs().max()) + 1e-7, msg=name)
 
 
+def test_the_first_token_alone_can_be_read_of_the_fused_models_top_layer(model, fused):
+    expected, wanted = logits(model), gradients(model)
+    heads.read_first_token_only(fused)
+    torch.testing.assert_close(logits(fused), expected, atol=1e-5, rtol=1e-4)
+    for name, gradient in gradients(fused).items():
+        torch.testing.assert_close(gradient, wanted[name], atol=1e-5, rtol=1e-3)
+
+
 def test_lora_added_afterwards_is_computed(model, fused):
     pytest.importorskip("peft")
     adapted = []
