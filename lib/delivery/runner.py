@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -207,17 +208,18 @@ def _papermill(step: Step, output: Path, parameters: dict[str, Any], *, progress
     from traitlets.config import Config as Traits
 
     try:
-        papermill.execute_notebook(
-            str(workspace.NOTEBOOKS / f"{step.notebook}.ipynb"),
-            str(output),
-            parameters=parameters,
-            kernel_name="python3",
-            cwd=str(workspace.NOTEBOOKS),
-            log_output=True,
-            progress_bar={"desc": "  cells", "leave": False} if progress else False,
-            kernel_manager_class="jupyter_client.manager.AsyncKernelManager",
-            config=Traits({"KernelManager": {"transport": "ipc"}}),  # no open port, and no warning of one
-        )
+        with tempfile.TemporaryDirectory(prefix="kernel-") as sockets:  # of this kernel alone: a shared name mixes up runs side by side
+            papermill.execute_notebook(
+                str(workspace.NOTEBOOKS / f"{step.notebook}.ipynb"),
+                str(output),
+                parameters=parameters,
+                kernel_name="python3",
+                cwd=str(workspace.NOTEBOOKS),
+                log_output=True,
+                progress_bar={"desc": "  cells", "leave": False} if progress else False,
+                kernel_manager_class="jupyter_client.manager.AsyncKernelManager",
+                config=Traits({"KernelManager": {"transport": "ipc", "connection_file": f"{sockets}/kernel.json"}}),  # no open port
+            )
     except papermill.PapermillExecutionError as error:
         return f"{step.notebook} stopped under {_heading(output)!r}: {error.ename}: {error.evalue}"
     except DeadKernelError:

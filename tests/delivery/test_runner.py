@@ -2,7 +2,10 @@
 
 import gzip
 import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
 from click.testing import CliRunner
@@ -12,7 +15,7 @@ from lib.config import Config
 from lib.delivery import runner
 from lib.delivery.cli import main
 from lib.errors import WorkbookError
-from lib.workspace import STEPS, Workspace
+from lib.workspace import STEPS, Step, Workspace
 
 GOOD = "text,label\n" + "".join(f"the {kind} text number {i} speaks of {kind} things,{kind}\n" for i in range(30) for kind in ("red", "blue"))
 
@@ -128,6 +131,24 @@ def test_the_second_of_two_runs_with_one_name_refuses(home):
         pass
     with runner._only_run(ws):
         pass
+
+
+def test_kernels_side_by_side_share_no_socket_and_leave_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(workspace, "NOTEBOOKS", tmp_path)
+    cell = "from pathlib import Path\nfrom ipykernel.connect import get_connection_file\nprint(Path(get_connection_file()).parent)"
+    steps = [Step(name, question="", settings=(), reads=()) for name in ("one", "two")]
+    for step in steps:
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)]), tmp_path / f"{step.notebook}.ipynb")
+
+    def execute(step):
+        assert runner._papermill(step, tmp_path / f"{step.notebook}.out.ipynb", {}, progress=False) is None
+        return nbformat.read(tmp_path / f"{step.notebook}.out.ipynb", as_version=4).cells[-1].outputs[0].text.strip()
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(execute, steps)
+    assert first != second and tmp_path not in (Path(first), Path(second))
+    assert not Path(first).exists() and not Path(second).exists()
+    assert [path for path in tmp_path.iterdir() if path.is_socket()] == []
 
 
 def test_a_step_is_stale_when_what_it_depends_on_changes_and_only_then(tmp_path, home, monkeypatch):
