@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,30 @@ def use_fused_attention(model: PreTrainedModel, *, backend: str | None = None) -
     if not passed:
         return f"{eager} (the fused kernel {findings})"
     return f"attention: disentangled-flash {importlib.metadata.version('disentangled-flash')}, {backend or 'triton'} ({findings})"
+
+
+def use_needed_positions(model: PreTrainedModel) -> None:
+    """Let a DeBERTa-v2 or v3's own attention look at the distances that occur in a batch, not at all it has embeddings for.
+
+    A text of n tokens has the distances 1 - n to n - 1, yet every layer projects 512 embeddings of distances for each batch
+    and multiplies every token with all of them. Logits and gradients stay as they are. Does nothing to other models.
+    """
+    for layer in getattr(getattr(model.base_model, "encoder", None), "layer", ()):
+        attention = layer.attention.self
+        if type(attention).__name__ == "DisentangledSelfAttention" and attention.relative_attention:
+            attention.register_forward_pre_hook(partial(_only_needed_positions, attention.pos_ebd_size), with_kwargs=True)
+
+
+def _only_needed_positions(n_embedded: int, attention: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    import torch
+    from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
+
+    farthest = torch.tensor(args[0].shape[1] - 1)
+    if attention.position_buckets > 0:
+        farthest = make_log_bucket_position(farthest, attention.position_buckets, attention.max_relative_positions)
+    needed = min(int(farthest) + 1, n_embedded)
+    attention.pos_ebd_size = needed  # where its index of distance 0 lies; it is set at each call, so a recomputed pass agrees
+    return args, {**kwargs, "rel_embeddings": kwargs["rel_embeddings"][n_embedded - needed : n_embedded + needed]}
 
 
 def compile_model(model: torch.nn.Module, *, wanted: bool) -> tuple[torch.nn.Module, str]:

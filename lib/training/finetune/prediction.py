@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from lib.training.finetune import encoding, heads
+from lib.training.finetune import encoding, heads, kernels
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,6 +23,7 @@ def load_model(folder: Path) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, 
 
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
     heads.restore_head(model, folder)
+    kernels.use_needed_positions(model)
     return AutoTokenizer.from_pretrained(folder), model, [model.config.id2label[i] for i in range(model.config.num_labels)]
 
 

@@ -205,6 +205,8 @@ def _model(
         model.dropout.p = 0.0  # the loss draws the head's masks itself
     if settings.attention_kernel == "fused":
         messages.append(kernels.use_fused_attention(model))
+    if not settings.compile:  # it would compile anew for each length
+        kernels.use_needed_positions(model)
     if settings.pooling == "cls":
         heads.read_first_token_only(model)
     if settings.lora_rank:

@@ -3,6 +3,7 @@ import importlib.util
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
@@ -302,6 +303,44 @@ def test_attention_dropout_is_the_one_that_was_set(model, package):
 # --- torch.compile ---
 
 
+# --- the distances that occur ---
+
+
+@pytest.mark.parametrize(("n_tokens", "buckets"), [(1, 32), (9, 32), (16, 32), (40, 32), (200, 32), (40, -1)])
+def test_the_distances_that_occur_give_the_logits_and_gradients_of_all(n_tokens, buckets):
+    config = tiny_deberta_config(200)
+    config.update({"position_buckets": buckets})
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    needed = copy.deepcopy(model)
+    kernels.use_needed_positions(needed)
+    ids = torch.randint(4, 200, (2, n_tokens), generator=torch.Generator().manual_seed(1))
+    mask = (torch.arange(n_tokens) < torch.tensor([[n_tokens], [max(1, n_tokens // 2)]])).long()
+    found = []
+    for each in (model, needed):
+        with FlopCounterMode(display=False) as counter:
+            logits = each(input_ids=ids, attention_mask=mask).logits
+            logits.sum().backward()
+        found.append((logits, [parameter.grad for parameter in each.parameters()], counter.get_total_flops()))
+    (logits, gradients, flops), (found_logits, found_gradients, found_flops) = found
+    torch.testing.assert_close(found_logits, logits, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found_gradients, gradients, rtol=1e-4, atol=1e-6)
+    assert found_flops < flops or (n_tokens, buckets) == (200, 32)  # of which all distances occur
+
+
+def test_the_distances_that_occur_survive_recomputing_and_batches_of_unlike_length(model):
+    heads.set_dropout(model, hidden=0.0, attention=0.0)
+    needed = copy.deepcopy(model).train()
+    kernels.use_needed_positions(needed)
+    needed.gradient_checkpointing_enable()
+    long, short = (needed(input_ids=IDS[:, :n], attention_mask=MASK[:, :n]).logits.sum() for n in (40, 5))
+    (long + short).backward()
+    model.train()
+    (model(input_ids=IDS, attention_mask=MASK).logits.sum() + model(input_ids=IDS[:, :5], attention_mask=MASK[:, :5]).logits.sum()).backward()
+    for (name, parameter), expected in zip(needed.named_parameters(), model.parameters()):
+        torch.testing.assert_close(parameter.grad, expected.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
 def test_a_model_that_is_not_to_be_compiled_is_left_alone(model):
     found, line = kernels.compile_model(model, wanted=False)
     assert (found, line) == (model, "torch.compile: off")
@@ -352,8 +391,6 @@ def test_operations_of_a_token_are_those_counted_by_hand():
 
 def test_counted_operations_are_those_that_torch_counts(model):
     """The eager code computes all 512 positions and the padding: counted alike, it agrees with torch's own counter."""
-    from torch.utils.flop_counter import FlopCounterMode
-
     n, n_texts = 400, 2  # 799 distances, of 512 embeddings
     with FlopCounterMode(display=False) as counter:
         model(input_ids=torch.ones(n_texts, n, dtype=torch.long)).logits.sum().backward()
