@@ -26,9 +26,17 @@ class DataConfig(_Section):
     source: str = "docstrings"  # a file, a folder, hub:<name>[:config][:split], or docstrings
     text_column: str = "text"
     label_column: str = "label"
+    split_column: str | None = None  # says train, val or test of each row; None draws the splits
+    time_column: str | None = None  # dates or numbers: the latest rows become the test set, those before them validation
     encoding: str | None = None  # of CSV, TSV and JSON files; None tells it from the bytes
     rows: int | None = Field(None, ge=10)  # a stratified sample of this many rows; None takes all
     merge_labels: bool = False  # treat labels that differ in case or blanks alone as one
+
+    @model_validator(mode="after")
+    def _one_way_to_split(self) -> DataConfig:
+        if self.split_column and self.time_column:
+            raise ValueError(f"rows are split by split_column={self.split_column!r} or by time_column={self.time_column!r}, not by both: unset one")
+        return self
 
 
 class ProfilingConfig(_Section):
@@ -36,6 +44,7 @@ class ProfilingConfig(_Section):
 
     linguistic_rows: int = Field(5_000, ge=10)  # rows for the textdescriptives features
     max_chars: int = Field(20_000, ge=100)  # of one text that those features read
+    language_rows: int = Field(2_000, ge=10)  # rows whose language is detected
 
 
 class CleaningConfig(_Section):
@@ -49,6 +58,7 @@ class CleaningConfig(_Section):
     urls_emails: Literal["replace", "remove", "keep"] = "replace"
     whitespace: bool = True
     min_words: int = Field(3, ge=1)
+    ablation_rows: int = Field(4_000, ge=0)  # rows to measure on what each rule is worth; 0 does not
 
 
 class SplitConfig(_Section):

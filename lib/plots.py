@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -202,7 +202,15 @@ def scores_with_intervals(scores: pd.DataFrame, *, title: str, ax: Axes | None =
 
 def trick_ledger(ledger: pd.DataFrame, *, n: int, n_seeds: int, ax: Axes | None = None) -> Axes:
     """Gain in macro F1 of each technique with its interval, best first, and what it costs, from `ledger.trick_ledger`."""
-    table = ledger.dropna(subset="gain").sort_values("gain")
+    table = ledger.dropna(subset="gain")
+    title = f"What does each technique gain over the plain recipe? (n = {n:,} rows, {n_seeds} seeds)"
+    named = table.set_axis([f"{name} ({cost:.1f}x time)" for name, cost in zip(table.index, table["cost"])])
+    return gains(named, title=title, xlabel="gain in macro F1 (bars: intervals that hold together, over seeds and rows)", ax=ax)
+
+
+def gains(table: pd.DataFrame, *, title: str, xlabel: str, ax: Axes | None = None) -> Axes:
+    """A `gain` with its interval (`low`, `high`) and `verdict` for each row of a table, best first."""
+    table = table.sort_values("gain", kind="stable")
     ax = ax or _axes(height=1.2 + 0.34 * len(table))
     colour = {"better": COLOURS[2], "worse": COLOURS[1], "cannot tell": "0.45"}
     marker = {"better": "^", "worse": "v", "cannot tell": "o"}
@@ -210,11 +218,10 @@ def trick_ledger(ledger: pd.DataFrame, *, n: int, n_seeds: int, ax: Axes | None 
         error = [[row.gain - row.low], [row.high - row.gain]]
         ax.errorbar(row.gain, y, xerr=error, fmt=marker[row.verdict], color=colour[row.verdict], capsize=3, markersize=5)
     ax.axvline(0, color="0.2", linewidth=1)
-    ax.set_yticks(range(len(table)), [f"{name} ({cost:.1f}x time)" for name, cost in zip(table.index, table["cost"])])
+    ax.set_yticks(range(len(table)), list(table.index))
     handles = [plt.Line2D([], [], marker=marker[verdict], linestyle="", color=colour[verdict], label=verdict) for verdict in colour]
     ax.legend(handles=handles, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    title = f"What does each technique gain over the plain recipe? (n = {n:,} rows, {n_seeds} seeds)"
-    _label(ax, title=title, xlabel="gain in macro F1 (bars: intervals that hold together, over seeds and rows)", ylim=(-0.6, len(table) - 0.4))
+    _label(ax, title=title, xlabel=xlabel, ylim=(-0.6, len(table) - 0.4))
     ax.grid(axis="y", visible=False)
     return ax
 
@@ -258,6 +265,63 @@ def accuracy_by_length(table: pd.DataFrame, *, overall: float, ax: Axes | None =
     _label(ax, title="Is it weaker on short or long texts? (bars: 95 % Wilson interval)", xlabel="words", ylabel="accuracy")
     ax.legend(frameon=False)
     return ax
+
+
+def token_lengths(n_tokens: Sequence[int], *, max_length: int, ax: Axes | None = None) -> Axes:
+    """Histogram of lengths in tokens, special tokens counted, on a logarithmic axis; a line marks the limit, and colour what is longer."""
+    values, limit = np.asarray(n_tokens), max_length + 0.5
+    low, high = min(values.min() - 0.5, 0.8 * limit), max(values.max() + 0.5, 1.25 * limit)
+    step = np.log(high / low) / 40
+    powers = np.arange(np.floor(np.log(low / limit) / step), np.ceil(np.log(high / limit) / step) + 1)
+    edges = np.unique(np.floor(limit * np.exp(step * powers)) + 0.5)  # between two whole numbers, and one of them the limit
+    ax = ax or _axes(height=3.2)
+    groups = {"read whole": (values[values <= max_length], COLOURS[5]), "cut": (values[values > max_length], COLOURS[1])}
+    for name, (part, colour) in groups.items():
+        ax.hist(part, bins=edges.tolist(), color=colour, label=f"{name} ({len(part):,})")
+    ax.axvline(limit, color="0.2", linestyle=":", label=f"limit: {max_length:,} tokens")
+    share = (values > max_length).mean()
+    title = f"{share:.1%} of the texts are longer than the {max_length:,} tokens that the model reads (n = {len(values):,})"
+    _label(ax, xscale="log", title=title, xlabel="tokens, special ones counted (logarithmic)", ylabel="texts")
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    ax.legend(frameon=False, fontsize=9)
+    return ax
+
+
+def telling_terms(terms: pd.DataFrame, balance: pd.DataFrame, *, confidence: float = 0.95, max_classes: int = 12) -> Axes:
+    """Most telling words of each class with their intervals, a panel a class, from `profiling.telling_terms` and `label_balance`.
+
+    Characters that the font lacks are drawn as boxes. With more than `max_classes` classes the largest are shown.
+    """
+    shown = balance.head(max_classes)
+    n_columns = 2 if len(shown) in (2, 4) else min(3, max(1, len(shown)))
+    n_rows, n_terms = max(1, -(-len(shown) // n_columns)), max([3, *terms.groupby("label").size()])
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(n_rows, n_columns, figsize=(max(6.0, 3.3 * n_columns), 0.8 + (0.75 + 0.19 * n_terms) * n_rows), sharex=True, squeeze=False)
+    for ax, (label, size) in zip(grid.flat, shown["n"].items()):
+        rows = terms[terms["label"] == label].reset_index(drop=True)
+        errors = np.stack([rows["log_odds"] - rows["low"], rows["high"] - rows["log_odds"]])
+        ax.errorbar(rows["log_odds"], rows.index, xerr=errors, fmt="o", color=COLOURS[0], markersize=4, elinewidth=1, capsize=2)
+        ax.axvline(0, color="0.2", linewidth=1)
+        ax.set_yticks(rows.index, [_drawable(term, 18) for term in rows["term"]], fontsize=9)
+        ax.set_ylim(n_terms - 0.4, -0.6)
+        ax.set_title(f"{_drawable(label, 24)} (n = {size:,})" + ("" if len(rows) else "\nno word tells"), loc="left", fontsize=10)
+        ax.tick_params(labelbottom=True)
+        ax.grid(axis="y", visible=False)
+    for ax in grid.flat[len(shown) :]:
+        ax.remove()
+    which = f"; the {len(shown)} largest of {len(balance)} classes" if len(shown) < len(balance) else ""
+    figure.suptitle(f"Which words tell a class from the others? (n = {balance['n'].sum():,} texts{which})", x=0.01, ha="left", fontsize=11)
+    figure.supxlabel(f"log-odds ratio of the word in the class against all others (bars: {confidence:.0%} interval of the one word)", fontsize=9)
+    return grid[0, 0]
+
+
+def _drawable(name: object, width: int) -> str:
+    """Return a short name with a box for each character that the font lacks."""
+    from matplotlib import font_manager
+
+    glyphs = font_manager.get_font(font_manager.findfont(font_manager.FontProperties())).get_charmap()
+    return _short("".join(character if ord(character) in glyphs or character.isspace() else "□" for character in str(name)), width)
 
 
 def _label(ax: Axes, *, title: str, **properties: Any) -> None:

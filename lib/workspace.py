@@ -59,6 +59,14 @@ def home() -> Path:
     return Path(os.environ.get("WORKBOOK_HOME") or REPOSITORY).resolve()
 
 
+def free_disk() -> int:
+    """Return the bytes that are free where `home()` is, or will be."""
+    folder = home()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
 def dataset_name(source: str) -> str:
     """Return the short name of a source, fit for a folder.
 
@@ -313,7 +321,7 @@ class Step:
 
 STEPS = (
     Step("01_profile_data", "What is in this data?", ("data", "profiling", "split"), ("source",)),
-    Step("02_clean_and_split", "What must go, and does anything leak?", ("data", "cleaning", "split"), ("source",)),
+    Step("02_clean_and_split", "What must go, and does anything leak?", ("data", "cleaning", "split", "evaluation"), ("source",)),
     Step("03_review_labels", "Which labels are wrong?", ("labels",), ("clean.parquet", "decisions.csv", "review_queue.csv")),
     Step("04_train_model", "What does the transformer add to a baseline?", ("training", "ledger"), ("train.parquet", "val.parquet")),
     Step(

@@ -234,6 +234,13 @@ def clean_texts(texts: Sequence[str | None], *, settings: CleaningConfig | None 
     return CleaningResult([text for text, _ in cleaned], receipts, pd.DataFrame(changes, columns=["row", "rule", "before", "after"]))
 
 
+def without_each_rule(texts: Sequence[str | None], *, settings: CleaningConfig | None = None) -> dict[str, list[str]]:
+    """Return the texts cleaned by all rules but one, for each rule that is on; no text is emptied for its length."""
+    settings = (settings or CleaningConfig()).model_copy(update={"min_words": 1})
+    off = {"html_entities": "keep", "urls_emails": "keep"}
+    return {rule: clean_texts(texts, settings=settings.model_copy(update={rule: off.get(rule, False)})).texts for rule in active_rules(settings)}
+
+
 def sample_changes(changes: pd.DataFrame, *, per_rule: int = 2, seed: int = 42) -> pd.DataFrame:
     """Return a seeded sample of changes of each rule, in the order of the rules."""
     order = {rule: place for place, rule in enumerate(dict.fromkeys(changes["rule"]))}

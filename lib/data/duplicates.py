@@ -65,6 +65,14 @@ def group_ids(n: int, pairs: pd.DataFrame) -> np.ndarray:
     return connected_components(edges, directed=False)[1]
 
 
+def without_rows(rows: pd.DataFrame, pairs: pd.DataFrame, gone: Sequence[bool]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the rows that stay, numbered anew, and the pairs (`i`, `j`: positions) between them."""
+    stays = ~np.asarray(gone, dtype=bool)
+    position = np.cumsum(stays) - 1
+    left = pairs[stays[pairs["i"]] & stays[pairs["j"]]]
+    return rows[stays].reset_index(drop=True), left.assign(i=position[left["i"]], j=position[left["j"]]).reset_index(drop=True)
+
+
 def conflicting_rows(labels: Sequence[str], groups: np.ndarray) -> np.ndarray:
     """Return the positions of all rows in groups that carry more than one label, ndarray of int."""
     table = pd.DataFrame({"label": list(labels), "group": groups})

@@ -23,11 +23,19 @@ from lib.data import docstrings
 from lib.errors import WorkbookError
 
 FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test", "testing": "test"}
 MAX_FIELD_CHARS = 2**31 - 1  # csv's own limit of 128 kB a cell is less than a long text has
 
 
 def load_table(
-    source: str, *, text_column: str = "text", label_column: str = "label", encoding: str | None = None, progress: bool = True
+    source: str,
+    *,
+    text_column: str = "text",
+    label_column: str = "label",
+    split_column: str | None = None,
+    time_column: str | None = None,
+    encoding: str | None = None,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """Read a labelled table.
 
@@ -36,6 +44,8 @@ def load_table(
     source : path of a CSV, TSV, JSON, JSONL or Parquet file (`.gz` too), or of a folder with one sub-folder a
         class; `hub:<name>[:config][:split]` (split `train` unless given); or `docstrings`
     text_column, label_column : names of columns; not used for folders and `docstrings`
+    split_column : says for each row in which split it is: a name in SPLIT_NAMES
+    time_column : of dates, times (UTC where they name no zone) or numbers
     encoding : of a text file; None takes a byte-order mark, else UTF-8, UTF-16 or cp1252, whichever fits first
 
     Returns
@@ -55,7 +65,15 @@ def load_table(
         frame, text_column, label_column = _read_folder(Path(source), encoding), "text", "label"
     else:
         frame = _read_file(Path(source), encoding)
-    for option, column in (("--text-column", text_column), ("--label-column", label_column)):
+    named = [
+        ("--text-column", text_column),
+        ("--label-column", label_column),
+        ("--set data.split_column=...", split_column),
+        ("--set data.time_column=...", time_column),
+    ]
+    for option, column in named:
+        if column is None:
+            continue
         if column not in frame.columns:
             there = ", ".join(map(repr, frame.columns))
             raise WorkbookError(f"{source} has no column {column!r}{closest(column, map(str, frame.columns))}; it has {there}: name it with {option}")
@@ -65,7 +83,12 @@ def load_table(
         raise WorkbookError(f"{source} has a header but no rows")
     texts = [_as_text(value) for value in frame[text_column].tolist()]
     labels = [_as_label(value) for value in frame[label_column].tolist()]
-    return pd.DataFrame({"row_id": np.arange(len(frame)), "text": pd.Series(texts, dtype=object), "label": pd.Series(labels, dtype=object)})
+    table = pd.DataFrame({"row_id": np.arange(len(frame)), "text": pd.Series(texts, dtype=object), "label": pd.Series(labels, dtype=object)})
+    if split_column:
+        table["split"] = _splits(frame[split_column].tolist(), where=f"{source}, column {split_column!r}")
+    if time_column:
+        table["time"] = _times(frame[time_column], where=f"{source}, column {time_column!r}")
+    return table
 
 
 def raw_path(config: Config) -> Path:
@@ -82,7 +105,8 @@ def raw_path(config: Config) -> Path:
     name = workspace.dataset_name(data.source)
     if data.source != "docstrings":
         content = data.source if data.source.startswith("hub:") else workspace.path_fingerprint(_existing(Path(data.source)))
-        reading = json.dumps([content, data.text_column, data.label_column, data.encoding])
+        extra = [column for column in (data.split_column, data.time_column) if column]
+        reading = json.dumps([content, data.text_column, data.label_column, data.encoding, *extra])
         name += "-" + hashlib.sha256(reading.encode()).hexdigest()[:8]
     return workspace.home() / "data" / "raw" / f"{name}.parquet"
 
@@ -96,7 +120,8 @@ def raw_table(config: Config, *, progress: bool = True) -> pd.DataFrame:
     """
     path, data = raw_path(config), config.data
     if not path.exists():
-        table = load_table(data.source, text_column=data.text_column, label_column=data.label_column, encoding=data.encoding, progress=progress)
+        columns = {name: getattr(data, name) for name in ("text_column", "label_column", "split_column", "time_column")}
+        table = load_table(data.source, **columns, encoding=data.encoding, progress=progress)
         check_labels(table, config)
         facts: dict[str, Any] = {"source": data.source, "rows": len(table), "fingerprint": workspace.table_fingerprint(table)}
         if data.source == "docstrings":
@@ -187,7 +212,9 @@ def decode(content: bytes, *, name: str, encoding: str | None = None) -> str:
             raise WorkbookError(f"data.encoding={guess!r} is no encoding that Python knows; for instance cp1252 or utf-16") from None
         if "\0" in text:
             line = text.count("\n", 0, text.index("\0")) + 1
-            raise WorkbookError(f"{name}, line {line}: a NUL byte; the file is damaged or not text (read as {guess}; name another with --set data.encoding=...)")
+            raise WorkbookError(
+                f"{name}, line {line}: a NUL byte; the file is damaged or not text (read as {guess}; name another with --set data.encoding=...)"
+            )
         return text.removeprefix("\ufeff")
     raise WorkbookError(f"{name}: cannot be read as {' or '.join(guesses)} ({problem}); name its encoding with --set data.encoding=...")
 
@@ -272,7 +299,7 @@ def _read_jsonl(text: str, path: Path) -> pd.DataFrame:
 def _records(records: list[Any], places: list[str], path: Path) -> pd.DataFrame:
     for record, place in zip(records, places):
         if not isinstance(record, dict):
-            raise WorkbookError(f"{path}, {place}: an object such as {{\"text\": ..., \"label\": ...}} is needed, found {type(record).__name__}")
+            raise WorkbookError(f'{path}, {place}: an object such as {{"text": ..., "label": ...}} is needed, found {type(record).__name__}')
     if not records:
         raise WorkbookError(f"{path} has no rows")
     return pd.DataFrame(records, dtype=object)
@@ -341,6 +368,29 @@ def _read_raw(path: Path) -> pd.DataFrame:
     return table
 
 
+def _splits(values: list[Any], *, where: str) -> list[str]:
+    names = ["" if _missing(value) else str(value).strip().casefold() for value in values]
+    for row, name in enumerate(names):
+        if name not in SPLIT_NAMES:
+            found = f"says {values[row]!r}{closest(name, SPLIT_NAMES)}" if name else "says nothing"
+            raise WorkbookError(f"{where}: row {row + 1} {found}; each row is {', '.join(SPLIT_NAMES)}")
+    splits = [SPLIT_NAMES[name] for name in names]
+    if "train" not in splits:
+        raise WorkbookError(f"{where}: no row is for training, all are {' or '.join(sorted(set(splits)))}")
+    return splits
+
+
+def _times(values: pd.Series, *, where: str) -> np.ndarray:
+    numbers = pd.to_numeric(values, errors="coerce")
+    if numbers.notna().all() and not pd.api.types.is_datetime64_any_dtype(values):
+        return numbers.to_numpy(np.float64)
+    moments = pd.to_datetime(values, errors="coerce", utc=True, format="mixed")
+    if moments.isna().any():
+        row = int(np.argmax(moments.isna().to_numpy()))
+        raise WorkbookError(f"{where}: row {row + 1} has {values.iloc[row]!r}, which is no date or number; write dates as 2026-01-31, or drop the row")
+    return (moments - pd.Timestamp(0, tz="UTC")).dt.total_seconds().to_numpy(np.float64)
+
+
 def _folded(labels: pd.Series) -> pd.Series:
     return labels.map(lambda label: " ".join(label.split()).casefold(), na_action="ignore")
 
@@ -359,5 +409,3 @@ def _as_label(value: Any) -> str | None:
     if isinstance(value, (float, np.floating)) and float(value).is_integer():
         return str(int(value))  # integers beside a missing value arrive as floats
     return str(value)
-
-

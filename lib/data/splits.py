@@ -8,7 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from lib.data.duplicates import group_ids
+from lib.errors import WorkbookError
+
 SPLITS = ("train", "val", "test")
+_RANK = {"": 0, **{name: rank for rank, name in enumerate(SPLITS)}}
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ def split_rows(labels: Sequence[str], groups: np.ndarray, *, shares: tuple[float
     ----------
     labels : n labels
     groups : ndarray of shape (n,); rows with one number stay together
-    shares : of train, validation, test; positive, summing to 1
+    shares : of train, validation, test, summing to 1; a split with a share of 0 gets no row
 
     Returns
     -------
@@ -53,13 +57,91 @@ def split_rows(labels: Sequence[str], groups: np.ndarray, *, shares: tuple[float
     for rows in sorted((rows.to_numpy() for _, rows in grouped), key=len, reverse=True):
         need = np.bincount(codes[rows], minlength=len(counts))
         lacking, fits = need @ missing, (missing >= need[:, None]).all(axis=0)
-        split = int(np.argmax(np.where(fits, lacking / np.asarray(shares), -1) if fits.any() else lacking))
+        split = int(np.argmax(np.where(fits, lacking / np.maximum(shares, 1e-12), -1) if fits.any() else lacking))
         assigned[rows] = split
         missing[:, split] -= need
     for code in range(len(counts)):
         rows = order[(codes[order] == code) & (assigned[order] < 0)]
         assigned[rows] = np.repeat(np.arange(3), _fit(missing[code], len(rows)))
     return np.array(SPLITS)[assigned]
+
+
+def given_splits(table: pd.DataFrame, *, shares: tuple[float, float, float]) -> pd.Series:
+    """Return the split that the source gives each row: its column `split`, else by its column `time`, else "" for all.
+
+    By time the latest rows are the test set and those before them validation; rows of one moment stay together.
+
+    Raises
+    ------
+    WorkbookError : too many rows share a moment for three splits.
+    """
+    if "split" in table:
+        return table["split"]
+    if "time" not in table:
+        return pd.Series("", index=table.index, dtype=object)
+    moments = np.sort(table["time"].to_numpy())
+    cuts = moments[np.ceil(np.cumsum(shares[:2]) * len(moments)).astype(int)]
+    given = np.array(SPLITS)[np.searchsorted(cuts, table["time"], side="right")]
+    if lacking := sorted(set(SPLITS) - set(given)):
+        n = len(np.unique(moments))
+        raise WorkbookError(
+            f"data.time_column: {n} distinct times leave no row for {lacking[0]} at shares {shares}: name a finer column, or other split.shares"
+        )
+    return pd.Series(given, index=table.index, dtype=object)
+
+
+def repeated_rows(rows: pd.DataFrame) -> pd.Series:
+    """Return the `row_id` of the row whose text and label each row repeats, -1 for none.
+
+    The first of equal rows repeats none; where splits are given, the first in the latest of their splits.
+
+    Parameters
+    ----------
+    rows : with `row_id`, `text`, `label` and `given`
+    """
+    latest_first = rows.assign(rank=rows["given"].map(_RANK)).sort_values("rank", ascending=False, kind="stable")
+    first = latest_first.groupby(["text", "label"], sort=False)["row_id"].transform("first").reindex(rows.index)
+    return first.where(first.notna() & (first != rows["row_id"]), -1).astype("int64")
+
+
+def copies_in_later_splits(rows: pd.DataFrame, pairs: pd.DataFrame) -> pd.Series:
+    """Return the `row_id` of a near-copy in a later of the splits that were given, -1 where a row has none.
+
+    Parameters
+    ----------
+    rows : with `row_id` and `given`
+    pairs : near-duplicates, `i` and `j` being positions in `rows`; chains of pairs count
+    """
+    rank, group = rows["given"].map(_RANK).to_numpy(), group_ids(len(rows), pairs)
+    latest = pd.Series(rank).groupby(group).transform("max").to_numpy()
+    stays = pd.Series(rows["row_id"].to_numpy()[rank == latest]).groupby(group[rank == latest]).first()
+    return pd.Series(np.where(rank < latest, stays.reindex(group).to_numpy(), -1), index=rows.index)
+
+
+def assign_splits(rows: pd.DataFrame, *, shares: tuple[float, float, float], seed: int = 42) -> np.ndarray:
+    """Return each row's split: the one given, else drawn by `split_rows`; a split that was not given is drawn from training rows.
+
+    Parameters
+    ----------
+    rows : with `label`, `group` and `given`, no group in two of the splits given
+    shares, seed : as for `split_rows`
+
+    Raises
+    ------
+    WorkbookError : a class has no row in one of the splits.
+    """
+    split = rows["given"].replace("", "train").to_numpy(dtype=object, copy=True)
+    lacking = np.array([name == "train" or name not in split for name in SPLITS])
+    source = rows[split == "train"]
+    parts = np.where(lacking, shares, 0.0)
+    drawn = split_rows(source["label"].tolist(), source["group"].to_numpy(), shares=tuple(parts / parts.sum()), seed=seed)
+    split[split == "train"] = drawn
+    rows_of = pd.crosstab(rows["label"].to_numpy(), split).reindex(columns=list(SPLITS), fill_value=0)
+    for label, name in rows_of[rows_of == 0].stack().index:
+        raise WorkbookError(
+            f"class {label!r} has no row in the split {name!r}; the splits were given by the data: merge or drop the class, or let them be drawn"
+        )
+    return split
 
 
 def leak_matrix(pairs: pd.DataFrame, split: Sequence[str]) -> Leaks:
@@ -70,6 +152,14 @@ def leak_matrix(pairs: pd.DataFrame, split: Sequence[str]) -> Leaks:
     symmetric = counts + counts.T - np.diag(np.diag(counts))
     matrix = pd.DataFrame(symmetric, index=pd.Index(SPLITS, name="split"), columns=list(SPLITS))
     return Leaks(matrix, int((left != right).sum()))
+
+
+def leaked_rows(pairs: pd.DataFrame, split: Sequence[str]) -> np.ndarray:
+    """Return which test rows have a near-copy (`i`, `j`: positions) among the training rows: ndarray of bool of shape (n,)."""
+    names, leaked = np.asarray(split, dtype=object), np.zeros(len(split), dtype=bool)
+    for one, other in ((pairs["i"].to_numpy(), pairs["j"].to_numpy()), (pairs["j"].to_numpy(), pairs["i"].to_numpy())):
+        leaked[one[(names[one] == "test") & (names[other] == "train")]] = True
+    return leaked
 
 
 def class_shares(labels: Sequence[str], split: Sequence[str]) -> pd.DataFrame:

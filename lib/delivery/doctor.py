@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import urllib.request
 
 from lib import workspace
@@ -20,7 +19,7 @@ def report(*, timeout_seconds: float = 5.0) -> dict[str, str]:
         "system": f"{facts['system']}, {facts['processor']}",
         "cores": str(facts["cores"]),
         "memory": f"{facts['memory_gib']} GiB",
-        "free disk": f"{shutil.disk_usage(_existing_home()).free / 2**30:.1f} GiB in {workspace.home()}",
+        "free disk": f"{workspace.free_disk() / 2**30:.1f} GiB in {workspace.home()}",
         "device": finetune.device_line(),
         "precision": f"{finetune.precision(TrainingConfig())} (weights float32)",
         "offline encoder": _offline_encoder(),
@@ -46,10 +45,3 @@ def _hub(timeout_seconds: float) -> str:
             return f"reachable ({address})"
     except (OSError, ValueError) as error:
         return f"not reachable ({getattr(error, 'reason', error)}); `quick` and `smoke` need none"
-
-
-def _existing_home() -> str:
-    folder = workspace.home()
-    while not folder.exists():
-        folder = folder.parent
-    return str(folder)

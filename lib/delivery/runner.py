@@ -264,10 +264,10 @@ def _only_run(ws: Workspace) -> Iterator[None]:
 
 
 def _check_disk() -> None:
-    folder = workspace.home()
-    free = shutil.disk_usage(folder).free
+    free = workspace.free_disk()
     if free < NEEDED_DISK_BYTES:
-        raise WorkbookError(f"{free / 1e9:.2f} GB free in {folder}, {NEEDED_DISK_BYTES / 1e9:.0f} GB needed; make room, or set WORKBOOK_HOME to a larger disk")
+        needed = NEEDED_DISK_BYTES / 1e9
+        raise WorkbookError(f"{free / 1e9:.2f} GB free in {workspace.home()}, {needed:.0f} GB needed; make room, or set WORKBOOK_HOME to a larger disk")
 
 
 def _opened_record(config: Config, ws: Workspace, parameters: dict[str, Any], table: Any) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
@@ -13,6 +14,8 @@ from sklearn.pipeline import Pipeline
 from tqdm import tqdm
 
 from lib import workspace
+from lib.evaluation.metrics import macro_f1
+from lib.evaluation.significance import Interval, bootstrap_interval, paired_test
 
 
 def fit_baseline(texts: Sequence[str], labels: Sequence[str], *, seed: int = 42) -> Pipeline:
@@ -44,6 +47,87 @@ def out_of_fold_probs(texts: Sequence[str], labels: Sequence[str], groups: np.nd
         columns = np.searchsorted(classes, model.classes_.astype(str))  # a class that is one group is unknown to the model that leaves it out
         probs[np.ix_(held_out, columns)] = model.predict_proba(rows[held_out])
     return probs / probs.sum(axis=1, keepdims=True)
+
+
+def compare_preparations(
+    prepared: Mapping[str, Sequence[str]],
+    labels: Sequence[str],
+    held_out: np.ndarray,
+    *,
+    against: str,
+    n_resamples: int = 500,
+    confidence: float = 0.95,
+    seed: int = 42,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Train the baseline on texts prepared in several ways; compare macro F1 on the same held-out rows.
+
+    Parameters
+    ----------
+    prepared : name of each way -> the n texts
+    labels : n labels
+    held_out : ndarray of bool of shape (n,), the rows that are predicted; the others are trained on
+    against : the way that the others are compared with
+    confidence : of each interval, adjusted (Bonferroni) so that all of them hold together
+
+    Returns
+    -------
+    DataFrame indexed by way, without `against`: `n_texts` (that differ from those of `against`), `macro_f1`, `gain`, `low`,
+    `high` (macro F1 minus that of `against`) and `verdict` ("better", "worse", "cannot tell"). A way that changes no text
+    gains 0 and is not trained.
+    """
+    given, test = np.asarray(labels, dtype=object), np.asarray(held_out, dtype=bool)
+    classes, y = np.unique(given.astype(str), return_inverse=True)
+    n_changed = {name: sum(a != b for a, b in zip(texts, prepared[against])) for name, texts in prepared.items()}
+
+    def predicted(texts: Sequence[str]) -> np.ndarray:
+        rows = np.asarray(texts, dtype=object)
+        named = fit_baseline(rows[~test].tolist(), given[~test].tolist(), seed=seed).predict(rows[test])
+        return np.asarray(np.searchsorted(classes, named.astype(str)))
+
+    ways = [name for name in prepared if n_changed[name]]
+    found = {name: predicted(prepared[name]) for name in tqdm([against, *ways], "baseline on each preparation", unit="fit", disable=not progress)}
+    each = 1 - (1 - confidence) / max(1, len(ways))
+    table = []
+    for name in prepared:
+        if name == against:
+            continue
+        pair = (y[test], found[against], found.get(name, found[against]))
+        paired = paired_test(*pair, n_resamples=n_resamples, confidence=each, seed=seed)
+        gain, score = paired.macro_f1_gain, macro_f1(pair[0], pair[2], n_classes=len(classes))
+        table.append((name, n_changed[name], score, gain.value, gain.low, gain.high, paired.verdict))
+    columns = ["way", "n_texts", "macro_f1", "gain", "low", "high", "verdict"]
+    return pd.DataFrame(table, columns=columns).set_index("way")
+
+
+def worth_of_leaks(
+    texts: Sequence[str], labels: Sequence[str], split: Sequence[str], leaked: np.ndarray, *, n_resamples: int = 2_000, confidence: float = 0.95, seed: int = 42
+) -> dict[str, float | int | Interval]:
+    """Measure by how much test rows with a near-copy in training flatter the baseline's accuracy.
+
+    Parameters
+    ----------
+    texts, labels, split : n rows, split into "train" and "test" (others are left out)
+    leaked : ndarray of bool of shape (n,), the test rows with a near-copy in training
+
+    Returns
+    -------
+    `n_leaked`, `right_leaked` and `right_others` (shares of test rows predicted rightly, 0..1; NaN where there are none) and
+    `flattery` (Interval: accuracy on all test rows minus that on those without a copy)
+    """
+    rows, given, part = (np.asarray(values, dtype=object) for values in (texts, labels, split))
+    train, test = part == "train", part == "test"
+    right = (fit_baseline(rows[train].tolist(), given[train].tolist(), seed=seed).predict(rows[test]) == given[test]).astype(float)
+    seen = leaked[test]
+    if seen.all():
+        raise ValueError("every test row has a near-copy in training: nothing is left to compare with")
+
+    def flattery(right: np.ndarray, seen: np.ndarray) -> float:
+        return float(right.mean() - right[~seen].mean()) if not seen.all() else 0.0
+
+    interval = bootstrap_interval(flattery, right, seen, n_resamples=n_resamples, confidence=confidence, seed=seed)
+    right_leaked = float(right[seen].mean()) if seen.any() else float("nan")
+    return {"n_leaked": int(seen.sum()), "right_leaked": right_leaked, "right_others": float(right[~seen].mean()), "flattery": interval}
 
 
 def save_baseline(model: Pipeline, folder: Path) -> None:

@@ -157,6 +157,33 @@ def test_a_failing_cell_is_shown_with_its_notebook_and_heading(make_home):
 
 
 @pytest.mark.xdist_group("chain-b")
+def test_splits_that_the_data_give_are_kept_and_copies_in_later_ones_go(tmp_path, home):
+    lines = [
+        "text,label,part",
+        *(
+            f"the {kind} text number {i * 7} speaks of {kind} things at length and of the number {i},{kind},train"
+            for i in range(40)
+            for kind in ("red", "blue")
+        ),
+    ]
+    lines += [
+        f"a later {kind} text with the number {i * 11} is all about {kind} things and number {i},{kind},test" for i in range(10) for kind in ("red", "blue")
+    ]
+    lines += [lines[1].replace(",train", ",test"), f"{lines[2].rsplit(',', 2)[0]}!,blue,test"]  # an exact copy and a near one
+    source = tmp_path / "given.csv"
+    source.write_text("\n".join(lines) + "\n")
+    finished = workbook(
+        "run", "--data", source, "--set", "data.split_column=part", "--profile", "smoke", "--run", "given", "--quiet", "--from", "02", "--to", "02", home=home
+    )
+    assert finished.returncode == 0, finished.stderr
+    (folder,) = (home / "data/processed").glob("*/given")
+    clean, dropped = (workspace.read_table(folder / f"{name}.parquet") for name in ("clean", "dropped"))
+    assert clean["split"].value_counts().to_dict() == {"train": 64, "test": 22, "val": 14}
+    assert set(clean.loc[clean["split"] == "test", "row_id"]) == set(range(80, 102))
+    assert dropped[["row_id", "rule", "same_as"]].values.tolist() == [[0, "exact_duplicate", 100], [1, "copy_in_later_split", 101]]
+
+
+@pytest.mark.xdist_group("chain-b")
 @pytest.mark.skipif(not NEWSGROUPS.exists(), reason="the folder with newsgroups.parquet is not beside the repository")
 def test_newsgroups_are_imported_cleaned_and_split(home):
     finished = workbook("run", "--data", NEWSGROUPS, "--label-column", "label", "--profile", "smoke", "--run", "news", "--quiet", "--to", "02", home=home)

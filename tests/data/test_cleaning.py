@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.config import CleaningConfig
-from lib.data.cleaning import DataCleaner, active_rules, clean_texts, sample_changes
+from lib.data.cleaning import DataCleaner, active_rules, clean_texts, sample_changes, without_each_rule
 
 ANY_LENGTH = CleaningConfig(min_words=1)
 RULES = ["encoding_repair", "unicode_nfkc", "invisible", "html_tags", "html_entities", "urls_emails", "whitespace"]
@@ -398,3 +398,14 @@ def test_a_sample_of_no_changes_is_empty():
 
 def test_a_query_string_is_not_taken_for_an_entity():
     assert DataCleaner.decode_entities("p?title=x&section=6 &amp; AT&amp;T") == "p?title=x&section=6 & AT&T"
+
+
+def test_without_each_rule_leaves_one_rule_out_at_a_time():
+    texts = ["See <b>https://example.com</b> &amp;  more", None, "two words"]
+    found = without_each_rule(texts, settings=CleaningConfig(unicode_nfkc=False))
+    assert list(found) == ["encoding_repair", "invisible", "html_tags", "html_entities", "urls_emails", "whitespace"]
+    assert found["html_tags"][0] == "See <b>[URL]</b> & more"
+    assert found["html_entities"][0] == "See [URL] &amp; more"
+    assert found["urls_emails"][0] == "See https://example.com & more"
+    assert found["whitespace"][0] == "See [URL] &  more"
+    assert all(texts[1:] == ["", "two words"] for texts in found.values())

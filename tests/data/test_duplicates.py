@@ -7,7 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.data.duplicates import conflicting_rows, exact_duplicates, group_ids, near_duplicate_pairs
+from lib.data.duplicates import (
+    conflicting_rows,
+    exact_duplicates,
+    group_ids,
+    near_duplicate_pairs,
+    without_rows,
+)
 
 
 def shingles(text, width):
@@ -156,3 +162,13 @@ def test_rows_of_groups_with_several_labels_conflict():
     assert conflicting_rows(labels, groups).tolist() == [0, 2]
     assert conflicting_rows(labels, np.zeros(7, dtype=int)).tolist() == list(range(7))
     assert conflicting_rows(labels, np.arange(7)).tolist() == []
+
+
+def test_rows_that_go_take_their_pairs_with_them_and_the_others_are_numbered_anew():
+    rows = pd.DataFrame({"row_id": [10, 11, 12, 13, 14]})
+    pairs = pd.DataFrame({"i": [0, 1, 2], "j": [1, 4, 4], "similarity": [1.0, 0.97, 0.96]})
+    left, between = without_rows(rows, pairs, [True, False, False, True, False])
+    assert left["row_id"].tolist() == [11, 12, 14]
+    assert between.values.tolist() == [[0, 2, 0.97], [1, 2, 0.96]]
+    assert between["i"].dtype == "int64"
+    assert without_rows(rows, pairs, [False] * 5)[1].equals(pairs)

@@ -604,3 +604,53 @@ def test_the_embedded_set_notes_the_versions_of_its_packages(home, monkeypatch):
     monkeypatch.setattr(sources.docstrings, "package_versions", lambda: {"sympy": "1.0"})
     raw_table(settings("docstrings"))
     assert workspace.read_facts(home / "data" / "raw" / "docstrings.parquet")["packages"] == {"sympy": "1.0"}
+
+
+# --- splits and times ---
+
+SPLIT_ROWS = "text,label,part,day\na b c,x,Training,2026-01-05\nd e f,y,dev,2026-01-03T10:00:00+02:00\ng h i,x, TEST ,05 Feb 2026\n"
+
+
+def test_a_split_column_is_read_by_its_usual_names(write):
+    table = load_table(write("t.csv", SPLIT_ROWS), split_column="part")
+    assert table["split"].tolist() == ["train", "val", "test"]
+    assert list(load_table(write("t.csv", SPLIT_ROWS))) == ["row_id", "text", "label"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [("tset", r"column 'part': row 2 says 'tset' \(did you mean 'test'\?\); each row is train, training, val"), ("", "column 'part': row 2 says nothing")],
+)
+def test_a_row_whose_split_is_unknown_is_named(write, cell, message):
+    with pytest.raises(WorkbookError, match=message):
+        load_table(write("t.csv", SPLIT_ROWS.replace("dev", cell)), split_column="part")
+
+
+def test_splits_without_a_training_row_are_refused(write):
+    with pytest.raises(WorkbookError, match="no row is for training, all are test or val"):
+        load_table(write("t.csv", SPLIT_ROWS.replace("Training", "val")), split_column="part")
+
+
+def test_times_are_dates_or_numbers(write):
+    times = load_table(write("t.csv", SPLIT_ROWS), time_column="day")["time"]
+    assert times.tolist() == [pd.Timestamp(day).timestamp() for day in ("2026-01-05", "2026-01-03T08:00:00", "2026-02-05")]
+    numbered = SPLIT_ROWS.replace("2026-01-05", "3").replace("2026-01-03T10:00:00+02:00", "1.5").replace("05 Feb 2026", "2")
+    assert load_table(write("n.csv", numbered), time_column="day")["time"].tolist() == [3.0, 1.5, 2.0]
+
+
+def test_a_row_without_a_time_is_named(write):
+    with pytest.raises(WorkbookError, match="column 'day': row 3 has 'soon', which is no date or number"):
+        load_table(write("t.csv", SPLIT_ROWS.replace("05 Feb 2026", "soon")), time_column="day")
+
+
+def test_a_split_column_that_is_not_there_is_named(write):
+    with pytest.raises(WorkbookError, match="no column 'prt' \\(did you mean 'part'\\?\\).*name it with --set data.split_column=..."):
+        load_table(write("t.csv", SPLIT_ROWS), split_column="prt")
+
+
+def test_the_same_file_read_with_another_split_is_another_raw_table(write, home):
+    source = write("t.csv", SPLIT_ROWS)
+    paths = {
+        raw_path(Config.load("smoke", {"data.source": str(source), **extra})).name for extra in ({}, {"data.split_column": "part"}, {"data.time_column": "day"})
+    }
+    assert len(paths) == 3

@@ -2,7 +2,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.data.splits import SPLITS, class_shares, leak_matrix, split_rows
+from lib.data.splits import (
+    SPLITS,
+    assign_splits,
+    class_shares,
+    copies_in_later_splits,
+    given_splits,
+    leak_matrix,
+    leaked_rows,
+    repeated_rows,
+    split_rows,
+)
+from lib.errors import WorkbookError
 
 
 def counts(labels, split):
@@ -143,3 +154,83 @@ def test_class_shares_are_the_rows_of_each_class():
     assert shares.T.to_dict("list") == {"a": [0.5, 0.25, 0.25], "b": [0.0, 1.0, 0.0]}
     assert shares.columns.tolist() == list(SPLITS)
     assert class_shares(["a"], ["train"]).loc["a"].tolist() == [1.0, 0.0, 0.0]
+
+
+# --- splits that the data give ---
+
+
+def rows_of(given, labels=None, groups=None):
+    n = len(given)
+    return pd.DataFrame({"row_id": np.arange(n) + 100, "label": labels or ["a"] * n, "group": np.arange(n) if groups is None else groups, "given": given})
+
+
+def test_a_share_of_zero_gets_no_row_even_where_no_group_fits():
+    groups = np.r_[np.zeros(60, dtype=int), np.ones(30, dtype=int), np.arange(2, 12)]
+    split = split_rows(["a"] * 100, groups, shares=(0.5, 0.5, 0.0))
+    assert together(groups, split) and set(split) == {"train", "val"}
+
+
+def test_the_latest_rows_are_the_test_set_and_one_moment_stays_together():
+    times = np.r_[np.arange(66), np.full(8, 66), np.arange(67, 93)].astype(float)
+    shuffled = np.random.default_rng(0).permutation(len(times))
+    given = given_splits(pd.DataFrame({"time": times[shuffled]}), shares=(0.70, 0.15, 0.15))[np.argsort(shuffled)]
+    assert given.value_counts().to_dict() == {"train": 66, "val": 19, "test": 15}  # the moment of the 70th row goes to validation whole
+    by_split = pd.Series(times).groupby(given.to_numpy())
+    assert by_split.max()["train"] < by_split.min()["val"] <= by_split.max()["val"] < by_split.min()["test"]
+
+
+@pytest.mark.parametrize("times", [[5.0] * 20, [1.0] * 19 + [2.0]])
+def test_too_few_moments_are_refused(times):
+    with pytest.raises(WorkbookError, match=f"data.time_column: {len(set(times))} distinct times leave no row for"):
+        given_splits(pd.DataFrame({"time": times}), shares=(0.70, 0.15, 0.15))
+
+
+def test_a_split_column_is_taken_as_it_is_and_without_one_nothing_is_given():
+    assert given_splits(pd.DataFrame({"split": ["test", "train"], "time": [1.0, 2.0]}), shares=(0.7, 0.15, 0.15)).tolist() == ["test", "train"]
+    assert given_splits(pd.DataFrame({"text": ["x", "y"]}), shares=(0.7, 0.15, 0.15)).tolist() == ["", ""]
+
+
+def test_of_repeated_rows_the_first_of_the_latest_split_stays():
+    rows = rows_of(["train", "test", "val", "test", "train", "train"]).assign(text=["x", "x", "x", "x", "y", "x"], label=["a", "a", "a", "a", "a", "b"])
+    assert repeated_rows(rows).tolist() == [101, -1, 101, 101, -1, -1]
+    assert repeated_rows(rows.assign(given="")).tolist() == [-1, 100, 100, 100, -1, -1]
+
+
+def test_rows_without_a_label_repeat_none():
+    assert repeated_rows(rows_of(["", ""]).assign(text="x", label=None)).tolist() == [-1, -1]
+
+
+def test_a_near_copy_stays_in_the_latest_split_alone():
+    rows = rows_of(["train", "val", "test", "train", "train", "val"])
+    pairs = pd.DataFrame({"i": [0, 1, 3], "j": [1, 2, 4], "similarity": 1.0})  # 0 is bound to the test row through 1
+    assert copies_in_later_splits(rows, pairs).tolist() == [102, 102, -1, -1, -1, -1]
+    assert copies_in_later_splits(rows.assign(given=""), pairs).tolist() == [-1] * 6
+
+
+def test_given_splits_stay_and_a_missing_one_is_drawn_from_training_rows():
+    labels = ["a", "b"] * 60
+    given = ["train"] * 100 + ["test"] * 20
+    rows = rows_of(given, labels, np.r_[np.repeat(np.arange(50), 2), np.arange(50, 70)])
+    split = assign_splits(rows, shares=(0.70, 0.15, 0.15))
+    assert (split[100:] == "test").all() and together(rows["group"].to_numpy(), split)
+    assert pd.Series(split[:100]).value_counts().to_dict() == {"train": 82, "val": 18}
+    complete = rows_of(["train", "val", "test"] * 10)
+    assert assign_splits(complete, shares=(0.70, 0.15, 0.15)).tolist() == ["train", "val", "test"] * 10
+
+
+def test_where_nothing_is_given_the_splits_are_drawn():
+    labels, groups = ["a", "b"] * 30, np.repeat(np.arange(30), 2)
+    drawn = split_rows(labels, groups, shares=(0.6, 0.2, 0.2), seed=3)
+    assert assign_splits(rows_of([""] * 60, labels, groups), shares=(0.6, 0.2, 0.2), seed=3).tolist() == drawn.tolist()
+
+
+def test_a_class_that_a_given_split_lacks_is_named():
+    with pytest.raises(WorkbookError, match="class 'b' has no row in the split 'test'"):
+        assign_splits(rows_of(["train", "val", "test"] * 2, ["a", "b", "a", "b", "a", "a"]), shares=(0.7, 0.15, 0.15))
+
+
+def test_leaked_rows_are_test_rows_with_a_copy_in_training():
+    split = ["train", "test", "val", "test", "test", "train"]
+    pairs = pd.DataFrame({"i": [0, 2, 3, 4], "j": [1, 3, 4, 5]})
+    assert np.flatnonzero(leaked_rows(pairs, split)).tolist() == [1, 4]
+    assert not leaked_rows(pairs.head(0), split).any()

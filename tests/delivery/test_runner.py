@@ -111,6 +111,13 @@ def test_too_little_disk_is_refused_before_anything_starts(home, monkeypatch):
     assert files(home) == []
 
 
+def test_a_home_that_does_not_exist_yet_is_made(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path / "new" / "home"))
+    result = call("--data", "nowhere.csv")
+    assert result.exit_code == 1 and "no such file or folder" in result.stderr
+    runner._check_disk()
+
+
 def test_a_disk_that_fills_up_leaves_no_half_written_table(tmp_path, home, monkeypatch):
     import pyarrow.parquet
 

@@ -106,3 +106,64 @@ def test_a_baseline_replaces_an_earlier_one(tmp_path):
     baseline.save_baseline(second, tmp_path / "baseline")
     assert np.array_equal(baseline.load_baseline(tmp_path / "baseline").predict_proba(texts), second.predict_proba(texts))
     assert [path.name for path in tmp_path.iterdir()] == ["baseline"]
+
+
+# --- texts prepared in several ways ---
+
+
+def test_ways_to_prepare_texts_are_compared_on_the_same_held_out_rows(fits):
+    texts, labels = rows(300)
+    held_out = np.arange(300) >= 150
+    ways = {
+        "as they are": texts,
+        "same again": list(texts),
+        "emptied": [f"same words number{i}" for i in range(300)],
+        "told": [f"{text} {label}" for text, label in zip(texts, labels)],
+    }
+    table = baseline.compare_preparations(ways, labels, held_out, against="emptied", n_resamples=200, progress=False)
+    assert list(table.index) == ["as they are", "same again", "told"]
+    assert (table["n_texts"] == 300).all() and (table["verdict"] == "better").all()
+    assert table.loc["told", "macro_f1"] == 1 and 0 < table.loc["told", "low"] <= table.loc["told", "gain"] <= table.loc["told", "high"]
+
+
+def test_a_way_that_changes_no_text_gains_nothing_and_is_not_trained(monkeypatch):
+    texts, labels = rows(120)
+    trained, real = [], baseline.fit_baseline
+    monkeypatch.setattr(baseline, "fit_baseline", lambda *args, **kwargs: trained.append(1) or real(*args, **kwargs))
+    held_out = np.arange(120) >= 60
+    table = baseline.compare_preparations({"all": texts, "same": list(texts)}, labels, held_out, against="all", n_resamples=100, progress=False)
+    assert len(trained) == 1
+    assert table.loc["same", ["n_texts", "gain", "low", "high", "verdict"]].tolist() == [0, 0.0, 0.0, 0.0, "cannot tell"]
+
+
+def test_predicted_rows_are_no_training_rows(monkeypatch):
+    texts, labels = rows(90)
+    seen, real = [], baseline.fit_baseline
+    monkeypatch.setattr(baseline, "fit_baseline", lambda texts, labels, *, seed: seen.append(set(texts)) or real(texts, labels, seed=seed))
+    held_out = np.arange(90) % 3 == 0
+    baseline.compare_preparations({"all": texts, "upper": [t.upper() for t in texts]}, labels, held_out, against="all", n_resamples=100, progress=False)
+    assert [len(texts) for texts in seen] == [60, 60]
+    assert seen[0].isdisjoint(np.asarray(texts)[held_out])
+
+
+def test_leaks_flatter_the_accuracy_by_what_copies_are_easier():
+    random = np.random.default_rng(0)
+    noise = [f"noise{a} noise{b} noise{c}" for a, b, c in random.integers(0, 40, (400, 3))]
+    labels = random.choice(["a", "b"], 400)
+    texts, given, split = [*noise, *noise[:50]], [*labels, *labels[:50]], ["train"] * 300 + ["test"] * 150
+    leaked = np.arange(450) >= 400  # exact copies of training rows; the labels mean nothing, so other rows are guessed
+    worth = baseline.worth_of_leaks(texts, given, split, leaked, n_resamples=200)
+    assert worth["n_leaked"] == 50
+    assert worth["right_leaked"] > 0.9 and worth["right_others"] < 0.65
+    expected = (50 * worth["right_leaked"] + 100 * worth["right_others"]) / 150 - worth["right_others"]
+    assert worth["flattery"].value == pytest.approx(expected)
+    assert 0.05 < worth["flattery"].low < worth["flattery"].value < worth["flattery"].high
+
+
+def test_without_leaks_nothing_is_flattered_and_with_leaks_alone_nothing_can_be_told():
+    texts, labels = rows(90)
+    split = ["train"] * 60 + ["test"] * 30
+    worth = baseline.worth_of_leaks(texts, labels, split, np.zeros(90, dtype=bool), n_resamples=100)
+    assert worth["n_leaked"] == 0 and np.isnan(worth["right_leaked"]) and worth["flattery"].value == worth["flattery"].high == 0
+    with pytest.raises(ValueError, match="every test row has a near-copy"):
+        baseline.worth_of_leaks(texts, labels, split, np.ones(90, dtype=bool))
