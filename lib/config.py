@@ -44,6 +44,7 @@ class ProfilingConfig(_Section):
 
     linguistic_rows: int = Field(5_000, ge=10)  # rows for the textdescriptives features
     max_chars: int = Field(20_000, ge=100)  # of one text that those features read
+    token_rows: int = Field(5_000, ge=10)  # rows whose tokens are counted with the backbone's tokenizer
     language_rows: int = Field(2_000, ge=10)  # rows whose language is detected
 
 
@@ -80,6 +81,17 @@ class LabelsConfig(_Section):
 
     folds: int = Field(5, ge=2)
     queue_rows: int = Field(200, ge=1)  # rows a person is asked to look at
+    encoder: str | None = "minilm"  # a backbone whose vectors judge labels beside TF-IDF; None: TF-IDF and its topics alone
+    encoder_tokens: int = Field(128, ge=8, le=512)  # that it reads of a text
+    lab_rows: int = Field(5_000, ge=0)  # rows of the laboratory, which plants errors to see who finds them; 0: none
+    lab_rates: tuple[float, ...] = Field((0.02, 0.05, 0.10, 0.20), min_length=1)  # shares of labels made wrong
+    lab_seeds: int = Field(5, ge=2)
+
+    @model_validator(mode="after")
+    def _rates_are_shares(self) -> LabelsConfig:
+        if not all(0 < rate <= 0.5 for rate in self.lab_rates):
+            raise ValueError(f"lab_rates are shares of the labels, above 0 and at most 0.5, got {self.lab_rates}")
+        return self
 
 
 class TrainingConfig(_Section):

@@ -142,6 +142,27 @@ def issue_scores(scores: pd.Series, flagged: pd.Series, *, ax: Axes | None = Non
     return ax
 
 
+def detectors(table: pd.DataFrame, *, n: int, n_seeds: int) -> Axes:
+    """AUPRC of each detector of planted label errors, by rate and kind of noise, from `laboratory.with_intervals`."""
+    kinds, rates = list(dict.fromkeys(table["kind"])), sorted(set(table["rate"]))
+    order = table.groupby("detector")["value"].mean().sort_values().index.tolist()
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(1, len(kinds), figsize=(9.0, 1.6 + 0.42 * len(order)), sharex=True, sharey=True, squeeze=False, layout="constrained")
+    for kind, ax in zip(kinds, panels[0]):
+        for place, rate in enumerate(rates):
+            rows = table[(table["kind"] == kind) & (table["rate"] == rate)].set_index("detector").reindex(order)
+            y = np.arange(len(order)) + 0.6 * ((place + 0.5) / len(rates) - 0.5)
+            error = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
+            ax.errorbar(rows["value"], y, xerr=error, fmt="o", color=COLOURS[place % len(COLOURS)], capsize=2, markersize=4, label=f"{rate:.0%} wrong")
+        _label(ax, title=f"{kind} errors", xlabel="AUPRC (1 is perfect)", xlim=(0, 1))
+        ax.set_yticks(range(len(order)), order)
+        ax.grid(axis="y", visible=False)
+    panels[0][-1].legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    title = f"Which detector finds planted label errors? (n = {n:,} rows, {n_seeds} seeds; bars: 95 % intervals over seeds)"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    return panels[0][0]
+
+
 def training_curves(history: pd.DataFrame, *, best_step: int | None = None) -> Axes:
     """Loss, macro F1, learning rate and gradient norm by step; a line marks the best checkpoint, once it is known."""
     panels_of = {
@@ -297,7 +318,7 @@ def telling_terms(terms: pd.DataFrame, balance: pd.DataFrame, *, confidence: flo
     n_columns = 2 if len(shown) in (2, 4) else min(3, max(1, len(shown)))
     n_rows, n_terms = max(1, -(-len(shown) // n_columns)), max([3, *terms.groupby("label").size()])
     with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(n_rows, n_columns, figsize=(max(6.0, 3.3 * n_columns), 0.8 + (0.75 + 0.19 * n_terms) * n_rows), sharex=True, squeeze=False)
+        figure, grid = plt.subplots(n_rows, n_columns, figsize=(max(6.0, 3.3 * n_columns), 0.8 + (0.9 + 0.19 * n_terms) * n_rows), sharex=True, squeeze=False)
     for ax, (label, size) in zip(grid.flat, shown["n"].items()):
         rows = terms[terms["label"] == label].reset_index(drop=True)
         errors = np.stack([rows["log_odds"] - rows["low"], rows["high"] - rows["log_odds"]])
@@ -305,7 +326,7 @@ def telling_terms(terms: pd.DataFrame, balance: pd.DataFrame, *, confidence: flo
         ax.axvline(0, color="0.2", linewidth=1)
         ax.set_yticks(rows.index, [_drawable(term, 18) for term in rows["term"]], fontsize=9)
         ax.set_ylim(n_terms - 0.4, -0.6)
-        ax.set_title(f"{_drawable(label, 24)} (n = {size:,})" + ("" if len(rows) else "\nno word tells"), loc="left", fontsize=10)
+        ax.set_title(f"{_drawable(label, 30)}\nn = {size:,}" + ("" if len(rows) else "; no word tells it"), loc="left", fontsize=9)
         ax.tick_params(labelbottom=True)
         ax.grid(axis="y", visible=False)
     for ax in grid.flat[len(shown) :]:

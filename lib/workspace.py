@@ -37,6 +37,7 @@ FILES = {  # every file that a notebook hands to another, or to a person: name -
     "dropped.parquet": (PROCESSED, "02_clean_and_split"),
     "duplicates.parquet": (PROCESSED, "02_clean_and_split"),
     "label_issues.parquet": (PROCESSED, "03_review_labels"),
+    "label_laboratory.parquet": (PROCESSED, "03_review_labels"),
     "review_queue.csv": (REPORTS, "03_review_labels"),
     "decisions.csv": (REVIEW, "03_review_labels"),
     "train.parquet": (PROCESSED, "03_review_labels"),
@@ -299,7 +300,7 @@ class Step:
     Attributes
     ----------
     notebook : file name without its ending
-    settings : sections of Config that it uses (`seed` always counts)
+    settings : sections of Config that it uses, or dotted keys (`seed` always counts)
     reads : names in FILES; "source" is the table that the run is about
     """
 
@@ -320,7 +321,7 @@ class Step:
 
 
 STEPS = (
-    Step("01_profile_data", "What is in this data?", ("data", "profiling", "split"), ("source",)),
+    Step("01_profile_data", "What is in this data?", ("data", "profiling", "split", "training.backbone", "training.max_length"), ("source",)),
     Step("02_clean_and_split", "What must go, and does anything leak?", ("data", "cleaning", "split", "evaluation"), ("source",)),
     Step("03_review_labels", "Which labels are wrong?", ("labels",), ("clean.parquet", "decisions.csv", "review_queue.csv")),
     Step("04_train_model", "What does the transformer add to a baseline?", ("training", "ledger"), ("train.parquet", "val.parquet")),

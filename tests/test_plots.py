@@ -251,3 +251,78 @@ def test_the_trick_ledger_draws_gains_with_their_intervals_best_on_top():
     assert [label.get_text() for label in ax.get_yticklabels()] == ["slow one (2.0x time)", "quick one (1.0x time)"]
     np.testing.assert_allclose([bars.get_segments()[0][:, 0] for bars in ax.collections], [[-0.15, -0.05], [-0.1, 0.5]])
     assert "n = 1,200 rows, 3 seeds" in titles(ax)
+
+
+def telling(names, terms=("one", "two")):
+    rows = [(name, term, 1.5 - i / 10, 1.0, 2.0, 7) for name in names for i, term in enumerate(terms)]
+    return pd.DataFrame(rows, columns=["label", "term", "log_odds", "low", "high", "n_texts"])
+
+
+def test_token_lengths_are_cut_at_the_limit_and_the_title_says_how_many():
+    ax = plots.token_lengths([3, 40, 64, 65, 300], max_length=64)
+    assert titles(ax).strip(" |") == "40.0% of the texts are longer than the 64 tokens that the model reads (n = 5)"
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["read whole (3)", "cut (2)", "limit: 64 tokens"]
+    whole, cut = ax.containers
+    assert (sum(bar.get_height() for bar in whole), sum(bar.get_height() for bar in cut)) == (3, 2)
+    assert {edge for bar in cut if bar.get_height() for edge in [bar.get_x() >= 64.5]} == {True}
+    assert set(ax.lines[0].get_xdata()) == {64.5}
+
+
+@pytest.mark.parametrize(("values", "limit"), [([1, 1], 512), ([5000, 9000], 16), ([512], 512)])
+def test_token_lengths_all_on_one_side_of_the_limit_are_all_drawn(values, limit):
+    ax = plots.token_lengths(values, max_length=limit)
+    ax.figure.canvas.draw()
+    assert sum(bar.get_height() for bars in ax.containers for bar in bars) == len(values)
+    low, high = ax.get_xlim()
+    assert low < limit + 0.5 < high
+
+
+def test_telling_terms_have_a_panel_a_class_with_their_intervals():
+    ax = plots.telling_terms(telling(["a", "b"]), balance(["b", "a", "c"], [30, 20, 10]))
+    panels = ax.figure.axes
+    assert [panel.get_title(loc="left") for panel in panels] == ["b\nn = 30", "a\nn = 20", "c\nn = 10; no word tells it"]
+    ax.figure.canvas.draw()
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["one", "two"]
+    np.testing.assert_allclose([segment[:, 0] for segment in ax.collections[0].get_segments()], [[1, 2], [1, 2]])
+    assert ax.get_ylim()[0] > ax.get_ylim()[1], "the first term is on top"
+    assert "n = 60 texts)" in titles(ax)
+
+
+@pytest.mark.parametrize(
+    ("n", "drawn", "words"), [(2, 2, "texts)"), (12, 12, "texts)"), (13, 12, "the 12 largest of 13 classes"), (20, 12, "the 12 largest of 20")]
+)
+def test_telling_terms_of_many_classes_show_the_twelve_largest_and_say_so(n, drawn, words):
+    names = [f"class {i}" for i in range(n)]
+    ax = plots.telling_terms(telling(names), balance(names, range(100, 100 - n, -1)))
+    ax.figure.canvas.draw()
+    assert len(ax.figure.axes) == drawn
+    assert words in titles(ax)
+
+
+def test_no_telling_term_at_all_can_be_drawn():
+    plots.telling_terms(telling([]), balance(["a", "b"], [1, 1])).figure.canvas.draw()
+
+
+@pytest.mark.filterwarnings("error:Glyph")
+def test_terms_and_classes_are_shown_as_they_are_and_without_missing_glyphs():
+    ax = plots.telling_terms(telling(NASTY, terms=("$x_{1$", "文字a", "w" * 50)), balance(NASTY, range(7, 0, -1)))
+    ax.figure.canvas.draw()
+    assert [label.get_text() for label in ax.get_yticklabels()] == [r"\$x_{1\$", "□□a", "w" * 17 + "…"]
+    shown = [panel.get_title(loc="left") for panel in ax.figure.axes]
+    assert shown[0] == "\\$\nn = 7" and shown[-1] == "□□\nn = 1" and "(blank)" in shown[5]
+
+
+def test_detectors_are_drawn_by_kind_and_rate_with_the_best_on_top():
+    rows = [
+        (kind, rate, detector, value, value - 0.1, value + 0.05)
+        for kind in ("confusable", "uniform")
+        for rate in (0.05, 0.1)
+        for detector, value in (("combined", 0.8), ("TF-IDF", 0.6))
+    ]
+    table = pd.DataFrame(rows, columns=["kind", "rate", "detector", "value", "low", "high"])
+    ax = plots.detectors(table, n=1_500, n_seeds=3)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["TF-IDF", "combined"]
+    assert [panel.get_title(loc="left") for panel in ax.figure.axes] == ["confusable errors", "uniform errors"]
+    assert "n = 1,500 rows, 3 seeds" in ax.figure.get_suptitle()
+    assert [text.get_text() for text in ax.figure.axes[-1].get_legend().get_texts()] == ["5% wrong", "10% wrong"]
+    np.testing.assert_allclose([bars.get_segments()[-1][:, 0] for bars in ax.collections], [[0.7, 0.85]] * 2)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lib import workspace
-from lib.config import Config
+from lib.config import Config, setting_keys
 from lib.errors import WorkbookError
 from lib.workspace import FILES, STEPS, Workspace, atomic_path
 
@@ -404,4 +404,4 @@ def test_every_step_reads_what_itself_or_an_earlier_one_writes():
 
 def test_every_file_has_a_step_that_writes_it_and_every_section_exists():
     assert {notebook for _, notebook in FILES.values()} <= {step.notebook for step in STEPS}
-    assert {section for step in STEPS for section in step.settings} <= set(Config.model_fields)
+    assert {name for step in STEPS for name in step.settings} <= {*Config.model_fields, *setting_keys()}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import getpass
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -69,12 +70,59 @@ def rank_label_issues(labels: Sequence[str], probs: np.ndarray, *, class_names: 
         raise ValueError(f"labels must be in class_names; row {int(np.argmax(codes < 0))} has {labels[int(np.argmax(codes < 0))]!r}")
     score = 1 - get_label_quality_scores(codes, probs, method=method)
     flagged = find_label_issues(codes, probs, n_jobs=1)
-    table = pd.DataFrame({"row": np.arange(len(codes)), "score": score, "suggestion": np.asarray(class_names, dtype=object)[probs.argmax(axis=1)], "is_issue": flagged})
+    table = pd.DataFrame(
+        {"row": np.arange(len(codes)), "score": score, "suggestion": np.asarray(class_names, dtype=object)[probs.argmax(axis=1)], "is_issue": flagged}
+    )
     return table.sort_values("score", ascending=False, kind="stable", ignore_index=True)
+
+
+def confusion_rates(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    """Return for each class the shares of the others among what a model takes its rows for.
+
+    Parameters
+    ----------
+    labels : ndarray of int of shape (n,), each class at least once
+    probs : ndarray of shape (n, k), out of fold
+
+    Returns
+    -------
+    ndarray of shape (k, k), rows summing to 1, zeros on the diagonal
+    """
+    rates = np.stack([probs[labels == c].mean(axis=0) for c in range(probs.shape[1])]) + 1e-9
+    np.fill_diagonal(rates, 0)
+    return rates / rates.sum(axis=1, keepdims=True)
+
+
+def plant_noise(
+    labels: np.ndarray, *, rate: float, n_classes: int, confusion: np.ndarray | None = None, seed: int = 42
+) -> tuple[np.ndarray, np.ndarray]:
+    """Make a share of the labels wrong.
+
+    Parameters
+    ----------
+    labels : ndarray of int of shape (n,), 0..n_classes - 1
+    rate : share of the labels, 0..1; at least one is made wrong
+    confusion : from `confusion_rates`: what a wrong label is drawn from; None draws from the other classes alike
+
+    Returns
+    -------
+    the labels with the noise, and ndarray of bool of shape (n,): which ones are wrong now
+    """
+    random = np.random.default_rng(seed)
+    planted = np.zeros(len(labels), dtype=bool)
+    planted[random.choice(len(labels), max(1, round(rate * len(labels))), replace=False)] = True
+    drawn_from = (np.ones((n_classes, n_classes)) - np.eye(n_classes)) / (n_classes - 1) if confusion is None else confusion
+    steps = drawn_from[labels[planted]].cumsum(axis=1)
+    noisy = labels.copy()
+    noisy[planted] = np.minimum((random.random(len(steps))[:, None] * steps[:, -1:] >= steps).sum(axis=1), n_classes - 1)
+    return noisy, planted
 
 
 def review_queue(rows: pd.DataFrame, issues: pd.DataFrame, conflicts: Sequence[int], *, n_rows: int) -> pd.DataFrame:
     """Order rows for a person: label conflicts first, then flagged rows, worst first.
+
+    Of the labels in a conflict at most one is right. The default score of `rank_label_issues` is the judge's probability that
+    the label is wrong, so that "worst first" finds the most wrong labels in any number of rows that are looked at.
 
     Parameters
     ----------
@@ -89,7 +137,7 @@ def review_queue(rows: pd.DataFrame, issues: pd.DataFrame, conflicts: Sequence[i
     """
     known = rows[~rows["decided"]].merge(issues, on="row_id", how="left")
     conflict = known[known["row_id"].isin(list(conflicts))].assign(reason="same text, several labels")
-    flagged = known[known["is_issue"].eq(True) & ~known["row_id"].isin(conflict["row_id"])].assign(reason="the baseline contradicts the label")
+    flagged = known[known["is_issue"].eq(True) & ~known["row_id"].isin(conflict["row_id"])].assign(reason="the detectors contradict the label")
     flagged = flagged.sort_values("score", ascending=False, kind="stable").head(max(0, n_rows - len(conflict)))
     queue = pd.concat([conflict, flagged], ignore_index=True).assign(decision="", new_label="", why="")
     return queue[QUEUE_COLUMNS]
@@ -111,7 +159,6 @@ def collect_decisions(queue_path: Path, decisions_path: Path, *, class_names: Se
     if not queue_path.exists():
         return 0
     recorded = read_decisions(decisions_path)
-    now, who = datetime.now(timezone.utc).isoformat(timespec="seconds"), _user()
     last = {(row.fingerprint, row.old_label): (row.decision, row.new_label) for row in recorded.itertuples()}
     fresh = []
     for line, row in _read_csv(queue_path, required=QUEUE_COLUMNS):
@@ -121,11 +168,60 @@ def collect_decisions(queue_path: Path, decisions_path: Path, *, class_names: Se
         decision = decision or "relabel"
         _check_decision(decision, new_label, class_names, where=f"{queue_path}, line {line}")
         if last.get((row["fingerprint"], old_label)) != (decision, new_label):
-            fresh.append([row["fingerprint"], decision, old_label, new_label, who, now, _unquoted(row["why"])])
+            fresh.append((row["fingerprint"], decision, old_label, new_label, _unquoted(row["why"])))
     if fresh:
-        added = pd.DataFrame(fresh, columns=DECISION_COLUMNS)
-        workspace.write_text(_to_csv(pd.concat([recorded, added], ignore_index=True)), decisions_path)
+        record_decisions(decisions_path, fresh)
     return len(fresh)
+
+
+def record_decisions(path: Path, answers: Sequence[tuple[str, str, str, str, str]]) -> pd.DataFrame:
+    """Append decisions to the recorded ones, with who and when; the file is written whole or not at all.
+
+    Parameters
+    ----------
+    path : decisions.csv; made where it is not there yet
+    answers : (fingerprint, decision, old label, new label, why) of each
+
+    Returns
+    -------
+    DataFrame with DECISION_COLUMNS, all decisions as they are recorded now, the new ones last
+
+    Raises
+    ------
+    WorkbookError : an answer is no decision, the recorded ones have a broken line, or the file cannot be written; nothing changes.
+    """
+    for _, decision, _, new_label, _ in answers:
+        _check_decision(decision, new_label, None, where=str(path))
+    now, who = datetime.now(UTC).isoformat(timespec="seconds"), _user()
+    added = pd.DataFrame([(*answer[:4], who, now, answer[4]) for answer in answers], columns=DECISION_COLUMNS, dtype=object)
+    with _only_writer(path):
+        decisions = pd.concat([read_decisions(path), added], ignore_index=True)
+        workspace.write_text(_to_csv(decisions), path)
+    return decisions
+
+
+def withdraw_decision(path: Path, decision: Sequence[str]) -> pd.DataFrame | None:
+    """Remove the last recorded decision if it is this one.
+
+    Parameters
+    ----------
+    path : decisions.csv
+    decision : its cells, in the order of DECISION_COLUMNS
+
+    Returns
+    -------
+    DataFrame with DECISION_COLUMNS, what stays recorded; None where another decision is the last one, and nothing changes
+
+    Raises
+    ------
+    WorkbookError : the recorded decisions have a broken line, or the file cannot be written; nothing changes.
+    """
+    with _only_writer(path):
+        decisions = read_decisions(path)
+        if decisions.empty or decisions.iloc[-1].tolist() != [_unquoted(cell) for cell in decision]:
+            return None
+        workspace.write_text(_to_csv(decisions.iloc[:-1]), path)
+    return decisions.iloc[:-1]
 
 
 def read_decisions(path: Path) -> pd.DataFrame:
@@ -184,6 +280,25 @@ def _read_csv(path: Path, *, required: list[str]) -> list[tuple[int, dict[str, s
             raise WorkbookError(f"{path}, line {reader.line_num}: not {len(reader.fieldnames or [])} cells as in the header")
         rows.append((reader.line_num, row))
     return rows
+
+
+@contextmanager
+def _only_writer(path: Path) -> Iterator[None]:
+    """Hold the lock of a file that several people may add to; the system lets go of it however the process ends."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=10)
+    except Timeout:
+        raise WorkbookError(f"cannot write {path}: another process has held {lock.lock_file} for 10 seconds") from None
+    except OSError as error:
+        raise WorkbookError(f"cannot write {path}: {error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _to_csv(table: pd.DataFrame) -> str:

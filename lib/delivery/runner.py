@@ -83,8 +83,10 @@ def run_workbook(
     for step in steps:
         check_parameters(step.notebook, parameters)
     _check_disk()
-    if any("training" in step.settings for step in steps):
+    if any(map(_uses_backbone, steps)):
         backbones.check_available(config.training.backbone)
+    if config.labels.encoder and any("labels" in step.settings for step in steps):
+        backbones.check_available(config.labels.encoder)
     table = sources.raw_table(config, progress=progress)
     with _only_run(ws):
         for name in steps[0].reads if steps[0] != STEPS[0] else ():
@@ -135,16 +137,21 @@ def step_key(step: Step, config: Config, ws: Workspace) -> str:
     Files that it also writes (people's decisions) are left out: they are compared with what it left.
     """
     document = nbformat.read(workspace.NOTEBOOKS / f"{step.notebook}.ipynb", as_version=4)
-    settings = {key: value for key, value in config.flat().items() if key == "seed" or key.split(".")[0] in step.settings}
+    used = {"seed", *step.settings}
+    settings = {key: value for key, value in config.flat().items() if key in used or key.split(".")[0] in used}
     backbone = Path(config.training.backbone)  # a local one may change under the same name
     parts = {
         "source": [(cell.cell_type, cell.source) for cell in document.cells],
         "code": workspace.code_fingerprint(),
         "settings": settings,
         "reads": {name: workspace.path_fingerprint(_read_path(name, config, ws)) for name in step.reads if name not in step.writes},
-        "backbone": workspace.path_fingerprint(backbone) if "training" in step.settings and backbone.is_dir() else None,
+        "backbone": workspace.path_fingerprint(backbone) if _uses_backbone(step) and backbone.is_dir() else None,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _uses_backbone(step: Step) -> bool:
+    return bool({"training", "training.backbone"} & set(step.settings))
 
 
 def _run_steps(

@@ -54,12 +54,39 @@ def load_backbone(name: str, *, class_names: Sequence[str]) -> tuple[PreTrainedT
     labels = dict(enumerate(class_names))
     tokenizer, model, info = load_checkpoint(name, AutoModelForSequenceClassification, id2label=labels, label2id={label: i for i, label in labels.items()})
     check_keys(info, name=name)
-    add_placeholders(tokenizer, model)
+    make_room(tokenizer, model)
     return tokenizer, model
 
 
+def load_tokenizer(name: str, *, texts: Sequence[str] | None = None) -> PreTrainedTokenizerBase:
+    """Load a backbone's tokenizer alone, with `[URL]` and `[EMAIL]` added.
+
+    Parameters
+    ----------
+    name : as `load_backbone` takes it; or `tiny`, which has no tokenizer of its own
+    texts : that a rough tokenizer for `tiny` is trained on: the beginnings of the first 200
+
+    Raises
+    ------
+    WorkbookError : it cannot be found, fetched or read.
+    """
+    from transformers import AutoTokenizer
+
+    if name == "tiny" and texts is not None:
+        return _train_tokenizer([text[:500] for text in texts[:200]])
+    source = str(offline_encoder()) if name == "minilm" else name
+    if Path(source).is_dir() and not any((Path(source) / file).exists() for file in TOKENIZER_FILES):
+        raise WorkbookError(_advice(name, OSError(f"it has none of {', '.join(TOKENIZER_FILES)}")))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise WorkbookError(_advice(name, error)) from error
+    tokenizer.add_tokens([URL_TOKEN, EMAIL_TOKEN])
+    return tokenizer
+
+
 def load_checkpoint(name: str, architecture: Any, **options: Any) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, dict[str, Any]]:
-    """Load a tokenizer and a model in float32, and what `from_pretrained` tells of missing and unexpected weights.
+    """Load a tokenizer with `[URL]` and `[EMAIL]`, a model in float32, and what `from_pretrained` tells of missing and unexpected weights.
 
     Parameters
     ----------
@@ -73,22 +100,17 @@ def load_checkpoint(name: str, architecture: Any, **options: Any) -> tuple[PreTr
     """
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoTokenizer
 
-    source = str(offline_encoder()) if name == "minilm" else name
-    if Path(source).is_dir() and not any((Path(source) / file).exists() for file in TOKENIZER_FILES):
-        raise WorkbookError(_advice(name, OSError(f"it has none of {', '.join(TOKENIZER_FILES)}")))
+    tokenizer, source = load_tokenizer(name), str(offline_encoder()) if name == "minilm" else name
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
         model, info = architecture.from_pretrained(source, dtype=torch.float32, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
         raise WorkbookError(_advice(name, error)) from error
     return tokenizer, model, info
 
 
-def add_placeholders(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
-    """Make `[URL]` and `[EMAIL]` one token each, and the model's table of embeddings long enough for them."""
-    tokenizer.add_tokens([URL_TOKEN, EMAIL_TOKEN])
+def make_room(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+    """Make the model's table of embeddings long enough for the tokenizer, which has `[URL]` and `[EMAIL]` beside the checkpoint's tokens."""
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:  # DeBERTa's table is longer than its tokenizer: never shrink it
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
 

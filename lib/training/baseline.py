@@ -1,4 +1,4 @@
-"""The TF-IDF baseline that every model is measured against, and its out-of-fold probabilities."""
+"""The TF-IDF baseline that every model is measured against, and what it says about texts prepared in other ways."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import Pipeline
 from tqdm import tqdm
 
@@ -23,30 +22,6 @@ def fit_baseline(texts: Sequence[str], labels: Sequence[str], *, seed: int = 42)
     min_df = 2 if len(texts) >= 500 else 1
     vectors = TfidfVectorizer(ngram_range=(1, 2), min_df=min_df, sublinear_tf=True, dtype=np.float32)
     return Pipeline([("tfidf", vectors), ("linear", LogisticRegression(C=10, max_iter=200, random_state=seed))]).fit(texts, labels)
-
-
-def out_of_fold_probs(texts: Sequence[str], labels: Sequence[str], groups: np.ndarray, *, folds: int = 5, seed: int = 42, progress: bool = True) -> np.ndarray:
-    """Return baseline probabilities for each row from models that saw neither it nor its near-duplicates.
-
-    Parameters
-    ----------
-    texts, labels : n rows
-    groups : ndarray of shape (n,); rows with one number are in one fold
-    folds : number of models
-
-    Returns
-    -------
-    ndarray of float64 of shape (n, k), rows summing to 1, columns in sorted order of the labels
-    """
-    rows, given = np.asarray(texts, dtype=object), np.asarray(labels, dtype=object)
-    classes = np.unique(given.astype(str))
-    probs = np.zeros((len(rows), len(classes)))
-    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
-    for train, held_out in tqdm(splitter.split(rows, given, groups), "out-of-fold baseline", folds, unit="fold", disable=not progress):
-        model = fit_baseline(rows[train], given[train], seed=seed)
-        columns = np.searchsorted(classes, model.classes_.astype(str))  # a class that is one group is unknown to the model that leaves it out
-        probs[np.ix_(held_out, columns)] = model.predict_proba(rows[held_out])
-    return probs / probs.sum(axis=1, keepdims=True)
 
 
 def compare_preparations(

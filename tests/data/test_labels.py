@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lib.data import labels
 from lib.data.labels import (
     DECISION_COLUMNS,
     QUEUE_COLUMNS,
@@ -111,7 +112,7 @@ ISSUES = pd.DataFrame(
 def test_the_queue_has_conflicts_first_then_flags_worst_first():
     queue = review_queue(UNDECIDED, ISSUES, [15, 13], n_rows=10)
     assert queue["row_id"].tolist() == [13, 15, 14, 11, 10]
-    assert queue["reason"].tolist() == ["same text, several labels"] * 2 + ["the baseline contradicts the label"] * 3
+    assert queue["reason"].tolist() == ["same text, several labels"] * 2 + ["the detectors contradict the label"] * 3
     assert queue.columns.tolist() == QUEUE_COLUMNS
     assert queue[["decision", "new_label", "why"]].eq("").all(axis=None)
     row = queue.loc[2]
@@ -403,3 +404,36 @@ def test_without_decisions_nothing_changes(tmp_path):
     replay = apply_decisions(ROWS, read_decisions(tmp_path / "none.csv"))
     pd.testing.assert_frame_equal(replay.rows, UNDECIDED)
     assert (len(replay.dropped), len(replay.applied), len(replay.unmatched)) == (0, 0, 0)
+
+
+# --- planted noise ---
+
+
+def test_planted_noise_changes_as_many_labels_as_it_says_and_each_of_them():
+    clean = np.arange(1_000) % 4
+    noisy, planted = labels.plant_noise(clean, rate=0.1, n_classes=4, seed=3)
+    assert planted.sum() == 100
+    assert (noisy[planted] != clean[planted]).all() and (noisy[~planted] == clean[~planted]).all()
+    assert np.array_equal(labels.plant_noise(clean, rate=0.1, n_classes=4, seed=3)[0], noisy)
+    assert not np.array_equal(labels.plant_noise(clean, rate=0.1, n_classes=4, seed=4)[1], planted)
+    assert clean.tolist() == [0, 1, 2, 3] * 250
+
+
+def test_planted_noise_goes_where_the_confusion_says_and_else_anywhere():
+    clean = np.zeros(4_000, dtype=int)
+    confusion = np.array([[0, 0.8, 0.2], [1, 0, 0], [0.5, 0.5, 0]])
+    noisy, _ = labels.plant_noise(clean, rate=0.5, n_classes=3, confusion=confusion)
+    assert (noisy == 1).sum() / 2_000 == pytest.approx(0.8, abs=0.04)
+    noisy, _ = labels.plant_noise(clean, rate=0.5, n_classes=3)
+    assert (noisy == 1).sum() / 2_000 == pytest.approx(0.5, abs=0.05)
+    assert set(labels.plant_noise(np.full(500, 2), rate=1.0, n_classes=3, confusion=confusion)[0]) == {0, 1}
+
+
+def test_one_label_at_least_is_made_wrong():
+    assert labels.plant_noise(np.zeros(10, dtype=int), rate=0.001, n_classes=2)[1].sum() == 1
+
+
+def test_confusion_rates_are_shares_of_the_other_classes():
+    probs = np.array([[0.6, 0.3, 0.1], [0.8, 0.1, 0.1], [0.2, 0.5, 0.3], [0.0, 0.0, 1.0]])
+    rates = labels.confusion_rates(np.array([0, 0, 1, 2]), probs)
+    np.testing.assert_allclose(rates, [[0, 2 / 3, 1 / 3], [0.4, 0, 0.6], [0.5, 0.5, 0]], atol=1e-6)

@@ -4,7 +4,23 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.data.profiling import LINGUISTIC, audit, encoding_damage, label_balance, linguistic_features, outliers, save_profile_page, text_features
+from lib.data.profiling import (
+    LINGUISTIC,
+    TOO_SHORT,
+    UNKNOWN,
+    audit,
+    encoding_damage,
+    label_balance,
+    label_schema,
+    language_mix,
+    length_summary,
+    linguistic_features,
+    linguistic_outliers,
+    outliers,
+    save_profile_page,
+    telling_terms,
+    text_features,
+)
 
 
 def test_the_balance_counts_labels_commonest_first_and_no_missing_ones():
@@ -89,10 +105,158 @@ def test_the_profile_page_is_one_file_with_title_and_columns_and_nothing_is_prin
     assert capfd.readouterr().out == ""
 
 
+def schema(counts, **options):
+    found = label_schema(pd.Series([label for label, n in counts.items() for _ in range(n)]), **options)
+    return [tuple(row) for row in found.itertuples(index=False)]
+
+
+ALIKE = "differ in case, blanks or punctuation alone"
+
+
+def test_labels_in_order_have_no_problem():
+    empty = label_schema(pd.Series(["sport", "politics", None] * 10))
+    assert (empty.columns.tolist(), len(empty)) == (["problem", "labels", "n_rows"], 0)
+    assert len(label_schema(pd.Series([None, None]))) == 0
+
+
+def test_labels_that_look_alike_are_found_together():
+    assert schema({"rec.autos": 10, "Rec_Autos": 20, "rec autos": 30, "other": 10}) == [(ALIKE, ("Rec_Autos", "rec autos", "rec.autos"), 60)]
+    assert schema({"+": 10, "-": 10}) == []
+
+
+def test_labels_spelt_nearly_alike_are_pairs_but_a_numbering_is_none():
+    assert schema({"mathematics": 10, "Mathematcs": 11, "statistics": 12}) == [("spelt nearly alike", ("Mathematcs", "mathematics"), 21)]
+    assert schema({"a long name of class 10": 10, "a long name of class 11": 10}) == []
+    assert schema({"sport": 10, "sports": 10}, min_similarity=0.92) == []
+
+
+def test_numbers_blanks_and_rare_labels_are_listed_with_their_rows():
+    assert schema({"1": 10, "-2,5": 11, "nan": 12, "x1": 13}) == [("look like numbers", ("-2,5", "1"), 21)]
+    assert schema({" a": 10, "b\t": 11, "c d": 12}) == [("begin or end with a blank", (" a", "b\t"), 21)]
+    assert schema({"rare": 9, "rarer": 1, "common": 10}) == [("fewer than 10 rows", ("rare", "rarer"), 10)]
+    assert schema({"rare": 9}, min_rows=9) == []
+
+
+def test_a_telling_term_has_the_log_odds_of_the_formula():
+    texts, labels = ["cat cat x", "cat y", "dog x", "dog dog dog y", "dog cat"], list("aabbb")
+    terms = telling_terms([text + " zz zz" for text in texts], labels)
+    assert terms[["label", "term"]].to_numpy().tolist() == [["b", "dog"], ["a", "cat"], ["a", "zz"]]
+    # cat: 2 of a's 4 words (cat cat zz zz), 1 of b's 7 (dog dog dog cat zz zz zz); the prior is a tenth of 3 and of 11
+    log_odds = np.log(2.3 / (4 + 1.1 - 2.3)) - np.log(1.3 / (7 + 1.1 - 1.3))
+    half = 1.959964 * np.sqrt(1 / 2.3 + 1 / 1.3)
+    cat = terms.iloc[1]
+    assert cat[["log_odds", "low", "high"]].tolist() == pytest.approx([log_odds, log_odds - half, log_odds + half], abs=1e-5)
+    assert terms["n_texts"].tolist() == [3, 2, 2]
+
+
+def test_a_word_repeated_in_one_text_does_not_outdo_one_that_many_texts_have():
+    texts = ["spam " * 1000 + "common", *["common word"] * 9, *["plain word"] * 10]
+    terms = telling_terms(texts, ["a"] * 10 + ["b"] * 10)
+    assert terms[terms["label"] == "a"]["term"].tolist()[0] == "common"
+    assert terms.set_index("term")["n_texts"]["spam"] == 1
+
+
+def test_the_most_telling_word_comes_first_and_a_rare_one_last():
+    texts = ["often rare", *["often"] * 50, *["other"] * 51]
+    terms = telling_terms(texts, ["a"] * 51 + ["b"] * 51)
+    assert terms[terms["label"] == "a"]["term"].tolist() == ["often", "rare"]
+    assert terms.iloc[0]["low"] > 0 > terms.set_index("term")["low"]["rare"]
+    assert telling_terms(texts, ["a"] * 51 + ["b"] * 51, n=1)["term"].tolist() == ["often", "other"]
+
+
+def test_the_largest_class_comes_first_and_rows_without_a_label_are_left_out():
+    texts, labels = ["apple", "pear", "pear", "plum plum"], ["a", "b", "b", None]
+    assert telling_terms(texts, labels)[["label", "term"]].to_numpy().tolist() == [["b", "pear"], ["a", "apple"]]
+
+
+def test_the_interval_follows_the_confidence_and_the_commonest_words_are_kept():
+    texts, labels = ["apple fig", "apple", "pear", "pear"], list("aabb")
+    wide, narrow = (telling_terms(texts, labels, confidence=c).set_index("term") for c in (0.99, 0.5))
+    assert ((wide["high"] - wide["low"]) / (narrow["high"] - narrow["low"])).tolist() == pytest.approx([2.575829 / 0.674490] * 3, abs=1e-4)
+    assert set(telling_terms(texts, labels, max_terms=2)["term"]) == {"apple", "pear"}
+
+
+@pytest.mark.parametrize("texts", [["", "?!"], ["x" * 51, "y"], ["same same", "same"]])
+def test_texts_without_a_telling_word_give_an_empty_table_with_columns(texts):
+    terms = telling_terms(texts, ["a", "b"])
+    assert (len(terms), terms.columns.tolist()) == (0, ["label", "term", "log_odds", "low", "high", "n_texts"])
+
+
+def test_a_lone_class_has_no_telling_word():
+    assert len(telling_terms(["apple pear", "apple"], ["a", "a"])) == 0
+
+
+GERMAN = "Der Zug nach Hamburg fährt heute nicht, weil es in der Nacht sehr viel geschneit hat."
+ENGLISH = "The train to the city does not run today because it has snowed all through the night."
+CHINESE = "因为昨天晚上下了很大的雪所以今天去上海的火车不开"
+
+
+def test_the_language_mix_counts_languages_commonest_first():
+    mix = language_mix([ENGLISH, GERMAN, GERMAN, CHINESE, "Four words are few", "1 2 3 4 5 6", "", ENGLISH, GERMAN, ENGLISH, ENGLISH], seed=1)
+    assert mix["n"].to_dict() == {"English": 4, "German": 3, TOO_SHORT: 3, "Chinese": 1}
+    assert mix["share"].tolist() == pytest.approx([4 / 11, 3 / 11, 3 / 11, 1 / 11])
+    assert mix.index[0] == "English" and mix.index.name == "language"
+
+
+def test_an_unsure_language_is_unknown():
+    assert language_mix([GERMAN], seed=1, min_confidence=1.01)["n"].to_dict() == {UNKNOWN: 1}
+
+
+def test_the_sample_of_languages_is_seeded_and_reads_the_start_alone():
+    texts = [GERMAN] * 10 + [ENGLISH] * 10
+    drawn = [language_mix(texts, max_rows=7, seed=seed)["n"].to_dict() for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] and all(sum(counts.values()) == 7 for counts in drawn)
+    assert language_mix([GERMAN + " " + ENGLISH * 20], seed=1, max_chars=len(GERMAN))["n"].to_dict() == {"German": 1}
+
+
+def test_a_text_of_just_the_limit_is_not_truncated():
+    assert length_summary([2, 4, 5, 9], max_length=4) == {
+        "n_texts": 4,
+        "max_length": 4,
+        "truncated_share": 0.5,
+        "median_tokens": 4.5,
+        "p95_tokens": pytest.approx(8.4),
+        "max_tokens": 9,
+    }
+
+
+def linguistic(**columns):
+    return pd.DataFrame({name: np.tile([9.0, 10.0, 11.0, 10.0], 6) for name in LINGUISTIC} | columns)
+
+
+def test_linguistic_outliers_name_the_farthest_text_cut_short():
+    ease = np.tile([-60.0, -50.0, -40.0, -50.0], 6)
+    ease[[3, 7]] = -120, -150
+    texts = [f"text {i}" for i in range(24)]
+    texts[7] = "<b>a\x07\n  b</b> " + "x" * 200
+    found = linguistic_outliers(linguistic(flesch_reading_ease=ease).set_index(np.arange(100, 124)), texts, max_chars=20)
+    row = found.loc[LINGUISTIC["flesch_reading_ease"]]
+    assert row.tolist() == [2, -50, -150, "<b>a b</b> xxxxxxxx…"]
+    others = found.drop(LINGUISTIC["flesch_reading_ease"])
+    assert others["n_outliers"].tolist() == [0] * 4 and others["example"].tolist() == [""] * 4 and others["value"].isna().all()
+
+
+def test_a_feature_without_values_has_no_outlier():
+    assert linguistic_outliers(linguistic(n_sentences=np.nan), ["a"] * 24)["n_outliers"].tolist() == [0] * 5
+
+
 def test_the_audit_gathers_the_figures_ready_for_json():
     table = pd.DataFrame({"text": ["a b", None, "c", "schÃ¶n"], "label": ["x", "y", None, "x"]})
     texts = table["text"].tolist()
-    figures = audit(table, text_features(texts), encoding_damage(texts), n_exact=2, n_near=5, fingerprint="f00")
+    figures = audit(
+        table,
+        text_features(texts),
+        encoding_damage(texts),
+        fingerprint="f00",
+        n_exact=2,
+        n_near=5,
+        n_conflicting=3,
+        schema=label_schema(table["label"], min_rows=2),
+        tokens=length_summary([2, 4], max_length=3),
+        languages=pd.DataFrame({"n": [2, 1], "share": [2 / 3, 1 / 3]}, index=["English", UNKNOWN]),
+        linguistic=pd.DataFrame({"n_outliers": [np.int64(4)]}, index=["sentences"]),
+        terms=pd.DataFrame({"label": ["y", "x", "y"], "term": ["b", "a", "c"]}),
+    )
     features = figures.pop("features")
     assert json.loads(json.dumps(figures)) == {
         "rows": 4,
@@ -102,6 +266,12 @@ def test_the_audit_gathers_the_figures_ready_for_json():
         "labels": {"x": 2, "y": 1},
         "exact_duplicates": 2,
         "near_duplicate_pairs": 5,
+        "rows_with_conflicting_labels": 3,
+        "label_problems": [{"problem": "fewer than 2 rows", "labels": ["y"], "n_rows": 1}],
+        "tokens": {"n_texts": 2, "max_length": 3, "truncated_share": 0.5, "median_tokens": 3.0, "p95_tokens": 3.9, "max_tokens": 4},
+        "languages": {"English": 0.6667, UNKNOWN: 0.3333},
+        "linguistic_outliers": {"sentences": 4},
+        "telling_terms": {"y": ["b", "c"], "x": ["a"]},
         "length_outliers": 0,
         "encoding_damage": {"mojibake": 1, "replacement character U+FFFD": 0, "control characters": 0, "invisible characters": 0},
     }

@@ -62,6 +62,9 @@ def test_bad_data_is_refused_in_one_line_with_nothing_written(name, tmp_path, ho
         (["--data", "hub:nobody/nothing"], "HF_HUB_OFFLINE is set"),
         (["--profile", "base"], "backbone 'microsoft/deberta-v3-base' could not be loaded"),
         (["--set", "training.backbone=/nowhere"], "backbone '/nowhere' could not be loaded"),
+        (["--set", "labels.encoder=/nowhere"], "backbone '/nowhere' could not be loaded"),
+        (["--set", "labels.lab_rates=[0.7]"], "lab_rates are shares of the labels, above 0 and at most 0.5"),
+        (["--set", "data.split_column=a", "--set", "data.time_column=b"], "split_column='a' or by time_column='b', not by both: unset one"),
         (["--profile", "qick"], "no profile 'qick' (did you mean 'quick'?)"),
         (["--set", "training.epoch=3"], "no setting 'training.epoch' (did you mean 'training.epochs'?)"),
         (["--set", "training.epochs"], "--set takes key=value"),
@@ -173,6 +176,7 @@ def test_a_step_is_stale_when_what_it_depends_on_changes_and_only_then(tmp_path,
     base = keys()
     assert changed() == []
     assert changed({"training.epochs": 7}) == ["04", "07"]
+    assert changed({"training.max_length": 50}) == ["01", "04", "07"]
     assert changed({"cleaning.min_words": 4}) == ["02"]
     assert changed({"labels.queue_rows": 4}) == ["03"]
     assert changed({"seed": 1}) == ["01", "02", "03", "04", "07"]

@@ -332,3 +332,26 @@ def test_layer_norms_under_their_old_names_are_really_loaded(variant):
     norms = [key for key in changed if "LayerNorm" in key or key == "encoder.rel_embeddings.weight"]
     assert "encoder.rel_embeddings.weight" in norms
     assert [key for key in norms if not torch.equal(loaded[f"deberta.{key}"], changed[key])] == []
+
+
+# --- the tokenizer alone ---
+
+
+def test_the_tokenizer_alone_is_the_one_that_comes_with_the_model():
+    whole, _ = backbones.load_backbone("minilm", class_names=["a", "b"])
+    alone = backbones.load_tokenizer("minilm")
+    text = "See [URL] or write to [EMAIL] about tokenisation"
+    assert alone(text)["input_ids"] == whole(text)["input_ids"]
+    assert alone.convert_tokens_to_ids("[EMAIL]") == len(alone) - 1
+
+
+def test_a_rough_tokenizer_for_tiny_reads_the_beginnings_of_some_texts(monkeypatch):
+    seen = []
+    monkeypatch.setattr(backbones, "_train_tokenizer", seen.extend)
+    backbones.load_tokenizer("tiny", texts=["x" * 9_000] * 300)
+    assert len(seen) == 200 and {len(text) for text in seen} == {500}
+
+
+def test_a_tokenizer_that_cannot_be_found_says_what_to_do(tmp_path):
+    with pytest.raises(WorkbookError, match="it has none of"):
+        backbones.load_tokenizer(str(tmp_path))

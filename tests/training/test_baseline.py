@@ -12,66 +12,6 @@ def rows(n=90):
     return [f"{' '.join(rng.choice(WORDS[label].split(), 3))} number{i}" for i, label in enumerate(labels)], labels
 
 
-@pytest.fixture
-def fits(monkeypatch):
-    """Record (training texts, texts predicted) of every model that is fitted."""
-    real, calls = baseline.fit_baseline, []
-
-    def recorded(texts, labels, *, seed):
-        model = real(texts, labels, seed=seed)
-        predict, seen = model.predict_proba, list(texts)
-        model.predict_proba = lambda held_out: calls.append((seen, list(held_out))) or predict(held_out)
-        return model
-
-    monkeypatch.setattr(baseline, "fit_baseline", recorded)
-    return calls
-
-
-def test_no_model_predicts_a_group_that_it_was_trained_on(fits):
-    texts, labels = rows()
-    groups = np.random.default_rng(1).integers(0, 30, len(texts))
-    group_of = dict(zip(texts, groups))
-    baseline.out_of_fold_probs(texts, labels, groups, folds=4, progress=False)
-    assert len(fits) == 4
-    for trained, predicted in fits:
-        assert {group_of[text] for text in trained}.isdisjoint(group_of[text] for text in predicted)
-    assert sorted(text for _, predicted in fits for text in predicted) == sorted(texts)
-
-
-def test_probabilities_stand_in_the_rows_and_columns_they_belong_to():
-    texts, labels = rows()
-    probs = baseline.out_of_fold_probs(texts, labels, np.arange(len(texts)), folds=3, progress=False)
-    np.testing.assert_allclose(probs.sum(axis=1), 1, atol=1e-12)
-    assert [["bird", "fruit", "tool"][column] for column in probs.argmax(axis=1)] == labels
-
-
-def test_each_row_has_the_probabilities_of_the_model_that_did_not_see_it(fits):
-    texts, labels = rows(30)
-    probs = dict(zip(texts, baseline.out_of_fold_probs(texts, labels, np.arange(30), folds=3, progress=False)))
-    label_of = dict(zip(texts, labels))
-    for trained, predicted in list(fits):
-        expected = baseline.fit_baseline(trained, [label_of[text] for text in trained], seed=42).predict_proba(predicted)
-        np.testing.assert_allclose([probs[text] for text in predicted], expected / expected.sum(axis=1, keepdims=True), atol=1e-7)
-
-
-def test_the_seed_decides_the_folds():
-    texts, labels = rows()
-    first, again, other = (baseline.out_of_fold_probs(texts, labels, np.arange(len(texts)), folds=3, seed=seed, progress=False) for seed in (1, 1, 2))
-    assert np.array_equal(first, again)
-    assert not np.array_equal(first, other)
-
-
-@pytest.mark.filterwarnings("ignore:The least populated class")
-def test_a_class_that_is_one_group_has_no_probability_where_its_model_never_saw_it():
-    texts, labels = rows()
-    texts, labels = [*texts, "rare one", "rare two"], [*labels, "rare", "rare"]
-    groups = np.r_[np.arange(90), 90, 90]
-    probs = baseline.out_of_fold_probs(texts, labels, groups, folds=3, progress=False)
-    assert probs.shape == (92, 4)
-    assert probs[-2:, 2].tolist() == [0, 0]
-    assert [["bird", "fruit", "rare", "tool"][column] for column in probs[:90].argmax(axis=1)] == labels[:90]
-
-
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_a_saved_baseline_predicts_as_before(tmp_path, n_classes):
     texts, labels = (list(column) for column in zip(*[(text, label) for text, label in zip(*rows()) if label in sorted(WORDS)[:n_classes]]))
@@ -111,7 +51,7 @@ def test_a_baseline_replaces_an_earlier_one(tmp_path):
 # --- texts prepared in several ways ---
 
 
-def test_ways_to_prepare_texts_are_compared_on_the_same_held_out_rows(fits):
+def test_ways_to_prepare_texts_are_compared_on_the_same_held_out_rows():
     texts, labels = rows(300)
     held_out = np.arange(300) >= 150
     ways = {

@@ -1,6 +1,6 @@
 """Fine-tuning a transformer: `train` and what belongs to it."""
 
-from lib.training.finetune.prediction import load_model, predict_probs
+from lib.training.finetune.prediction import embed, load_model, predict_probs
 from lib.training.finetune.run import TrainingResult, device_line, precision, train
 
-__all__ = ["TrainingResult", "device_line", "load_model", "precision", "predict_probs", "train"]
+__all__ = ["TrainingResult", "device_line", "embed", "load_model", "precision", "predict_probs", "train"]

@@ -51,6 +51,34 @@ def predict_probs(
     return softmax(predict_logits(model.to(device), pieces, n_rows=len(texts), pad=tokenizer.pad_token_id or 0, progress=progress))
 
 
+def embed(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, texts: Sequence[str], *, max_length: int, progress: bool = True) -> np.ndarray:
+    """Return a vector for each text: the mean over its first `max_length` tokens of the encoder's last layer.
+
+    Parameters
+    ----------
+    model : a classifier or an encoder; of a classifier the encoder is used. It must compute all tokens (see `heads.read_first_token_only`)
+
+    Returns
+    -------
+    ndarray of float32 of shape (n, hidden), rows of unit length
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    encoder = model.base_model.to(device).eval()
+    pieces = encoding.encode(texts, tokenizer, max_length=max_length)
+    lengths, ids = np.asarray(pieces["length"], np.int64), pieces.with_format("numpy")
+    vectors = np.zeros((len(texts), encoder.config.hidden_size), np.float32)
+    with tqdm(total=len(lengths), desc="embedding", unit="text", disable=not progress) as bar, torch.inference_mode():
+        for batch in encoding.sorted_batches(lengths, device=device):
+            tokens, mask = (part.to(device) for part in encoding.padded(ids[batch]["input_ids"], pad=tokenizer.pad_token_id or 0))
+            hidden = encoder(input_ids=tokens, attention_mask=mask).last_hidden_state
+            if hidden.shape[:2] != mask.shape:
+                raise ValueError("the model computes the first token alone (heads.read_first_token_only): its tokens have no mean")
+            total = (hidden * mask.unsqueeze(-1)).sum(dim=1)
+            vectors[batch] = torch.nn.functional.normalize(total, dim=1).float().cpu().numpy()
+            bar.update(len(batch))
+    return vectors
+
+
 def predict_logits(
     model: PreTrainedModel,
     pieces: datasets.Dataset,

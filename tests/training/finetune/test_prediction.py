@@ -212,3 +212,21 @@ def test_the_bar_counts_pieces(capsys):
     assert captured.out == ""
     probs(tokenizer(), classifier("bert"), texts())
     assert capsys.readouterr().err == ""
+
+
+@KINDS
+def test_a_texts_vector_is_the_mean_of_its_own_tokens_whatever_texts_are_beside_it(kind):
+    model, texts = classifier(kind), [" ".join(str(4 + (i * 7 + j) % 36) for j in range(length)) for i, length in enumerate(LENGTHS)]
+    vectors = prediction.embed(tokenizer(), model.train(), texts, max_length=12, progress=False)
+    assert vectors.shape == (len(texts), 8) and vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    for text, vector in zip(texts, vectors):
+        ids = torch.tensor([[*[CLS, *map(int, text.split())][:11], SEP]])
+        with torch.no_grad():
+            mean = model.eval().base_model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state.mean(dim=1)[0]
+        np.testing.assert_allclose(vector, (mean / mean.norm()).numpy(), atol=1e-5)
+
+
+def test_a_model_of_the_first_token_alone_has_no_mean():
+    with pytest.raises(ValueError, match="first token alone"):
+        prediction.embed(tokenizer(), classifier("bert", first_only=True), ["5 6 7"], max_length=12, progress=False)
