@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lib.data.cleaning import EMAIL_TOKEN, URL_TOKEN
 from lib.errors import WorkbookError
 
@@ -83,6 +85,12 @@ def load_tokenizer(name: str, *, texts: Sequence[str] | None = None) -> PreTrain
         raise WorkbookError(_advice(name, error)) from error
     tokenizer.add_tokens([URL_TOKEN, EMAIL_TOKEN])
     return tokenizer
+
+
+def token_counts(name: str, texts: Sequence[str]) -> np.ndarray:
+    """Return how many tokens a backbone would read of each text if nothing were cut, with the special ones: ndarray of int of shape (n,)."""
+    tokenizer = load_tokenizer(name, texts=texts)
+    return np.array([len(ids) for ids in tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]], dtype=np.int64)
 
 
 def load_checkpoint(name: str, architecture: Any, **options: Any) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, dict[str, Any]]:

@@ -52,12 +52,20 @@ class Findings:
     n_held_out: int
 
 
+def encoder_vectors(name: str, texts: Sequence[str], *, max_length: int, progress: bool = True) -> np.ndarray:
+    """Return a backbone's vector for each text, from its first `max_length` tokens: ndarray of shape (n, hidden), rows of unit length."""
+    from lib.training import backbones, finetune  # torch takes seconds to load, and not every run asks for an encoder
+
+    tokenizer, model = backbones.load_backbone(name, class_names=["0", "1"])  # the head is not used
+    return finetune.embed(tokenizer, model, texts, max_length=max_length, progress=progress)
+
+
 def views(texts: Sequence[str], *, vectors: np.ndarray | None = None, seed: int = 42) -> dict[str, Any]:
     """Return the texts as matrices that no label has shaped: TF-IDF, its leading topics, and an encoder's vectors where given.
 
     Parameters
     ----------
-    vectors : ndarray of shape (n, hidden), for instance of `finetune.embed`
+    vectors : ndarray of shape (n, hidden), for instance of `encoder_vectors`
 
     Returns
     -------

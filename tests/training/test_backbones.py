@@ -355,3 +355,10 @@ def test_a_rough_tokenizer_for_tiny_reads_the_beginnings_of_some_texts(monkeypat
 def test_a_tokenizer_that_cannot_be_found_says_what_to_do(tmp_path):
     with pytest.raises(WorkbookError, match="it has none of"):
         backbones.load_tokenizer(str(tmp_path))
+
+
+def test_token_counts_are_of_whole_texts_with_the_special_tokens():
+    texts = ["one two", "word " * 700, ""]
+    tokenizer = backbones.load_tokenizer("minilm")
+    assert backbones.token_counts("minilm", texts).tolist() == [4, 702, 2]
+    assert tokenizer("one two")["input_ids"][0] == tokenizer.cls_token_id

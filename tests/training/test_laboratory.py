@@ -168,3 +168,11 @@ def test_the_summary_says_how_many_flags_are_errors_and_what_reviewing_costs():
     told = laboratory.summary(laboratory.Findings(detection(*rows), pd.DataFrame(), 0.02, 0.1, 1_000, 200), n_flags=200)
     assert "about 80 [80, 80] if 5% of the labels are wrong; about 120 [120, 120] if 10% of the labels are wrong" in told
     assert "about 50 minutes at 15 s a row" in told and "1,000 rows" in told and "2 seeds" in told and "the first 2.0% flagged" in told
+
+
+def test_vectors_of_the_offline_encoder_bring_like_texts_together():
+    vectors = laboratory.encoder_vectors(
+        "minilm", ["a cat sits on the mat", "the dog lies on a rug", "interest rates rose again"], max_length=16, progress=False
+    )
+    assert vectors.shape == (3, 384)
+    assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.1
