@@ -130,6 +130,35 @@ def test_what_is_done_with_flagged_rows_is_measured_on_clean_ones(findings):
     assert (effect["low"] <= effect["gain"]).all() and (effect["gain"] <= effect["high"]).all()
 
 
+def test_detectors_are_taught_the_noise_and_held_out_labels_stay_clean(monkeypatch):
+    texts, codes = texts_of(90)
+    taught, real = [], laboratory.judge
+
+    def recorded(views, labels, groups, **settings):
+        taught.append(labels)
+        return real(views, labels, groups, **settings)
+
+    monkeypatch.setattr(laboratory, "judge", recorded)
+    held_out = np.arange(90) % 3 == 0
+    settings = {"n_classes": 3, "rates": (0.1,), "n_seeds": 2, "depth": 0.1, "folds": 3, "progress": False}
+    laboratory.label_laboratory(laboratory.views(texts), codes, np.arange(90), held_out, **settings)
+    assert [int((labels != codes).sum()) for labels in taught] == [0, 6, 6, 6, 6]
+    assert all((labels[held_out] == codes[held_out]).all() for labels in taught)
+
+
+def test_each_thing_that_can_be_done_with_flagged_rows_is_done_to_them_alone():
+    codes, held_out = np.arange(120) % 2, np.arange(120) >= 80
+    words = np.eye(2)[codes]
+    noisy = np.where((codes == 0) & (np.arange(120) < 60), 1, codes)  # 30 of the 40 rows of class 0: it is forgotten
+    seen_through = np.eye(2)[codes] * 0.8 + 0.1
+    blind = np.eye(2)[noisy] * 0.8 + 0.1
+    runs = {seed: (noisy, {"good": seen_through, "blind": blind}) for seed in (1, 2)}
+    good = laboratory._effect(words, codes, held_out, runs, detector="good", rate=30 / 80, seed=0)["macro_f1"]
+    assert good.iloc[0] < 0.5 and good.iloc[1:].tolist() == [1, 1, 1, 1]
+    none = laboratory._effect(words, codes, held_out, runs, detector="blind", rate=1 / 80, seed=0)["macro_f1"]
+    assert none.iloc[:4].max() < 0.5 and none.iloc[4] == 1
+
+
 def test_precision_and_recall_count_the_first_flags():
     doubts, planted = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0]), np.array([1, 0, 1, 0, 0, 0, 0, 0, 0, 1], dtype=bool)
     n, auprc, precision, recall = laboratory._found(doubts, planted, depth=0.3)
