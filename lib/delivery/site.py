@@ -32,6 +32,7 @@ def export_notebook(notebook: Path, page: Path, *, run: str) -> None:
     from traitlets.config import Config
 
     document = nbformat.read(notebook, as_version=4)
+    document.metadata.pop("widgets", None)  # a page cannot run one, and would fetch a script for it
     for cell in document.cells:
         if cell.cell_type == "code":
             cell.source = cell.source.removeprefix("# NBVAL_CHECK_OUTPUT\n")
