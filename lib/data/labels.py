@@ -81,14 +81,15 @@ def confusion_rates(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    labels : ndarray of int of shape (n,), each class at least once
+    labels : ndarray of int of shape (n,)
     probs : ndarray of shape (n, k), out of fold
 
     Returns
     -------
-    ndarray of shape (k, k), rows summing to 1, zeros on the diagonal
+    ndarray of shape (k, k), rows summing to 1, zeros on the diagonal; a class without a row is confused with all others alike
     """
-    rates = np.stack([probs[labels == c].mean(axis=0) for c in range(probs.shape[1])]) + 1e-9
+    k = probs.shape[1]
+    rates = np.stack([probs[labels == c].mean(axis=0) if (labels == c).any() else np.ones(k) for c in range(k)]) + 1e-9
     np.fill_diagonal(rates, 0)
     return rates / rates.sum(axis=1, keepdims=True)
 

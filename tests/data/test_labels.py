@@ -437,3 +437,4 @@ def test_confusion_rates_are_shares_of_the_other_classes():
     probs = np.array([[0.6, 0.3, 0.1], [0.8, 0.1, 0.1], [0.2, 0.5, 0.3], [0.0, 0.0, 1.0]])
     rates = labels.confusion_rates(np.array([0, 0, 1, 2]), probs)
     np.testing.assert_allclose(rates, [[0, 2 / 3, 1 / 3], [0.4, 0, 0.6], [0.5, 0.5, 0]], atol=1e-6)
+    np.testing.assert_allclose(labels.confusion_rates(np.zeros(4, dtype=int), probs)[1:], [[0.5, 0, 0.5], [0.5, 0.5, 0]])
