@@ -322,7 +322,7 @@ class Step:
 
 STEPS = (
     Step("01_profile_data", "What is in this data?", ("data", "profiling", "split", "training.backbone", "training.max_length"), ("source",)),
-    Step("02_clean_and_split", "What must go, and does anything leak?", ("data", "cleaning", "split", "evaluation"), ("source",)),
+    Step("02_clean_and_split", "What must go, and does anything leak?", ("data", "cleaning", "split", "evaluation.confidence"), ("source",)),
     Step("03_review_labels", "Which labels are wrong?", ("labels",), ("clean.parquet", "decisions.csv", "review_queue.csv")),
     Step("04_train_model", "What does the transformer add to a baseline?", ("training", "ledger"), ("train.parquet", "val.parquet")),
     Step(

@@ -177,6 +177,7 @@ def test_a_step_is_stale_when_what_it_depends_on_changes_and_only_then(tmp_path,
     assert changed() == []
     assert changed({"training.epochs": 7}) == ["04", "07"]
     assert changed({"training.max_length": 50}) == ["01", "04", "07"]
+    assert changed({"evaluation.n_mistakes": 3}) == ["07"]
     assert changed({"cleaning.min_words": 4}) == ["02"]
     assert changed({"labels.queue_rows": 4}) == ["03"]
     assert changed({"seed": 1}) == ["01", "02", "03", "04", "07"]
