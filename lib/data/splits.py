@@ -80,7 +80,7 @@ def given_splits(table: pd.DataFrame, *, shares: tuple[float, float, float]) -> 
     if "time" not in table:
         return pd.Series("", index=table.index, dtype=object)
     moments = np.sort(table["time"].to_numpy())
-    cuts = moments[np.ceil(np.cumsum(shares[:2]) * len(moments)).astype(int)]
+    cuts = moments[np.minimum(np.ceil(np.cumsum(shares[:2]) * len(moments)).astype(int), len(moments) - 1)]
     given = np.array(SPLITS)[np.searchsorted(cuts, table["time"], side="right")]
     if lacking := sorted(set(SPLITS) - set(given)):
         n = len(np.unique(moments))

@@ -179,6 +179,11 @@ def test_the_latest_rows_are_the_test_set_and_one_moment_stays_together():
     assert by_split.max()["train"] < by_split.min()["val"] <= by_split.max()["val"] < by_split.min()["test"]
 
 
+def test_by_time_a_share_of_less_than_a_row_is_the_last_row():
+    given = given_splits(pd.DataFrame({"time": np.arange(100.0)}), shares=(0.9, 0.0999, 0.0001))
+    assert given.value_counts().to_dict() == {"train": 90, "val": 9, "test": 1}
+
+
 @pytest.mark.parametrize("times", [[5.0] * 20, [1.0] * 19 + [2.0]])
 def test_too_few_moments_are_refused(times):
     with pytest.raises(WorkbookError, match=f"data.time_column: {len(set(times))} distinct times leave no row for"):

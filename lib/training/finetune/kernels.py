@@ -72,8 +72,10 @@ def use_needed_positions(model: PreTrainedModel) -> None:
     """
     for layer in getattr(getattr(model.base_model, "encoder", None), "layer", ()):
         attention = layer.attention.self
-        if type(attention).__name__ == "DisentangledSelfAttention" and attention.relative_attention:
-            attention.register_forward_pre_hook(partial(_only_needed_positions, attention.pos_ebd_size), with_kwargs=True)
+        is_eager = type(attention).__name__ == "DisentangledSelfAttention" and attention.relative_attention
+        if is_eager and not hasattr(attention, "positions_hook"):  # a second one would cut what the first has cut
+            hook = partial(_only_needed_positions, attention.pos_ebd_size)
+            attention.positions_hook = attention.register_forward_pre_hook(hook, with_kwargs=True)
 
 
 def _only_needed_positions(n_embedded: int, attention: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:

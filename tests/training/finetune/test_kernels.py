@@ -341,6 +341,13 @@ def test_the_distances_that_occur_survive_recomputing_and_batches_of_unlike_leng
         torch.testing.assert_close(parameter.grad, expected.grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
+def test_asking_twice_for_the_distances_that_occur_changes_nothing(model):
+    expected = logits(model)
+    for _ in range(2):
+        kernels.use_needed_positions(model)
+        torch.testing.assert_close(logits(model), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_a_model_that_is_not_to_be_compiled_is_left_alone(model):
     found, line = kernels.compile_model(model, wanted=False)
     assert (found, line) == (model, "torch.compile: off")
