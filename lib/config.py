@@ -94,6 +94,43 @@ class LabelsConfig(_Section):
         return self
 
 
+class AugmentationConfig(_Section):
+    """Changed copies of training texts: what they are worth is measured; they are trained on only where `train` says so."""
+
+    methods: tuple[Literal["insert", "delete", "swap", "contextual", "back_translation", "paraphrase"], ...] = ("insert", "delete", "swap")
+    rows: int | None = Field(4_000, ge=10)  # training rows that get copies; None takes all
+    copies: int = Field(1, ge=1, le=20)  # of a text by each method
+    share: float = Field(0.1, gt=0, le=0.5)  # of a text's words that change (insert, delete, swap, contextual)
+    masked_model: str | None = None  # for contextual: a masked language model, hub name or folder
+    translators: tuple[str, str] | None = None  # for back_translation: models into another language and back, hub names or folders
+    paraphraser: str | None = None  # for paraphrase: a sequence-to-sequence model, hub name or folder
+    paraphrase_prefix: str = "paraphrase: "  # what that model was taught to be asked with
+    train: bool = False  # the transformer learns from the copies too
+
+    @model_validator(mode="after")
+    def _models_are_named(self) -> AugmentationConfig:
+        needed = {
+            "contextual": ("masked_model", "a masked language model, for instance roberta-base"),
+            "back_translation": ("translators", "two models, for instance [Helsinki-NLP/opus-mt-en-de, Helsinki-NLP/opus-mt-de-en]"),
+            "paraphrase": ("paraphraser", "a sequence-to-sequence model that was taught to paraphrase"),
+        }
+        for method, (setting, example) in needed.items():
+            if method in self.methods and not getattr(self, setting):
+                raise ValueError(f"the method {method} needs augmentation.{setting}: {example}; a folder works offline")
+        return self
+
+    @property
+    def models(self) -> dict[str, str]:
+        """Return the models that the chosen methods need: setting -> hub name or folder."""
+        there, back = self.translators or ("", "")
+        named: dict[str, dict[str, str | None]] = {
+            "contextual": {"masked_model": self.masked_model},
+            "back_translation": {"translators[0]": there, "translators[1]": back},
+            "paraphrase": {"paraphraser": self.paraphraser},
+        }
+        return {f"augmentation.{setting}": name for method in self.methods for setting, name in named.get(method, {}).items() if name}
+
+
 class TrainingConfig(_Section):
     """One fine-tuning run; the defaults are the recipe for a pretrained DeBERTa-v3."""
 
@@ -193,6 +230,7 @@ class Config(_Section):
     cleaning: CleaningConfig = CleaningConfig()
     split: SplitConfig = SplitConfig()
     labels: LabelsConfig = LabelsConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
     training: TrainingConfig = TrainingConfig()
     ledger: LedgerConfig = LedgerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -296,6 +334,6 @@ def _one_line(error: ValidationError) -> str:
         key = ".".join(str(part) for part in one["loc"])
         if one["type"] == "extra_forbidden":
             return f"no setting {key!r}{closest(key, setting_keys())}"
-        return f"{key}: {one['msg']} (found {one['input']!r})"
+        return f"{key}: {one['msg'].removeprefix('Value error, ')} (found {one['input']!r})"
 
     return "; ".join(say(one) for one in error.errors())

@@ -30,6 +30,7 @@ VERSIONED = (  # the packages whose versions a result depends on
     *("textdescriptives", "fg-data-profiling", "ftfy", "selectolax", "papermill", "matplotlib"),
 )
 PROCESSED, REVIEW, MODELS, REPORTS = "data/processed/{dataset}/{run}", "data/review/{dataset}", "models/{run}", "reports/{run}"
+AUGMENTED = "data/augmented/{dataset}/{run}"
 FILES = {  # every file that a notebook hands to another, or to a person: name -> (place, the notebook that writes it)
     "audit.json": (PROCESSED, "01_profile_data"),
     "data_profile.html": (REPORTS, "01_profile_data"),
@@ -44,6 +45,7 @@ FILES = {  # every file that a notebook hands to another, or to a person: name -
     "val.parquet": (PROCESSED, "03_review_labels"),
     "test.parquet": (PROCESSED, "03_review_labels"),
     "seal.json": (PROCESSED, "03_review_labels"),
+    "copies.parquet": (AUGMENTED, "04_train_model"),
     "baseline": (MODELS, "04_train_model"),
     "transformer": (MODELS, "04_train_model"),
     "val_probs.parquet": (MODELS, "04_train_model"),
@@ -324,7 +326,12 @@ STEPS = (
     Step("01_profile_data", "What is in this data?", ("data", "profiling", "split", "training.backbone", "training.max_length"), ("source",)),
     Step("02_clean_and_split", "What must go, and does anything leak?", ("data", "cleaning", "split", "evaluation.confidence"), ("source",)),
     Step("03_review_labels", "Which labels are wrong?", ("labels",), ("clean.parquet", "decisions.csv", "review_queue.csv")),
-    Step("04_train_model", "What does the transformer add to a baseline?", ("training", "ledger"), ("train.parquet", "val.parquet")),
+    Step(
+        "04_train_model",
+        "What does the transformer add to a baseline?",
+        ("training", "ledger", "augmentation", "evaluation.n_resamples", "evaluation.confidence", "split.near_duplicate_threshold", "split.shingle_words"),
+        ("train.parquet", "val.parquet", "clean.parquet"),
+    ),
     Step(
         "07_evaluate_and_analyse_errors",
         "How good is it, and where does it fail?",

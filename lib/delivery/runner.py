@@ -86,7 +86,9 @@ def run_workbook(
     if any(map(_uses_backbone, steps)):
         backbones.check_available(config.training.backbone)
     if config.labels.encoder and any("labels" in step.settings for step in steps):
-        backbones.check_available(config.labels.encoder)
+        backbones.check_available(config.labels.encoder, setting="labels.encoder")
+    for setting, name in config.augmentation.models.items() if any("augmentation" in step.settings for step in steps) else ():
+        backbones.check_available(name, setting=setting)
     table = sources.raw_table(config, progress=progress)
     with _only_run(ws):
         for name in steps[0].reads if steps[0] != STEPS[0] else ():

@@ -30,6 +30,11 @@ TOKENIZER_FILES = ("tokenizer.json", "spm.model", "vocab.txt", "vocab.json", "se
 _HEAD = re.compile(  # of one task or another: may be missing, since it starts anew, or left over, since it is for another task
     r"^(classifier|score|attention_pool|pooler|(bert|roberta|deberta)\.pooler|lm_predictions|mask_predictions|lm_head|cls|discriminator_predictions)\."
 )
+_WITHOUT = {  # setting that names a model -> what does without it
+    "training.backbone": "offline, --set training.backbone=minilm works, and so does the profile `quick`",
+    "labels.encoder": "--set labels.encoder=null does without",
+    "augmentation": "leave its method out of augmentation.methods, and nothing asks for it",
+}
 _LEFT_OVER = re.compile(r"\.?position_ids$|(^|\.)pooler\.")
 
 
@@ -60,13 +65,15 @@ def load_backbone(name: str, *, class_names: Sequence[str]) -> tuple[PreTrainedT
     return tokenizer, model
 
 
-def load_tokenizer(name: str, *, texts: Sequence[str] | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, *, texts: Sequence[str] | None = None, placeholders: bool = True, setting: str = "training.backbone") -> PreTrainedTokenizerBase:
     """Load a backbone's tokenizer alone, with `[URL]` and `[EMAIL]` added.
 
     Parameters
     ----------
     name : as `load_backbone` takes it; or `tiny`, which has no tokenizer of its own
     texts : that a rough tokenizer for `tiny` is trained on: the beginnings of the first 200
+    placeholders : whether `[URL]` and `[EMAIL]` are added
+    setting : the one that names it, for the error
 
     Raises
     ------
@@ -78,12 +85,13 @@ def load_tokenizer(name: str, *, texts: Sequence[str] | None = None) -> PreTrain
         return _train_tokenizer([text[:500] for text in texts[:200]])
     source = str(offline_encoder()) if name == "minilm" else name
     if Path(source).is_dir() and not any((Path(source) / file).exists() for file in TOKENIZER_FILES):
-        raise WorkbookError(_advice(name, OSError(f"it has none of {', '.join(TOKENIZER_FILES)}")))
+        raise WorkbookError(_advice(name, OSError(f"it has none of {', '.join(TOKENIZER_FILES)}"), setting))
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, RuntimeError) as error:
-        raise WorkbookError(_advice(name, error)) from error
-    tokenizer.add_tokens([URL_TOKEN, EMAIL_TOKEN])
+        raise WorkbookError(_advice(name, error, setting)) from error
+    if placeholders:
+        tokenizer.add_tokens([URL_TOKEN, EMAIL_TOKEN])
     return tokenizer
 
 
@@ -93,13 +101,16 @@ def token_counts(name: str, texts: Sequence[str]) -> np.ndarray:
     return np.array([len(ids) for ids in tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]], dtype=np.int64)
 
 
-def load_checkpoint(name: str, architecture: Any, **options: Any) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, dict[str, Any]]:
-    """Load a tokenizer with `[URL]` and `[EMAIL]`, a model in float32, and what `from_pretrained` tells of missing and unexpected weights.
+def load_checkpoint(
+    name: str, architecture: Any, *, placeholders: bool = True, setting: str = "training.backbone", **options: Any
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, dict[str, Any]]:
+    """Load a tokenizer, a model in float32, and what `from_pretrained` tells of missing and unexpected weights.
 
     Parameters
     ----------
     name : as `load_backbone` takes it
     architecture : an Auto class of transformers
+    placeholders, setting : as for `load_tokenizer`
     options : more arguments of its `from_pretrained`
 
     Raises
@@ -109,11 +120,11 @@ def load_checkpoint(name: str, architecture: Any, **options: Any) -> tuple[PreTr
     import torch
     from safetensors import SafetensorError
 
-    tokenizer, source = load_tokenizer(name), str(offline_encoder()) if name == "minilm" else name
+    tokenizer, source = load_tokenizer(name, placeholders=placeholders, setting=setting), str(offline_encoder()) if name == "minilm" else name
     try:
         model, info = architecture.from_pretrained(source, dtype=torch.float32, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-        raise WorkbookError(_advice(name, error)) from error
+        raise WorkbookError(_advice(name, error, setting)) from error
     return tokenizer, model, info
 
 
@@ -123,8 +134,8 @@ def make_room(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> Non
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
 
 
-def check_available(name: str) -> None:
-    """Raise WorkbookError where `load_backbone` would not find the backbone; of a hub name, its small config is fetched."""
+def check_available(name: str, *, setting: str = "training.backbone") -> None:
+    """Raise WorkbookError where the model that a setting names would not be found; of a hub name, its small config is fetched."""
     if name == "minilm":
         offline_encoder()
     elif name != "tiny":
@@ -133,7 +144,7 @@ def check_available(name: str) -> None:
         try:
             AutoConfig.from_pretrained(name)
         except (OSError, ValueError) as error:
-            raise WorkbookError(_advice(name, error)) from error
+            raise WorkbookError(_advice(name, error, setting)) from error
 
 
 def check_keys(info: dict[str, Any], *, name: str) -> None:
@@ -247,11 +258,13 @@ def _train_tokenizer(texts: Sequence[str], vocab_size: int = 2_000) -> Any:
     return DebertaV2Tokenizer(vocab=vocab, unk_id=special.index("[UNK]"), model_max_length=512)
 
 
-def _advice(name: str, error: Exception) -> str:
+def _advice(name: str, error: Exception, setting: str) -> str:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    what = f"backbone {name!r}" if setting == "training.backbone" else f"{setting}: {name!r}"
     if "sizes" in reason or "size mismatch" in str(error):
-        return f"backbone {name!r} was made for another number of classes, or has weights of another shape: {reason}"
+        return f"{what} was made for another number of classes, or has weights of another shape: {reason}"
+    without = next(remedy for start, remedy in _WITHOUT.items() if setting.startswith(start))
     return (
-        f"backbone {name!r} could not be loaded ({reason}). A hub name needs the network once (unset HF_HUB_OFFLINE), a folder needs "
-        "config.json, weights and a tokenizer; offline, --set training.backbone=minilm works, and so does the profile `quick`"
+        f"{what} could not be loaded ({reason}). A hub name needs the network once (unset HF_HUB_OFFLINE), a folder needs "
+        f"config.json, weights and a tokenizer; {without}"
     )

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import Pipeline
 from tqdm import tqdm
 
@@ -62,17 +63,75 @@ def compare_preparations(
 
     ways = [name for name in prepared if n_changed[name]]
     found = {name: predicted(prepared[name]) for name in tqdm([against, *ways], "baseline on each preparation", unit="fit", disable=not progress)}
+    others = {name: found.get(name, found[against]) for name in prepared if name != against}
     each = 1 - (1 - confidence) / max(1, len(ways))
-    table = []
-    for name in prepared:
-        if name == against:
+    table = _gains(y[test], found[against], others, n_classes=len(classes), n_resamples=n_resamples, confidence=each, seed=seed)
+    table.insert(0, "n_texts", [n_changed[name] for name in others])
+    return table
+
+
+def keeps_label(parents: pd.DataFrame, copies: pd.DataFrame, *, folds: int = 3, seed: int = 42) -> np.ndarray:
+    """Return which copies a baseline that did not see their parents takes for their label, or for what it took their parent for.
+
+    Parameters
+    ----------
+    parents : with `row_id`, `text`, `label`, `group`; near-copies share a group
+    copies : with `parent_id`, `text`, `label`
+
+    Returns
+    -------
+    ndarray of bool of shape (n_copies,)
+    """
+    kept, rows_of = np.zeros(len(copies), dtype=bool), copies["parent_id"].to_numpy()
+    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
+    for train, judged in splitter.split(parents, parents["label"], parents["group"]):
+        own = np.isin(rows_of, parents["row_id"].to_numpy()[judged])
+        if not own.any():
             continue
-        pair = (y[test], found[against], found.get(name, found[against]))
-        paired = paired_test(*pair, n_resamples=n_resamples, confidence=each, seed=seed)
-        gain, score = paired.macro_f1_gain, macro_f1(pair[0], pair[2], n_classes=len(classes))
-        table.append((name, n_changed[name], score, gain.value, gain.low, gain.high, paired.verdict))
-    columns = ["way", "n_texts", "macro_f1", "gain", "low", "high", "verdict"]
-    return pd.DataFrame(table, columns=columns).set_index("way")
+        model = fit_baseline(parents["text"].iloc[train].tolist(), parents["label"].iloc[train].tolist(), seed=seed)
+        of_parents = pd.Series(model.predict(parents["text"].iloc[judged].tolist()), index=parents["row_id"].iloc[judged])
+        predicted = model.predict(copies["text"][own].tolist())
+        kept[own] = (predicted == copies["label"][own].to_numpy()) | (predicted == of_parents[rows_of[own]].to_numpy())
+    return kept
+
+
+def worth_of_copies(
+    parents: pd.DataFrame,
+    copies: pd.DataFrame,
+    held_out: pd.DataFrame,
+    *,
+    n_resamples: int = 500,
+    confidence: float = 0.95,
+    seed: int = 42,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Train the baseline on rows with and without changed copies of them; compare macro F1 on the same held-out rows.
+
+    Parameters
+    ----------
+    parents, held_out : with `text` and `label`
+    copies : with `method`, `text` and `label`
+
+    Returns
+    -------
+    DataFrame indexed by method, and `all together` where there are several: `n_texts` (copies), `macro_f1`, `gain` over the parents
+    alone with `low`, `high` (these hold together: Bonferroni) and `verdict`. They vary over the held-out rows, not over the draw of copies
+    """
+    methods = list(dict.fromkeys(copies["method"]))
+    sets = {method: copies[copies["method"] == method] for method in methods} | ({"all together": copies} if len(methods) > 1 else {})
+    classes = np.unique([*parents["label"], *held_out["label"]])
+
+    def predicted(added: pd.DataFrame) -> np.ndarray:
+        learnt = pd.concat([parents[["text", "label"]], added[["text", "label"]]])
+        named = fit_baseline(learnt["text"].tolist(), learnt["label"].tolist(), seed=seed).predict(held_out["text"].tolist())
+        return np.searchsorted(classes, named.astype(str))
+
+    plain, *others = [predicted(added) for added in tqdm([copies.head(0), *sets.values()], "baseline with copies", unit="fit", disable=not progress)]
+    each = 1 - (1 - confidence) / max(1, len(sets))
+    y = np.searchsorted(classes, held_out["label"].to_numpy().astype(str))
+    table = _gains(y, plain, dict(zip(sets, others)), n_classes=len(classes), n_resamples=n_resamples, confidence=each, seed=seed)
+    table.insert(0, "n_texts", [len(added) for added in sets.values()])
+    return table.rename_axis("method")
 
 
 def worth_of_leaks(
@@ -103,6 +162,18 @@ def worth_of_leaks(
     interval = bootstrap_interval(flattery, right, seen, n_resamples=n_resamples, confidence=confidence, seed=seed)
     right_leaked = float(right[seen].mean()) if seen.any() else float("nan")
     return {"n_leaked": int(seen.sum()), "right_leaked": right_leaked, "right_others": float(right[~seen].mean()), "flattery": interval}
+
+
+def _gains(
+    y: np.ndarray, first: np.ndarray, others: Mapping[str, np.ndarray], *, n_classes: int, n_resamples: int, confidence: float, seed: int
+) -> pd.DataFrame:
+    """Return macro F1 of each of the others and its gain over the first, all of them predictions of the rows `y`."""
+    table = []
+    for name, predicted in others.items():
+        paired = paired_test(y, first, predicted, n_resamples=n_resamples, confidence=confidence, seed=seed)
+        gain = paired.macro_f1_gain
+        table.append((name, macro_f1(y, predicted, n_classes=n_classes), gain.value, gain.low, gain.high, paired.verdict))
+    return pd.DataFrame(table, columns=["way", "macro_f1", "gain", "low", "high", "verdict"]).set_index("way")
 
 
 def save_baseline(model: Pipeline, folder: Path) -> None:

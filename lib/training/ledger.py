@@ -15,13 +15,15 @@ from tqdm import tqdm
 
 from lib import workspace
 from lib.config import Config, TrainingConfig, closest
+from lib.data import augmentation
 from lib.data.sources import sample_rows
 from lib.errors import WorkbookError
 from lib.evaluation.metrics import macro_f1
 from lib.evaluation.significance import gain_over_seeds
-from lib.training import finetune
+from lib.training import finetune, rewriting
 from lib.workspace import Workspace
 
+AUGMENTED = "augmented copies"
 TECHNIQUES: dict[str, dict[str, Any]] = {  # name: what is switched on
     "gradual unfreezing": {"unfreeze": (0, 6)},
     "EMA of weights": {"averaging": "ema"},
@@ -41,6 +43,7 @@ TECHNIQUES: dict[str, dict[str, Any]] = {  # name: what is switched on
     "pretraining on the texts": {"pretraining_epochs": 1.0},
     "LoRA": {"lora_rank": 8, "learning_rate": 3e-4, "frozen_layers": 0},
     "balanced class weights": {"class_weights": "balanced"},
+    AUGMENTED: {},  # of the rows themselves, by the settings of `augmentation`
 }
 OFF = {setting: TrainingConfig.model_fields[setting].default for on in TECHNIQUES.values() for setting in on} | {
     "unfreeze": (),
@@ -72,7 +75,7 @@ def trick_ledger(train: pd.DataFrame, val: pd.DataFrame, *, config: Config, run:
 
     Parameters
     ----------
-    train, val : with `text` and `label`; samples of `config.ledger` sizes are taken
+    train, val : with `row_id`, `text`, `label` and `group`; samples of `config.ledger` sizes are taken
 
     Returns
     -------
@@ -87,6 +90,9 @@ def trick_ledger(train: pd.DataFrame, val: pd.DataFrame, *, config: Config, run:
     y_true = pd.Categorical(scored["label"], categories=classes).codes.astype(int)
     variants, notes = {"plain recipe": plain_settings(config)}, {}
     for name in names:
+        if name == AUGMENTED and not config.augmentation.methods:
+            notes[name] = "left out: augmentation.methods is empty"
+            continue
         try:
             variants[name] = TrainingConfig.model_validate(variants["plain recipe"].model_dump() | TECHNIQUES[name])
         except ValidationError as error:
@@ -97,7 +103,8 @@ def trick_ledger(train: pd.DataFrame, val: pd.DataFrame, *, config: Config, run:
             rows = _sample(train, settings.train_rows, seed=seed)
             for name, variant in variants.items():
                 bar.set_postfix_str(name)
-                found[name].append(_once(rows, scored, config.model_copy(update={"training": variant, "seed": seed}), run=run, name=name))
+                taught = _with_copies(rows, scored, config, seed=seed) if name == AUGMENTED else rows
+                found[name].append(_once(taught, scored, config.model_copy(update={"training": variant, "seed": seed}), run=run, name=name))
                 bar.update()
     return _table(y_true, found, notes, n_classes=len(classes), confidence=1 - (1 - config.evaluation.confidence) / max(1, len(variants) - 1))
 
@@ -110,6 +117,12 @@ def plain_settings(config: Config) -> TrainingConfig:
 
 def _sample(table: pd.DataFrame, n: int, *, seed: int) -> pd.DataFrame:
     return sample_rows(table, n, seed=seed) if n < len(table) else table
+
+
+def _with_copies(rows: pd.DataFrame, scored: pd.DataFrame, config: Config, *, seed: int) -> pd.DataFrame:
+    settings = config.augmentation.model_copy(update={"rows": None})
+    copies = rewriting.augment(rows, settings=settings, held_out=scored["text"].tolist(), seed=seed, progress=False)[1]
+    return augmentation.with_copies(rows, copies[copies["rejected"] == ""])
 
 
 def _once(train: pd.DataFrame, val: pd.DataFrame, config: Config, *, run: Workspace, name: str) -> tuple[np.ndarray, float]:

@@ -62,7 +62,12 @@ def test_bad_data_is_refused_in_one_line_with_nothing_written(name, tmp_path, ho
         (["--data", "hub:nobody/nothing"], "HF_HUB_OFFLINE is set"),
         (["--profile", "base"], "backbone 'microsoft/deberta-v3-base' could not be loaded"),
         (["--set", "training.backbone=/nowhere"], "backbone '/nowhere' could not be loaded"),
-        (["--set", "labels.encoder=/nowhere"], "backbone '/nowhere' could not be loaded"),
+        (["--set", "labels.encoder=/nowhere"], "labels.encoder: '/nowhere' could not be loaded"),
+        (["--set", "augmentation.methods=[contextual]"], "augmentation: the method contextual needs augmentation.masked_model"),
+        (
+            ["--set", "augmentation.methods=[contextual]", "--set", "augmentation.masked_model=/nowhere"],
+            "augmentation.masked_model: '/nowhere' could not be loaded",
+        ),
         (["--set", "labels.lab_rates=[0.7]"], "lab_rates are shares of the labels, above 0 and at most 0.5"),
         (["--set", "data.split_column=a", "--set", "data.time_column=b"], "split_column='a' or by time_column='b', not by both: unset one"),
         (["--profile", "qick"], "no profile 'qick' (did you mean 'quick'?)"),

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from lib.training import baseline
@@ -107,3 +108,70 @@ def test_without_leaks_nothing_is_flattered_and_with_leaks_alone_nothing_can_be_
     assert worth["n_leaked"] == 0 and np.isnan(worth["right_leaked"]) and worth["flattery"].value == worth["flattery"].high == 0
     with pytest.raises(ValueError, match="every test row has a near-copy"):
         baseline.worth_of_leaks(texts, labels, split, np.ones(90, dtype=bool))
+
+
+def table(texts, labels, groups=None):
+    n = len(texts)
+    return pd.DataFrame({"row_id": np.arange(n), "text": texts, "label": labels, "group": np.arange(n) if groups is None else groups})
+
+
+def test_a_copy_keeps_its_label_where_a_model_that_did_not_see_its_parent_says_so():
+    parents = table(*rows(60))
+    odd = parents["row_id"].to_numpy()[:4]
+    copies = pd.DataFrame({"parent_id": odd, "label": parents["label"][:4]})
+    copies["text"] = [" ".join(WORDS[label].split()[:2]) for label in copies["label"]]
+    assert baseline.keeps_label(parents, copies).tolist() == [True] * 4
+    copies["text"] = [" ".join(WORDS["tool" if label != "tool" else "bird"].split()[:2]) for label in copies["label"]]
+    assert baseline.keeps_label(parents, copies).tolist() == [False] * 4
+
+
+def test_a_copy_of_a_text_that_the_model_takes_for_something_else_may_be_taken_so_too():
+    texts, labels = rows(60)
+    texts[0] = "apple pear plum"  # labelled tool
+    parents = table(texts, labels)
+    copies = pd.DataFrame({"parent_id": [0, 0, 0], "label": ["tool"] * 3, "text": ["plum pear", "saw drill nail", "crow owl"]})
+    assert baseline.keeps_label(parents, copies).tolist() == [True, True, False]
+
+
+def test_the_judge_of_a_copy_has_not_seen_a_near_copy_of_its_parent():
+    texts, labels = rows(60)
+    texts[0] = texts[3] = texts[6] = "zebra saw"  # one group, one label: only its own rows teach the word
+    groups = np.arange(60)
+    groups[[0, 3, 6]] = 0
+    parents = table(texts, labels, groups)
+    copies = pd.DataFrame({"parent_id": [0], "label": [labels[0]], "text": ["zebra zebra crow"]})
+    assert labels[0] == "tool"
+    assert baseline.keeps_label(parents, copies).tolist() == [False]
+    assert baseline.keeps_label(parents.assign(group=np.arange(60)), copies).tolist() == [True]
+
+
+def test_copies_that_teach_new_words_are_better_and_those_under_wrong_labels_worse():
+    random = np.random.default_rng(0)
+    parents = table(*rows(30))
+    labels = parents["label"].tolist()
+    unseen = {label: [f"{label}{i}" for i in range(4)] for label in WORDS}
+
+    def of(words, n):
+        return [" ".join(random.choice(words[label], 3)) for label in (labels * n)]
+
+    held_out = table(of(unseen, 10), labels * 10)
+    turned = dict(zip(WORDS, [unseen[label] for label in [*list(WORDS)[1:], next(iter(WORDS))]]))
+    copies = pd.DataFrame({"method": ["good"] * 120 + ["bad"] * 120, "label": labels * 8, "text": of(unseen, 4) + of(turned, 4)})
+    worth = baseline.worth_of_copies(parents, copies, held_out, n_resamples=200, progress=False)
+    assert worth.index.tolist() == ["good", "bad", "all together"]
+    assert worth["n_texts"].tolist() == [120, 120, 240]
+    assert worth.loc["good", "macro_f1"] == 1.0
+    assert worth.loc["bad", "macro_f1"] == 0.0
+    assert worth.loc[["good", "bad"], "verdict"].tolist() == ["better", "worse"]
+    plain = worth.loc["good", "macro_f1"] - worth.loc["good", "gain"]
+    assert worth["gain"].tolist() == pytest.approx((worth["macro_f1"] - plain).tolist())
+
+
+def test_the_intervals_of_several_methods_hold_together():
+    parents, held_out = table(*rows(60)), table(*rows(90))
+    held_out["text"] = held_out["text"].str.split().str[0]
+    one = pd.DataFrame({"method": "a", "label": np.random.default_rng(0).permutation(parents["label"]), "text": parents["text"]})
+    alone = baseline.worth_of_copies(parents, one, held_out, n_resamples=1_000, progress=False).loc["a"]
+    among = baseline.worth_of_copies(parents, pd.concat([one, one.assign(method="b")]), held_out, n_resamples=1_000, progress=False).loc["a"]
+    assert alone["gain"] == among["gain"]
+    assert among["high"] - among["low"] > alone["high"] - alone["low"] > 0

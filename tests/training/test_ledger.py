@@ -4,13 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.config import Config, LedgerConfig, TrainingConfig
+from lib.config import AugmentationConfig, Config, LedgerConfig, TrainingConfig
 from lib.errors import WorkbookError
 from lib.training import ledger
 from lib.workspace import Workspace
 
 LABELS = ["a", "b"] * 30
-TRAIN = pd.DataFrame({"text": [f"text {i}" for i in range(60)], "label": LABELS})
+TEXTS = [f"{'crow finch' if label == 'a' else 'saw drill'} text number {i}" for i, label in enumerate(LABELS)]
+TRAIN = pd.DataFrame({"row_id": range(60), "text": TEXTS, "label": LABELS, "group": range(60)})
 VAL = pd.DataFrame({"text": [f"row {i}" for i in range(500)], "label": ["a", "b"] * 250})
 RUN = Workspace(dataset="data", run="run")
 
@@ -62,7 +63,18 @@ def test_the_plain_recipe_has_every_technique_off_and_keeps_the_profiles_rate_an
 def test_every_technique_changes_something_and_off_is_off():
     plain = ledger.plain_settings(config())
     for name, on in ledger.TECHNIQUES.items():
-        assert plain.model_copy(update=on) != plain, name
+        assert plain.model_copy(update=on) != plain or name == ledger.AUGMENTED, name
+
+
+def test_augmented_copies_are_taught_beside_the_same_rows_at_the_plain_settings(trained):
+    table = ledger.trick_ledger(TRAIN, VAL, config=config("augmented copies"), run=RUN, progress=False)
+    assert table.index.tolist() == ["plain recipe", "augmented copies"]
+    plain, copied = trained[0], trained[1]
+    assert plain[:2] == copied[:2]
+    assert plain[2] == 40
+    assert 2 * 40 < copied[2] <= 4 * 40  # three methods, but for copies that were rejected
+    without = config("augmented copies").model_copy(update={"augmentation": AugmentationConfig(methods=())})
+    assert ledger.trick_ledger(TRAIN, VAL, config=without, run=RUN, progress=False).loc["augmented copies", "note"].startswith("left out: augmentation.methods")
 
 
 def test_what_does_not_go_with_the_profile_is_left_out_with_the_reason(trained):
