@@ -207,7 +207,7 @@ def _whole_words(tokenizer: PreTrainedTokenizerBase, size: int) -> np.ndarray:
     mark = next((mark for mark in ("▁", "Ġ") if sum(token.startswith(mark) for token in tokens) > len(tokens) / 10), "")  # of a word's first token
     words = np.full(size, "", dtype=object)
     for i, (token, text) in enumerate(zip(tokens, texts)):
-        if token.startswith(mark) and not token.startswith("##") and token not in tokenizer.all_special_tokens and _REPLACEABLE.fullmatch(text.strip()):
+        if token.startswith(mark) and _REPLACEABLE.fullmatch(text.strip()):
             words[i] = text.strip()
     return words
 
