@@ -30,8 +30,8 @@ lint: setup  ## ruff, mypy, the direction of imports, stripped notebooks
 	@$(BIN)/lint-imports
 	@$(BIN)/nbstripout --keep-count --verify notebooks/*.ipynb
 
-bench: setup  ## the figures the workbook promises, as counts and ratios
-	@$(BIN)/python benchmarks/figures.py
+bench: setup  ## the figures the workbook promises, as counts and ratios: cleaning, near-duplicates, label errors, a whole run (an hour)
+	@$(BIN)/python benchmarks/cleaning.py && $(BIN)/python benchmarks/duplicates.py && $(BIN)/python benchmarks/label_errors.py && $(BIN)/python benchmarks/figures.py
 
 bench-training: setup  ## fine-tuning against the plain recipe on this CPU (ARGS="equal" or "quality" for the longer ones)
 	@$(BIN)/python benchmarks/training.py $(or $(ARGS),speed)
@@ -43,4 +43,4 @@ constraints: setup  ## write the installed versions to constraints.txt
 	@{ head -1 constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//'; } > constraints.new && mv constraints.new constraints.txt
 
 clean:  ## remove what runs have written, but people's decisions and the reports
-	@rm -rf data/raw data/processed models
+	@rm -rf data/raw data/processed data/augmented models

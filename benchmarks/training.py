@@ -19,6 +19,7 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import newsgroups
 import numpy as np
 import pandas as pd
 import torch
@@ -32,7 +33,6 @@ from lib.training import backbones, baseline, finetune
 from lib.training.finetune import encoding, heads, kernels, run
 from lib.workspace import Workspace
 
-NEWSGROUPS = Path(__file__).resolve().parents[2] / "shared" / "data" / "newsgroups.parquet"
 MAX_LENGTH, BATCH, RATE = 256, 32, 1e-4
 Rows = tuple[pd.DataFrame, pd.DataFrame]
 
@@ -194,10 +194,11 @@ def equal(*, n_seeds: int, n_train: int = 2_000) -> None:
 
 def quality(*, seconds: float, n_seeds: int) -> None:
     sets: dict[str, Rows] = {"docstrings": docstrings()}
-    if NEWSGROUPS.exists():
-        sets["newsgroups by date, bodies"] = newsgroups()
+    if newsgroups.FILE.exists():
+        posts = newsgroups.posts()
+        sets["newsgroups by date, bodies"] = posts[posts["split"] == "train"], posts[posts["split"] == "test"]
     else:
-        print("newsgroups.parquet is not beside the repository: left out\n")
+        print(newsgroups.MISSING)
     for name, (train, all_of_test) in sets.items():
         test = all_of_test.sample(min(len(all_of_test), 1_000), random_state=0)
         y, classes = codes(train, test)
@@ -314,15 +315,6 @@ def docstrings() -> Rows:
     """Return 17,000 and 3,000 rows of the embedded data set, split at random by class."""
     table = sources.raw_table(Config.load("quick"), progress=False)
     return split(table.assign(text=cleaning.clean_texts(table["text"].tolist()).texts), n_test=3_000)
-
-
-def newsgroups() -> Rows:
-    """Return the by-date split of the posts, headers, quotes and signatures taken off."""
-    table = pd.read_parquet(NEWSGROUPS)
-    body = table["text"].str.partition("\n\n")[2].str.replace(r"(?m)^[>|:].*$", "", regex=True).str.partition("\n-- \n")[0]
-    table = table.assign(text=cleaning.clean_texts(body.tolist()).texts)
-    table = table[table["text"].str.split().str.len() >= 3]
-    return tuple(table[table["split"] == name].reset_index(drop=True) for name in ("train", "test"))
 
 
 def split(table: pd.DataFrame, *, n_test: int) -> Rows:

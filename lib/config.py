@@ -80,7 +80,8 @@ class LabelsConfig(_Section):
     """The search for wrong labels."""
 
     folds: int = Field(5, ge=2)
-    queue_rows: int = Field(200, ge=1)  # rows a person is asked to look at
+    queue_rows: int = Field(200, ge=1)  # rows a person is willing to look at
+    min_hit_share: float = Field(0.2, gt=0, lt=1)  # of real errors among the next texts; below it looking further is not worth it
     encoder: str | None = "minilm"  # a backbone whose vectors judge labels beside TF-IDF; None: TF-IDF and its topics alone
     encoder_tokens: int = Field(128, ge=8, le=512)  # that it reads of a text
     lab_rows: int = Field(5_000, ge=0)  # rows of the laboratory, which plants errors to see who finds them; 0: none

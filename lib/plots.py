@@ -163,6 +163,20 @@ def detectors(table: pd.DataFrame, *, n: int, n_seeds: int) -> Axes:
     return panels[0][0]
 
 
+def outlook(table: pd.DataFrame, *, k: int, rate: float, n_seeds: int, ax: Axes | None = None) -> Axes:
+    """Real errors to expect among the first rows of a ranking, from `depth.outlook`, and where the queue ends."""
+    ax = ax or _axes(height=3.0)
+    ax.errorbar(table.index, table["errors"], yerr=[table["errors"] - table["low"], table["high"] - table["errors"]], fmt="o-", color=COLOURS[0], capsize=3)
+    for rows, row in table.iterrows():
+        ax.annotate(f"{row['recall']:.0%} found", (rows, row["errors"]), xytext=(6, -12), textcoords="offset points", fontsize=8, color="0.3")
+    ax.axvline(max(k, 1), color=COLOURS[1], linestyle="--", label=f"the queue: {k:,} rows")
+    ax.legend(frameon=False, loc="upper left")
+    title = f"What does looking find? (read off {rate:.0%} of planted errors; {n_seeds} seeds, bars: 95 % intervals over them)"
+    _label(ax, title=title, xlabel="rows looked at, the most doubtful first (logarithmic)", ylabel="real errors among them", xscale="log")
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    return ax
+
+
 def training_curves(history: pd.DataFrame, *, best_step: int | None = None) -> Axes:
     """Loss, macro F1, learning rate and gradient norm by step; a line marks the best checkpoint, once it is known."""
     panels_of = {

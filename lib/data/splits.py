@@ -155,11 +155,9 @@ def leak_matrix(pairs: pd.DataFrame, split: Sequence[str]) -> Leaks:
 
 
 def leaked_rows(pairs: pd.DataFrame, split: Sequence[str]) -> np.ndarray:
-    """Return which test rows have a near-copy (`i`, `j`: positions) among the training rows: ndarray of bool of shape (n,)."""
-    names, leaked = np.asarray(split, dtype=object), np.zeros(len(split), dtype=bool)
-    for one, other in ((pairs["i"].to_numpy(), pairs["j"].to_numpy()), (pairs["j"].to_numpy(), pairs["i"].to_numpy())):
-        leaked[one[(names[one] == "test") & (names[other] == "train")]] = True
-    return leaked
+    """Return which test rows have a near-copy (`i`, `j`: positions) among the training rows, chains of pairs counted: ndarray of bool of shape (n,)."""
+    names, group = np.asarray(split, dtype=object), group_ids(len(split), pairs)
+    return (names == "test") & np.isin(group, group[names == "train"])
 
 
 def class_shares(labels: Sequence[str], split: Sequence[str]) -> pd.DataFrame:

@@ -138,7 +138,8 @@ def summary(depth: Depth) -> str:
     one_in, which = f"one error in {1 / depth.min_hit_share:.3g} texts", "next" if depth.n_decided else "first"
     beyond = f"looking further than {depth.worthwhile:,} rows finds fewer than {one_in}"
     if depth.k == 0:
-        return f"No row is worth a look: {'confident learning flags none' if depth.bound == 'flags' else beyond}. {_basis(depth)}"
+        why = {"worth": beyond, "flags": "confident learning flags none", "budget": "the budget (labels.queue_rows) has no room for one"}[depth.bound]
+        return f"No flagged row is queued: {why}. {_basis(depth)}"
     found = f"{depth.errors.value:.0f} [{depth.errors.low:.0f}, {depth.errors.high:.0f}]"
     ends = {"worth": "", "flags": "Confident learning flags no more rows; ", "budget": "The budget (labels.queue_rows) ends them there; "}[depth.bound]
     return (
@@ -149,7 +150,7 @@ def summary(depth: Depth) -> str:
 
 
 def _basis(depth: Depth) -> str:
-    decided = f" {depth.n_decided:,} rows have a decision." if depth.n_decided else ""
+    decided = f" Decided already: {depth.n_decided:,}." if depth.n_decided else ""
     return f"Read off {depth.rate:.0%} of planted errors, the rate nearest to the {depth.flagged_share:.1%} of labels flagged here.{decided}"
 
 

@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 from scipy.sparse import issparse
+from sklearn.base import ClassifierMixin, clone
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.naive_bayes import MultinomialNB
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 from tqdm import tqdm
 
-from lib.data.labels import confusion_rates, plant_noise
+from lib.data.labels import confusion_rates, plant_noise, rank_label_issues
+from lib.errors import WorkbookError
 from lib.evaluation.metrics import macro_f1
 from lib.evaluation.significance import gain_over_seeds
+from lib.training.depth import hits_by_depth
 
-PLAIN, COMBINED = "TF-IDF", "combined"
+PLAIN, BAYES, COMBINED = "TF-IDF", "TF-IDF: naive Bayes", "combined"
+SMOOTHING = 0.03  # of naive Bayes; on newsgroups 0.1 finds a little less, 0.3 no more than the regression
 MAX_TERMS, N_TOPICS, N_NEIGHBOURS = 50_000, 100, 15
 MAX_REFERENCES = 20_000  # neighbours are looked for among that many rows, so that time grows with the rows alone
-SECONDS_A_ROW = 15  # of a person's attention; the reviewer shows the person's own
 _GROUP_SLACK = 10  # near-copies of a row that may be among its nearest rows, and do not count
+_DETECTION = {"kind": str, "rate": float, "seed": int, "detector": str, "n_planted": int, "auprc": float, "precision": float, "recall": float}
+NOT_MEASURED = pd.DataFrame({column: pd.Series(dtype=kind) for column, kind in _DETECTION.items()})  # `Findings.detection` of a laboratory that is off
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,8 @@ class Findings:
     depth : share of the rows that are flagged in `detection`, 0..1
     effect_rate : rate of the noise behind `effect`; as many rows are flagged
     n_rows, n_held_out : rows that noise was planted in, and clean rows that `effect` is measured on
+    depths : of the confusable noise, one row a rate, seed, detector and `depth` (share of the rows): `precision` and `recall` of
+        the rows down to there
     """
 
     detection: pd.DataFrame
@@ -51,6 +59,7 @@ class Findings:
     effect_rate: float
     n_rows: int
     n_held_out: int
+    depths: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def encoder_vectors(name: str, texts: Sequence[str], *, max_length: int, progress: bool = True) -> np.ndarray:
@@ -84,12 +93,12 @@ def judge(
 ) -> dict[str, np.ndarray]:
     """Return what each detector thinks of each row: probabilities of the classes, from models that did not see the row or a near-copy.
 
-    A logistic regression on each view, out of fold; on dense views also the labels of the nearest rows; and the mean of all but
-    the neighbours among topics.
+    A logistic regression on each view, out of fold; on TF-IDF also naive Bayes, which errs differently; on dense views also the
+    labels of the nearest rows; and the mean of all but the neighbours among topics.
 
     Parameters
     ----------
-    views : name -> matrix of shape (n, features)
+    views : name -> matrix of shape (n, features); no value of TF-IDF is below 0
     labels : ndarray of int of shape (n,), 0..n_classes - 1
     groups : ndarray of shape (n,); rows with one number are near-copies
     fitted : ndarray of bool of shape (n,): rows that teach; the others are judged by models of all that teach. None: all teach
@@ -104,10 +113,14 @@ def judge(
     Predict" (neighbours).
     """
     teaches = np.ones(len(labels), dtype=bool) if fitted is None else fitted
+    regression = LogisticRegression(C=10, max_iter=200, random_state=seed)
     probs: dict[str, np.ndarray] = {}
     for name, matrix in views.items():
-        probs[name] = _out_of_fold(matrix, labels, groups, teaches, n_classes=n_classes, folds=folds, seed=seed)
-        if name != PLAIN:
+        probs[name] = _out_of_fold(regression, matrix, labels, groups, teaches, n_classes=n_classes, folds=folds, seed=seed)
+        if name == PLAIN:
+            bayes = MultinomialNB(alpha=SMOOTHING)
+            probs[BAYES] = _out_of_fold(bayes, matrix, labels, groups, teaches, n_classes=n_classes, folds=folds, seed=seed)
+        else:
             probs[f"{name}: neighbours"] = _neighbours(matrix, labels, groups, teaches, n_classes=n_classes, seed=seed)
     members = [each for name, each in probs.items() if name != "topics: neighbours"]  # which made the mean worse on newsgroups
     return {**probs, COMBINED: np.mean(members, axis=0)}
@@ -116,6 +129,40 @@ def judge(
 def doubt(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return 1 minus the probability of the given label, ndarray of shape (n,), 0..1: higher is more doubtful."""
     return 1 - probs[np.arange(len(labels)), labels]
+
+
+def draw_sample(known: pd.DataFrame, n_rows: int, *, folds: int = 5, seed: int = 42) -> np.ndarray:
+    """Draw the rows that the laboratory works on: each label in each split keeps its share, and none is lost.
+
+    Parameters
+    ----------
+    known : with `label` and `split`: `train` teaches, all others are held out
+    n_rows : of the sample; of fewer rows all are taken
+    folds : rows of each label that training needs
+
+    Returns
+    -------
+    ndarray of int, positions in `known`, rising
+
+    Raises
+    ------
+    WorkbookError : the sample is too small for a training row of each label in each fold and one validation row of each label, or
+        the data has no validation row, or training rows of one label alone.
+    """
+    teaches = known["split"].eq("train").to_numpy()
+    n_classes = known["label"].nunique()
+    least = min((folds + 1) * n_classes, len(known))
+    if n_rows < least:
+        raise WorkbookError(f"labels.lab_rows={n_rows} is too few for {n_classes} labels in {folds} folds: {least} is the least, 0 leaves the laboratory out")
+    if teaches.all() or known.loc[teaches, "label"].nunique() < 2:
+        there = f"there are {(~teaches).sum()} and {teaches.sum()} of {known.loc[teaches, 'label'].nunique()}"
+        raise WorkbookError(f"labels.lab_rows={n_rows}: it takes validation rows, and training rows of two labels; {there}; 0 leaves the laboratory out")
+    drawn = known[["label", "split"]].assign(place=np.arange(len(known)), teaches=teaches).sample(frac=1, random_state=seed)
+    strata = drawn.groupby(["label", "split"], sort=False)["place"]
+    rank, size = strata.cumcount().to_numpy(), strata.transform("size").to_numpy()
+    due = (rank + np.random.default_rng(seed).random(len(drawn))) / size  # the first of each stratum come soonest, in step with its size
+    due[rank < np.where(drawn["teaches"], folds, 1)] -= 1  # before all others
+    return np.sort(drawn["place"].to_numpy()[np.argsort(due, kind="stable")[:n_rows]])
 
 
 def label_laboratory(
@@ -153,18 +200,21 @@ def label_laboratory(
     rows = np.flatnonzero(~held_out)
     confusion = {"confusable": confusion_rates(labels[rows], own[rows]), "uniform": None}
     cases = [(kind, rate, seed + i) for kind in confusion for rate in rates for i in range(n_seeds)]
-    detection, noisy_runs = [], {}
+    detection, depths, noisy_runs = [], [], {}
     for kind, rate, case_seed in tqdm(cases, "label laboratory", unit="case", disable=not progress):
         noisy, planted = labels.copy(), np.zeros(len(labels), dtype=bool)
         noisy[rows], planted[rows] = plant_noise(labels[rows], rate=rate, n_classes=n_classes, confusion=confusion[kind], seed=case_seed)
         probs = judge(views, noisy, groups, n_classes=n_classes, fitted=~held_out, folds=folds, seed=case_seed)
         for detector, each in probs.items():
-            detection.append((kind, rate, case_seed, detector, *_found(doubt(each[rows], noisy[rows]), planted[rows], depth=depth)))
+            doubts = doubt(each[rows], noisy[rows])
+            detection.append((kind, rate, case_seed, detector, *_found(doubts, planted[rows], depth=depth)))
+            if kind == "confusable":
+                depths.append(hits_by_depth(doubts, planted[rows]).assign(kind=kind, rate=rate, seed=case_seed, detector=detector))
         if (kind, rate) == ("confusable", max(rates)):
             noisy_runs[case_seed] = (noisy, probs)
-    table = pd.DataFrame(detection, columns=["kind", "rate", "seed", "detector", "n_planted", "auprc", "precision", "recall"])
+    table = pd.DataFrame(detection, columns=list(_DETECTION))
     effect = _effect(views[PLAIN], labels, held_out, noisy_runs, detector=best_detector(table), rate=max(rates), seed=seed)
-    return Findings(table, effect, depth, max(rates), len(rows), int(held_out.sum()))
+    return Findings(table, effect, depth, max(rates), len(rows), int(held_out.sum()), pd.concat(depths, ignore_index=True))
 
 
 def nearest_rows(matrix: Any, wanted: Sequence[int], groups: np.ndarray, *, n: int = 3) -> dict[int, list[int]]:
@@ -174,6 +224,41 @@ def nearest_rows(matrix: Any, wanted: Sequence[int], groups: np.ndarray, *, n: i
     search = NearestNeighbors(n_neighbors=min(n + 1 + _GROUP_SLACK, matrix.shape[0]), metric="cosine").fit(matrix)
     nearest = search.kneighbors(matrix[list(wanted)], return_distance=False)
     return {row: [int(i) for i in near if groups[i] != groups[row]][:n] for row, near in zip(wanted, nearest)}
+
+
+def neighbours_of(queue: pd.DataFrame, known: pd.DataFrame, views: dict[str, Any], groups: np.ndarray, *, n: int = 3) -> dict[int, list[tuple[str, str]]]:
+    """Return the texts and labels that are nearest to each queued row by TF-IDF, nearest first, near-copies left out.
+
+    Parameters
+    ----------
+    queue : with `row_id`; rows that are not in `known` are left out
+    known : with `row_id`, `text` and `label`, rows as in `views` and `groups`
+    """
+    places = pd.Series(np.arange(len(known)), index=known["row_id"])
+    near = nearest_rows(views[PLAIN], places[places.index.intersection(queue["row_id"])].tolist(), groups, n=n)
+    texts, labels, ids = known["text"].tolist(), known["label"].tolist(), known["row_id"].tolist()
+    return {int(ids[row]): [(texts[i], labels[i]) for i in found] for row, found in near.items()}
+
+
+def rank_rows(known: pd.DataFrame, probs: np.ndarray, *, class_names: Sequence[str]) -> pd.DataFrame:
+    """Rank rows by how wrong their label looks; each split has thresholds of its own, for other models have judged it.
+
+    Parameters
+    ----------
+    known : with `row_id`, `label` and `split`
+    probs : ndarray of shape (n, k), of `judge`
+
+    Returns
+    -------
+    DataFrame with `row_id`, `score`, `suggestion` and `is_issue` as of `labels.rank_label_issues`, worst first
+    """
+    ranked = []
+    for split in known["split"].unique():
+        place = np.flatnonzero(known["split"] == split)
+        found = rank_label_issues(known["label"].iloc[place].tolist(), probs[place], class_names=class_names)
+        ranked.append(found.assign(row_id=known["row_id"].to_numpy()[place][found["row"]]))
+    columns = ["row_id", "score", "suggestion", "is_issue"]
+    return pd.concat(ranked)[columns].sort_values("score", ascending=False, kind="stable", ignore_index=True)
 
 
 def best_detector(detection: pd.DataFrame) -> str:
@@ -194,32 +279,30 @@ def with_intervals(detection: pd.DataFrame, measure: str, *, confidence: float =
     return table.assign(low=(table["value"] - reach).clip(0, 1), high=(table["value"] + reach).clip(0, 1))
 
 
-def summary(findings: Findings, *, n_flags: int) -> str:
-    """Say in words how far to trust the first `n_flags` flags, and how long reviewing them takes."""
+def summary(findings: Findings) -> str:
+    """Say in words which detector is best, and what it finds; `depth.summary` says what that means for a queue."""
     detector = best_detector(findings.detection)
     confusable = findings.detection[(findings.detection["kind"] == "confusable") & (findings.detection["detector"] == detector)]
     precision = with_intervals(confusable, "precision").set_index("rate")
-    expected = [
-        f"about {row.value * n_flags:.0f} [{row.low * n_flags:.0f}, {row.high * n_flags:.0f}] if {rate:.0%} of the labels are wrong"
-        for rate, row in precision.iterrows()
-    ]
+    told = [f"{row.value:.0%} [{row.low:.0%}, {row.high:.0%}] if {rate:.0%} of the labels are wrong" for rate, row in precision.iterrows()]
     found, n_seeds = findings.detection.groupby("detector")["auprc"].mean(), findings.detection["seed"].nunique()
     return (
         f"The best detector here is {detector!r}: mean AUPRC {found[detector]:.3f}, plain TF-IDF {found[PLAIN]:.3f}. "
-        f"Of the first {n_flags:,} flags expect real errors: {'; '.join(expected)}. "
-        f"Reviewing them takes about {max(1, round(n_flags * SECONDS_A_ROW / 60))} minutes at {SECONDS_A_ROW} s a row. "
-        f"Measured on {findings.n_rows:,} rows with planted errors that are easily confused, {n_seeds} seeds, the first {findings.depth:.1%} flagged."
+        f"Of the first {findings.depth:.1%} of the rows real errors are: {'; '.join(told)}. "
+        f"Measured on {findings.n_rows:,} rows with planted errors that are easily confused, {n_seeds} seeds."
     )
 
 
-def _out_of_fold(matrix: Any, labels: np.ndarray, groups: np.ndarray, teaches: np.ndarray, *, n_classes: int, folds: int, seed: int) -> np.ndarray:
+def _out_of_fold(
+    untrained: ClassifierMixin, matrix: Any, labels: np.ndarray, groups: np.ndarray, teaches: np.ndarray, *, n_classes: int, folds: int, seed: int
+) -> np.ndarray:
     probs, rows = np.zeros((len(labels), n_classes)), np.flatnonzero(teaches)
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
     parts = [(rows[train], rows[judged]) for train, judged in splitter.split(rows, labels[rows], groups[rows])]
     if not teaches.all():
         parts.append((rows, np.flatnonzero(~teaches)))
     for train, judged in parts:
-        model = LogisticRegression(C=10, max_iter=200, random_state=seed).fit(matrix[train], labels[train])
+        model = clone(untrained).fit(matrix[train], labels[train])
         probs[np.ix_(judged, model.classes_)] = model.predict_proba(matrix[judged])
     return probs / probs.sum(axis=1, keepdims=True)  # of float32 features they sum to 1 in float32 alone
 

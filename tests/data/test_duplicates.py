@@ -6,7 +6,10 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from lib.data import duplicates
 from lib.data.duplicates import (
     conflicting_rows,
     exact_duplicates,
@@ -59,6 +62,27 @@ def grams(n):
     return " ".join(f"w{i}" for i in range(n))
 
 
+def parts(groups):
+    return {frozenset(np.flatnonzero(groups == group).tolist()) for group in groups}
+
+
+TEMPLATE = [f"{grams(59)} own{i}" for i in range(300)]  # each shares 57 of its 58 shingles with every other
+
+
+@st.composite
+def small_texts(draw):
+    """Some texts over four words, and copies of them with a few words put in, taken out or replaced."""
+    word = st.sampled_from(["a", "B", "c.", "é"])
+    texts = draw(st.lists(st.lists(word, max_size=30), min_size=1, max_size=6))
+    for _ in range(draw(st.integers(0, 6))):
+        copy = list(draw(st.sampled_from(texts)))
+        for _ in range(draw(st.integers(0, 2))):
+            place, width = draw(st.integers(0, len(copy))), draw(st.integers(0, 1))
+            copy[place : place + width] = draw(st.lists(word, max_size=1))
+        texts.append(copy)
+    return [" ".join(words) for words in texts]
+
+
 def test_the_first_of_equal_texts_stands_for_all():
     assert exact_duplicates(["a", "b", "a", "A", "b", "a", ""]).tolist() == [0, 1, 0, 3, 1, 0, 6]
     assert exact_duplicates([]).tolist() == []
@@ -85,11 +109,54 @@ def test_the_join_misses_no_pair_of_texts_with_few_words(threshold):
         assert listed(texts, threshold=threshold, shingle_words=width) == brute_force(texts, threshold, width)
 
 
+@given(small_texts(), st.sampled_from([0.51, 0.6, 2 / 3, 0.75, 0.8, 0.9, 0.95, 1]), st.integers(1, 4))
+@settings(max_examples=200, deadline=None)
+def test_the_join_finds_what_brute_force_finds_in_texts_of_few_words(texts, threshold, width):
+    assert listed(texts, threshold=threshold, shingle_words=width) == brute_force(texts, threshold, width)
+
+
+@pytest.mark.parametrize("size", [1, 40, 1000])
+def test_texts_are_the_same_in_blocks_of_any_size(monkeypatch, size):
+    texts = edited_texts(60, seed=4)
+    expected = brute_force(texts, 0.8, 2)
+    monkeypatch.setattr(duplicates, "_BLOCK", size)
+    monkeypatch.setattr(duplicates, "_CELLS", size)
+    assert listed(texts, threshold=0.8, shingle_words=2) == expected
+
+
+def test_words_are_what_the_pattern_for_words_finds():
+    """Letters of all alphabets up to Japanese, digits, marks, spaces; some become two letters in lower case."""
+    texts = ["one two", *(f"one{chr(code)}two" for code in range(0x3100))]
+    first = {}
+    copies = [(first.setdefault(shingles(text, 3), i), i) for i, text in enumerate(texts)]
+    assert [pair[:2] for pair in listed(texts)] == sorted(pair for pair in copies if pair[0] != pair[1])
+
+
+@given(st.lists(st.text(st.characters(), max_size=8), max_size=8))
+@settings(max_examples=200, deadline=None)
+def test_texts_may_hold_any_character(texts):
+    assert listed(texts, threshold=0.6, shingle_words=1) == brute_force(texts, 0.6, 1)
+
+
+def test_half_a_surrogate_pair_parts_words_like_any_sign():
+    assert listed(["one \ud800 two", "one two", "one\udfff two"]) == [(0, 1, 1.0), (0, 2, 1.0)]
+
+
 def test_a_pair_on_the_threshold_counts_and_one_below_does_not():
     for n, threshold in ((20, 0.95), (5, 0.8), (10, 0.9), (4, 0.75)):
         texts = [grams(n), grams(n - 1)]
         assert listed(texts, threshold=threshold, shingle_words=1) == [(0, 1, (n - 1) / n)]
         assert listed(texts, threshold=threshold + 1e-6, shingle_words=1) == []
+
+
+@pytest.mark.parametrize("n", range(3, 200, 7))
+def test_rounding_loses_no_pair_on_the_threshold(n):
+    """One word put in at the end, and one replaced there: similarities of (n - 1) / n and (n - 1) / (n + 1)."""
+    shorter, replaced = grams(n - 1), f"{grams(n - 1)} other"
+    assert (0, 1, (n - 1) / n) in listed([shorter, grams(n)], threshold=(n - 1) / n, shingle_words=1)
+    if (n - 1) / (n + 1) > 0.5:
+        assert listed([replaced, grams(n)], threshold=(n - 1) / (n + 1), shingle_words=1) == [(0, 1, (n - 1) / (n + 1))]
+        assert listed([replaced, grams(n)], threshold=(n - 1) / (n + 1) + 1e-6, shingle_words=1) == []
 
 
 def test_similarity_is_the_jaccard_index_of_the_shingles():
@@ -121,6 +188,51 @@ def test_identical_texts_form_a_star_about_the_first():
     assert listed(texts, threshold=0.95, shingle_words=1) == [(0, 1, 39 / 40), (1, 3, 1.0), (1, 4, 1.0)]
 
 
+def test_many_identical_texts_are_one_star():
+    assert listed(["a text", *["One, two; THREE."] * 20_000]) == [(1, i, 1.0) for i in range(2, 20_001)]
+
+
+def test_all_pairs_of_texts_that_are_near_copies_of_one_another_are_listed_up_to_a_cap():
+    assert listed(TEMPLATE) == [(i, j, 57 / 59) for i, j in combinations(range(300), 2)]
+    assert len(listed(TEMPLATE, max_pairs=300 * 299 // 2)) == 300 * 299 // 2
+    assert listed(TEMPLATE, threshold=0.97) == []
+
+
+def test_past_the_cap_only_pairs_that_join_groups_are_added(monkeypatch):
+    monkeypatch.setattr(duplicates, "_CELLS", 1)  # one text at a time: the first is paired with all others
+    assert listed(TEMPLATE, max_pairs=299) == [(0, j, 57 / 59) for j in range(1, 300)]
+    others = [text.replace("w", "v") for text in TEMPLATE]
+    mixed = [text for pair in zip(TEMPLATE, others) for text in pair]
+    assert parts(group_ids(600, near_duplicate_pairs(mixed, max_pairs=10))) == {frozenset(range(0, 600, 2)), frozenset(range(1, 600, 2))}
+
+
+def test_texts_of_one_template_are_not_all_compared(monkeypatch):
+    compared = []
+    exact = duplicates._similarities
+    monkeypatch.setattr(duplicates, "_similarities", lambda sets, a, b: compared.append(len(a)) or exact(sets, a, b))
+    monkeypatch.setattr(duplicates, "_CELLS", 1)
+    assert listed([f"{grams(50)} own{i} {grams(49).replace('w', 'v')}" for i in range(300)]) == []
+    assert sum(compared) == 0, "the rarest shingles, their own, rule all pairs out"
+    near_duplicate_pairs(TEMPLATE, max_pairs=1)
+    assert sum(compared) == 299, "the first text joins all; no pair is left that would join more"
+
+
+@pytest.mark.parametrize("cells", [1, 2_000, 1 << 22])
+@pytest.mark.parametrize("max_pairs", [0, 1, 40])
+def test_groups_do_not_depend_on_the_cap(monkeypatch, max_pairs, cells):
+    texts = edited_texts(200, seed=5)
+    everything = listed(texts, threshold=0.7)
+    groups = group_ids(200, near_duplicate_pairs(texts, threshold=0.7))
+    n_same = sum(similarity == 1 for _, _, similarity in everything)
+    assert len(everything) - n_same > 300, "too few pairs to tell"
+    monkeypatch.setattr(duplicates, "_CELLS", cells)
+    pairs = near_duplicate_pairs(texts, threshold=0.7, max_pairs=max_pairs)
+    assert set(pairs.itertuples(index=False, name=None)) <= set(everything)
+    assert parts(group_ids(200, pairs)) == parts(groups)
+    if max_pairs == 0:
+        assert len(pairs) == 200 - len(parts(groups)), "a pair too many for a forest"
+
+
 def test_repeated_words_count_once():
     assert listed(["a b c a b c a b c", "a b c a b c"]) == [(0, 1, 1.0)]
 
@@ -136,6 +248,11 @@ def test_nothing_has_no_pairs():
 def test_a_threshold_out_of_range_is_refused(threshold):
     with pytest.raises(ValueError, match=rf"threshold must be in \(0.5, 1\], got {threshold}"):
         near_duplicate_pairs(["a", "b"], threshold=threshold)
+
+
+def test_a_shingle_of_no_words_is_refused():
+    with pytest.raises(ValueError, match="shingle_words must be at least 1, got 0"):
+        near_duplicate_pairs(["a", "b"], shingle_words=0)
 
 
 def test_the_pairs_do_not_depend_on_the_order_of_the_texts():

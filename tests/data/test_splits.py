@@ -234,8 +234,8 @@ def test_a_class_that_a_given_split_lacks_is_named():
         assign_splits(rows_of(["train", "val", "test"] * 2, ["a", "b", "a", "b", "a", "a"]), shares=(0.7, 0.15, 0.15))
 
 
-def test_leaked_rows_are_test_rows_with_a_copy_in_training():
-    split = ["train", "test", "val", "test", "test", "train"]
-    pairs = pd.DataFrame({"i": [0, 2, 3, 4], "j": [1, 3, 4, 5]})
-    assert np.flatnonzero(leaked_rows(pairs, split)).tolist() == [1, 4]
+def test_leaked_rows_are_test_rows_that_a_chain_of_copies_ties_to_training():
+    split = ["train", "test", "val", "test", "test", "train", "val", "test", "train"]
+    pairs = pd.DataFrame({"i": [0, 2, 5, 6, 6], "j": [1, 3, 1, 7, 8]})  # rows 7 and 8 are copies of row 6: such pairs name the first alone
+    assert np.flatnonzero(leaked_rows(pairs, split)).tolist() == [1, 7]
     assert not leaked_rows(pairs.head(0), split).any()

@@ -106,13 +106,14 @@ def test_the_summary_says_what_to_expect_and_what_ends_the_queue():
     assert "Read off 10% of planted errors, the rate nearest to the 12.0% of labels flagged here." in told
     budget = summary(choose_depth(depths(), issues(), detector="combined", budget=60, decided=np.arange(1_000) < 20))
     assert "Of the next 60 flags expect about 45" in budget and "The budget (labels.queue_rows) ends them there; looking further than 100 rows" in budget
-    assert "20 rows have a decision" in budget
+    assert "Decided already: 20." in budget
     assert "flags no more rows" in summary(choose_depth(depths(), issues(n_flagged=30), detector="combined", budget=60))
 
 
-def test_the_summary_says_that_nothing_is_worth_a_look():
+def test_the_summary_says_why_nothing_is_queued():
     worthless = choose_depth(depths(), issues(), detector="combined", budget=200, min_hit_share=1.0, decided=np.arange(1_000) < 50)
-    assert summary(worthless).startswith("No row is worth a look: looking further than 50 rows finds fewer than one error in 1 texts.")
+    assert summary(worthless).startswith("No flagged row is queued: looking further than 50 rows finds fewer than one error in 1 texts.")
     unflagged = choose_depth(depths(), issues(n_flagged=0), detector="combined", budget=200)
-    assert summary(unflagged).startswith("No row is worth a look: confident learning flags none.")
+    assert summary(unflagged).startswith("No flagged row is queued: confident learning flags none.")
+    assert "has no room for one" in summary(choose_depth(depths(), issues(), detector="combined", budget=0))
     assert depth.minutes(1) == 1

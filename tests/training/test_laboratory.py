@@ -3,8 +3,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score
 
+from lib.errors import WorkbookError
 from lib.training import laboratory
-from lib.training.laboratory import COMBINED, PLAIN
+from lib.training.laboratory import BAYES, COMBINED, PLAIN
 
 WORDS = {"bird": "crow finch owl wren robin", "fruit": "apple pear plum grape lemon", "tool": "saw drill nail screw hammer"}
 
@@ -19,45 +20,50 @@ def texts_of(n=180, seed=0):
 @pytest.fixture
 def fits(monkeypatch):
     """Record the rows of every model that is fitted, and of every call for its probabilities."""
-    real, calls = laboratory.LogisticRegression, []
-
-    class Recorded(real):
-        def fit(self, matrix, labels):
-            self.seen = rows_in(matrix)
-            return super().fit(matrix, labels)
-
-        def predict_proba(self, matrix):
-            calls.append((self.seen, rows_in(matrix)))
-            return super().predict_proba(matrix)
+    calls = []
 
     def rows_in(matrix):
         return set(np.asarray(matrix[:, 0]).ravel().astype(int).tolist())
 
-    monkeypatch.setattr(laboratory, "LogisticRegression", Recorded)
+    def recorded(real):
+        def fit(self, matrix, labels):
+            self.seen = rows_in(matrix)
+            return real.fit(self, matrix, labels)
+
+        def predict_proba(self, matrix):
+            calls.append((real.__name__, self.seen, rows_in(matrix)))
+            return real.predict_proba(self, matrix)
+
+        return type(real.__name__, (real,), {"fit": fit, "predict_proba": predict_proba})
+
+    for name in ("LogisticRegression", "MultinomialNB"):
+        monkeypatch.setattr(laboratory, name, recorded(getattr(laboratory, name)))
     return calls
 
 
 def numbered(codes):
     """Return a dense view whose first column is the number of the row, and whose others tell the classes."""
-    return np.column_stack([np.arange(len(codes)), np.eye(3)[codes] + np.random.default_rng(0).normal(0, 0.01, (len(codes), 3))])
+    return np.column_stack([np.arange(len(codes)), np.eye(3)[codes] + np.random.default_rng(0).uniform(0, 0.01, (len(codes), 3))])
 
 
 def test_no_model_judges_a_group_that_it_was_taught(fits):
     _, codes = texts_of()
     groups = np.random.default_rng(1).integers(0, 60, len(codes))
     laboratory.judge({PLAIN: numbered(codes)}, codes, groups, n_classes=3, folds=4)
-    assert len(fits) == 4
-    for taught, judged in fits:
+    assert [name for name, _, _ in fits] == ["LogisticRegression"] * 4 + ["MultinomialNB"] * 4
+    for _, taught, judged in fits:
         assert {groups[row] for row in taught}.isdisjoint(groups[row] for row in judged)
-    assert sorted(row for _, judged in fits for row in judged) == list(range(len(codes)))
+    for of_one in (fits[:4], fits[4:]):
+        assert sorted(row for _, _, judged in of_one for row in judged) == list(range(len(codes)))
 
 
 def test_rows_that_do_not_teach_are_judged_by_a_model_of_all_that_do(fits):
     _, codes = texts_of()
     teaches = np.arange(len(codes)) % 5 != 0
     probs = laboratory.judge({PLAIN: numbered(codes)}, codes, np.arange(len(codes)), n_classes=3, fitted=teaches, folds=3)[PLAIN]
-    assert fits[-1] == (set(np.flatnonzero(teaches).tolist()), set(np.flatnonzero(~teaches).tolist()))
-    assert all(taught <= set(np.flatnonzero(teaches).tolist()) for taught, _ in fits)
+    for name, last in (("LogisticRegression", fits[3]), ("MultinomialNB", fits[7])):
+        assert last == (name, set(np.flatnonzero(teaches).tolist()), set(np.flatnonzero(~teaches).tolist()))
+    assert all(taught <= set(np.flatnonzero(teaches).tolist()) for _, taught, _ in fits)
     np.testing.assert_allclose(probs.sum(axis=1), 1, atol=1e-9)
 
 
@@ -65,12 +71,12 @@ def test_every_detector_gives_probabilities_in_its_rows_and_columns():
     texts, codes = texts_of()
     views = laboratory.views(texts, vectors=np.eye(3)[codes] + 0.1)
     probs = laboratory.judge(views, codes, np.arange(len(codes)), n_classes=4, folds=3)
-    assert list(probs) == [PLAIN, "topics", "topics: neighbours", "encoder", "encoder: neighbours", COMBINED]
+    assert list(probs) == [PLAIN, BAYES, "topics", "topics: neighbours", "encoder", "encoder: neighbours", COMBINED]
     for detector, each in probs.items():
         np.testing.assert_allclose(each.sum(axis=1), 1, atol=1e-9, err_msg=detector)
         assert (each[:, :3].argmax(axis=1) == codes).mean() > 0.95, detector
         assert (each[:, 3] == 0).all(), detector  # a class without a row
-    expected = np.mean([probs[name] for name in (PLAIN, "topics", "encoder", "encoder: neighbours")], axis=0)
+    expected = np.mean([probs[name] for name in (PLAIN, BAYES, "topics", "encoder", "encoder: neighbours")], axis=0)
     np.testing.assert_allclose(probs[COMBINED], expected)
 
 
@@ -114,7 +120,7 @@ def findings():
 def test_the_laboratory_finds_what_it_planted_in_texts_that_are_easily_told(findings):
     table = findings.detection
     assert (findings.n_rows, findings.n_held_out, findings.effect_rate) == (225, 75, 0.2)
-    assert len(table) == 2 * 2 * 2 * 4 and set(table["n_planted"]) == {11, 45}
+    assert len(table) == 2 * 2 * 2 * 5 and set(table["n_planted"]) == {11, 45}
     combined = table[table["detector"] == COMBINED]
     assert (combined["auprc"] > 0.9).all()
     at_5, at_20 = (combined[combined["rate"] == rate] for rate in (0.05, 0.2))  # 22 rows are flagged
@@ -191,12 +197,102 @@ def test_intervals_over_seeds_are_students():
     assert laboratory.with_intervals(wide, "precision")[["low", "high"]].iloc[0].tolist() == [0, 1]
 
 
-def test_the_summary_says_how_many_flags_are_errors_and_what_reviewing_costs():
+def test_the_summary_says_how_many_of_the_flags_are_errors():
     rows = [("confusable", rate, seed, PLAIN, 10, 0.7, precision, 0.5) for rate, precision in ((0.05, 0.4), (0.1, 0.6)) for seed in (1, 2)]
     rows += [("uniform", 0.05, seed, PLAIN, 10, 0.9, 1.0, 0.5) for seed in (1, 2)]
-    told = laboratory.summary(laboratory.Findings(detection(*rows), pd.DataFrame(), 0.02, 0.1, 1_000, 200), n_flags=200)
-    assert "about 80 [80, 80] if 5% of the labels are wrong; about 120 [120, 120] if 10% of the labels are wrong" in told
-    assert "about 50 minutes at 15 s a row" in told and "1,000 rows" in told and "2 seeds" in told and "the first 2.0% flagged" in told
+    told = laboratory.summary(laboratory.Findings(detection(*rows), pd.DataFrame(), 0.02, 0.1, 1_000, 200))
+    assert "Of the first 2.0% of the rows real errors are: 40% [40%, 40%] if 5% of the labels are wrong; 60% [60%, 60%] if 10% of" in told
+    assert "1,000 rows" in told and "2 seeds" in told
+
+
+def test_the_laboratory_counts_confusable_hits_by_depth(findings):
+    depths, table = findings.depths, findings.detection
+    assert set(depths["kind"]) == {"confusable"} and set(depths["detector"]) == set(table["detector"])
+    at_all = depths[depths["depth"] == 1]
+    assert len(at_all) == 2 * 2 * 5 and (at_all["recall"] == 1).all()
+    assert np.allclose(at_all["precision"], np.where(at_all["rate"] == 0.05, 11, 45) / 225)
+    good = depths[(depths["detector"] == COMBINED) & (depths["rate"] == 0.2) & (depths["depth"] < 0.1)]
+    assert (good["precision"] > 0.9).all() and len(good) > 10
+
+
+def test_a_laboratory_that_is_off_has_a_table_without_rows(findings):
+    assert laboratory.NOT_MEASURED.empty
+    assert laboratory.NOT_MEASURED.dtypes.to_dict() == findings.detection.dtypes.to_dict()
+
+
+def known(**rows_of):
+    """Rows by label: a=(training rows, validation rows)."""
+    labels = [(label, split) for label, counts in rows_of.items() for split, n in zip(("train", "val"), counts) for _ in range(n)]
+    table = pd.DataFrame(labels, columns=["label", "split"]).sample(frac=1, random_state=0, ignore_index=True)
+    return table.assign(row_id=100 + table.index, text="text " + table.index.astype(str))
+
+
+def test_the_sample_keeps_the_share_of_each_label_and_split():
+    table = known(a=(600, 120), b=(200, 40), c=(30, 10))
+    drawn = laboratory.draw_sample(table, 500, seed=1)
+    counts = table.iloc[drawn].groupby(["label", "split"]).size()
+    assert len(drawn) == len(set(drawn)) == 500 and drawn.tolist() == sorted(drawn)
+    assert counts.tolist() == pytest.approx([300, 60, 100, 20, 15, 5], abs=6)
+    assert not np.array_equal(drawn, laboratory.draw_sample(table, 500, seed=2))
+    assert np.array_equal(drawn, laboratory.draw_sample(table, 500, seed=1))
+
+
+def test_the_smallest_sample_has_what_training_and_validation_need():
+    table = known(a=(6_000, 10), b=(200, 40), c=(30, 300))
+    counts = table.iloc[laboratory.draw_sample(table, 12, folds=3)].groupby(["label", "split"]).size()
+    assert counts.tolist() == [3, 1] * 3
+    with pytest.raises(WorkbookError, match=r"labels\.lab_rows=11 is too few for 3 labels in 3 folds: 12 is the least"):
+        laboratory.draw_sample(table, 11, folds=3)
+
+
+def test_a_sample_of_more_rows_than_there_are_is_all_of_them():
+    table = known(a=(2, 1), b=(2, 0))
+    assert laboratory.draw_sample(table, 5_000).tolist() == [0, 1, 2, 3, 4]
+    assert laboratory.draw_sample(table, 5).tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(WorkbookError, match="5 is the least, 0 leaves"):
+        laboratory.draw_sample(table, 4)
+
+
+@pytest.mark.parametrize(("rows_of", "there"), [({"a": (20, 0), "b": (20, 0)}, "0 and 40 of 2"), ({"a": (20, 1), "b": (0, 9)}, "10 and 20 of 1")])
+def test_a_laboratory_needs_validation_rows_and_two_labels_to_train_on(rows_of, there):
+    with pytest.raises(WorkbookError, match=f"labels.lab_rows=30: it takes validation rows, and training rows of two labels; there are {there}"):
+        laboratory.draw_sample(known(**rows_of), 30)
+
+
+def test_the_smallest_sample_goes_through_the_laboratory():
+    texts, codes = texts_of(90)
+    table = pd.DataFrame({"label": codes, "split": np.where(np.arange(90) % 4 == 0, "val", "train")})
+    place = laboratory.draw_sample(table, 12, folds=3)
+    views = {name: matrix[place] for name, matrix in laboratory.views(texts).items()}
+    held_out = table["split"].eq("val").to_numpy()[place]
+    settings = {"n_classes": 3, "rates": (0.2,), "n_seeds": 2, "depth": 0.1, "folds": 3, "progress": False}
+    found = laboratory.label_laboratory(views, codes[place], np.arange(12), held_out, **settings)
+    assert (found.n_rows, found.n_held_out, set(found.detection["n_planted"])) == (9, 3, {2})
+
+
+def test_rows_are_ranked_over_all_splits_with_thresholds_of_their_own():
+    table = known(a=(20, 20), b=(20, 20))
+    given = (table["label"] == "b").to_numpy().astype(int)
+    sure = np.where(table["split"] == "train", 0.95, 0.6)  # validation rows are judged by a less certain model
+    trained, held_out = (int(np.flatnonzero(table["split"] == split)[7]) for split in ("train", "val"))
+    right = np.where(np.isin(np.arange(80), (trained, held_out)), 0.3, sure)
+    probs = np.where(np.arange(2) == given[:, None], right[:, None], 1 - right[:, None])
+    issues = laboratory.rank_rows(table, probs, class_names=["a", "b"])
+    assert issues.columns.tolist() == ["row_id", "score", "suggestion", "is_issue"]
+    assert sorted(issues["row_id"]) == table["row_id"].tolist() and issues["score"].is_monotonic_decreasing
+    assert issues["row_id"].head(2).tolist() == [100 + trained, 100 + held_out]
+    assert issues.loc[issues["is_issue"], "row_id"].tolist() == [100 + held_out]  # 0.7 for the other label is much among validation rows alone
+    first = issues.iloc[0]
+    assert first["score"] == pytest.approx(0.7) and first["suggestion"] == ("a" if given[trained] else "b")
+
+
+def test_neighbours_of_queued_rows_are_texts_and_labels():
+    table = pd.DataFrame({"row_id": [7, 8, 9, 4], "text": ["w", "x", "y", "z"], "label": ["a", "b", "a", "b"]})
+    views = {PLAIN: np.array([[1, 0], [1, 0.1], [1, 0.01], [0, 1]]), "topics": np.eye(4)}
+    queue = pd.DataFrame({"row_id": [4, 99, 7]})  # 99 is a test row
+    near = laboratory.neighbours_of(queue, table, views, np.array([0, 1, 0, 2]), n=2)
+    assert near == {4: [("x", "b"), ("y", "a")], 7: [("x", "b"), ("z", "b")]}
+    assert laboratory.neighbours_of(queue.iloc[1:2], table, views, np.arange(4)) == {}
 
 
 def test_vectors_of_the_offline_encoder_bring_like_texts_together():
