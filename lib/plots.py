@@ -82,17 +82,22 @@ def lengths(words: pd.Series, labels: pd.Series, *, ax: Axes | None = None) -> A
 
 
 def features_by_class(features: pd.DataFrame, labels: pd.Series, *, titles: dict[str, str]) -> Axes:
-    """Box plots of several features by class, a panel each; whiskers from the 5th to the 95th percentile."""
+    """Box plots of several features by class, a panel each, in two columns where they are many; whiskers from the 5th to the 95th percentile."""
+    columns = 1 if len(titles) <= 5 else 2
+    rows = -(-len(titles) // columns)
     with plt.rc_context(STYLE):
-        figure, panels = plt.subplots(len(titles), 1, figsize=(8, 0.6 + (0.7 + 0.24 * labels.nunique()) * len(titles)))
-    for ax, (column, title) in zip(np.atleast_1d(panels), titles.items()):
+        size = (4 + 4 * columns, 0.6 + (0.7 + 0.24 * labels.nunique()) * rows)
+        figure, panels = plt.subplots(rows, columns, figsize=size, squeeze=False)
+    for ax in panels.flat[len(titles) :]:
+        ax.remove()
+    for ax, (column, title) in zip(panels.flat, titles.items()):
         groups = [(name, values.dropna().to_numpy()) for name, values in features[column].groupby(labels.to_numpy())][::-1]
         ax.boxplot([values for _, values in groups], orientation="horizontal", whis=(5, 95), showfliers=False, widths=0.6, medianprops={"color": COLOURS[1]})
         ax.set_yticks(range(1, len(groups) + 1), [_short(name) for name, _ in groups])
         ax.set_title(title, loc="left")
         ax.grid(axis="y", visible=False)
     figure.suptitle(f"Linguistic features by class (n = {len(features):,}; boxes: quartiles, whiskers: 5 % to 95 %)", x=0.01, ha="left", fontsize=11)
-    return np.atleast_1d(panels)[0]
+    return panels[0, 0]
 
 
 def receipts(receipts: pd.DataFrame, *, n: int, ax: Axes | None = None) -> Axes:

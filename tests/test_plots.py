@@ -337,3 +337,14 @@ def test_the_outlook_shows_what_looking_finds_with_intervals_and_where_the_queue
     np.testing.assert_allclose([segment[:, 1] for segment in ax.collections[0].get_segments()], [[15, 24], [22, 40]])
     assert set(ax.lines[-1].get_xdata()) == {40}
     assert ax.get_xscale() == "log"
+
+
+def test_many_features_are_drawn_in_two_columns_with_a_panel_each():
+    titles = {f"f{i}": f"feature {i}" for i in range(7)}
+    table = pd.DataFrame({column: np.arange(20.0) for column in titles})
+    ax = plots.features_by_class(table, pd.Series(["a", "b"] * 10), titles=titles)
+    drawn = ax.figure.axes
+    assert [panel.get_title(loc="left") for panel in drawn] == list(titles.values())
+    assert len({round(panel.get_subplotspec().get_position(ax.figure).x0, 3) for panel in drawn}) == 2
+    few = plots.features_by_class(table, pd.Series(["a", "b"] * 10), titles=dict(list(titles.items())[:5])).figure.axes
+    assert len({panel.get_subplotspec().get_position(few[0].figure).x0 for panel in few}) == 1

@@ -16,7 +16,7 @@ import pandas as pd
 
 from lib import workspace
 from lib.config import closest
-from lib.data.sources import decode
+from lib.data.formats import decode
 from lib.errors import WorkbookError
 
 DECISIONS = ("keep", "relabel", "drop", "unsure")

@@ -28,7 +28,13 @@ LINGUISTIC = {  # the features of textdescriptives that need no downloaded model
     "flesch_reading_ease": "Flesch reading ease (higher is easier)",
     "n_sentences": "sentences",
 }
-_LINEAR = {"proportion_unique_tokens", "flesch_reading_ease"}  # a share, and a score that may be negative: no logarithm
+GRAMMATICAL = {  # those that a spaCy model with a tagger and a parser adds; shares are of words and punctuation marks
+    "pos_prop_NOUN": "share of nouns",
+    "pos_prop_VERB": "share of verbs",
+    "pos_prop_ADJ": "share of adjectives",
+    "dependency_distance_mean": "mean distance of a word from the one it depends on (words)",
+}
+_LINEAR = {"proportion_unique_tokens", "flesch_reading_ease", "pos_prop_NOUN", "pos_prop_VERB", "pos_prop_ADJ"}  # shares, and a score that may be negative
 TOO_SHORT, UNKNOWN = "too short to tell", "unknown"
 PRIOR_SHARE = 0.1  # of the table's own counts, as pseudo-counts in each class (ours; Monroe et al. leave the amount to the analyst)
 _TERM = r"(?u)\b\w{2,50}\b"  # longer runs are hashes and encoded bytes, no words
@@ -194,11 +200,32 @@ def outliers(values: pd.Series, *, factor: float = 3.0, logarithm: bool = True) 
     return (scaled < low - factor * (high - low)) | (scaled > high + factor * (high - low))
 
 
-def linguistic_features(texts: Sequence[str], *, max_chars: int = 20_000) -> pd.DataFrame:
-    """Return readability and related features from textdescriptives, one row a text, columns as in LINGUISTIC.
+def linguistic_model() -> str | None:
+    """Return the installed spaCy model to take for GRAMMATICAL features, None where no model tags and parses.
 
-    A blank English pipeline with a rule-based sentence splitter is used, so no model is needed; syllable counts hold
-    for English alone. Only the first `max_chars` characters of a text are read.
+    English models come first, then small ones (`_sm`), then the first by name.
+    """
+    from spacy import util
+
+    pipelines = {name: set(util.get_model_meta(util.get_package_path(name))["pipeline"]) for name in util.get_installed_models()}
+    fit = [name for name, parts in pipelines.items() if {"tagger", "parser"} <= parts and parts & {"attribute_ruler", "morphologizer"}]
+    return min(fit, key=lambda name: (not name.startswith("en_"), not name.endswith("_sm"), name), default=None)
+
+
+def linguistic_features(texts: Sequence[str], *, max_chars: int = 20_000, model: str | None = None) -> pd.DataFrame:
+    """Return readability and related features from textdescriptives, one row a text.
+
+    Those of LINGUISTIC come from a blank English pipeline with a rule-based sentence splitter, whether there is a model or
+    not, so that they compare across machines; syllable counts hold for English alone.
+
+    Parameters
+    ----------
+    max_chars : of a text that are read
+    model : an installed spaCy model (see `linguistic_model`); None leaves the features of GRAMMATICAL out
+
+    Returns
+    -------
+    DataFrame with the columns of LINGUISTIC, and with those of GRAMMATICAL where a model is given
     """
     import spacy
     import textdescriptives as td
@@ -207,9 +234,15 @@ def linguistic_features(texts: Sequence[str], *, max_chars: int = 20_000) -> pd.
     nlp.add_pipe("sentencizer")
     nlp.add_pipe("textdescriptives/descriptive_stats")
     nlp.add_pipe("textdescriptives/readability")
-    docs = nlp.pipe((text[:max_chars] for text in texts), batch_size=200)
+    read = [text[:max_chars] for text in texts]
     with np.errstate(all="ignore"):
-        return td.extract_df(docs, metrics=["descriptive_stats", "readability"], include_text=False)[list(LINGUISTIC)]
+        features = td.extract_df(nlp.pipe(read, batch_size=200), metrics=["descriptive_stats", "readability"], include_text=False)[list(LINGUISTIC)]
+    return features if model is None else features.join(_grammatical_features(read, model))
+
+
+def linguistic_titles(features: pd.DataFrame) -> dict[str, str]:
+    """Return what each column of `linguistic_features` is in words."""
+    return {column: title for column, title in (LINGUISTIC | GRAMMATICAL).items() if column in features}
 
 
 def linguistic_outliers(features: pd.DataFrame, texts: Sequence[str], *, max_chars: int = 120) -> pd.DataFrame:
@@ -225,7 +258,7 @@ def linguistic_outliers(features: pd.DataFrame, texts: Sequence[str], *, max_cha
     DataFrame indexed by `feature` (in words): `n_outliers`, `median`, `value` and `example` (of the farthest outlier; nan and "" without one)
     """
     rows = {}
-    for column, title in LINGUISTIC.items():
+    for column, title in linguistic_titles(features).items():
         values = features[column].reset_index(drop=True)
         odd = outliers(values, logarithm=column not in _LINEAR)
         farthest = (values[odd] - values.median()).abs().idxmax() if odd.any() else None
@@ -325,6 +358,17 @@ def _log_odds(own: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarr
     with np.errstate(divide="ignore", invalid="ignore"):
         log_odds = np.log(ours / (ours.sum() - ours)) - np.log(theirs / (theirs.sum() - theirs))
         return log_odds, np.sqrt(1 / ours + 1 / theirs)
+
+
+def _grammatical_features(texts: Sequence[str], model: str) -> pd.DataFrame:
+    import spacy
+    import textdescriptives as td
+
+    nlp = spacy.load(model, exclude=["ner", "lemmatizer"])  # nothing here reads names or base forms
+    nlp.add_pipe("textdescriptives/pos_proportions")
+    nlp.add_pipe("textdescriptives/dependency_distance")
+    docs = nlp.pipe((" ".join(text.split()) for text in texts), batch_size=200)  # a run of blanks is a token to spaCy
+    return td.extract_df(docs, metrics=["pos_proportions", "dependency_distance"], include_text=False)[list(GRAMMATICAL)]
 
 
 def _excerpt(text: str, max_chars: int) -> str:

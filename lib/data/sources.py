@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import codecs
-import csv
-import gzip
 import hashlib
-import io
 import json
-import os
-import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +13,15 @@ import pandas as pd
 from lib import workspace
 from lib.config import Config, closest
 from lib.data import docstrings
+from lib.data.formats import (
+    existing,
+    read_file,
+    read_folder,
+    read_hub,
+)
 from lib.errors import WorkbookError
 
-FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test", "testing": "test"}
-MAX_FIELD_CHARS = 2**31 - 1  # csv's own limit of 128 kB a cell is less than a long text has
 
 
 def load_table(
@@ -60,11 +57,11 @@ def load_table(
     if source == "docstrings":
         frame, text_column, label_column = docstrings.harvest(progress=progress), "text", "label"
     elif source.startswith("hub:"):
-        frame = _read_hub(source)
+        frame = read_hub(source)
     elif Path(source).is_dir():
-        frame, text_column, label_column = _read_folder(Path(source), encoding), "text", "label"
+        frame, text_column, label_column = read_folder(Path(source), encoding), "text", "label"
     else:
-        frame = _read_file(Path(source), encoding)
+        frame = read_file(Path(source), encoding)
     named = [
         ("--text-column", text_column),
         ("--label-column", label_column),
@@ -104,7 +101,7 @@ def raw_path(config: Config) -> Path:
     data = config.data
     name = workspace.dataset_name(data.source)
     if data.source != "docstrings":
-        content = data.source if data.source.startswith("hub:") else workspace.path_fingerprint(_existing(Path(data.source)))
+        content = data.source if data.source.startswith("hub:") else workspace.path_fingerprint(existing(Path(data.source)))
         extra = [column for column in (data.split_column, data.time_column) if column]
         reading = json.dumps([content, data.text_column, data.label_column, data.encoding, *extra])
         name += "-" + hashlib.sha256(reading.encode()).hexdigest()[:8]
@@ -153,21 +150,43 @@ def check_labels(table: pd.DataFrame, config: Config) -> None:
         raise WorkbookError(f"{source}: labels that differ in case or blanks alone: {listed}. Merge them with --set data.merge_labels=true, or mend the data")
     counts = (merged_labels(labels) if config.data.merge_labels else labels).value_counts()
     if len(counts) < 2:
-        raise WorkbookError(f"{source}: all rows have the label {counts.index[0]!r}; two classes are the least to tell apart")
+        textless = sorted({*table["label"].dropna()} - {*labels})
+        rows = (
+            f"rows that have a text have the label {counts.index[0]!r} ({', '.join(map(repr, textless[:5]))} has none)"
+            if textless
+            else f"rows have the label {counts.index[0]!r}"
+        )
+        raise WorkbookError(f"{source}: all {rows}; two classes are the least to tell apart")
     check_class_sizes(counts, config, where=source)
 
 
-def check_class_sizes(counts: pd.Series, config: Config, *, where: str) -> None:
-    """Raise WorkbookError where a class has too few rows for a row in every split and every fold of the training set."""
-    train, val, test = config.split.shares
-    needed = int(np.ceil(max(config.labels.folds / train, 1 / val, 1 / test) + 1))
-    small = counts[counts < needed].sort_values()
-    if len(small):
-        listed = ", ".join(f"{name!r} ({n})" for name, n in small.head(10).items())
-        raise WorkbookError(
-            f"{where}: classes with fewer than the {needed} rows that three splits and {config.labels.folds} folds need: {listed}; "
-            "add rows, drop the class, or take fewer folds with --set labels.folds=2"
-        )
+def check_class_sizes(counts: pd.Series, config: Config, *, where: str, dropped: pd.DataFrame | None = None) -> None:
+    """Raise WorkbookError where a class has too few rows for a row in every split and every fold of the training set.
+
+    Parameters
+    ----------
+    counts : rows a class, 0 for one that has none any more
+    where : what the rows are, for the message
+    dropped : rows that went before, with `label` and `rule` (a rule's name, or a person's decision): the message says which took a class's rows
+    """
+    needed = _needed_rows(config, folds=config.labels.folds)
+    small = counts[counts < needed].sort_values(kind="stable")
+    if small.empty:
+        return
+    lost = {} if dropped is None else {name: rules.value_counts() for name, rules in dropped.groupby("label")["rule"]}
+    listed = ", ".join(_few_rows(name, n, lost.get(name)) for name, n in small.head(10).items())
+    more = f" and {len(small) - 10} more" if len(small) > 10 else ""
+    remedies = ["add rows", "drop the class"]
+    if any("min_words" in lost.get(name, ()) for name in small.index):
+        remedies.append("keep more of its rows with other settings of cleaning")
+    if dropped is not None and dropped["rule"].isin(["drop", "relabel"]).any():
+        remedies.append("change decisions")
+    if _needed_rows(config, folds=2) < needed:
+        remedies.append("take fewer folds with --set labels.folds=2")
+    raise WorkbookError(
+        f"{where}: classes with fewer than the {needed} rows that three splits and {config.labels.folds} folds need: {listed}{more}; "
+        f"{', '.join(remedies[:-1])}, or {remedies[-1]}"
+    )
 
 
 def merged_labels(labels: pd.Series) -> pd.Series:
@@ -194,168 +213,16 @@ def sample_rows(table: pd.DataFrame, rows: int, *, seed: int) -> pd.DataFrame:
     return kept.sort_index().reset_index(drop=True)
 
 
-def decode(content: bytes, *, name: str, encoding: str | None = None) -> str:
-    """Decode bytes by their byte-order mark, else as UTF-8, as UTF-16 without a mark, or as cp1252.
-
-    Raises
-    ------
-    WorkbookError : none fits, or the text has NUL characters, which no text file has.
-    """
-    guesses = [encoding] if encoding else _encodings(content)
-    for guess in guesses:
-        try:
-            text = content.decode(guess)
-        except UnicodeDecodeError as error:
-            problem = f"byte {error.start} is 0x{content[error.start]:02x}"
-            continue
-        except LookupError:
-            raise WorkbookError(f"data.encoding={guess!r} is no encoding that Python knows; for instance cp1252 or utf-16") from None
-        if "\0" in text:
-            line = text.count("\n", 0, text.index("\0")) + 1
-            raise WorkbookError(
-                f"{name}, line {line}: a NUL byte; the file is damaged or not text (read as {guess}; name another with --set data.encoding=...)"
-            )
-        return text.removeprefix("\ufeff")
-    raise WorkbookError(f"{name}: cannot be read as {' or '.join(guesses)} ({problem}); name its encoding with --set data.encoding=...")
+def _needed_rows(config: Config, *, folds: int) -> int:
+    train, val, test = config.split.shares
+    return int(np.ceil(max(folds / train, 1 / val, 1 / test) + 1))
 
 
-def _encodings(content: bytes) -> list[str]:
-    marks = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-    for mark, encoding in marks.items():
-        if content.startswith(mark):
-            return [encoding]
-    start = content[:2_000]
-    if start[1::2].count(0) > 0.4 * len(start) / 2:  # Latin text in UTF-16 has a zero in every second byte
-        return ["utf-16-le"]
-    if start[::2].count(0) > 0.4 * len(start) / 2:
-        return ["utf-16-be"]
-    return ["utf-8", "cp1252"]
-
-
-def _read_file(path: Path, encoding: str | None) -> pd.DataFrame:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    gzipped = suffixes[-1:] == [".gz"]
-    kind = (suffixes[-2:-1] if gzipped else suffixes[-1:]) or [""]
-    content = _existing(path).read_bytes()
-    if kind[0] not in FORMATS:
-        raise WorkbookError(f"{path}: of kind {kind[0] or '(none)'!r}; a table is {', '.join(FORMATS)}, also with .gz")
-    if gzipped:
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise WorkbookError(f"{path}: not a whole gzip file ({error})") from None
-    if not content.strip():
-        raise WorkbookError(f"{path} is empty")
-    if kind[0] == ".parquet":
-        return _read_parquet(content, path)
-    readers: dict[str, Callable[[str, Path], pd.DataFrame]] = {
-        ".csv": lambda text, path: _read_delimited(text, path, ","),
-        ".tsv": lambda text, path: _read_delimited(text, path, "\t"),
-        ".json": _read_json,
-        ".jsonl": _read_jsonl,
-    }
-    return readers[kind[0]](decode(content, name=str(path), encoding=encoding), path)
-
-
-def _read_delimited(text: str, path: Path, delimiter: str) -> pd.DataFrame:
-    csv.field_size_limit(MAX_FIELD_CHARS)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows: list[list[str]] = []
-    start = 1
-    try:
-        for row in reader:
-            if row and rows and len(row) != len(rows[0]):
-                raise WorkbookError(f"{path}, line {start}: {len(row)} cells where the header has {len(rows[0])}; quote cells that hold a {delimiter!r}")
-            rows += [row] if row else []  # a blank line is no row
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise WorkbookError(f"{path}, line {start}: {error}; is a quote left open?") from None
-    if not rows:
-        raise WorkbookError(f"{path} is empty")
-    return pd.DataFrame(rows[1:], columns=rows[0], dtype=object)
-
-
-def _read_json(text: str, path: Path) -> pd.DataFrame:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise WorkbookError(f"{path}, line {error.lineno}: {error.msg}; a table is a list of objects (one object a line goes into .jsonl)") from None
-    records = value if isinstance(value, list) else [value]
-    return _records(records, [f"record {i + 1}" for i in range(len(records))], path)
-
-
-def _read_jsonl(text: str, path: Path) -> pd.DataFrame:
-    records, places = [], []
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise WorkbookError(f"{path}, line {number}: {error.msg}") from None
-            places.append(f"line {number}")
-    return _records(records, places, path)
-
-
-def _records(records: list[Any], places: list[str], path: Path) -> pd.DataFrame:
-    for record, place in zip(records, places):
-        if not isinstance(record, dict):
-            raise WorkbookError(f'{path}, {place}: an object such as {{"text": ..., "label": ...}} is needed, found {type(record).__name__}')
-    if not records:
-        raise WorkbookError(f"{path} has no rows")
-    return pd.DataFrame(records, dtype=object)
-
-
-def _read_parquet(content: bytes, path: Path) -> pd.DataFrame:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.read_table(pa.BufferReader(content)).to_pandas()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise WorkbookError(f"{path}: not a Parquet file that can be read ({error})") from None
-
-
-def _read_folder(folder: Path, encoding: str | None) -> pd.DataFrame:
-    classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    files = [(kind.name, file) for kind in classes for file in sorted(kind.rglob("*")) if file.is_file() and not file.name.startswith(".")]
-    if not files:
-        raise WorkbookError(f"{folder}: no files; a folder source has one sub-folder a class, with one text a file")
-    rows = [(decode(file.read_bytes(), name=str(file), encoding=encoding), kind) for kind, file in files]
-    return pd.DataFrame(rows, columns=["text", "label"], dtype=object)
-
-
-def _read_hub(source: str) -> pd.DataFrame:
-    import datasets
-
-    name, *rest = source.removeprefix("hub:").split(":")
-    config, split = (rest + [None])[0] or None, (rest + [None, None])[1] or "train"
-    try:
-        table = datasets.load_dataset(name, config, split=split)
-    except Exception as error:  # datasets, huggingface_hub and httpx each raise their own
-        offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
-        reason = "HF_HUB_OFFLINE is set" if offline else f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        raise WorkbookError(
-            f"{source}: the hub's data set {name!r} (config {config}, split {split}) could not be loaded ({reason}); "
-            "check the name and the network, or save it as Parquet and give that file"
-        ) from error
-    frame = table.to_pandas()
-    for column, feature in table.features.items():
-        if isinstance(feature, datasets.ClassLabel):
-            frame[column] = [feature.int2str(int(code)) if code >= 0 else None for code in frame[column]]  # -1: unlabelled
-    return frame
-
-
-def _existing(path: Path) -> Path:
-    try:
-        path.stat()
-    except PermissionError as error:
-        raise WorkbookError(f"no permission to read {error.filename}") from None
-    except OSError:
-        near = closest(path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else [])
-        raise WorkbookError(f"no such file or folder: {path}{near}; --data takes a table, a folder, hub:<name> or docstrings") from None
-    if path.is_file() and not os.access(path, os.R_OK):
-        raise WorkbookError(f"no permission to read {path}")
-    return path
+def _few_rows(name: Any, n: int, lost: pd.Series | None) -> str:
+    """Return a class with the number of its rows, and, where rows went before, of how many and by which rules."""
+    if lost is None:
+        return f"{name!r} ({n})"
+    return f"{name!r} ({n} of {n + lost.sum()} left: {', '.join(f'{rule} took {took}' for rule, took in lost.items())})"
 
 
 def _read_raw(path: Path) -> pd.DataFrame:

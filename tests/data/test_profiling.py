@@ -1,10 +1,14 @@
+import importlib.metadata
 import json
+import os
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from lib.data.profiling import (
+    GRAMMATICAL,
     LINGUISTIC,
     TOO_SHORT,
     UNKNOWN,
@@ -15,7 +19,9 @@ from lib.data.profiling import (
     language_mix,
     length_summary,
     linguistic_features,
+    linguistic_model,
     linguistic_outliers,
+    linguistic_titles,
     outliers,
     save_profile_page,
     telling_terms,
@@ -72,6 +78,7 @@ def test_outliers_lie_three_interquartile_ranges_off_on_a_log_scale():
 def test_outliers_are_found_below_too():
     values = pd.Series([1000] * 10 + [1100] * 10 + [900] * 10 + [3])
     assert outliers(values).tolist() == [False] * 30 + [True]
+    assert outliers(pd.Series([10] * 9 + [-1000])).tolist() == [False] * 9 + [True], "below zero is as zero on a log scale"
 
 
 def test_linguistic_features_are_those_of_the_words():
@@ -94,6 +101,111 @@ def test_an_empty_text_has_no_sentence():
     assert linguistic_features(["", "A text."])["n_sentences"].tolist() == [0, 1]
 
 
+PACKAGE = """from pathlib import Path
+from spacy.util import load_model_from_init_py
+
+def load(**overrides):
+    return load_model_from_init_py(__file__, **overrides)
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny_model():
+    """A pipeline that knows five words and one sentence by heart."""
+    import spacy
+    from spacy.training import Example
+
+    nlp = spacy.blank("en")
+    for name in ("tagger", "morphologizer", "parser"):
+        nlp.add_pipe(name, config={"min_action_freq": 1} if name == "parser" else {})
+    known = {"words": "dogs chase red cats .".split(), "tags": "NNS VBP JJ NNS .".split(), "pos": "NOUN VERB ADJ NOUN PUNCT".split()}
+    known |= {"heads": [1, 1, 3, 1, 1], "deps": "nsubj ROOT amod dobj punct".split()}
+
+    def lesson():
+        return [Example.from_dict(nlp.make_doc("dogs chase red cats ."), known)]
+
+    spacy.util.fix_random_seed(0)
+    optimizer = nlp.initialize(lesson)
+    for _ in range(30):
+        nlp.update(lesson(), sgd=optimizer)
+    return nlp
+
+
+@pytest.fixture
+def install(tmp_path, tiny_model, monkeypatch):
+    """Install models under names, laid out as `spacy package` does; no other model is found, whatever this machine has."""
+
+    def install_all(*names, without=()):
+        for name in names:
+            lang, _, rest = name.partition("_")
+            tiny_model.meta["name"] = rest
+            package = tmp_path / "site" / name
+            package.mkdir(parents=True)
+            tiny_model.to_disk(package / f"{name}-0.1.0")
+            meta = tiny_model.meta | {"lang": lang, "version": "0.1.0", "pipeline": [part for part in tiny_model.pipe_names if part not in without]}
+            (package / "meta.json").write_text(json.dumps(meta))
+            (package / "__init__.py").write_text(PACKAGE)
+            facts = package.with_name(f"{name}-0.1.0.dist-info")
+            facts.mkdir()
+            (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1.0\n")
+            (facts / "entry_points.txt").write_text(f"[spacy_models]\n{name} = {name}\n")
+        found = [entry for package in importlib.metadata.distributions() for entry in package.entry_points if entry.group != "spacy_models"]
+        found += [entry for package in importlib.metadata.distributions(path=[str(tmp_path / "site")]) for entry in package.entry_points]
+        monkeypatch.setattr("catalogue.AVAILABLE_ENTRY_POINTS", importlib.metadata.EntryPoints(found))  # it looks once, when it is imported
+        for name in names:
+            monkeypatch.delitem(sys.modules, name, raising=False)
+
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    yield install_all
+    for path in (tmp_path / "site").glob("*_*"):
+        sys.modules.pop(path.name, None)
+
+
+def test_without_a_model_there_is_none(install):
+    install()
+    assert linguistic_model() is None
+
+
+def test_the_model_is_a_small_english_one_whatever_else_there_is(install, monkeypatch):
+    install("aa_core_sm")
+    assert linguistic_model() == "aa_core_sm"
+    install("en_core_lg")
+    assert linguistic_model() == "en_core_lg"
+    install("en_core_sm", "en_aaa_md")
+    assert linguistic_model() == "en_core_sm"
+    install("en_basic_sm")
+    for order in (["en_core_sm", "en_basic_sm"], ["en_basic_sm", "en_core_sm"]):
+        monkeypatch.setattr("spacy.util.get_installed_models", lambda order=order: order)
+        assert linguistic_model() == "en_basic_sm"
+
+
+@pytest.mark.parametrize("without", ["tagger", "parser", "morphologizer"])
+def test_a_model_that_does_not_tag_and_parse_is_left_out(install, without):
+    install("en_aaa_sm", without=[without])
+    assert linguistic_model() is None
+    install("de_core_md")
+    assert linguistic_model() == "de_core_md"
+
+
+def test_a_model_adds_grammar_and_changes_nothing_else(install):
+    install("en_tiny_sm")
+    texts = ["dogs chase red cats .", "dogs \n\n chase\t red cats . dogs chase red cats .", "dogs chase", ""]
+    features = linguistic_features(texts, model="en_tiny_sm")
+    assert features.columns.tolist() == [*LINGUISTIC, *GRAMMATICAL]
+    pd.testing.assert_frame_equal(features[list(LINGUISTIC)], linguistic_features(texts))
+    known = pytest.approx([2 / 5, 1 / 5, 1 / 5, (1 + 0 + 1 + 2 + 3) / 5])
+    assert features[list(GRAMMATICAL)].to_numpy().tolist() == [known, known, pytest.approx([1 / 2, 1 / 2, 0, 1 / 2]), pytest.approx([np.nan] * 4, nan_ok=True)]
+    cut = linguistic_features(texts, model="en_tiny_sm", max_chars=10)
+    assert cut["pos_prop_NOUN"].tolist()[:3] == [1 / 2, 1 / 2, 1 / 2]
+
+
+def test_titles_are_those_of_the_features_there_are():
+    assert linguistic_titles(pd.DataFrame(columns=["n_sentences", "pos_prop_VERB", "other"])) == {
+        "n_sentences": "sentences",
+        "pos_prop_VERB": "share of verbs",
+    }
+
+
 def test_the_profile_page_is_one_file_with_title_and_columns_and_nothing_is_printed(tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("YDATA_PROFILING_NO_ANALYTICS", "0")
     table = pd.DataFrame({"n_words": [1, 2, 3, 4], "label": list("abab")})
@@ -103,6 +215,30 @@ def test_the_profile_page_is_one_file_with_title_and_columns_and_nothing_is_prin
     assert all(column in page for column in table)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["page.html"]
     assert capfd.readouterr().out == ""
+    assert os.environ["YDATA_PROFILING_NO_ANALYTICS"] == "1"
+
+
+def test_a_page_that_prints_and_draws_leaves_nothing_behind(tmp_path, capsys, monkeypatch):
+    import data_profiling
+    import matplotlib.pyplot as plt
+
+    class Report:
+        def __init__(self, table, **options):
+            assert options == {"minimal": True, "progress_bar": False, "title": "Numbers"}
+
+        def to_html(self):
+            print("summing up")
+            print("a bar", file=sys.stderr)
+            plt.rcParams["font.size"] = 77
+            plt.figure()
+            return "a page"
+
+    monkeypatch.setattr(data_profiling, "ProfileReport", Report)
+    before = plt.rcParams["font.size"]
+    save_profile_page(pd.DataFrame(), tmp_path / "page.html", title="Numbers")
+    assert capsys.readouterr() == ("", "")
+    assert (plt.get_fignums(), plt.rcParams["font.size"]) == ([], before)
+    assert (tmp_path / "page.html").read_text() == "a page"
 
 
 def schema(counts, **options):
@@ -121,6 +257,9 @@ def test_labels_in_order_have_no_problem():
 
 def test_labels_that_look_alike_are_found_together():
     assert schema({"rec.autos": 10, "Rec_Autos": 20, "rec autos": 30, "other": 10}) == [(ALIKE, ("Rec_Autos", "rec autos", "rec.autos"), 60)]
+    assert schema({"Sport": 10, "sport": 10}) == [(ALIKE, ("Sport", "sport"), 20)]
+    assert schema({"ﬁlm①": 10, "film 1": 10}) == [(ALIKE, ("film 1", "ﬁlm①"), 20)]
+    assert schema({"a rather long name": 10, "a rather long-name": 10}) == [(ALIKE, ("a rather long name", "a rather long-name"), 20)]
     assert schema({"+": 10, "-": 10}) == []
 
 
@@ -128,6 +267,8 @@ def test_labels_spelt_nearly_alike_are_pairs_but_a_numbering_is_none():
     assert schema({"mathematics": 10, "Mathematcs": 11, "statistics": 12}) == [("spelt nearly alike", ("Mathematcs", "mathematics"), 21)]
     assert schema({"a long name of class 10": 10, "a long name of class 11": 10}) == []
     assert schema({"sport": 10, "sports": 10}, min_similarity=0.92) == []
+    assert schema({"abcdefghij": 10, "jihgfedcba": 10}) == [], "the same letters in another order"
+    assert schema({"abcdefghij": 10, "bacdefghij": 10}) == [], "nine of ten letters in order are as much alike as the threshold, not more"
 
 
 def test_numbers_blanks_and_rare_labels_are_listed_with_their_rows():
@@ -162,6 +303,12 @@ def test_the_most_telling_word_comes_first_and_a_rare_one_last():
     assert terms[terms["label"] == "a"]["term"].tolist() == ["often", "rare"]
     assert terms.iloc[0]["low"] > 0 > terms.set_index("term")["low"]["rare"]
     assert telling_terms(texts, ["a"] * 51 + ["b"] * 51, n=1)["term"].tolist() == ["often", "other"]
+
+
+def test_a_rare_word_with_high_odds_comes_behind_a_common_one_that_is_sure():
+    terms = telling_terms(["often rare", *["often plain"] * 80, *["plain"] * 41], ["a"] * 61 + ["b"] * 61)
+    assert terms[terms["label"] == "a"]["term"].tolist() == ["often", "rare"]
+    assert terms["log_odds"][0] < terms["log_odds"][1]
 
 
 def test_the_largest_class_comes_first_and_rows_without_a_label_are_left_out():
@@ -206,7 +353,12 @@ def test_the_sample_of_languages_is_seeded_and_reads_the_start_alone():
     texts = [GERMAN] * 10 + [ENGLISH] * 10
     drawn = [language_mix(texts, max_rows=7, seed=seed)["n"].to_dict() for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] and all(sum(counts.values()) == 7 for counts in drawn)
-    assert language_mix([GERMAN + " " + ENGLISH * 20], seed=1, max_chars=len(GERMAN))["n"].to_dict() == {"German": 1}
+    assert len({str(language_mix(texts, max_rows=7, seed=seed)["n"].to_dict()) for seed in range(1, 6)}) > 1
+    assert [language_mix([ENGLISH + f" {GERMAN}" * 20], seed=1, max_chars=n).index[0] for n in (len(ENGLISH), 1_000)] == ["English", "German"]
+
+
+def test_a_text_of_just_enough_words_is_told():
+    assert [language_mix([ENGLISH], seed=1, min_words=n).index[0] for n in (17, 18)] == ["English", TOO_SHORT]
 
 
 def test_a_text_of_just_the_limit_is_not_truncated():
@@ -236,6 +388,14 @@ def test_linguistic_outliers_name_the_farthest_text_cut_short():
     assert others["n_outliers"].tolist() == [0] * 4 and others["example"].tolist() == [""] * 4 and others["value"].isna().all()
 
 
+def test_counts_and_lengths_are_judged_on_a_logarithmic_scale_and_a_text_that_fits_is_shown_whole():
+    sentences = np.tile([1.0, 3.0, 9.0, 3.0], 6)
+    sentences[5] = 40  # far from the others by difference, not by ratio
+    found = linguistic_outliers(linguistic(n_sentences=sentences, token_length_mean=np.r_[np.full(23, 5.0), 90]), ["x" * 20] * 24, max_chars=20)
+    assert found.loc["sentences", "n_outliers"] == 0
+    assert found.loc[LINGUISTIC["token_length_mean"], ["n_outliers", "value", "example"]].tolist() == [1, 90, "x" * 20]
+
+
 def test_a_feature_without_values_has_no_outlier():
     assert linguistic_outliers(linguistic(n_sentences=np.nan), ["a"] * 24)["n_outliers"].tolist() == [0] * 5
 
@@ -257,6 +417,7 @@ def test_the_audit_gathers_the_figures_ready_for_json():
         linguistic=pd.DataFrame({"n_outliers": [np.int64(4)]}, index=["sentences"]),
         terms=pd.DataFrame({"label": ["y", "x", "y"], "term": ["b", "a", "c"]}),
     )
+    assert list(figures["telling_terms"]) == ["y", "x"]
     features = figures.pop("features")
     assert json.loads(json.dumps(figures)) == {
         "rows": 4,
@@ -277,3 +438,12 @@ def test_the_audit_gathers_the_figures_ready_for_json():
     }
     assert features["n_words"] == {"count": 4.0, "mean": 1.0, "std": 0.8165, "min": 0.0, "25%": 0.75, "50%": 1.0, "75%": 1.25, "max": 2.0}
     assert list(features) == ["n_chars", "n_words", "digit_share", "upper_share", "special_share", "non_ascii_share"]
+
+
+def test_the_audit_counts_outliers_by_words():
+    texts = ["x" * 2_000, *["one two three"] * 9, "a " * 1_000]
+    features = text_features(texts).assign(n_chars=13)
+    given = {"fingerprint": "", "n_exact": 0, "n_near": 0, "n_conflicting": 0, "tokens": {}, "schema": pd.DataFrame()}
+    given |= {"languages": pd.DataFrame({"share": []}), "linguistic": pd.DataFrame({"n_outliers": []}), "terms": pd.DataFrame({"label": [], "term": []})}
+    figures = audit(pd.DataFrame({"text": texts, "label": "x"}), features, encoding_damage(texts), **given)
+    assert figures["length_outliers"] == 2

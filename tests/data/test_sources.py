@@ -12,7 +12,8 @@ import pytest
 from lib import workspace
 from lib.config import Config
 from lib.data import sources
-from lib.data.sources import check_labels, decode, load_table, merged_labels, raw_path, raw_table, sample_rows
+from lib.data.formats import decode
+from lib.data.sources import check_class_sizes, check_labels, load_table, merged_labels, raw_path, raw_table, sample_rows
 from lib.errors import WorkbookError
 
 ROWS = [
@@ -203,6 +204,14 @@ def test_an_encoding_that_is_named_is_taken(write):
 def test_bytes_of_no_encoding_name_the_byte_and_the_setting(write):
     with pytest.raises(WorkbookError, match=r"t.csv: cannot be read as utf-8 or cp1252 \(byte 11 is 0x81\); name its encoding with --set data.encoding="):
         load_table(write("t.csv", b"text,label\n\x81,b\n"))
+
+
+@pytest.mark.parametrize(("bad", "found"), [(b"\xed\xa0\xbd", "0xed"), (b"caf\xe9", "0xe9")], ids=["a lone surrogate", "a letter in cp1252"])
+def test_a_line_that_breaks_the_utf8_of_all_others_is_named(write, bad, found):
+    content = "text,label\nGröße,maß\nübrig wäre,maß\n".encode() + bad + b",x\n"
+    with pytest.raises(WorkbookError, match=rf"t.csv, line 4: byte \d+ is {found}, which breaks UTF-8, as which the rest is read; mend it, or name"):
+        load_table(write("t.csv", content))
+    assert load(write("u.csv", content), encoding="cp1252")[2][1].startswith(bad[:1].decode("cp1252"))
 
 
 def test_an_encoding_that_does_not_fit_is_named(write):
@@ -444,6 +453,31 @@ def test_fewer_folds_need_fewer_rows_until_the_shares_do():
         check_labels(table_of(*labels[:-1]), settings("t.csv", labels__folds=2))
 
 
+def test_a_class_that_lost_rows_says_how_many_and_to_which_rules():
+    counts = pd.Series({"red": 30, "blue": 2, "green": 0, "odd": 5})
+    rules = {"green": ["exact_duplicate"] * 3 + ["min_words"] * 7, "blue": ["exact_duplicate"], "red": ["min_words"], None: ["null_label"] * 4}
+    dropped = pd.DataFrame([(label, rule) for label, lost in rules.items() for rule in lost], columns=["label", "rule"])
+    listed = r"'green' \(0 of 10 left: min_words took 7, exact_duplicate took 3\), 'blue' \(2 of 3 left: exact_duplicate took 1\), 'odd' \(5\)"
+    remedies = "add rows, drop the class, keep more of its rows with other settings of cleaning, or take fewer folds with --set labels.folds=2"
+    with pytest.raises(WorkbookError, match=rf"^t, after cleaning: .*: {listed}; {remedies}$"):
+        check_class_sizes(counts, settings("t"), where="t, after cleaning", dropped=dropped)
+
+
+def test_a_remedy_that_would_not_help_is_not_named():
+    dropped = pd.DataFrame({"label": ["blue", "red"], "rule": ["drop", "min_words"]})
+    with pytest.raises(WorkbookError, match=r"need: 'blue' \(2 of 3 left: drop took 1\); add rows, drop the class, or change decisions$"):
+        check_class_sizes(pd.Series({"red": 30, "blue": 2}), settings("t", labels__folds=3), where="t", dropped=dropped)
+    with pytest.raises(WorkbookError, match=r"the 8 rows .*'blue' \(7\); add rows, or drop the class$"):
+        check_class_sizes(pd.Series({"red": 8, "blue": 7}), settings("t", labels__folds=3), where="t")
+
+
+def test_of_many_small_classes_ten_are_listed_and_the_rest_counted():
+    counts = pd.Series({f"class {i:02}": i % 3 for i in range(13)} | {"red": 30})
+    with pytest.raises(WorkbookError, match=r"need: 'class 00' \(0\), .*'class 01' \(1\), .* and 3 more; add rows") as caught:
+        check_class_sizes(counts, settings("t"), where="t")
+    assert str(caught.value).count("'class ") == 10
+
+
 def test_labels_that_differ_in_case_or_blanks_alone_are_listed():
     labels = [*["Sport", "sport ", "NEWS", "News", "art"] * 9]
     with pytest.raises(
@@ -644,7 +678,7 @@ def test_a_row_without_a_time_is_named(write):
 
 
 def test_a_split_column_that_is_not_there_is_named(write):
-    with pytest.raises(WorkbookError, match="no column 'prt' \\(did you mean 'part'\\?\\).*name it with --set data.split_column=..."):
+    with pytest.raises(WorkbookError, match=r"no column 'prt' \(did you mean 'part'\?\).*name it with --set data.split_column=..."):
         load_table(write("t.csv", SPLIT_ROWS), split_column="prt")
 
 
