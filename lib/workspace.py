@@ -27,7 +27,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 NOTEBOOKS = REPOSITORY / "notebooks"
 VERSIONED = (  # the packages whose versions a result depends on
     *("torch", "transformers", "datasets", "accelerate", "scikit-learn", "numpy", "pandas", "scipy", "pyarrow", "cleanlab", "peft"),
-    *("textdescriptives", "fg-data-profiling", "ftfy", "selectolax", "papermill", "matplotlib"),
+    *("textdescriptives", "fg-data-profiling", "ftfy", "papermill", "matplotlib"),
 )
 PROCESSED, REVIEW, MODELS, REPORTS = "data/processed/{dataset}/{run}", "data/review/{dataset}", "models/{run}", "reports/{run}"
 AUGMENTED = "data/augmented/{dataset}/{run}"

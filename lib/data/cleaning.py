@@ -5,20 +5,20 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from html.parser import HTMLParser
 
 import ftfy
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
-from selectolax.lexbor import LexborHTMLParser
 
 from lib.config import CleaningConfig
 
 URL_TOKEN, EMAIL_TOKEN = "[URL]", "[EMAIL]"  # added to every tokenizer, see training.backbones
-ZWJ = "\u200d"  # joins emoji into one picture: kept between two symbols
+ZWJ, ZWNJ = "\u200d", "\u200c"  # what joins emoji into one picture, and parts of a word in Persian or Hindi
 MIN_WORDS_RULE = "min_words"
 
 _INLINE = "a abbr acronym b bdi bdo big cite code data del dfn em font i img ins kbd label mark q s samp small span strike strong sub sup time tt u var wbr"
@@ -28,22 +28,36 @@ _BLOCK = (
     "noscript object ol optgroup option p param picture pre section select source summary svg table tbody td "
     "textarea tfoot th thead title tr ul video audio"
 )
-_HIDDEN = ["script", "style", "template"]  # their content is no text
-_INLINE_NAMES, _BLOCK_NAMES, _HIDDEN_NAMES = frozenset(_INLINE.split()), frozenset(_BLOCK.split()), frozenset(_HIDDEN)
-_ELEMENTS = _INLINE_NAMES | _BLOCK_NAMES | _HIDDEN_NAMES
+_HIDDEN_NAMES = frozenset({"script", "style", "template"})  # their content is no text
+_INLINE_NAMES = frozenset(_INLINE.split())
+_ELEMENTS = _INLINE_NAMES | _HIDDEN_NAMES | frozenset(_BLOCK.split())
 # A tag, by HTML's grammar with bounded attributes, so that a missing quote cannot swallow the rest of the text.
 _TAG = re.compile(r"""</?([a-zA-Z][a-zA-Z0-9]{0,15})(?:\s+[^\s"'<>=/]{1,100}(?:\s*=\s*(?:"[^"<]{0,2000}"|'[^'<]{0,2000}'|[^\s"'<>=`]{1,2000}))?){0,50}\s*/?>""")
+_MARKUP_START = re.compile(r"<(?:!|/?[a-zA-Z][a-zA-Z0-9]{0,15}[\s/>])")  # of a tag or comment: what has none is not looked at twice
+_JOINERS = re.compile(f"[{ZWJ}{ZWNJ}]+")
+_JOINING_SCRIPTS = re.compile(r"[\u0600-\u0dff\u1000-\u109f\u1780-\u18af]")  # Arabic to Sinhala, Myanmar, Khmer, Mongolian
+_FLAG = re.compile("(\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{3,6}\U000e007f)")  # of England and the like: spelt in format characters
+_SURROGATES = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _COMMENT = re.compile(r"<!--(?:(?!-->|<!--).){0,10000}-->|<!(?:doctype|DOCTYPE)\b[^<>]{0,1000}>", re.DOTALL)
 _ENTITY = re.compile(r"&(?:[a-zA-Z]\w{1,31}|#\d{1,7}|#[xX][0-9a-fA-F]{1,6});")
 _NESTED_AMP = re.compile(r"&(?:amp;)+")
-_SPACE = re.compile(r"\s+")
-_EMAIL = re.compile(r"(?<![\w.+%-])[\w.+%-]{1,64}@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w@-])")
+# Bytes are translated several times as fast as characters.
+_ASCII_CONTROLS = bytes(c for c in range(128) if unicodedata.category(chr(c)) == "Cc" and not chr(c).isspace())
+_TO_BLANK = bytes(0x20 if c < 128 and chr(c).isspace() else c for c in range(256))
+_BLANKS = re.compile("   *")  # not "  +": a pattern that begins with two letters is looked for as a whole
+# An address is looked for from its @, which is rare, backwards: a name could begin at every letter.
+_AT_DOMAIN = re.compile(r"@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w@-])")
+_NAME_BACKWARDS = re.compile(r"[\w.+%-]{1,64}(?![\w.+%-])")
 _TOP_LEVEL = "com|org|net|edu|gov|io|dev|info|co|uk|de|fr|eu|ch|nl|it|es|ca|au|jp|ru"
 _URL = re.compile(
     r"(?:\b(?:https?|ftp)://|\bwww\.(?=\w))[^\s<>\"“”«»`{}|\\^]+"
     rf"|(?<![\w@./-])(?:[a-z0-9][a-z0-9-]{{0,62}}\.){{1,6}}(?:{_TOP_LEVEL})/[^\s<>\"“”«»`{{}}|\\^]*",
     re.IGNORECASE,
 )
+_NO_URL = re.compile(r"[\s<>\"“”«»`{}|\\^]")  # what no URL has in it
+_HOST_PATH = r"/(?:(?<=\.[a-z]{2}/)|(?<=\.[a-z]{3}/)|(?<=\.[a-z]{4}/))"
+_URL_SIGN = re.compile(rf"://|www\.|{_HOST_PATH}", re.IGNORECASE)  # every URL has one
+_HOST_PATH_ALONE = re.compile(_HOST_PATH, re.IGNORECASE)
 _CLOSING = ".,;:!?…'’*_"
 _BRACKETS = {")": "(", "]": "[", "}": "{", ">": "<"}
 
@@ -53,7 +67,7 @@ class DataCleaner:
 
     @staticmethod
     def repair_encoding(text: object) -> str:
-        """Undo mojibake (UTF-8 read as Latin-1 and the like) and nothing else.
+        """Undo mojibake (UTF-8 read as Latin-1 and the like) and characters split into two surrogates, and nothing else.
 
         Examples
         --------
@@ -62,7 +76,10 @@ class DataCleaner:
         """
         if not isinstance(text, str):
             return ""
-        return text if text.isascii() else "".join(map(ftfy.fix_encoding, text.splitlines(keepends=True)))
+        if text.isascii():
+            return text
+        text = _SURROGATES.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), text)
+        return "".join(line if line.isascii() else ftfy.fix_encoding(line) for line in text.splitlines(keepends=True))
 
     @staticmethod
     def normalize_unicode(text: object) -> str:
@@ -79,18 +96,28 @@ class DataCleaner:
 
     @staticmethod
     def remove_invisible(text: object) -> str:
-        """Remove control and format characters but white space, and joiners but those inside emoji."""
+        """Remove control and format characters but white space, the joiners inside emoji and words, and the tags of a flag.
+
+        Joiners inside words are spelling in scripts such as Arabic and Devanagari: between two letters, or after a virama.
+        """
         if not isinstance(text, str):
             return ""
-        if text.isprintable():
+        if text.isascii() and len(text.encode().translate(None, _ASCII_CONTROLS)) == len(text):
             return text
-        return "".join(c for i, c in enumerate(text) if c.isspace() or unicodedata.category(c) not in ("Cc", "Cf", "Cs") or _joins_emoji(text, i))
+        unseen = {c for c in set(text) if unicodedata.category(c) in ("Cc", "Cf", "Cs") and not c.isspace()}
+        if not unseen:
+            return text
+        gone = dict.fromkeys(map(ord, unseen - {ZWJ, ZWNJ}))
+        parts = _FLAG.split(text)
+        parts[::2] = [_JOINERS.sub(_kept_joiner, part).translate(gone) for part in parts[::2]]
+        return "".join(parts)
 
     @staticmethod
     def remove_html_tags(text: object) -> str:
-        """Remove tags of HTML elements, comments, and the content of `script` and `style`; entities stay.
+        """Remove tags of HTML elements, comments, and the content of `script`, `style` and `template`; entities stay.
 
         Only what is a tag by HTML's grammar and names an element goes: `a < b and c > d` and `vector<int>` survive.
+        A `script` that is never closed loses its tag alone: to a browser all that follows is hidden, here it would be lost silently.
 
         Examples
         --------
@@ -99,18 +126,17 @@ class DataCleaner:
         """
         if not isinstance(text, str):
             return ""
-        if "<" not in text or not (_names_elements(text) or _COMMENT.search(text)):
+        if "<" not in text or not _MARKUP_START.search(text):
             return text
-        guarded = _COMMENT.sub(" ", text).replace("&", "&amp;")
-        pieces, end = [], 0
-        for tag in _TAG.finditer(guarded):
-            pieces += [guarded[end : tag.start()].replace("<", "&lt;"), _kept_tag(tag)]
-            end = tag.end()
-        body = LexborHTMLParser("<!doctype html><body>" + "".join(pieces) + guarded[end:].replace("<", "&lt;")).body
-        if body is None:
+        text = _COMMENT.sub(" ", text)
+        tags = [tag for tag in _TAG.finditer(text) if tag[1].lower() in _ELEMENTS]
+        if not tags:
             return text
-        body.strip_tags(_HIDDEN, recursive=True)
-        return str(body.text(separator=""))
+        parser = _TextParser()
+        for piece in _for_parser(tags, text):
+            parser.feed(piece)
+        parser.close()
+        return "".join(parser.pieces)
 
     @staticmethod
     def decode_entities(text: object) -> str:
@@ -142,9 +168,9 @@ class DataCleaner:
         if not isinstance(text, str):
             return ""
         url, email = (URL_TOKEN, EMAIL_TOKEN) if replace else ("", "")
-        if "/" in text or "www." in text.lower():
-            text = _URL.sub(lambda match: _replaced_url(match, url), text)
-        return _EMAIL.sub(email, text) if "@" in text else text
+        if ("/" in text and ("://" in text or _HOST_PATH_ALONE.search(text))) or "www." in text.lower():
+            text = _without_urls(text, url)
+        return _without_emails(text, email) if "@" in text else text
 
     @staticmethod
     def remove_extra_whitespace(text: object) -> str:
@@ -155,7 +181,10 @@ class DataCleaner:
         >>> DataCleaner.remove_extra_whitespace("hello    world\n\ntab\there")
         'hello world tab here'
         """
-        return _SPACE.sub(" ", text).strip() if isinstance(text, str) else ""
+        text = text if isinstance(text, str) else ""
+        if text.isascii():  # the same as below, without a string for each word
+            return _BLANKS.sub(" ", text.encode().translate(_TO_BLANK).decode()).strip(" ")
+        return " ".join(text.split())
 
     @staticmethod
     def clean_text(text: object, settings: CleaningConfig | None = None) -> str:
@@ -166,7 +195,8 @@ class DataCleaner:
         >>> DataCleaner.clean_text("<div>Check out http://example.com! \n Contact: admin@site.com \n Price: ①⓪⓪ USD&nbsp;&nbsp;</div>")
         'Check out [URL]! Contact: [EMAIL] Price: 100 USD'
         """
-        return _clean_one(text, settings or CleaningConfig())[0]
+        settings = settings or CleaningConfig()
+        return _clean_one(text, settings, active_rules(settings))[0]
 
 
 @dataclass(frozen=True)
@@ -189,22 +219,16 @@ class CleaningResult:
 
 def active_rules(settings: CleaningConfig) -> dict[str, Callable[[str], str]]:
     """Return the rules that are switched on, in order of application."""
-    rules: dict[str, Callable[[str], str]] = {}
-    if settings.encoding_repair:
-        rules["encoding_repair"] = DataCleaner.repair_encoding
-    if settings.unicode_nfkc:
-        rules["unicode_nfkc"] = DataCleaner.normalize_unicode
-    if settings.invisible:
-        rules["invisible"] = DataCleaner.remove_invisible
-    if settings.html_tags:
-        rules["html_tags"] = DataCleaner.remove_html_tags
-    if settings.html_entities != "keep":
-        rules["html_entities"] = DataCleaner.decode_entities if settings.html_entities == "decode" else DataCleaner.drop_entities
-    if settings.urls_emails != "keep":
-        rules["urls_emails"] = partial(DataCleaner.handle_urls_emails, replace=settings.urls_emails == "replace")
-    if settings.whitespace:
-        rules["whitespace"] = DataCleaner.remove_extra_whitespace
-    return rules
+    rules: dict[str, Callable[[str], str]] = {
+        "encoding_repair": DataCleaner.repair_encoding,
+        "unicode_nfkc": DataCleaner.normalize_unicode,
+        "invisible": DataCleaner.remove_invisible,
+        "html_tags": DataCleaner.remove_html_tags,
+        "html_entities": DataCleaner.drop_entities if settings.html_entities == "drop" else DataCleaner.decode_entities,
+        "urls_emails": partial(DataCleaner.handle_urls_emails, replace=settings.urls_emails == "replace"),
+        "whitespace": DataCleaner.remove_extra_whitespace,
+    }
+    return {rule: apply for rule, apply in rules.items() if getattr(settings, rule) not in (False, "keep")}
 
 
 def clean_texts(texts: Sequence[str | None], *, settings: CleaningConfig | None = None, workers: int = 1) -> CleaningResult:
@@ -217,21 +241,13 @@ def clean_texts(texts: Sequence[str | None], *, settings: CleaningConfig | None 
     workers : processes; the result does not depend on it
     """
     settings = settings or CleaningConfig()
-    batches = [list(texts[start : start + 500]) for start in range(0, len(texts), 500)]
-    results = Parallel(n_jobs=workers)(delayed(_clean_batch)(batch, settings) for batch in batches)
-    cleaned = [item for batch in results for item in batch]
-    rules = [*active_rules(settings), MIN_WORDS_RULE]
-    touched, removed = dict.fromkeys(rules, 0), dict.fromkeys(rules, 0)
-    changes = []
-    for row, (_, steps) in enumerate(cleaned):
-        for rule in {step[0] for step in steps}:
-            touched[rule] += 1
-        for rule, n_chars, before, after in steps:
-            removed[rule] += n_chars
-            if before is not None:
-                changes.append((row, rule, before, after))
-    receipts = pd.DataFrame({"n_texts": touched, "chars_removed": removed}).rename_axis("rule")
-    return CleaningResult([text for text, _ in cleaned], receipts, pd.DataFrame(changes, columns=["row", "rule", "before", "after"]))
+    starts = range(0, len(texts), _BATCH)
+    batches = Parallel(n_jobs=workers)(delayed(_clean_batch)(list(texts[start : start + _BATCH]), settings) for start in starts)
+    cleaned = [text for batch, _, _ in batches for text in batch]
+    changes = [(start + row, *change) for start, (_, _, found) in zip(starts, batches) for row, *change in found]
+    rules = pd.Index([*active_rules(settings), MIN_WORDS_RULE], name="rule")
+    receipts = pd.DataFrame(sum(counts for _, counts, _ in batches), columns=["n_texts", "chars_removed"], index=rules)
+    return CleaningResult(cleaned, receipts, pd.DataFrame(changes, columns=["row", "rule", "before", "after"]))
 
 
 def without_each_rule(texts: Sequence[str | None], *, settings: CleaningConfig | None = None) -> dict[str, list[str]]:
@@ -249,25 +265,44 @@ def sample_changes(changes: pd.DataFrame, *, per_rule: int = 2, seed: int = 42) 
 
 
 _Step = tuple[str, int, str | None, str | None]
+_Change = tuple[int, str, str, str | None]
+_BATCH = 500  # texts that a process is sent at once
 
 
-def _clean_batch(texts: list[str | None], settings: CleaningConfig) -> list[tuple[str, list[_Step]]]:
-    return [_clean_one(text, settings) for text in texts]
+def _clean_batch(texts: list[str | None], settings: CleaningConfig) -> tuple[list[str], np.ndarray, list[_Change]]:
+    rules = active_rules(settings)
+    counts = {rule: [0, 0] for rule in [*rules, MIN_WORDS_RULE]}
+    cleaned: list[str] = []
+    changes: list[_Change] = []
+    for row, text in enumerate(texts):
+        kept, steps = _clean_one(text, settings, rules)
+        cleaned.append(kept)
+        for rule in {step[0] for step in steps}:
+            counts[rule][0] += 1
+        for rule, n_chars, before, after in steps:
+            counts[rule][1] += n_chars
+            if before is not None:
+                changes.append((row, rule, before, after))
+    return cleaned, np.array(list(counts.values())), changes
 
 
-def _clean_one(text: object, settings: CleaningConfig) -> tuple[str, list[_Step]]:
+def _clean_one(text: object, settings: CleaningConfig, rules: dict[str, Callable[[str], str]]) -> tuple[str, list[_Step]]:
     if not isinstance(text, str):
         return "", []
-    rules, steps = active_rules(settings), []
+    steps: list[_Step] = []
+    settled: set[str] = set()  # rules that find nothing new in what a round has made, until another rule has
     for _ in range(4):  # decoding an entity can uncover a tag, and a removed tag join a URL: until nothing changes
         start = text
         for rule, apply in rules.items():
+            if rule in settled and text is start:
+                continue
             before, text = text, apply(text)
-            if text != before:
+            if text is not before and text != before:
                 steps.append(_step(rule, before, text))
         if text == start or not (settings.html_tags and settings.html_entities == "decode"):
             break
-    if len(text.split()) < settings.min_words:
+        settled = {"whitespace", "invisible"} if text.isascii() else {"whitespace"}  # no entity decodes to an ASCII control character
+    if len(text.split(None, settings.min_words - 1)) < settings.min_words:
         return "", [*steps, (MIN_WORDS_RULE, len(text), text, "")] if text else steps
     return text, steps
 
@@ -276,33 +311,86 @@ def _step(rule: str, before: str, after: str) -> _Step:
     n_chars = len(before) - len(after)
     if rule == "whitespace":
         return rule, n_chars, None, None
-    same = next((i for i, (a, b) in enumerate(zip(before, after)) if a != b), min(len(before), len(after)))
+    end = min(len(before), len(after))
+    part = next((i for i in range(0, end, 256) if before[i : i + 256] != after[i : i + 256]), end)  # before it all is the same
+    same = next((i for i in range(part, end) if before[i] != after[i]), end)
     start = max(0, same - 30)
     return rule, n_chars, _visible(before[start : same + 60]), _visible(after[start : same + 60])
 
 
 def _visible(text: str) -> str:
     """Show characters that nobody can see as their escapes."""
+    if text.isascii() and "\\" not in text:
+        return text.encode("unicode_escape").decode()
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _joins_emoji(text: str, i: int) -> bool:
-    return text[i] == ZWJ and 0 < i < len(text) - 1 and all(unicodedata.category(c) in ("So", "Sk", "Mn") for c in (text[i - 1], text[i + 1]))
+def _kept_joiner(joiners: re.Match[str]) -> str:
+    text, (start, end) = joiners.string, joiners.span()
+    before, after = text[max(0, start - 1) : start] or " ", text[end : end + 1] or " "
+    if all(unicodedata.category(c) in ("So", "Sk", "Mn") or c == "\u2194" for c in (before, after)):  # the arrow is in a shaken head
+        return ZWJ if ZWJ in joiners[0] else ""
+    in_word, in_word_after = (_JOINING_SCRIPTS.match(c) and unicodedata.category(c)[0] in "LM" for c in (before, after))
+    return joiners[0][0] if in_word and (in_word_after or unicodedata.combining(before) == 9) else ""  # 9: a virama
 
 
-def _names_elements(text: str) -> bool:
-    return any(tag[1].lower() in _ELEMENTS for tag in _TAG.finditer(text))
+class _TextParser(HTMLParser):
+    """Collects the text between tags."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.pieces: list[str] = []
+
+    def handle_data(self, data: str) -> None:
+        self.pieces.append(data)
 
 
-def _kept_tag(tag: re.Match[str]) -> str:
-    """Leave an inline or hidden element's tag to the parser, make a block's white space, escape what is no element's.
+def _for_parser(tags: list[re.Match[str]], text: str) -> Iterator[str]:
+    """Yield what the parser is to read: tags of inline elements as they are, line breaks for those of blocks, all else escaped.
 
-    Blocks do not go to the parser because it takes quadratic time over deeply nested ones.
+    Hidden elements are left out here: one that is never closed hides nothing, where a parser would swallow all that follows.
     """
-    name = tag[1].lower()
-    if name in _HIDDEN_NAMES or name in _INLINE_NAMES:
-        return tag[0]
-    return "\n" if name in _BLOCK_NAMES else tag[0].replace("<", "&lt;")
+    last_closing = {tag[1].lower(): i for i, tag in enumerate(tags) if tag[0][1] == "/"}
+    end, hidden = 0, None
+    for i, tag in enumerate(tags):
+        name, closes = tag[1].lower(), tag[0][1] == "/"
+        if hidden is None:
+            yield _escaped(text[end : tag.start()])
+            opens = name in _HIDDEN_NAMES and not closes
+            hidden = name if opens and last_closing.get(name, -1) > i else None
+            yield tag[0] if name in _INLINE_NAMES else "" if hidden or (closes and name in _HIDDEN_NAMES) else "\n"
+        elif closes and name == hidden:
+            hidden = None
+        end = tag.end()
+    yield _escaped(text[end:])
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def _without_urls(text: str, token: str) -> str:
+    """Replace URLs; only the runs between blanks and quotes that hold a URL's sign are searched, which are few."""
+    pieces, end = [], 0
+    for sign in _URL_SIGN.finditer(text):
+        if sign.start() >= end:
+            start = sign.start() - len(_NO_URL.split(text[end : sign.start()])[-1])
+            blank = _NO_URL.search(text, start)
+            stop = blank.start() if blank else len(text)
+            pieces += [text[end:start], _URL.sub(lambda match: _replaced_url(match, token), text[start:stop])]
+            end = stop
+    return "".join([*pieces, text[end:]])
+
+
+def _without_emails(text: str, token: str) -> str:
+    pieces, end = [], 0
+    for at in _AT_DOMAIN.finditer(text):
+        sign, stop = at.span()
+        name = _NAME_BACKWARDS.match(text[max(0, sign - 65) : sign][::-1])
+        if name and sign - name.end() >= end:
+            pieces += [text[end : sign - name.end()], token]
+            end = stop
+    return "".join([*pieces, text[end:]]) if pieces else text
 
 
 def _replaced_url(match: re.Match[str], token: str) -> str:

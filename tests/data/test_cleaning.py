@@ -1,3 +1,5 @@
+import time
+
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -23,6 +25,58 @@ PIECES += (
     "< > </ <b </b> <b> <br> <p> </p> <div> <script> </script> <style> <!-- --> <!doctype & ; &amp; amp; lt; &lt; &gt; &#60; &#x3c; &nbsp; &copy &eacute; "
     "http:// www. http://a.b/c(d) .com m@x.org @ / . , ( ) [ ] [URL] [EMAIL] \" ' = ① ﬁ ｶﾞ ＜ ＆ ； Ã © Ã© â€™ é \u0301 \u200d 😀 👩\u200d👧 \u200b \ufeff \xad"
 ).split()
+PIECES += [
+    "\u200e",
+    "\u202e",
+    "\u2066",
+    "\u2069",
+    "\u061c",
+    "\ud83d",
+    "\ude00",
+    "\u200c",
+    "می\u200cخو",
+    "क्\u200d",
+    "\ufe0f",
+    "🏽",
+    "🇩🇪",
+    "1\ufe0f\u20e3",
+    "\x1c",
+    "\x0b",
+    "\u3000",
+    "\U000e0067",
+    "\U000e007f",
+]
+PIECES += [
+    "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
+    "&zwj;",
+    "&rlm;",
+    "&#0;",
+    "&#xd800;",
+    "&lt;script&gt;",
+    "&commat;",
+    "&sol;",
+    "&colon;",
+    "&period;",
+]
+PIECES += [
+    "<template>",
+    "</style>",
+    "</template>",
+    '<a href="',
+    "<b x='1'>",
+    "<b ",
+    "<textarea>",
+    "<title>",
+    "<plaintext>",
+    "<![CDATA[",
+    "]]>",
+    "<svg>",
+    "<a ",
+    "/>",
+    "\u20ac",
+    "a@",
+    "a.org/",
+]
 messy = st.lists(st.sampled_from(PIECES), max_size=14).map("".join) | st.text(max_size=60) | st.text(st.characters(), max_size=20)
 
 
@@ -127,16 +181,65 @@ def test_unicode_has_one_spelling(text, normal):
         ("join\u200ded letters", "joined letters"),
         ("\u200d", ""),
         ("😀\u200d", "😀"),
+        ("\u200efrom\u200f \u202aleft\u202c \u2066to\u2069 \u061cright", "from left to right"),
+        ("low\ude00 \ud83d\ude00 high\ud83d", "low  high"),
+        ("\ud83d\u200b\ude00", ""),
+        ("\ufe0e\u200d", "\ufe0e"),
+        ("\u200d😀 \u200c👧", "😀 👧"),
+        ("a\u200db \u200cc", "ab c"),
+        ("\U000e0067tag \U000e007f", "tag "),
     ],
 )
 def test_what_nobody_sees_goes_and_white_space_stays(text, visible):
     assert DataCleaner.remove_invisible(text) == visible
 
 
-@pytest.mark.parametrize("emoji", ["👨\u200d👩\u200d👧\u200d👦", "🏳\ufe0f\u200d🌈", "👩🏽\u200d🚀", "❤\ufe0f\u200d🔥"])
+ENGLAND = "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f"
+
+
+@pytest.mark.parametrize(
+    "emoji",
+    ["👨\u200d👩\u200d👧\u200d👦", "🏳\ufe0f\u200d🌈", "👩🏽\u200d🚀", "❤\ufe0f\u200d🔥", "🙂\u200d\u2194\ufe0f", "1\ufe0f\u20e3", "🇩🇪", "👍🏿", ENGLAND],
+)
 def test_emoji_joined_by_zwj_stay_one_picture(emoji):
     assert DataCleaner.remove_invisible(f"a {emoji} here") == f"a {emoji} here"
     assert clean(f"a {emoji} here") == f"a {emoji} here"
+
+
+def test_two_joiners_between_emoji_are_one():
+    assert DataCleaner.remove_invisible("👩\u200d\u200d🚀 👩\u200c\u200d🚀 👩\u200c🚀") == "👩\u200d🚀 👩\u200d🚀 👩🚀"
+
+
+@pytest.mark.parametrize("word", ["می\u200cخواهم", "नमस्\u200dते", "क्\u200cष", "ശ്രീ", "അവന്\u200d", "ක්\u200dෂ"])
+def test_joiners_that_spell_a_word_stay(word):
+    assert DataCleaner.remove_invisible(f"a {word} here") == f"a {word} here"
+    assert clean(f"a {word} here") == f"a {word} here"
+
+
+@pytest.mark.parametrize(
+    ("loose", "left"),
+    [
+        ("می\u200c", "می"),
+        ("\u200cمی", "می"),
+        ("می\u200c\u200c\u200dخو", "می\u200cخو"),
+        ("می\u200ca", "میa"),
+        ("۱\u200c۲", "۱۲"),
+        ("می\u200c\u200bخو", "میخو"),
+        ("न\u200d", "न"),
+    ],
+)
+def test_joiners_at_the_edge_of_a_word_go(loose, left):
+    assert DataCleaner.remove_invisible(loose) == left
+
+
+def test_a_joiner_that_an_address_leaves_alone_goes():
+    assert clean("س\u200cسb@x.org a b") == "س[EMAIL] a b"
+
+
+def test_a_character_split_into_surrogates_is_put_together():
+    assert DataCleaner.repair_encoding("so \ud83d\ude00 \ude00\ud83d") == "so 😀 \ude00\ud83d"
+    assert clean("\ud83d\ude00 \ude00\ud83d x") == "😀 x"
+    assert clean("\ud83d\ude00 x", encoding_repair=False) == "x"
 
 
 @pytest.mark.parametrize(
@@ -175,6 +278,7 @@ def test_code_and_comparisons_survive_the_whole_cleaning(text):
         ("<ul><li>a</li><li>b</li></ul>", "a b"),
         ("<td>1</td><td>2</td>", "1 2"),
         ("a<!-- note <b> -->b", "a b"),
+        ("a<!-- note -->b", "a b"),
         ("<!DOCTYPE html><p>a</p>", "a"),
         ("lone </p> end", "lone end"),
     ],
@@ -195,6 +299,37 @@ def test_tags_go_and_blocks_leave_a_blank(marked, plain):
 )
 def test_the_content_of_scripts_styles_and_templates_goes(hidden):
     assert clean(f"before {hidden} after") == "before after"
+
+
+@pytest.mark.parametrize(
+    ("marked", "plain"),
+    [
+        ("<div><b>text that <i>goes on", "text that goes on"),
+        ("a <script>var x and all the rest", "a var x and all the rest"),
+        ("the``<style>``element and more", "the`` ``element and more"),
+        ("<script>hidden</script> seen <script>unclosed", "seen unclosed"),
+        ("<script>hidden <style> too</script> seen", "seen"),
+        ("<template><script>hidden</template> seen</script> seen", "seen seen"),
+        ("<script>seen <b>word</b> </script", "seen word </script"),
+        ("<textarea>seen <title>seen", "seen seen"),
+        ("<plaintext>seen <xmp>seen", "<plaintext>seen <xmp>seen"),
+        ("<!-- never closed <b>seen</b>", "<!-- never closed seen"),
+        ("a </script> b", "a b"),
+        ("line\rone <b>two</b>", "line one two"),
+    ],
+)
+def test_what_is_never_closed_hides_nothing(marked, plain):
+    assert clean(marked) == plain
+
+
+def test_taking_tags_out_changes_no_other_character():
+    text = "a\r\nb \x00 \ud800 &amp; &lt;i&gt; < >"
+    assert DataCleaner.remove_html_tags(f"<b>{text}</b>") == text
+
+
+def test_no_entity_decodes_to_a_control_character_of_ascii():
+    decoded = "".join(DataCleaner.decode_entities(f"&#{c};&#{c:#x};".replace("0x", "x")) for c in range(128))
+    assert DataCleaner.remove_invisible(decoded) == decoded
 
 
 def test_tag_removal_keeps_entities_for_the_next_rule():
@@ -236,6 +371,7 @@ def test_keep_mode_leaves_entities_and_addresses():
     [
         ("See https://a.org/b?c=1&d=2#e.", "See [URL]."),
         ("(http://a.org)", "([URL])"),
+        ("to WWW.a.org or wWw.a.org", "to [URL] or [URL]"),
         ("http://a.org/x_(y), http://a.org/z", "[URL], [URL]"),
         ("(see http://a.org/x_(y))", "(see [URL])"),
         ("www.a.org! FTP://a.org? HTTP://A.ORG", "[URL]! [URL]? [URL]"),
@@ -257,6 +393,8 @@ def test_urls_become_a_token_without_their_closing_punctuation(text, replaced):
         ("<jo@x.org>, me@x.org", "<[EMAIL]>, [EMAIL]"),
         ("@handle, a@b, x @ y.org, @pytest.mark", "@handle, a@b, x @ y.org, @pytest.mark"),
         ("jö@größe.de", "[EMAIL]"),
+        ("a@b.org.c@d.org", "[EMAIL].c@d.org"),
+        ("a" * 64 + "@x.org " + "a" * 65 + "@x.org", "[EMAIL] " + "a" * 65 + "@x.org"),
     ],
 )
 def test_email_addresses_become_a_token_and_handles_stay(text, replaced):
@@ -284,6 +422,54 @@ def test_a_switch_leaves_what_its_rule_would_change():
     assert clean(text, html_entities="keep") == full.replace("&", "&amp;")
     assert clean(text, urls_emails="keep") == full.replace("[URL]", "http://a.org")
     assert clean(text, whitespace=False) == full.replace(" end", "  end")
+
+
+MEGABYTE = 1_000_000
+LONG = [
+    "a",
+    "é",
+    "Ã©",
+    "<",
+    "&",
+    "@",
+    "http://",
+    "<b>",
+    '<a href="',
+    "\"'",
+    "<script>",
+    "<script></script>",
+    "<!--",
+    "&amp;lt;b&amp;gt;",
+    "a.com/",
+    "می\u200c",
+    "a@b.",
+]
+LONG += ["<a b c ", "http://a.b,", "http://a.b ", "a@b.org ", "\ud83d\ude00", "\u202e", "www.", "<b></i>", "<a><b>"]
+
+
+@pytest.mark.parametrize("piece", LONG, ids=ascii)
+def test_a_megabyte_of_anything_takes_seconds_at_most(piece):
+    text = piece * (MEGABYTE // len(piece))
+    started = time.process_time()
+    cleaned = clean(text)
+    assert time.process_time() - started < 10  # each takes a tenth of it on a slow core; a quadratic rule takes minutes
+    assert len(cleaned) <= len(text)
+
+
+def test_tags_nested_very_deep_go():
+    assert clean("<b>" * 100_000 + "x" + "</b>" * 100_000) == "x"
+    assert clean("<div>" * 100_000 + "x" + "</div>" * 100_000) == "x"
+    assert clean("<template>" * 50_000 + "x" + "</b>y" * 10) == "x" + "y" * 10
+
+
+def test_a_single_long_token_stays():
+    assert clean("x" * MEGABYTE) == "x" * MEGABYTE
+    assert clean("a b " + "é" * MEGABYTE) == "a b " + "é" * MEGABYTE
+
+
+@pytest.mark.parametrize("space", list("\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f\x85\xa0\u2028\u3000"), ids=ascii)
+def test_every_white_space_becomes_one_blank(space):
+    assert DataCleaner.remove_extra_whitespace(f"{space}a{space}{space}b {space} c{space}") == "a b c"
 
 
 TEXTS = [
@@ -354,6 +540,18 @@ def test_changes_of_a_long_text_show_the_words_around_the_first():
     assert change.after == "x" * 29 + " 1 " + "y" * 58
 
 
+@pytest.mark.parametrize("same", [0, 1, 29, 30, 31, 255, 256, 257, 700])
+def test_changes_begin_thirty_characters_before_the_first_difference(same):
+    (change,) = clean_texts(["x" * same + "①" + "y" * 600], settings=ANY_LENGTH).changes.itertuples(index=False)
+    assert change.before == "x" * min(same, 30) + "①" + "y" * 59
+    assert change.after == "x" * min(same, 30) + "1" + "y" * 59
+
+
+def test_changes_show_backslashes_as_they_are_and_the_unseen_as_escapes():
+    found = clean_texts(["a\\n\x07\tb <b>c</b>", "é\u200b <b>c</b>"], settings=ANY_LENGTH).changes
+    assert found["before"].tolist() == ["a\\n\\x07\\tb <b>c</b>", "a\\n\\tb <b>c</b>", "é\\u200b <b>c</b>", "é <b>c</b>"]
+
+
 def test_characters_removed_add_up_to_the_difference_in_length():
     result = clean_texts(TEXTS)
     assert result.receipts["chars_removed"].sum() == sum(len(text or "") for text in TEXTS) - sum(map(len, result.texts))
@@ -365,6 +563,10 @@ def test_nothing_to_clean_has_empty_receipts():
         assert result.texts == texts
         assert result.receipts.to_numpy().sum() == 0
         assert result.changes.empty
+
+
+def test_changes_count_rows_across_batches():
+    assert clean_texts(["fine as it is"] * 1_200 + ["① a b"]).changes["row"].tolist() == [1_200]
 
 
 def test_two_workers_give_what_one_gives():
