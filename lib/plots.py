@@ -173,7 +173,7 @@ def outlook(table: pd.DataFrame, *, k: int, rate: float, n_seeds: int, ax: Axes 
     ax = ax or _axes(height=3.0)
     ax.errorbar(table.index, table["errors"], yerr=[table["errors"] - table["low"], table["high"] - table["errors"]], fmt="o-", color=COLOURS[0], capsize=3)
     for rows, row in table.iterrows():
-        ax.annotate(f"{row['recall']:.0%} found", (rows, row["errors"]), xytext=(6, -12), textcoords="offset points", fontsize=8, color="0.3")
+        ax.annotate(f"{row['recall']:.0%} found", (rows, row["errors"]), xytext=(0, 14), textcoords="offset points", ha="center", fontsize=8, color="0.3")
     ax.axvline(max(k, 1), color=COLOURS[1], linestyle="--", label=f"the queue: {k:,} rows")
     ax.legend(frameon=False, loc="upper left")
     title = f"What does looking find? (read off {rate:.0%} of planted errors; {n_seeds} seeds, bars: 95 % intervals over them)"

@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 import ftfy
 import numpy as np
 import pandas as pd
+from ftfy.badness import is_bad
 from joblib import Parallel, delayed
 
 from lib.config import CleaningConfig
@@ -37,6 +38,7 @@ _MARKUP_START = re.compile(r"<(?:!|/?[a-zA-Z][a-zA-Z0-9]{0,15}[\s/>])")  # of a 
 _JOINERS = re.compile(f"[{ZWJ}{ZWNJ}]+")
 _JOINING_SCRIPTS = re.compile(r"[\u0600-\u0dff\u1000-\u109f\u1780-\u18af]")  # Arabic to Sinhala, Myanmar, Khmer, Mongolian
 _FLAG = re.compile("(\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{3,6}\U000e007f)")  # of England and the like: spelt in format characters
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7f](?:[\x00-\x7f]{0,8}[^\x00-\x7f])*")
 _SURROGATES = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _COMMENT = re.compile(r"<!--(?:(?!-->|<!--).){0,10000}-->|<!(?:doctype|DOCTYPE)\b[^<>]{0,1000}>", re.DOTALL)
 _ENTITY = re.compile(r"&(?:[a-zA-Z]\w{1,31}|#\d{1,7}|#[xX][0-9a-fA-F]{1,6});")
@@ -79,7 +81,7 @@ class DataCleaner:
         if text.isascii():
             return text
         text = _SURROGATES.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), text)
-        return "".join(line if line.isascii() else ftfy.fix_encoding(line) for line in text.splitlines(keepends=True))
+        return "".join(ftfy.fix_encoding(line) if _may_be_mojibake(line) else line for line in text.splitlines(keepends=True))
 
     @staticmethod
     def normalize_unicode(text: object) -> str:
@@ -301,7 +303,8 @@ def _clean_one(text: object, settings: CleaningConfig, rules: dict[str, Callable
                 steps.append(_step(rule, before, text))
         if text == start or not (settings.html_tags and settings.html_entities == "decode"):
             break
-        settled = {"whitespace", "invisible"} if text.isascii() else {"whitespace"}  # no entity decodes to an ASCII control character
+        settled = {"whitespace"} | ({"urls_emails"} if settings.urls_emails == "replace" else set())  # a removed address can join what stood around it
+        settled |= {"invisible"} if text.isascii() else set()  # no entity decodes to an ASCII control character
     if len(text.split(None, settings.min_words - 1)) < settings.min_words:
         return "", [*steps, (MIN_WORDS_RULE, len(text), text, "")] if text else steps
     return text, steps
@@ -332,6 +335,11 @@ def _kept_joiner(joiners: re.Match[str]) -> str:
         return ZWJ if ZWJ in joiners[0] else ""
     in_word, in_word_after = (_JOINING_SCRIPTS.match(c) and unicodedata.category(c)[0] in "LM" for c in (before, after))
     return joiners[0][0] if in_word and (in_word_after or unicodedata.combining(before) == 9) else ""  # 9: a virama
+
+
+def _may_be_mojibake(line: str) -> bool:
+    """Return whether ftfy would look closer; it judges by a few neighbouring characters, one of them beyond ASCII, but takes long over the rest."""
+    return not line.isascii() and any(is_bad(line[max(0, spot.start() - 8) : spot.end() + 8]) for spot in _BEYOND_ASCII.finditer(line))
 
 
 class _TextParser(HTMLParser):
@@ -386,8 +394,8 @@ def _without_emails(text: str, token: str) -> str:
     pieces, end = [], 0
     for at in _AT_DOMAIN.finditer(text):
         sign, stop = at.span()
-        name = _NAME_BACKWARDS.match(text[max(0, sign - 65) : sign][::-1])
-        if name and sign - name.end() >= end:
+        name = _NAME_BACKWARDS.match(text[max(end, sign - 65) : sign][::-1])
+        if name:
             pieces += [text[end : sign - name.end()], token]
             end = stop
     return "".join([*pieces, text[end:]]) if pieces else text

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -316,13 +317,20 @@ def _read_path(name: str, config: Config, ws: Workspace) -> Path:
 
 @contextmanager
 def _live_output(bar: tqdm) -> Iterator[None]:
-    """Show the last line that the running cell wrote to standard error (a training bar, say) behind the bar of notebooks."""
+    """Show the last line that the running cell wrote to standard error (a training bar, say) behind the bar of notebooks.
+
+    Where the output is a file, a line every 15 seconds is enough.
+    """
+    pause = 0 if sys.stderr.isatty() else 15
 
     class LastLine(logging.Handler):
+        shown = 0.0
+
         def emit(self, record: logging.LogRecord) -> None:
             lines = [line for line in record.getMessage().replace("\r", "\n").splitlines() if line.strip()]
-            if lines:
+            if lines and time.monotonic() - self.shown >= pause:
                 bar.set_postfix_str(lines[-1].strip()[:70])
+                self.shown = time.monotonic()
 
     logger, handler = logging.getLogger("papermill"), LastLine(logging.WARNING)  # papermill logs standard error as warnings
     propagate, logger.propagate = logger.propagate, False

@@ -1,5 +1,6 @@
 import time
 
+import ftfy
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -155,9 +156,40 @@ def test_a_rule_that_is_off_does_nothing(text):
     assert DataCleaner.clean_text(text, CleaningConfig(**OFF)) == (text if text.split() else "")
 
 
+ADDRESSES = "x@y.com www. http:// . - @ / com a b.cc [ ] ( ) + % _ : WWW. x.org/ \u00e9 \" < > ' | a1 @b.co a.b.c.d.e.f.g.h. é@ü.de = &".split()
+
+
+@settings(max_examples=1_000, deadline=None, database=None, derandomize=True)
+@given(st.lists(st.sampled_from([*ADDRESSES, " ", "\n", "x" * 64]), max_size=9).map("".join))
+def test_replacing_addresses_twice_changes_nothing(text):
+    once = DataCleaner.remove_extra_whitespace(DataCleaner.handle_urls_emails(text))
+    assert DataCleaner.remove_extra_whitespace(DataCleaner.handle_urls_emails(once)) == once
+
+
+def test_addresses_without_a_blank_between_them_are_all_replaced():
+    assert DataCleaner.handle_urls_emails("a@b.edu.c@d.org+x@y.com") == "[EMAIL][EMAIL][EMAIL]"
+
+
+DAMAGED = "Ã © € â€™ Ã\xa0 Â \xa0 à ² œ Œ Ø Ù ± вЂ ГўВЂВ. ā € Å« å Ð ¶ ½ 。 é × √ ‚Ä ì ≈ \x9d ﬁ “ ” a b Z , . ? !".split(" ")
+
+
+@settings(max_examples=1_000, deadline=None, database=None, derandomize=True)
+@given(st.lists(st.sampled_from([*DAMAGED, " ", "Ã ", "word", "a longer run of words"]), max_size=10).map("".join))
+def test_looking_near_odd_characters_alone_finds_all_that_ftfy_repairs(line):
+    assert DataCleaner.repair_encoding(line) == "".join(ftfy.fix_encoding(part) for part in line.splitlines(keepends=True))
+
+
 @pytest.mark.parametrize(
     ("damaged", "whole"),
-    [("schÃ¶n", "schön"), ("â€œquoteâ€\x9d", "“quote”"), ("naïve café", "naïve café"), ("schÃ¶n\r\nso", "schön\r\nso"), ("Größe", "Größe"), ("ﬁ “x”", "ﬁ “x”")],
+    [
+        ("schÃ¶n", "schön"),
+        ("voilÃ  le", "voilà le"),
+        ("â€œquoteâ€\x9d", "“quote”"),
+        ("naïve café", "naïve café"),
+        ("schÃ¶n\r\nso", "schön\r\nso"),
+        ("Größe", "Größe"),
+        ("ﬁ “x”", "ﬁ “x”"),
+    ],
 )
 def test_mojibake_is_repaired_and_nothing_else(damaged, whole):
     assert DataCleaner.repair_encoding(damaged) == whole
@@ -393,7 +425,7 @@ def test_urls_become_a_token_without_their_closing_punctuation(text, replaced):
         ("<jo@x.org>, me@x.org", "<[EMAIL]>, [EMAIL]"),
         ("@handle, a@b, x @ y.org, @pytest.mark", "@handle, a@b, x @ y.org, @pytest.mark"),
         ("jö@größe.de", "[EMAIL]"),
-        ("a@b.org.c@d.org", "[EMAIL].c@d.org"),
+        ("a@b.org.c@d.org", "[EMAIL][EMAIL]"),
         ("a" * 64 + "@x.org " + "a" * 65 + "@x.org", "[EMAIL] " + "a" * 65 + "@x.org"),
     ],
 )
