@@ -240,6 +240,22 @@ def scores_with_intervals(scores: pd.DataFrame, *, title: str, ax: Axes | None =
     return ax
 
 
+def detectable_gains(table: pd.DataFrame, *, sizes: pd.Series, ax: Axes | None = None) -> Axes:
+    """Smallest gain in accuracy that a split can show (columns), by the share of rows where one of two models alone is right (index)."""
+    ax = ax or _axes(height=2.8)
+    for (part, gains), style in zip(table.items(), _line_styles()):
+        ax.plot(100 * table.index, 100 * gains, label=f"{part} (n = {sizes[part]:,})", **style)
+    ax.legend(frameon=False, loc="upper left")
+    _label(
+        ax,
+        title="How large must a gain be to show? (paired test, 80 % power)",
+        xlabel="rows where one model alone is right (%)",
+        ylabel="gain in accuracy (points)",
+    )
+    ax.set_ylim(bottom=0)
+    return ax
+
+
 def trick_ledger(ledger: pd.DataFrame, *, n: int, n_seeds: int, ax: Axes | None = None) -> Axes:
     """Gain in macro F1 of each technique with its interval, best first, and what it costs, from `ledger.trick_ledger`."""
     table = ledger.dropna(subset="gain")

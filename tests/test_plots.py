@@ -328,6 +328,14 @@ def test_detectors_are_drawn_by_kind_and_rate_with_the_best_on_top():
     np.testing.assert_allclose([bars.get_segments()[-1][:, 0] for bars in ax.collections], [[0.7, 0.85]] * 2)
 
 
+def test_detectable_gains_are_drawn_in_points_with_the_size_of_each_split():
+    table = pd.DataFrame({"val": [0.01, 0.02], "test": [0.005, 0.01]}, index=[0.05, 0.1])
+    ax = plots.detectable_gains(table, sizes=pd.Series({"val": 1000, "test": 4000}))
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["val (n = 1,000)", "test (n = 4,000)"]
+    np.testing.assert_allclose([line.get_xydata() for line in ax.lines], [[[5, 1], [10, 2]], [[5, 0.5], [10, 1]]])
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("rows where one model alone is right (%)", "gain in accuracy (points)")
+
+
 def test_the_outlook_shows_what_looking_finds_with_intervals_and_where_the_queue_ends():
     table = pd.DataFrame({"errors": [20.0, 30.0], "low": [15.0, 22.0], "high": [24.0, 40.0], "recall": [0.4, 0.6], "minutes": [6, 12]}, index=[25, 50])
     ax = plots.outlook(table, k=40, rate=0.05, n_seeds=3)

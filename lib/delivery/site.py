@@ -12,6 +12,7 @@ import nbformat
 from jinja2 import Environment, FileSystemLoader
 
 from lib import workspace
+from lib.evaluation import sealed
 from lib.workspace import STEPS, Workspace
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -62,6 +63,7 @@ def write_index(ws: Workspace, record: dict[str, Any]) -> Path:
         n_test=metrics.get("n_test"),
         verdict=metrics.get("verdict"),
         warning=metrics.get("warning"),
+        looks=sealed.ledger(ws).to_dict("records") if ws.path("seal.json").exists() else [],
         steps=[_index_row(step, record["steps"].get(step.notebook, {}), folder) for step in STEPS],
         files=[(name, words) for name, words in LINKED.items() if (folder / name).exists()],
         facts=_index_facts(record),

@@ -78,9 +78,14 @@ def expected_calibration_error(probs: np.ndarray, y_true: np.ndarray, *, n_bins:
     >>> expected_calibration_error(np.array([[0.8, 0.2], [0.8, 0.2]]), np.array([0, 1]))
     0.3
     """
+    place, gap = calibration_gaps(probs, y_true, n_bins=n_bins)
+    return float(np.round(np.abs(np.bincount(place, weights=gap)).sum() / len(y_true), 12))
+
+
+def calibration_gaps(probs: np.ndarray, y_true: np.ndarray, *, n_bins: int = 15) -> tuple[np.ndarray, np.ndarray]:
+    """Return the bin of each row, and its confidence minus whether it is right: what the calibration error sums up."""
     probs, place = _binned(probs, y_true, n_bins)
-    gap = np.bincount(place, weights=probs.max(axis=1) - (probs.argmax(axis=1) == y_true))
-    return float(np.round(np.abs(gap).sum() / len(y_true), 12))
+    return place, probs.max(axis=1) - (probs.argmax(axis=1) == y_true)
 
 
 def reliability_bins(probs: np.ndarray, y_true: np.ndarray, *, n_bins: int = 15) -> pd.DataFrame:

@@ -55,5 +55,23 @@ def n_looks(ledger: pd.DataFrame) -> int:
     return int(ledger["model"].nunique())
 
 
+def caution(ledger: pd.DataFrame, *, confidence: float) -> tuple[str, float]:
+    """Return a warning where several models have been measured ("" otherwise), and the confidence at which their intervals hold together.
+
+    Parameters
+    ----------
+    confidence : of one interval at the first look, 0..1
+
+    Source
+    ------
+    Bonferroni: each of n looks may be wrong with 1/n of the probability that one may.
+    """
+    looks = max(1, n_looks(ledger))
+    if looks == 1:
+        return "", confidence
+    words = f"{looks} different models have been measured on this test set: where one is chosen by these scores, they are too high and too sure"
+    return words, 1 - (1 - confidence) / looks
+
+
 def _ledger_path(ws: Workspace) -> Path:
     return ws.folder(workspace.PROCESSED).parent / "sealed_ledger.jsonl"

@@ -14,8 +14,7 @@ from sklearn.pipeline import Pipeline
 from tqdm import tqdm
 
 from lib import workspace
-from lib.evaluation.metrics import macro_f1
-from lib.evaluation.significance import Interval, bootstrap_interval, paired_test
+from lib.evaluation.significance import Interval, bootstrap_interval, paired_tests
 
 
 def fit_baseline(texts: Sequence[str], labels: Sequence[str], *, seed: int = 42) -> Pipeline:
@@ -44,13 +43,12 @@ def compare_preparations(
     labels : n labels
     held_out : ndarray of bool of shape (n,), the rows that are predicted; the others are trained on
     against : the way that the others are compared with
-    confidence : of each interval, adjusted (Bonferroni) so that all of them hold together
+    confidence : of the intervals together
 
     Returns
     -------
-    DataFrame indexed by way, without `against`: `n_texts` (that differ from those of `against`), `macro_f1`, `gain`, `low`,
-    `high` (macro F1 minus that of `against`) and `verdict` ("better", "worse", "cannot tell"). A way that changes no text
-    gains 0 and is not trained.
+    DataFrame indexed by way, without `against`: `n_texts` (that differ from those of `against`) and the columns of
+    `significance.paired_tests` (macro F1 minus that of `against`). A way that changes no text gains 0 and is not trained.
     """
     given, test = np.asarray(labels, dtype=object), np.asarray(held_out, dtype=bool)
     classes, y = np.unique(given.astype(str), return_inverse=True)
@@ -64,10 +62,9 @@ def compare_preparations(
     ways = [name for name in prepared if n_changed[name]]
     found = {name: predicted(prepared[name]) for name in tqdm([against, *ways], "baseline on each preparation", unit="fit", disable=not progress)}
     others = {name: found.get(name, found[against]) for name in prepared if name != against}
-    each = 1 - (1 - confidence) / max(1, len(ways))
-    table = _gains(y[test], found[against], others, n_classes=len(classes), n_resamples=n_resamples, confidence=each, seed=seed)
+    table = paired_tests(y[test], found[against], others, n_resamples=n_resamples, confidence=confidence, seed=seed)
     table.insert(0, "n_texts", [n_changed[name] for name in others])
-    return table
+    return table.rename_axis("way")
 
 
 def keeps_label(parents: pd.DataFrame, copies: pd.DataFrame, *, folds: int = 3, seed: int = 42) -> np.ndarray:
@@ -114,8 +111,8 @@ def worth_of_copies(
 
     Returns
     -------
-    DataFrame indexed by method, and `all together` where there are several: `n_texts` (copies), `macro_f1`, `gain` over the parents
-    alone with `low`, `high` (these hold together: Bonferroni) and `verdict`. They vary over the held-out rows, not over the draw of copies
+    DataFrame indexed by method, and `all together` where there are several: `n_texts` (copies) and the columns of
+    `significance.paired_tests`, gains over the parents alone. They vary over the held-out rows, not over the draw of copies
     """
     methods = list(dict.fromkeys(copies["method"]))
     sets = {method: copies[copies["method"] == method] for method in methods} | ({"all together": copies} if len(methods) > 1 else {})
@@ -127,9 +124,8 @@ def worth_of_copies(
         return np.searchsorted(classes, named.astype(str))
 
     plain, *others = [predicted(added) for added in tqdm([copies.head(0), *sets.values()], "baseline with copies", unit="fit", disable=not progress)]
-    each = 1 - (1 - confidence) / max(1, len(sets))
     y = np.searchsorted(classes, held_out["label"].to_numpy().astype(str))
-    table = _gains(y, plain, dict(zip(sets, others)), n_classes=len(classes), n_resamples=n_resamples, confidence=each, seed=seed)
+    table = paired_tests(y, plain, dict(zip(sets, others)), n_resamples=n_resamples, confidence=confidence, seed=seed)
     table.insert(0, "n_texts", [len(added) for added in sets.values()])
     return table.rename_axis("method")
 
@@ -162,18 +158,6 @@ def worth_of_leaks(
     interval = bootstrap_interval(flattery, right, seen, n_resamples=n_resamples, confidence=confidence, seed=seed)
     right_leaked = float(right[seen].mean()) if seen.any() else float("nan")
     return {"n_leaked": int(seen.sum()), "right_leaked": right_leaked, "right_others": float(right[~seen].mean()), "flattery": interval}
-
-
-def _gains(
-    y: np.ndarray, first: np.ndarray, others: Mapping[str, np.ndarray], *, n_classes: int, n_resamples: int, confidence: float, seed: int
-) -> pd.DataFrame:
-    """Return macro F1 of each of the others and its gain over the first, all of them predictions of the rows `y`."""
-    table = []
-    for name, predicted in others.items():
-        paired = paired_test(y, first, predicted, n_resamples=n_resamples, confidence=confidence, seed=seed)
-        gain = paired.macro_f1_gain
-        table.append((name, macro_f1(y, predicted, n_classes=n_classes), gain.value, gain.low, gain.high, paired.verdict))
-    return pd.DataFrame(table, columns=["way", "macro_f1", "gain", "low", "high", "verdict"]).set_index("way")
 
 
 def save_baseline(model: Pipeline, folder: Path) -> None:

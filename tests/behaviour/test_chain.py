@@ -94,6 +94,7 @@ def test_the_report_states_scores_with_intervals_and_a_verdict(smoke_home):
             assert interval["low"] <= interval["value"] <= interval["high"]
             assert f'{interval["value"]:.3f} <span class="interval">[{interval["low"]:.3f}, {interval["high"]:.3f}]' in index
     assert metrics["verdict"] in index.replace("&#39;", "'")
+    assert "Who has looked at the sealed test set?" in index and "final evaluation, notebook 07" in index
     record = workspace.read_json(smoke_home / "reports/smoke/run.json")
     assert record["settings"]["training.backbone"] == "tiny"
     assert record["machine"]["versions"]["torch"].startswith("2.13.0")

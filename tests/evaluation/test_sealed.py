@@ -1,6 +1,9 @@
+import ast
 import json
+import tomllib
 from datetime import UTC, datetime, timedelta
 
+import nbformat
 import pandas as pd
 import pytest
 
@@ -93,3 +96,43 @@ def test_the_same_rows_sealed_again_keep_their_looks(ws):
     sealed.open_test(ws, model="m1", why="final")
     sealed.seal(ws)
     assert sealed.n_looks(sealed.ledger(ws)) == 1
+
+
+def test_after_the_first_look_intervals_are_read_so_that_those_of_all_looks_hold(ws):
+    assert sealed.caution(sealed.ledger(ws), confidence=0.95) == ("", 0.95)
+    sealed.open_test(ws, model="m1", why="final")
+    assert sealed.caution(sealed.ledger(ws), confidence=0.95) == ("", 0.95)
+    for model in ("m2", "m3", "m4", "m4"):
+        sealed.open_test(ws, model=model, why="final")
+    words, strict = sealed.caution(sealed.ledger(ws), confidence=0.95)
+    assert words.startswith("4 different models have been measured on this test set")
+    assert strict == pytest.approx(0.9875)
+
+
+def test_nothing_that_trains_or_chooses_models_can_reach_the_test_labels():
+    """The import of `sealed` is forbidden to it by a contract of import-linter (pyproject.toml); the file itself is named nowhere else."""
+    contracts = tomllib.loads((workspace.REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    forbidding = [each for each in contracts if each["type"] == "forbidden" and each["forbidden_modules"] == ["lib.evaluation.sealed"]]
+    assert [each["source_modules"] for each in forbidding] == [["lib.training", "lib.data"]]
+    holders = {
+        path.relative_to(workspace.REPOSITORY).as_posix()
+        for path in (workspace.REPOSITORY / "lib").rglob("*.py")
+        if any(isinstance(node, ast.Constant) and node.value == "test.parquet" for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    }
+    assert holders == {"lib/workspace.py", "lib/evaluation/sealed.py"}  # the table of files, and the one door
+    assert [step.number for step in workspace.STEPS if "test.parquet" in step.reads] == ["07"]
+
+
+def test_notebooks_that_train_or_choose_models_read_no_label_of_a_test_row():
+    for step in workspace.STEPS:
+        cells = nbformat.read(workspace.NOTEBOOKS / f"{step.notebook}.ipynb", as_version=4).cells
+        code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+        if step.number == "07":
+            assert "sealed.open_test(ws" in code
+        if step.number in ("04", "05", "06"):
+            assert "test.parquet" not in code and "sealed" not in code
+            for line in code.splitlines():
+                if "clean.parquet" in line:  # it holds all rows, before the seal: their texts may be read, to keep copies away from them
+                    assert line.endswith('["text"].tolist()')
+        elif step.number > "04":
+            assert "test.parquet" not in code

@@ -142,7 +142,7 @@ def test_more_accuracy_at_the_cost_of_a_small_class_is_not_better():
 
 
 def test_a_stricter_confidence_needs_more():
-    arrays = blocks((90, 0, 0, 0), (90, 1, 1, 1), (8, 0, 1, 0), (1, 1, 1, 0))
+    arrays = blocks((90, 0, 0, 0), (90, 1, 1, 1), (10, 0, 1, 0), (1, 1, 1, 0))
     assert significance.paired_test(*arrays, **FEW).verdict == "better"
     assert significance.paired_test(*arrays, confidence=0.99, **FEW).verdict == "cannot tell"
 
@@ -223,3 +223,67 @@ def test_seldom_does_a_gain_show_between_equal_ways_of_training():
 def test_gains_over_seeds_want_two_seeds_of_the_same_rows(shapes):
     with pytest.raises(ValueError, match=r"must be of shape \(seeds, 4\) with two seeds or more"):
         significance.gain_over_seeds(np.zeros(4, int), *(np.zeros(shape, int) for shape in shapes))
+
+
+def test_a_share_has_wilsons_interval():
+    found = significance.share_interval(3, 10)
+    z = 1.959964
+    centre, reach = (0.3 + z**2 / 20) / (1 + z**2 / 10), z * (0.3 * 0.7 / 10 + z**2 / 400) ** 0.5 / (1 + z**2 / 10)
+    assert (found.value, found.n) == (0.3, 10)
+    assert (found.low, found.high) == pytest.approx((centre - reach, centre + reach), abs=1e-6)
+
+
+def test_the_randomisation_test_of_macro_f1_is_scipys_permutation_test():
+    y, first, second = blocks((20, 0, 0, 0), (20, 1, 1, 1), (6, 0, 1, 0), (2, 1, 1, 0), (3, 2, 2, 1), (9, 2, 2, 2), (4, 2, 0, 2))
+    found = significance.paired_test(y, first, second, n_resamples=20_000).p_macro_f1
+    gain = lambda a, b: metrics.macro_f1(y, b, n_classes=3) - metrics.macro_f1(y, a, n_classes=3)  # noqa: E731
+    scipys = stats.permutation_test((first, second), gain, permutation_type="samples", n_resamples=4_000, vectorized=False, rng=np.random.default_rng(1))
+    assert found == pytest.approx(scipys.pvalue, abs=0.03)
+    assert 0.05 < found < 0.9
+
+
+def test_a_gain_of_a_small_class_alone_does_not_pass_for_better():
+    found = significance.paired_test(*blocks((300, 0, 0, 0), (30, 1, 0, 1), (25, 0, 0, 1)), **FEW)
+    assert found.p_macro_f1 < 0.05 < found.p_value
+    assert found.macro_f1_gain.low > 0
+    assert found.verdict == "cannot tell"
+
+
+def test_a_family_of_tests_is_corrected_by_holm_and_its_intervals_hold_together():
+    y, first, second = WORSE_BETTER
+    others = {"better": second, "same": first, "nearly": np.where(np.arange(len(y)) < 146, first, second)}
+    table = significance.paired_tests(y, first, others, **FEW)
+    assert list(table.index) == list(others)
+    assert list(table) == ["macro_f1", "gain", "low", "high", "p", "p_holm", "verdict"]
+    single = {name: significance.paired_test(y, first, each, confidence=1 - 0.05 / 3, **FEW) for name, each in others.items()}
+    for name, each in single.items():
+        assert table.loc[name, "p"] == max(each.p_value, each.p_macro_f1)
+        assert (table.loc[name, "low"], table.loc[name, "high"]) == (each.macro_f1_gain.low, each.macro_f1_gain.high)
+    ordered = table["p"].sort_values()
+    assert table.loc[ordered.index, "p_holm"].tolist() == pytest.approx(np.minimum(1, np.maximum.accumulate(ordered.to_numpy() * [3, 2, 1])).tolist())
+    assert table["verdict"].to_dict() == {"better": "better", "same": "cannot tell", "nearly": "cannot tell"}
+    assert table.loc["better", "macro_f1"] == metrics.macro_f1(y, second)
+
+
+def test_a_test_that_passes_alone_may_not_pass_among_many():
+    arrays = blocks((90, 0, 0, 0), (90, 1, 1, 1), (10, 0, 1, 0), (1, 1, 1, 0))
+    y, first, second = arrays
+    alone = significance.paired_tests(y, first, {"second": second}, **FEW)
+    many = significance.paired_tests(y, first, {"second": second} | {f"copy {i}": first for i in range(30)}, **FEW)
+    assert alone.loc["second", "verdict"] == "better"
+    assert many.loc["second", "p_holm"] == pytest.approx(min(1, 31 * many.loc["second", "p"]))
+    assert many.loc["second", "verdict"] == "cannot tell"
+
+
+def test_overlapping_folds_widen_the_interval_of_a_cross_validation():
+    scores = np.array([0.80, 0.82, 0.84, 0.82, 0.82])
+    found = significance.cross_validation_interval(scores, n_train=80, n_test=20, confidence=0.9)
+    assert (found.value, found.n, found.confidence) == (pytest.approx(0.82), 100, 0.9)
+    reach = stats.t.ppf(0.95, 4) * scores.std(ddof=1) * np.sqrt(1 / 5 + 20 / 80)
+    assert (found.high - found.value, found.value - found.low) == pytest.approx((reach, reach))
+
+
+@pytest.mark.parametrize(("scores", "n_train"), [([0.5], 80), ([0.5, 0.6], 0)])
+def test_a_cross_validation_of_one_score_or_without_rows_has_no_interval(scores, n_train):
+    with pytest.raises(ValueError, match=f"got {len(scores)} scores, n_train={n_train} and n_test=20"):
+        significance.cross_validation_interval(np.array(scores), n_train=n_train, n_test=20)
