@@ -243,8 +243,8 @@ def scores_with_intervals(scores: pd.DataFrame, *, title: str, ax: Axes | None =
 def detectable_gains(table: pd.DataFrame, *, sizes: pd.Series, ax: Axes | None = None) -> Axes:
     """Smallest gain in accuracy that a split can show (columns), by the share of rows where one of two models alone is right (index)."""
     ax = ax or _axes(height=2.8)
-    for (part, gains), style in zip(table.items(), _line_styles()):
-        ax.plot(100 * table.index, 100 * gains, label=f"{part} (n = {sizes[part]:,})", **style)
+    for (n, parts), style in zip(sizes.groupby(sizes).groups.items(), _line_styles()):  # splits of one size share a line
+        ax.plot(100 * table.index, 100 * table[parts[0]], label=f"{', '.join(parts)} (n = {n:,})", **style)
     ax.legend(frameon=False, loc="upper left")
     _label(
         ax,

@@ -329,9 +329,9 @@ def test_detectors_are_drawn_by_kind_and_rate_with_the_best_on_top():
 
 
 def test_detectable_gains_are_drawn_in_points_with_the_size_of_each_split():
-    table = pd.DataFrame({"val": [0.01, 0.02], "test": [0.005, 0.01]}, index=[0.05, 0.1])
-    ax = plots.detectable_gains(table, sizes=pd.Series({"val": 1000, "test": 4000}))
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["val (n = 1,000)", "test (n = 4,000)"]
+    table = pd.DataFrame({"val": [0.01, 0.02], "test": [0.005, 0.01], "more": [0.01, 0.02]}, index=[0.05, 0.1])
+    ax = plots.detectable_gains(table, sizes=pd.Series({"val": 1000, "test": 4000, "more": 1000}))
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["val, more (n = 1,000)", "test (n = 4,000)"]
     np.testing.assert_allclose([line.get_xydata() for line in ax.lines], [[[5, 1], [10, 2]], [[5, 0.5], [10, 1]]])
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("rows where one model alone is right (%)", "gain in accuracy (points)")
 

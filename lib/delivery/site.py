@@ -27,7 +27,7 @@ LINKED = {
 def export_notebook(notebook: Path, page: Path, *, run: str) -> None:
     """Write an executed notebook as one self-contained HTML page.
 
-    Code cells tagged `hide-input`, the injected parameters' banner and standard error (progress bars) are left out.
+    Code cells tagged `hide-input`, the injected parameters' banner and progress bars (on standard error, or as widgets) are left out.
     """
     from nbconvert import HTMLExporter
     from traitlets.config import Config
@@ -37,7 +37,7 @@ def export_notebook(notebook: Path, page: Path, *, run: str) -> None:
     for cell in document.cells:
         if cell.cell_type == "code":
             cell.source = cell.source.removeprefix("# NBVAL_CHECK_OUTPUT\n")
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr" and not _is_live(output)]
     document.metadata["title"] = _title(document)
     settings = Config({"TagRemovePreprocessor": {"enabled": True, "remove_input_tags": {"hide-input"}}})
     exporter = HTMLExporter(config=settings, template_name="report", extra_template_basedirs=[str(TEMPLATES)])
@@ -70,6 +70,12 @@ def write_index(ws: Workspace, record: dict[str, Any]) -> Path:
     )
     workspace.write_text(html, folder / "index.html")
     return folder / "index.html"
+
+
+def _is_live(output: Any) -> bool:
+    """Return whether an output is a widget without a still picture of it."""
+    data = output.get("data", {})
+    return "application/vnd.jupyter.widget-view+json" in data and "text/html" not in data
 
 
 def _title(document: Any) -> str:

@@ -1,10 +1,12 @@
 """What the runner and the command line refuse, each with one line and nothing written; and what makes a step stale."""
 
 import gzip
+import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pandas as pd
@@ -193,3 +195,14 @@ def test_a_step_is_stale_when_what_it_depends_on_changes_and_only_then(tmp_path,
     assert changed() == ["04"]
     monkeypatch.setattr(workspace, "code_fingerprint", lambda: "other")
     assert changed() == ["01", "02", "03", "04", "07"]
+
+
+@pytest.mark.parametrize(("terminal", "shown"), [(True, ["step 1", "step 2", "step 3"]), (False, ["step 1"])])
+def test_a_log_file_gets_few_lines_of_what_a_terminal_shows_live(monkeypatch, terminal, shown):
+    told = []
+    bar = SimpleNamespace(set_postfix_str=told.append)
+    monkeypatch.setattr("sys.stderr", SimpleNamespace(isatty=lambda: terminal))
+    with runner._live_output(bar):
+        for step in (1, 2, 3):
+            logging.getLogger("papermill").warning("\rstep %d", step)
+    assert told == shown
