@@ -207,6 +207,22 @@ class LedgerConfig(_Section):
     epochs: float = Field(2.0, gt=0)
 
 
+class CrossValidationConfig(_Section):
+    """Models trained again and again on folds of the training rows; TF-IDF with two linear models is always among them."""
+
+    folds: int = Field(5, ge=2)
+    repeats: int = Field(1, ge=1)  # each deals the rows out anew
+    rows: int | None = Field(None, ge=20)  # a stratified sample of the training rows; None takes all
+    stop_share: float = Field(0.1, gt=0, lt=0.5)  # of a fold's training rows, that stop the training: never the rows it is scored on
+    members: dict[str, dict[str, Any]] = {"transformer": {}}  # name: training settings that differ from the run's
+
+    @model_validator(mode="after")
+    def _members_have_other_names(self) -> CrossValidationConfig:
+        if taken := {"TF-IDF", "TF-IDF: naive Bayes"} & set(self.members):
+            raise ValueError(f"members has {min(taken)!r}, which is always there: name it otherwise")
+        return self
+
+
 class EvaluationConfig(_Section):
     """Intervals and what is shown of the mistakes."""
 
@@ -234,7 +250,26 @@ class Config(_Section):
     augmentation: AugmentationConfig = AugmentationConfig()
     training: TrainingConfig = TrainingConfig()
     ledger: LedgerConfig = LedgerConfig()
+    cross_validation: CrossValidationConfig = CrossValidationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _members_can_be_trained(self) -> Config:
+        for name in self.cross_validation.members:
+            self.member(name)
+        return self
+
+    def member(self, name: str) -> TrainingConfig:
+        """Return the training settings of a member of the cross-validation."""
+        found = self.cross_validation.members[name]
+        for key in found:
+            if key not in TrainingConfig.model_fields:
+                known = ", ".join(TrainingConfig.model_fields)
+                raise ValueError(f"cross_validation.members: {name!r} sets {key!r}{closest(key, TrainingConfig.model_fields)}; a member sets {known}")
+        try:
+            return TrainingConfig.model_validate(self.training.model_dump() | found)
+        except ValidationError as error:
+            raise ValueError(f"cross_validation.members: {name!r}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
 
     @classmethod
     def load(cls, profile: str | None = None, overrides: Mapping[str, Any] | None = None) -> Config:

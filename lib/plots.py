@@ -264,6 +264,22 @@ def trick_ledger(ledger: pd.DataFrame, *, n: int, n_seeds: int, ax: Axes | None 
     return gains(named, title=title, xlabel="gain in macro F1 (bars: intervals that hold together, over seeds and rows)", ax=ax)
 
 
+def fold_scores(scores: pd.DataFrame, compared: pd.DataFrame, *, n: int, ax: Axes | None = None) -> Axes:
+    """Macro F1 of each fold (dots) and their mean with its interval, best member first, from `cross_validation.compare`."""
+    ax = ax or _axes(height=1.2 + 0.5 * len(compared))
+    for y, (name, row) in enumerate(compared.iterrows()):
+        colour = COLOURS[0] if row["chosen"] else "0.35"
+        of_folds = scores.loc[scores["member"] == name, "macro_f1"]
+        ax.plot(of_folds, np.full(len(of_folds), y + 0.22), "o", color=colour, alpha=0.5, markersize=4)
+        ax.errorbar(row["macro_f1"], y, xerr=[[row["macro_f1"] - row["low"]], [row["high"] - row["macro_f1"]]], fmt="s", color=colour, capsize=3, markersize=5)
+    ax.set_yticks(range(len(compared)), [_short(f"{name} (chosen)" if row["chosen"] else name) for name, row in compared.iterrows()])
+    ax.set_ylim(len(compared) - 0.4, -0.4)
+    n_scores = len(scores) // len(compared)
+    _label(ax, title=f"Cross-validation (n = {n:,} texts, {n_scores} folds)", xlabel="macro F1 (dots: folds; squares: mean with its corrected 95 % interval)")
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
 def gains(table: pd.DataFrame, *, title: str, xlabel: str, ax: Axes | None = None) -> Axes:
     """A `gain` with its interval (`low`, `high`) and `verdict` for each row of a table, best first."""
     table = table.sort_values("gain", kind="stable")

@@ -51,6 +51,8 @@ FILES = {  # every file that a notebook hands to another, or to a person: name -
     "val_probs.parquet": (MODELS, "04_train_model"),
     "history.json": (MODELS, "04_train_model"),
     "trick_ledger.parquet": (MODELS, "04_train_model"),
+    "oof_probs.parquet": (MODELS, "05_cross_validate"),
+    "cross_validation.parquet": (MODELS, "05_cross_validate"),
     "metrics.json": (REPORTS, "07_evaluate_and_analyse_errors"),
     "test_probs.parquet": (MODELS, "07_evaluate_and_analyse_errors"),
     "mistakes.parquet": (PROCESSED, "07_evaluate_and_analyse_errors"),
@@ -331,6 +333,12 @@ STEPS = (
         "What does the transformer add to a baseline?",
         ("training", "ledger", "augmentation", "evaluation.n_resamples", "evaluation.confidence", "split.near_duplicate_threshold", "split.shingle_words"),
         ("train.parquet", "val.parquet", "clean.parquet"),
+    ),
+    Step(
+        "05_cross_validate",
+        "How sure are the scores?",
+        ("cross_validation", "training", "evaluation.confidence"),
+        ("train.parquet",),
     ),
     Step(
         "07_evaluate_and_analyse_errors",

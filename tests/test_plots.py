@@ -328,6 +328,17 @@ def test_detectors_are_drawn_by_kind_and_rate_with_the_best_on_top():
     np.testing.assert_allclose([bars.get_segments()[-1][:, 0] for bars in ax.collections], [[0.7, 0.85]] * 2)
 
 
+def test_fold_scores_show_each_fold_the_mean_and_which_member_is_chosen():
+    scores = pd.DataFrame({"member": ["a", "b"] * 3, "macro_f1": [0.8, 0.7, 0.9, 0.7, 0.85, 0.7]})
+    compared = pd.DataFrame({"macro_f1": [0.85, 0.7], "low": [0.7, 0.65], "high": [0.95, 0.75], "chosen": [True, False]}, index=["a", "b"])
+    ax = plots.fold_scores(scores, compared, n=1200)
+    assert ax.get_title(loc="left") == "Cross-validation (n = 1,200 texts, 3 folds)"
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a (chosen)", "b"]
+    assert sorted(ax.lines[0].get_xdata()) == [0.8, 0.85, 0.9]
+    ends = [segment[:, 0].tolist() for line in ax.collections for segment in line.get_segments()]
+    np.testing.assert_allclose(ends, [[0.7, 0.95], [0.65, 0.75]])
+
+
 def test_detectable_gains_are_drawn_in_points_with_the_size_of_each_split():
     table = pd.DataFrame({"val": [0.01, 0.02], "test": [0.005, 0.01], "more": [0.01, 0.02]}, index=[0.05, 0.1])
     ax = plots.detectable_gains(table, sizes=pd.Series({"val": 1000, "test": 4000, "more": 1000}))

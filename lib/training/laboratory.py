@@ -25,10 +25,10 @@ from lib.data.labels import confusion_rates, plant_noise, rank_label_issues
 from lib.errors import WorkbookError
 from lib.evaluation.metrics import macro_f1
 from lib.evaluation.significance import gain_over_seeds
+from lib.training.baseline import SMOOTHING
 from lib.training.depth import hits_by_depth
 
 PLAIN, BAYES, COMBINED = "TF-IDF", "TF-IDF: naive Bayes", "combined"
-SMOOTHING = 0.03  # of naive Bayes; on newsgroups 0.1 finds a little less, 0.3 no more than the regression
 MAX_TERMS, N_TOPICS, N_NEIGHBOURS = 50_000, 100, 15
 MAX_REFERENCES = 20_000  # neighbours are looked for among that many rows, so that time grows with the rows alone
 _GROUP_SLACK = 10  # near-copies of a row that may be among its nearest rows, and do not count

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,14 +9,13 @@ import pandas as pd
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from lib import workspace
 from lib.config import Config, TrainingConfig, closest
 from lib.data import augmentation
 from lib.data.sources import sample_rows
 from lib.errors import WorkbookError
 from lib.evaluation.metrics import macro_f1
 from lib.evaluation.significance import gain_over_seeds
-from lib.training import finetune, rewriting
+from lib.training import rewriting, trials
 from lib.workspace import Workspace
 
 AUGMENTED = "augmented copies"
@@ -128,21 +123,8 @@ def _with_copies(rows: pd.DataFrame, scored: pd.DataFrame, config: Config, *, se
 def _once(train: pd.DataFrame, val: pd.DataFrame, config: Config, *, run: Workspace, name: str) -> tuple[np.ndarray, float]:
     """Train once, unless it was done before; return the classes predicted for `val` and the seconds it took."""
     place = Workspace(dataset=run.dataset, run=f"{run.run}/ledger")
-    tables = [workspace.table_fingerprint(table[["text", "label"]]) for table in (train, val)]
-    key = hashlib.sha256(json.dumps([*tables, config.training.model_dump(mode="json"), config.seed, workspace.code_fingerprint()]).encode()).hexdigest()
-    path = place.folder(workspace.MODELS) / f"{name.replace(' ', '-')}-{config.seed}.parquet"
-    if not path.exists() or workspace.read_facts(path).get("key") != key:
-        result = finetune.train(train, val, config=config, run=place, progress=False)
-        seconds = result.facts["training_seconds"]
-        workspace.write_table(pd.DataFrame({"y_pred": result.val_probs.argmax(axis=1)}), path, facts={"key": key, "seconds": seconds})
-        _forget_models(place.folder(workspace.MODELS))
-    return workspace.read_table(path)["y_pred"].to_numpy(), workspace.read_facts(path)["seconds"]
-
-
-def _forget_models(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
+    probs, seconds = trials.train_and_predict(train, val, config=config, run=place, name=name)
+    return probs.argmax(axis=1), seconds
 
 
 def _table(y_true: np.ndarray, found: dict[str, list[tuple[np.ndarray, float]]], notes: dict[str, str], *, n_classes: int, confidence: float) -> pd.DataFrame:

@@ -6,7 +6,7 @@ import pytest
 
 from lib.config import AugmentationConfig, Config, LedgerConfig, TrainingConfig
 from lib.errors import WorkbookError
-from lib.training import ledger
+from lib.training import finetune, ledger
 from lib.workspace import Workspace
 
 LABELS = ["a", "b"] * 30
@@ -36,7 +36,7 @@ def trained(monkeypatch, home):
         folder.mkdir(parents=True, exist_ok=True)
         return SimpleNamespace(val_probs=np.eye(2)[y_pred], facts={"training_seconds": 2.0 if settings.mixup else 1.0})
 
-    monkeypatch.setattr(ledger.finetune, "train", train)
+    monkeypatch.setattr(finetune, "train", train)
     return calls
 
 

@@ -1,0 +1,141 @@
+"""Cross-validation: every row is predicted by models that saw neither it nor a near-copy of it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
+from tqdm import tqdm
+
+from lib.config import Config
+from lib.data.sources import sample_rows
+from lib.errors import WorkbookError
+from lib.evaluation.metrics import accuracy, macro_f1
+from lib.evaluation.significance import cross_validation_interval
+from lib.training import baseline, trials
+from lib.workspace import Workspace
+
+LINEAR = {"TF-IDF": baseline.fit_baseline, "TF-IDF: naive Bayes": baseline.fit_naive_bayes}
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """Out-of-fold probabilities and scores.
+
+    Attributes
+    ----------
+    rows : DataFrame of n rows with `row_id`, `text`, `label`, `group`: the rows that were dealt out
+    fold : ndarray of int of shape (repeats, n), the fold in which a row is held out
+    probs : member -> ndarray of shape (repeats, n, k), columns in the sorted order of the labels
+    scores : DataFrame of `member`, `repeat`, `fold`, `macro_f1`, `accuracy`, `seconds`
+    """
+
+    rows: pd.DataFrame
+    fold: np.ndarray
+    probs: dict[str, np.ndarray]
+    scores: pd.DataFrame
+
+
+def deal(rows: pd.DataFrame, *, n_folds: int, seed: int) -> np.ndarray:
+    """Return the fold of each row, stratified by label; a group lies in one fold.
+
+    Raises
+    ------
+    WorkbookError : a class with fewer groups than folds.
+    """
+    n_groups = rows.groupby("label")["group"].nunique()
+    if n_groups.min() < max(2, n_folds):
+        few = f"{n_groups.idxmin()!r} has {n_groups.min()} different texts"
+        raise WorkbookError(f"{n_folds} folds need as many texts of each class, and {few}: set cross_validation.folds lower or rows higher")
+    fold = np.zeros(len(rows), dtype=int)
+    splitter = StratifiedGroupKFold(n_splits=n_folds, shuffle=True, random_state=seed)
+    for number, (_, held_out) in enumerate(splitter.split(rows, rows["label"], rows["group"])):
+        fold[held_out] = number
+    return fold
+
+
+def cross_validate(train: pd.DataFrame, *, config: Config, run: Workspace, progress: bool = True) -> CrossValidation:
+    """Train every member on each set of folds but one, and predict the one.
+
+    What stops a transformer's training is a share of its own training rows: the rows that it is scored on decide nothing. Finished
+    trainings are kept: a cross-validation that was interrupted goes on with the next.
+
+    Parameters
+    ----------
+    train : with `row_id`, `text`, `label`, `group`
+    config : `cross_validation` says folds, repeats, rows and members; the same seed deals the same folds
+
+    Raises
+    ------
+    WorkbookError : a class with fewer texts than folds.
+    """
+    settings = config.cross_validation
+    rows = (sample_rows(train, settings.rows, seed=config.seed) if settings.rows and settings.rows < len(train) else train).reset_index(drop=True)
+    classes, y = np.unique(rows["label"].to_numpy().astype(str), return_inverse=True)
+    fold = np.stack([deal(rows, n_folds=settings.folds, seed=config.seed + repeat) for repeat in range(settings.repeats)])
+    members = [*LINEAR, *settings.members]
+    probs, scores = {name: np.empty((*fold.shape, len(classes))) for name in members}, []
+    with tqdm(total=fold.shape[0] * settings.folds * len(members), desc="cross-validation", unit="training", disable=not progress) as bar:
+        for repeat, number in np.ndindex(settings.repeats, settings.folds):
+            held_out = fold[repeat] == number
+            for name in members:
+                bar.set_postfix_str(name)
+                found, seconds = _member(name, rows[~held_out], rows[held_out], config, run=run, repeat=repeat, fold=number)
+                probs[name][repeat, held_out] = found
+                y_pred = found.argmax(axis=1)
+                score = (macro_f1(y[held_out], y_pred, n_classes=len(classes)), accuracy(y[held_out], y_pred))
+                scores.append((name, repeat, number, *score, seconds))
+                bar.update()
+    return CrossValidation(rows, fold, probs, pd.DataFrame(scores, columns=["member", "repeat", "fold", "macro_f1", "accuracy", "seconds"]))
+
+
+def compare(scores: pd.DataFrame, *, n_rows: int, n_folds: int, confidence: float = 0.95) -> pd.DataFrame:
+    """Compare members over the same folds.
+
+    Parameters
+    ----------
+    scores : of a CrossValidation
+    confidence : of a mean's interval, and of the intervals of all gains together (Bonferroni)
+
+    Returns
+    -------
+    DataFrame by member, best mean first: `macro_f1`, `deviation` between folds, `low`, `high`, `gain` over the first row with
+    `gain_low`, `gain_high` and `verdict` ("best", "worse", "cannot tell"), `seconds` of all its trainings, `chosen`: the one whose
+    mean minus one standard error is highest, which is the best or cannot be told from it.
+
+    Source
+    ------
+    `significance.cross_validation_interval`; the choice after Breiman et al. 1984, "Classification and Regression Trees".
+    """
+    table = scores.pivot(index=["repeat", "fold"], columns="member", values="macro_f1")
+    table = table[table.mean().sort_values(ascending=False, kind="stable").index]
+    n_test = max(1, round(n_rows / n_folds))
+    sizes, each = {"n_train": n_rows - n_test, "n_test": n_test}, 1 - (1 - confidence) / max(1, table.shape[1] - 1)
+    found = []
+    for place, (name, of_folds) in enumerate(table.items()):
+        mean = cross_validation_interval(of_folds.to_numpy(), confidence=confidence, **sizes)
+        gain = cross_validation_interval((of_folds - table.iloc[:, 0]).to_numpy(), confidence=each, **sizes)
+        verdict = "best" if place == 0 else "worse" if gain.high < 0 else "cannot tell"
+        found.append((name, mean.value, of_folds.std(ddof=1), mean.low, mean.high, gain.value, gain.low, gain.high, verdict))
+    columns = ["member", "macro_f1", "deviation", "low", "high", "gain", "gain_low", "gain_high", "verdict"]
+    compared = pd.DataFrame(found, columns=columns).set_index("member")
+    compared["seconds"] = scores.groupby("member")["seconds"].sum()
+    # never one that is worse: such a gap is wider than the difference of two standard errors
+    careful = compared["macro_f1"] - compared["deviation"] / np.sqrt(len(table))
+    compared["chosen"] = compared.index == careful.idxmax()
+    return compared
+
+
+def _member(name: str, train: pd.DataFrame, held_out: pd.DataFrame, config: Config, *, run: Workspace, repeat: int, fold: int) -> tuple[np.ndarray, float]:
+    if name in LINEAR:
+        started = time.perf_counter()
+        model = LINEAR[name](train["text"].tolist(), train["label"].tolist(), seed=config.seed)
+        return model.predict_proba(held_out["text"].tolist()), time.perf_counter() - started
+    n_parts = min(round(1 / config.cross_validation.stop_share), int(train.groupby("label")["group"].nunique().min()))
+    stops = deal(train, n_folds=n_parts, seed=config.seed) == 0
+    place = Workspace(dataset=run.dataset, run=f"{run.run}/folds")
+    settings = config.model_copy(update={"training": config.member(name), "seed": config.seed + repeat})
+    return trials.train_and_predict(train[~stops], train[stops], held_out, config=settings, run=place, name=f"{name}-{repeat}-{fold}")
