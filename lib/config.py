@@ -214,6 +214,7 @@ class CrossValidationConfig(_Section):
     repeats: int = Field(1, ge=1)  # each deals the rows out anew
     rows: int | None = Field(None, ge=20)  # a stratified sample of the training rows; None takes all
     stop_share: float = Field(0.1, gt=0, lt=0.5)  # of a fold's training rows, that stop the training: never the rows it is scored on
+    curve_draws: int = Field(3, ge=0)  # of each size of the learning curve, which takes all training rows; 0: no curve
     members: dict[str, dict[str, Any]] = {"transformer": {}}  # name: training settings that differ from the run's
 
     @model_validator(mode="after")

@@ -280,6 +280,22 @@ def fold_scores(scores: pd.DataFrame, compared: pd.DataFrame, *, n: int, ax: Axe
     return ax
 
 
+def learning_curve(table: pd.DataFrame, law: Callable[[np.ndarray], np.ndarray], *, n: int, ax: Axes | None = None) -> Axes:
+    """Macro F1 by training size with its intervals, and the fitted law up to twice the largest size, from `learning_curve.learning_curve`."""
+    ax = ax or _axes(height=3.0)
+    largest = table.index.max()
+    error = [table["macro_f1"] - table["low"], table["high"] - table["macro_f1"]]
+    ax.errorbar(table.index, table["macro_f1"], yerr=error, fmt="o", color=COLOURS[0], capsize=3, label="measured")
+    along = np.geomspace(table.index.min(), 2 * largest, 60)
+    for part, line, label in ((along <= largest, "-", "power law"), (along >= largest, "--", "expected, up to twice as many texts")):
+        ax.plot(along[part], law(along[part]), line, color=COLOURS[1], label=label)
+    ax.legend(frameon=False, loc="lower right")
+    _label(ax, title=f"TF-IDF by training size (n = {n:,} held-out texts)", xlabel="training texts (logarithmic)", ylabel="macro F1 (bars: 95 %)", xscale="log")
+    ax.set_xticks([*table.index, 2 * largest], [f"{size:,}" for size in (*table.index, 2 * largest)])
+    ax.minorticks_off()
+    return ax
+
+
 def gains(table: pd.DataFrame, *, title: str, xlabel: str, ax: Axes | None = None) -> Axes:
     """A `gain` with its interval (`low`, `high`) and `verdict` for each row of a table, best first."""
     table = table.sort_values("gain", kind="stable")

@@ -339,6 +339,17 @@ def test_fold_scores_show_each_fold_the_mean_and_which_member_is_chosen():
     np.testing.assert_allclose(ends, [[0.7, 0.95], [0.65, 0.75]])
 
 
+def test_a_learning_curve_is_drawn_with_its_law_up_to_twice_the_texts():
+    table = pd.DataFrame({"macro_f1": [0.6, 0.8], "low": [0.5, 0.7], "high": [0.7, 0.85]}, index=[100, 400])
+    ax = plots.learning_curve(table, lambda n: 0.5 + n / 2000, n=90)
+    assert ax.get_title(loc="left") == "TF-IDF by training size (n = 90 held-out texts)"
+    measured, expected = ax.lines[-2].get_xydata(), ax.lines[-1].get_xydata()
+    assert (measured[0, 0], expected[-1, 0], expected[-1, 1]) == (100, 800, 0.9)
+    assert measured[:, 0].max() <= 400 <= expected[:, 0].min()
+    assert ax.get_xscale() == "log"
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["100", "400", "800"]
+
+
 def test_detectable_gains_are_drawn_in_points_with_the_size_of_each_split():
     table = pd.DataFrame({"val": [0.01, 0.02], "test": [0.005, 0.01], "more": [0.01, 0.02]}, index=[0.05, 0.1])
     ax = plots.detectable_gains(table, sizes=pd.Series({"val": 1000, "test": 4000, "more": 1000}))
