@@ -25,7 +25,7 @@ import pandas as pd
 import torch
 import transformers
 
-from lib.config import Config, TrainingConfig
+from lib.config import Config, TrackingConfig, TrainingConfig
 from lib.data import cleaning, sources
 from lib.evaluation.metrics import accuracy, macro_f1
 from lib.evaluation.significance import gain_over_seeds
@@ -228,7 +228,9 @@ def plain_run(train: pd.DataFrame, test: pd.DataFrame, classes: list[str], *, se
 
 def our_run(train: pd.DataFrame, test: pd.DataFrame, settings: TrainingConfig, *, seed: int) -> np.ndarray:
     place = Workspace(dataset="bench", run="ours")
-    result = finetune.train(train, train.head(40), config=Config(profile="bench", seed=seed, training=settings), run=place, progress=False)
+    result = finetune.train(
+        train, train.head(40), config=Config(profile="bench", seed=seed, training=settings, tracking=TrackingConfig(backend="none")), run=place, progress=False
+    )
     tokenizer, model, _ = finetune.load_model(result.model_dir)
     predicted = finetune.predict_probs(tokenizer, model, test["text"].tolist(), max_length=settings.max_length, progress=False).argmax(axis=1)
     shutil.rmtree(result.model_dir.parent)

@@ -232,6 +232,15 @@ class EvaluationConfig(_Section):
     n_mistakes: int = Field(12, ge=1)
 
 
+class TrackingConfig(_Section):
+    """Where runs, folds and trials are recorded; nothing of a result depends on it."""
+
+    backend: Literal["mlflow", "none"] = "mlflow"
+    uri: str = ""  # of a tracking server; "": a SQLite file in models/mlflow
+    wandb: bool = False  # W&B too: pip install wandb
+    system_metrics: bool = True  # load of processor, memory, disk, network and GPU, every 10 seconds of a training
+
+
 class Config(_Section):
     """All settings of a run.
 
@@ -253,6 +262,7 @@ class Config(_Section):
     ledger: LedgerConfig = LedgerConfig()
     cross_validation: CrossValidationConfig = CrossValidationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
     def _members_can_be_trained(self) -> Config:

@@ -22,9 +22,9 @@ from tqdm import tqdm
 from lib import workspace
 from lib.config import Config, closest
 from lib.data import sources
-from lib.delivery import site
+from lib.delivery import recording, site
 from lib.errors import WorkbookError
-from lib.training import backbones
+from lib.training import backbones, tracking
 from lib.workspace import FILES, STEPS, Step, Workspace
 
 NEEDED_DISK_BYTES = 1e9  # a run on 20,000 texts writes some 300 MB, most of it the model
@@ -84,6 +84,7 @@ def run_workbook(
     for step in steps:
         check_parameters(step.notebook, parameters)
     _check_disk()
+    tracking.check(config)
     if any(map(_uses_backbone, steps)):
         backbones.check_available(config.training.backbone)
     if config.labels.encoder and any("labels" in step.settings for step in steps):
@@ -96,8 +97,11 @@ def run_workbook(
             if name != "source" and FILES[name][1] != steps[0].notebook:
                 ws.existing(name)
         record = _opened_record(config, ws, parameters, table)
-        executed = _run_steps(steps, config, ws, parameters, record, force=force, progress=progress)
-        index = site.write_index(ws, record)
+        with tracking.workbook_run(config, ws) as tracked:
+            executed = _run_steps(steps, config, ws, parameters, record, tracked=tracked, force=force, progress=progress)
+            index = site.write_index(ws, record)
+            if tracked and executed:
+                recording.record_results(tracked, ws, evaluated=any("metrics.json" in step.writes for step in steps))
     skipped = [step.notebook for step in steps if step.notebook not in executed]
     return RunResult(ws.folder(workspace.REPORTS), index, executed, skipped, time.perf_counter() - started)
 
@@ -158,7 +162,15 @@ def _uses_backbone(step: Step) -> bool:
 
 
 def _run_steps(
-    steps: Sequence[Step], config: Config, ws: Workspace, parameters: dict[str, Any], record: dict[str, Any], *, force: bool, progress: bool
+    steps: Sequence[Step],
+    config: Config,
+    ws: Workspace,
+    parameters: dict[str, Any],
+    record: dict[str, Any],
+    *,
+    tracked: tracking.Record | None,
+    force: bool,
+    progress: bool,
 ) -> list[str]:
     executed = []
     with tqdm(steps, desc="notebooks", unit="notebook", disable=not progress) as bar, _live_output(bar):
@@ -166,6 +178,8 @@ def _run_steps(
             bar.set_description_str(step.notebook)
             if force or not _is_done(step, config, ws, record):
                 executed.append(step.notebook)
+                if tracked:
+                    tracked.start()
                 _execute(step, config, ws, parameters, record, progress=progress)
             bar.update()
         bar.set_description_str("notebooks")

@@ -38,7 +38,7 @@ def train_and_predict(
     folder = run.folder(workspace.MODELS)
     path = folder / f"{name.replace(' ', '-').replace('/', '-')}-{config.seed}.parquet"
     if not path.exists() or workspace.read_facts(path).get("key") != key:
-        result = finetune.train(train, stop, config=config, run=run, progress=False)
+        result = finetune.train(train, stop, config=config, run=run, progress=False, name=name)
         probs = result.val_probs if scored is None else _predict(scored, result, config)
         table = pd.DataFrame(probs, columns=[str(code) for code in range(probs.shape[1])])
         workspace.write_table(table, path, facts={"key": key, "seconds": result.facts["training_seconds"]})

@@ -69,6 +69,18 @@ class Progress(TrainerCallback):
         self.bar.close()
 
 
+class Recording(TrainerCallback):
+    """Hand every entry of the log on as it is written."""
+
+    def __init__(self, record: Callable[[dict[str, float], int], None]):
+        self.record = record
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        """Hand it on."""
+        if state.is_world_process_zero:
+            self.record(logs, state.global_step)
+
+
 class DivergenceGuard(TrainerCallback):
     """Raise Diverged where the loss is no number, or where 100 steps after warm-up it is still that of guessing.
 

@@ -27,7 +27,8 @@ from lib import workspace
 from lib.config import Config, TrainingConfig
 from lib.data.sources import sample_rows
 from lib.errors import WorkbookError
-from lib.training import backbones
+from lib.evaluation.metrics import macro_f1
+from lib.training import backbones, tracking
 from lib.training.finetune import callbacks, encoding, heads, kernels, launching, prediction, pretraining
 from lib.training.finetune.objective import RecipeTrainer
 from lib.workspace import Workspace
@@ -69,6 +70,7 @@ def train(
     run: Workspace,
     progress: bool = True,
     watch: Callable[[pd.DataFrame], None] | None = None,
+    name: str = "",
 ) -> TrainingResult:
     """Fine-tune the configured backbone; stop early on macro F1; keep the best checkpoint, or the average where it is better.
 
@@ -80,22 +82,40 @@ def train(
     train, val : with `text` and `label`
     run : where the model goes
     watch : is given the history after every evaluation
+    name : of a trial in a series, for the record
 
     Raises
     ------
     WorkbookError : the backbone cannot be loaded; a label of `val` is not in `train`; training diverged twice (what was tried is
         named); a single text does not fit into memory.
     """
-    started = time.perf_counter()
     unknown = sorted(set(val["label"]) - set(train["label"]))
     if unknown:
         raise WorkbookError(f"label {unknown[0]!r} is in the validation rows but not in the training rows")
+    with tracking.training(train, val, config=config, run=run, name=name) as record:
+        result = _train(train, val, config=config, run=run, progress=progress, watch=watch, record=record)
+        if record:
+            _record(record, result, val)
+    return result
+
+
+def _train(
+    train: pd.DataFrame,
+    val: pd.DataFrame,
+    *,
+    config: Config,
+    run: Workspace,
+    progress: bool,
+    watch: Callable[[pd.DataFrame], None] | None,
+    record: tracking.Record | None,
+) -> TrainingResult:
+    started = time.perf_counter()
     if config.training.processes > 1:
         prepare_torch(config.training)
         _starting_point(config, run, train["text"], progress=progress)  # pretraining is done by one process
         facts, history = launching.launch(train, val, config=config, run=run)
     else:
-        facts, history = train_in_this_process(train, val, config=config, run=run, progress=progress, watch=watch)
+        facts, history = train_in_this_process(train, val, config=config, run=run, progress=progress, watch=watch, record=record)
     tokenizer, trained, class_names = prediction.load_model(run.path("transformer"))  # as saved, without mixed precision around it
     settings = config.training
     val_probs = prediction.predict_probs(
@@ -105,15 +125,32 @@ def train(
     return TrainingResult(run.path("transformer"), val_probs, class_names, history, facts)
 
 
+def _record(record: tracking.Record, result: TrainingResult, val: pd.DataFrame) -> None:
+    """Record what a training left, and tell the reader of its facts what became of the record."""
+    y_val = pd.Categorical(val["label"], categories=result.class_names).codes.astype(int)
+    numbers = {name: fact for name, fact in result.facts.items() if isinstance(fact, int | float)}
+    record.history(result.history)
+    record.metrics({**numbers, "val_macro_f1": macro_f1(y_val, result.val_probs.argmax(axis=1), n_classes=len(result.class_names))})
+    record.tags({name: fact for name, fact in result.facts.items() if name not in numbers})
+    result.facts["messages"] += record.notes
+
+
 def train_in_this_process(
-    train: pd.DataFrame, val: pd.DataFrame, *, config: Config, run: Workspace, progress: bool, watch: Callable[[pd.DataFrame], None] | None
+    train: pd.DataFrame,
+    val: pd.DataFrame,
+    *,
+    config: Config,
+    run: Workspace,
+    progress: bool,
+    watch: Callable[[pd.DataFrame], None] | None,
+    record: tracking.Record | None = None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Train in this process, a second time at a lower rate where the first diverges; return facts and history."""
     checkpoints = run.folder(workspace.MODELS) / "checkpoints"
     settings, tried = _open_checkpoints(checkpoints, train, val, config)
     while True:
         try:
-            return _attempt(train, val, config=config, settings=settings, tried=tried, run=run, progress=progress, watch=watch)
+            return _attempt(train, val, config=config, settings=settings, tried=tried, run=run, progress=progress, watch=watch, record=record)
         except callbacks.Diverged as error:
             tried = [*tried, f"at a learning rate of {settings.learning_rate:g} with a warm-up of {settings.warmup_share:.0%}: {error}"]
             if len(tried) > 1:
@@ -122,6 +159,8 @@ def train_in_this_process(
                 raise WorkbookError(f"training diverged twice; {'; '.join(tried)}. What is left to try: {remedy}") from error
             settings = lower_rate(settings)
             _begin(checkpoints, _key(train, val, config), tried)
+            if record:
+                record.next_try(error)
 
 
 def lower_rate(settings: TrainingConfig) -> TrainingConfig:
@@ -140,6 +179,7 @@ def _attempt(
     run: Workspace,
     progress: bool,
     watch: Callable[[pd.DataFrame], None] | None,
+    record: tracking.Record | None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     started = time.perf_counter()
     prepare_torch(settings)
@@ -166,7 +206,7 @@ def _attempt(
     )
     trainer.messages += messages + [f"a second try, after one {attempt}" for attempt in tried]
     keeping, average = callbacks.Keeping(trainer, started=started), callbacks.WeightAverage(trainer.model, settings)
-    _add_callbacks(trainer, checkpoints, y_train, keeping=keeping, average=average, progress=progress, watch=watch)
+    _add_callbacks(trainer, checkpoints, y_train, keeping=keeping, average=average, progress=progress, watch=watch, record=record)
     trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
     kept_average = _put_in_average(trainer, average)
     _save(trainer, run)
@@ -250,6 +290,7 @@ def _add_callbacks(
     average: callbacks.WeightAverage,
     progress: bool,
     watch: Any,
+    record: tracking.Record | None,
 ) -> None:
     settings = trainer.settings
     unfreezing = callbacks.Unfreezing(trainer, checkpoints / "activations", progress=progress)
@@ -260,6 +301,8 @@ def _add_callbacks(
     trainer.remove_callback(transformers.PrinterCallback)  # the history is drawn, not printed
     trainer.add_callback(transformers.EarlyStoppingCallback(early_stopping_patience=settings.patience))
     trainer.add_callback(unfreezing)
+    if record:
+        trainer.add_callback(callbacks.Recording(record.log_step))
     trainer.add_callback(callbacks.DivergenceGuard(chance_loss=guess, starts=starts))
     trainer.add_callback(keeping)
     trainer.add_callback(callbacks.Progress(progress=progress, watch=watch))

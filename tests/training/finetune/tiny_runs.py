@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lib import workspace
-from lib.config import Config, TrainingConfig
+from lib.config import Config, TrackingConfig, TrainingConfig
 from lib.evaluation.metrics import macro_f1
 from lib.training import finetune
 from lib.workspace import Workspace
@@ -45,7 +45,7 @@ TRAIN, VAL = rows(60, seed=0), rows(21, seed=1)
 
 
 def configured(seed=42, **settings):
-    return Config(profile="test", seed=seed, training=TrainingConfig(**{**TINY, **PLAIN, **settings}))
+    return Config(profile="test", seed=seed, training=TrainingConfig(**{**TINY, **PLAIN, **settings}), tracking=TrackingConfig(backend="none"))
 
 
 def place(name):
