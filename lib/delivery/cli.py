@@ -1,4 +1,4 @@
-"""`workbook run | lab | doctor`."""
+"""`workbook run | compare | register | promote | models | lab | doctor`."""
 
 from __future__ import annotations
 
@@ -60,6 +60,55 @@ def run(  # noqa: PLR0917 (click passes them by name)
     result = run_workbook(profile, run=run_name, data=data, overrides=overrides, first=first, last=last, force=force, progress=not quiet)
     click.echo(f"{len(result.executed)} notebooks run, {len(result.skipped)} up to date, {result.seconds:.0f} s")
     click.echo(f"report: {result.index}")
+
+
+@main.command()
+@click.argument("first", metavar="RUN")
+@click.argument("second", metavar="RUN")
+def compare(first: str, second: str) -> None:
+    """Say whether the second of two finished runs is better, on their sealed test set."""
+    from lib.delivery.comparing import compare
+
+    found = compare(first, second)
+    click.echo(found.scores.to_string(index=False, justify="left"))
+    click.echo(f"\n{found.words}")
+    if found.warning:
+        click.echo(f"{found.warning}.")
+
+
+@main.command()
+@click.argument("run_name", metavar="RUN")
+@click.option("--uri", default="", metavar="URI", help="Tracking server. [default: the run's, else models/mlflow]")
+def register(run_name: str, uri: str) -> None:
+    """Register a finished run's transformer under the next version, as challenger."""
+    from lib.delivery import registry
+
+    version, new = registry.register(run_name, uri=uri)
+    known = f"registered as {version.label}, challenger" if new else f"known already as {version.label}"
+    click.echo(f"{known}: macro F1 {version.tags['metric.macro_f1']}, accuracy {version.tags['metric.accuracy']}")
+
+
+@main.command()
+@click.argument("label", metavar="NAME-vX.Y.Z")
+@click.option("--force", is_flag=True, help="Promote it whatever the comparison says.")
+@click.option("--reason", default="", metavar="WORDS", help="Why it is forced; kept with the model.")
+@click.option("--uri", default="", metavar="URI", help="Tracking server. [default: models/mlflow]")
+def promote(label: str, force: bool, reason: str, uri: str) -> None:
+    """Make a registered model the champion, if it is better than the one that is."""
+    from lib.delivery import registry
+
+    version, words = registry.promote(label, force=force, reason=reason, uri=uri)
+    click.echo(f"{version.label} is the champion: {words}")
+
+
+@main.command()
+@click.option("--uri", default="", metavar="URI", help="Tracking server. [default: models/mlflow]")
+def models(uri: str) -> None:
+    """List the registered models."""
+    from lib.delivery import registry
+
+    found = registry.models(uri=uri)
+    click.echo(found.to_string(index=False, justify="left") if len(found) else "no model is registered yet: workbook register RUN")
 
 
 @main.command()

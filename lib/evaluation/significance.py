@@ -155,6 +155,28 @@ def class_f1_intervals(
     return _intervals(class_f1, how, n_resamples=n_resamples, confidence=confidence, seed=seed)
 
 
+def class_f1_gains(
+    y_true: np.ndarray,
+    pred_first: np.ndarray,
+    pred_second: np.ndarray,
+    *,
+    n_classes: int,
+    groups: np.ndarray | None = None,
+    n_resamples: int = 2_000,
+    confidence: float = 0.95,
+    seed: int = 42,
+) -> list[Interval]:
+    """Return the interval of each class's gain in F1, second minus first, on the same rows."""
+    cell, (y, a, b) = resampling.cells_of(y_true, pred_first, pred_second)
+
+    def gains(weights: np.ndarray) -> np.ndarray:
+        first, second = (resampling.weighted_class_f1(weights, y, predicted, n_classes=n_classes)[0] for predicted in (a, b))
+        return second - first
+
+    how = resampling.draws(len(y_true), cell=cell, groups=groups)
+    return _intervals(gains, how, n_resamples=n_resamples, confidence=confidence, seed=seed)
+
+
 def share_interval(n_found: int, n: int, *, confidence: float = 0.95) -> Interval:
     """Return a share of n rows with its Wilson interval, which holds for few rows and for shares of 0 and 1 too.
 

@@ -180,12 +180,12 @@ class Record:
             np.random.set_state(drawn[1])
 
     def _without(self, place: _MLflow | _WandB, error: Exception) -> None:
-        reason = _reason(error)
+        why = reason(error)
         if not isinstance(place, _MLflow) or not place.uri:
-            self._note(f"tracking: nothing more goes to {place.named}: {reason}")
+            self._note(f"tracking: nothing more goes to {place.named}: {why}")
             return
         _down.add(place.uri)
-        self._note(f"tracking: {place.named} cannot be used, recorded in {local_uri()} instead: {reason}")
+        self._note(f"tracking: {place.named} cannot be used, recorded in {local_uri()} instead: {why}")
         local = _MLflow("", system_metrics=place.system_metrics)
         self._places.append(local)
         self._logged -= place.known
@@ -203,12 +203,15 @@ class _MLflow:
         self.monitor: Any = None
         self.orphaned = ""  # a parent that nobody else ends
 
-    def open(self, opening: Opening) -> None:
+    def connect(self, dataset: str) -> None:
         self.client = mlflow_client(self.uri)
-        self.experiment = self._experiment(opening.dataset)
+        self.experiment = self._experiment(dataset)
+
+    def open(self, opening: Opening) -> None:
+        self.connect(opening.dataset)
         tags = {"workbook.key": opening.key}
         if opening.parent:
-            tags["mlflow.parentRunId"] = self._parent(opening.parent)
+            tags["mlflow.parentRunId"] = self.parent(opening.parent)
         self.run_id = self._unfinished(opening) or self._begin(opening, tags)
         if self.system_metrics:
             from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
@@ -277,7 +280,7 @@ class _MLflow:
         for name in SERIES:
             self.known |= {(name, each.step) for each in (self.client.get_metric_history(run.info.run_id, name) if name in run.data.metrics else [])}
 
-    def _parent(self, parent: Opening) -> str:
+    def parent(self, parent: Opening) -> str:
         known = f" and tags.`workbook.key` = '{parent.key}'" if parent.key else ""
         runs = self._runs(f"tags.`workbook.kind` = 'run' and tags.`workbook.run` = '{parent.run}'{known}")
         if runs:
@@ -359,6 +362,16 @@ def training(train: pd.DataFrame, val: pd.DataFrame, *, config: Config, run: Wor
         yield record
 
 
+def workbook_run_id(ws: Workspace, uri: str = "") -> str:
+    """Return MLflow's id of a workbook run, the newest of its name; it is made where runs were not recorded."""
+    place = _MLflow(uri, system_metrics=False)
+    place.connect(ws.dataset)
+    run_id = place.parent(Opening(ws.run, ws.dataset, ws.run, "", ""))
+    if place.orphaned:
+        place.client.set_terminated(run_id)
+    return run_id
+
+
 def _is_on(config: Config) -> bool:
     return config.tracking.backend != "none" or config.tracking.wandb
 
@@ -399,7 +412,7 @@ def _of_training(train: pd.DataFrame, val: pd.DataFrame, *, config: Config, run:
     return Opening(shown, run.dataset, of_run, series, key, settings, {**tables, **rows, **_machine()}, parent)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """Return in one short line why a place cannot be used; of a chain of network errors the innermost."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     known = re.findall(r"\[Errno -?\d+\] [\w ]+|timed out|Remote end closed[\w ]*", line)
