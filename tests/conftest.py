@@ -55,6 +55,17 @@ def home(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def mlflow_template(tmp_path_factory):
+    """An empty MLflow store, made once; making one takes seconds."""
+    from lib.training import tracking
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORKBOOK_HOME", str(tmp_path_factory.mktemp("mlflow")))
+        tracking.mlflow_client().search_experiments()
+        return tracking.local_folder() / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
 def make_home(docstrings_file, tmp_path_factory):
     """Make homes that have the embedded data set already."""
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from lib import workspace
 from lib.config import parse_overrides, profile_names
 from lib.errors import WorkbookError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class _OneLineErrors(click.Group):
@@ -70,7 +74,7 @@ def compare(first: str, second: str) -> None:
     from lib.delivery.comparing import compare
 
     found = compare(first, second)
-    click.echo(found.scores.to_string(index=False, justify="left"))
+    _print_table(found.scores)
     click.echo(f"\n{found.words}")
     if found.warning:
         click.echo(f"{found.warning}.")
@@ -108,7 +112,10 @@ def models(uri: str) -> None:
     from lib.delivery import registry
 
     found = registry.models(uri=uri)
-    click.echo(found.to_string(index=False, justify="left") if len(found) else "no model is registered yet: workbook register RUN")
+    if len(found):
+        _print_table(found)
+    else:
+        click.echo("no model is registered yet: workbook register RUN")
 
 
 @main.command()
@@ -127,6 +134,13 @@ def doctor() -> None:
     width = max(map(len, facts))
     for name, fact in facts.items():
         click.echo(f"{name:<{width}}  {fact}")
+
+
+def _print_table(table: pd.DataFrame) -> None:
+    rows = [list(table.columns), *table.astype(str).to_numpy().tolist()]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
 
 
 def _quiet_libraries() -> None:

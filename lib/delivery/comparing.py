@@ -109,7 +109,7 @@ def compare(first: str, second: str) -> Comparison:
     y_pred = [predicted(run.probs, run.best, run.metrics["class_names"], test, what=f"run {run.ws.run!r}") for run in (a, b)]
     paired = significance.paired_test(y_true, *y_pred, groups=test["group"].to_numpy(), **_options(b.record))
     warning, _ = sealed.caution(sealed.ledger(b.ws), confidence=paired.macro_f1_gain.confidence)
-    return Comparison(_scores(a, b), paired, in_words(paired, f"the {b.best} of {second}", f"the {a.best} of {first}"), warning)
+    return Comparison(_scores(a, b), paired, in_words(paired, f"The {b.best} of {second}", f"the {a.best} of {first}"), warning)
 
 
 def refuse_unlike(first: str, first_classes: list[str], first_test: str, second: str, second_classes: list[str], second_test: str) -> None:  # noqa: PLR0917
@@ -138,7 +138,7 @@ def in_words(paired: significance.PairedTest, second: str, first: str) -> str:
     words += f"accuracy {accuracy} (McNemar p = {paired.p_value:.2g}), n = {paired.macro_f1_gain.n:,}"
     if paired.verdict == "cannot tell" and paired.disagreement:
         words += f"; a gain in accuracy of {paired.detectable:.4f} would show"
-    return f"{words[0].upper()}{words[1:]}."
+    return f"{words}."
 
 
 def _options(record: dict[str, Any]) -> dict[str, Any]:

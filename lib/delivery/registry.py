@@ -253,7 +253,7 @@ def _test_set(challenger: Version, champion: Version) -> pd.DataFrame:
 
 def _move_aliases(client: Any, version: Version, champion: Version | None) -> None:
     """Move champion, previous and challenger; where one cannot be moved, put all back."""
-    before = dict(client.get_registered_model(version.name).aliases)
+    before = _aliases(client, version.name)
     after = {**before, CHAMPION: version.number, **({PREVIOUS: champion.number} if champion else {})}
     if after.get(CHALLENGER) == version.number:
         del after[CHALLENGER]
@@ -268,7 +268,7 @@ def _set_aliases(client: Any, name: str, wanted: Mapping[str, Any]) -> None:
     for alias in (PREVIOUS, CHAMPION, CHALLENGER):  # each is moved in one piece: there is a champion at every moment
         if alias in wanted:
             client.set_registered_model_alias(name, alias, wanted[alias])
-        elif alias in client.get_registered_model(name).aliases:
+        elif alias in _aliases(client, name):
             client.delete_registered_model_alias(name, alias)
 
 
@@ -284,13 +284,17 @@ def _find(client: Any, label: str) -> Version:
 
 def _versions(client: Any, name: str) -> list[Version]:
     registered = client.search_registered_models(f"name = '{name}'")
-    aliases = dict(registered[0].aliases) if registered else {}
+    aliases = _aliases(client, name) if registered else {}
     found = []
     for each in client.search_model_versions(f"name = '{name}'") if registered else ():
         if "version" in each.tags:  # one that others made has none
-            own = tuple(alias for alias, number in aliases.items() if str(number) == str(each.version))
+            own = tuple(alias for alias, number in aliases.items() if number == str(each.version))
             found.append(Version(name, each.tags["version"], str(each.version), each.run_id, dict(each.tags), own))
     return found
+
+
+def _aliases(client: Any, name: str) -> dict[str, str]:
+    return {alias: str(number) for alias, number in client.get_registered_model(name).aliases.items()}
 
 
 def _order(version: Version) -> tuple[int, ...]:
