@@ -99,6 +99,16 @@ def test_class_f1_intervals_are_in_the_order_of_the_classes():
     assert all(interval.low < interval.value < interval.high for interval in found)
 
 
+def test_gains_of_classes_are_the_differences_of_their_f1():
+    y_true, first, second = WORSE_BETTER
+    gains = significance.class_f1_gains(y_true, first, second, n_classes=2, **FEW)
+    f1 = [[each.value for each in significance.class_f1_intervals(y_true, y_pred, n_classes=2, **FEW)] for y_pred in (first, second)]
+    assert [gain.value for gain in gains] == pytest.approx(np.subtract(f1[1], f1[0]))
+    assert all(0 < gain.low < gain.value < gain.high for gain in gains)
+    wider = significance.class_f1_gains(y_true, first, second, n_classes=2, groups=np.arange(len(y_true)) // 12, confidence=0.99, **FEW)
+    assert all(a.low < b.low and b.high < a.high for a, b in zip(wider, gains))
+
+
 def test_a_clear_gain_is_better_and_its_mirror_is_worse():
     y_true, first, second = WORSE_BETTER
     better, worse = significance.paired_test(y_true, first, second, **FEW), significance.paired_test(y_true, second, first, **FEW)

@@ -1,3 +1,4 @@
+import json
 import random
 import shutil
 import subprocess
@@ -289,7 +290,7 @@ def test_wandb_has_what_mlflow_has(home, monkeypatch):
     result = train(config=tracked(wandb=True))
     (child,) = of_kind("training")
     config, history, summary = wandb_content(home)
-    assert {key: config[key] for key in child.data.params} == {key: value for key, value in tracked().flat().items() if key in child.data.params}
+    assert {key: tracking._text(config[key]) for key in child.data.params} == child.data.params
     assert config["data.train"] == child.data.tags["data.train"] and config["device"] == "cpu"
     for metric in tracking.SERIES:
         assert [(step, values[metric]) for step, values in history if metric in values] == pytest.approx(of_history(result, metric)), metric
@@ -298,29 +299,41 @@ def test_wandb_has_what_mlflow_has(home, monkeypatch):
 
 def wandb_content(home):
     """Read the file that W&B leaves offline: config, history by step, summary."""
-    import json
-
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
     (path,) = (home / "models" / "wandb").glob("wandb/offline-run-*/*.wandb")
-    store, config, history, summary = DataStore(), {}, [], {}
-    store.open_for_scan(str(path))
-    while data := store.scan_data():
+    config, history, summary = {}, [], {}
+
+    def values_of(items):
+        return {item.key or item.nested_key[0]: json.loads(item.value_json) for item in items}
+
+    for data in leveldb_records(path.read_bytes()):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
-        for item in (*record.run.config.update, *record.config.update):
-            config[item.key or item.nested_key[0]] = json.loads(item.value_json)
+        config |= values_of(record.run.config.update) | values_of(record.config.update)
+        summary |= values_of(record.summary.update)
         if record.history.item:
-            values = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
-            history.append((record.history.step.num, values))
-        for item in record.summary.update:
-            summary[item.key or item.nested_key[0]] = json.loads(item.value_json)
+            history.append((record.history.step.num, values_of(record.history.item)))
     return config, history, summary
 
 
+def leveldb_records(content, header=7, block=32_768):
+    """Yield the records of a log in LevelDB's format: checksum (4 bytes), length (2), kind (1; 1 whole, 2 first, 3 middle, 4 last), data."""
+    place, parts = header, []
+    while place + 7 <= len(content):
+        if block - place % block < 7:  # padding
+            place += block - place % block
+            continue
+        length, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
+        parts.append(content[place + 7 : place + 7 + length])
+        place += 7 + length
+        if kind in (1, 4):
+            yield b"".join(parts)
+            parts = []
+
+
 def test_a_config_refuses_another_backend():
-    with pytest.raises(WorkbookError, match="tracking.backend: Input should be 'mlflow' or 'none'"):
+    with pytest.raises(WorkbookError, match=r"tracking\.backend: Input should be 'mlflow' or 'none'"):
         Config.load("smoke", {"tracking.backend": "mlfow"})
 
 
