@@ -42,5 +42,5 @@ doctor: setup  ## what this machine has
 constraints: setup  ## write the installed versions to constraints.txt
 	@{ head -1 constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//'; } > constraints.new && mv constraints.new constraints.txt
 
-clean:  ## remove what runs have written, but people's decisions and the reports
-	@rm -rf data/raw data/processed data/augmented models
+clean:  ## remove what runs have written, but people's decisions, the reports and MLflow's records and models
+	@rm -rf data/raw data/processed data/augmented && if [ -d models ]; then find models -mindepth 1 -maxdepth 1 ! -name mlflow -exec rm -rf {} +; fi

@@ -33,6 +33,7 @@ MLFLOW = {  # what its client reads; a value of yours stands
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",  # seconds: a server that is down must not hold a training up
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "GIT_PYTHON_REFRESH": "quiet",
 }

@@ -1,6 +1,7 @@
 import json
 import random
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -193,6 +194,17 @@ def test_a_server_that_is_down_is_named_in_one_line_and_all_is_recorded_here(hom
     assert [run.info.run_name for run in recorded()] == ["r", "training/seed 42", "other", "training/seed 42"]
     assert_holds(of_kind("training")[0], first)
     assert {run.info.status for run in recorded()} == {"FINISHED"}
+
+
+def test_a_server_that_never_answers_is_given_up_soon(home, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        started = time.perf_counter()
+        with tracking.training(TRAIN, VAL, config=tracked(uri=f"http://127.0.0.1:{silent.getsockname()[1]}"), run=place("r")) as record:
+            record.metrics({"loss": 1.0}, step=1)
+    assert time.perf_counter() - started < 10
+    assert [note.split(": ")[-1] for note in record.notes] == ["timed out"]
+    assert points(of_kind("training")[0], "loss") == [(1, 1.0)]
 
 
 def test_a_server_that_dies_midway_leaves_a_whole_record_here(home, monkeypatch, mlflow_template, tmp_path):
