@@ -262,7 +262,7 @@ class _MLflow:
         params = [Param(name, _text(value)) for name, value in opening.params.items()]
         for start in range(0, len(params), BATCH):
             self.client.log_batch(run_id, params=params[start : start + BATCH])
-        self.tags({name: _text(value) for name, value in opening.tags.items()}, run_id)
+        self.tags({name: _text(value) for name, value in opening.tags.items() if value is not None}, run_id)
         return run_id
 
     def _unfinished(self, opening: Opening) -> str:
@@ -301,6 +301,7 @@ class _WandB:
         self.system_metrics, self.known = system_metrics, set[tuple[str, int]]()
 
     def open(self, opening: Opening) -> None:
+        os.environ.setdefault("WANDB_SILENT", "true")
         import wandb
 
         folder = workspace.home() / "models" / "wandb"
