@@ -57,12 +57,12 @@ def home(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def mlflow_template(tmp_path_factory):
     """An empty MLflow store, made once; making one takes seconds."""
-    from lib.training import tracking
+    from lib.training import recorders
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORKBOOK_HOME", str(tmp_path_factory.mktemp("mlflow")))
-        tracking.mlflow_client().search_experiments()
-        return tracking.local_folder() / "mlflow.db"
+        recorders.mlflow_client().search_experiments()
+        return recorders.local_folder() / "mlflow.db"
 
 
 @pytest.fixture(scope="session")

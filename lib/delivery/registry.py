@@ -21,7 +21,7 @@ from lib.delivery import comparing
 from lib.delivery.comparing import Evaluated
 from lib.errors import WorkbookError
 from lib.evaluation import sealed, significance
-from lib.training import tracking
+from lib.training import recorders, tracking
 from lib.workspace import Workspace
 
 MODEL = "transformer"  # what is registered of a run
@@ -172,7 +172,7 @@ def promote(label: str, *, force: bool = False, reason: str = "", uri: str = "")
 def models(*, uri: str = "") -> pd.DataFrame:
     """Return every registered version, newest first within its name: `model`, `alias`, `macro F1`, `accuracy`, `data`, `run`, `date`, `commit`."""
     rows = []
-    if uri or (tracking.local_folder() / "mlflow.db").exists():
+    if uri or (recorders.local_folder() / "mlflow.db").exists():
         with _registry(uri) as client:
             for model in client.search_registered_models():
                 for version in sorted(_versions(client, model.name), key=_order, reverse=True):
@@ -306,15 +306,15 @@ def _registry(uri: str) -> Iterator[Any]:
     """Give a client, one process at a time on this machine; what MLflow cannot do is a WorkbookError."""
     from filelock import FileLock
 
-    client = tracking.mlflow_client(uri)
+    client = recorders.mlflow_client(uri)
     from mlflow.exceptions import MlflowException
 
-    tracking.local_folder().mkdir(parents=True, exist_ok=True)
+    recorders.local_folder().mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(tracking.local_folder() / ".registry.lock"):
+        with FileLock(recorders.local_folder() / ".registry.lock"):
             yield client
     except (MlflowException, OSError) as error:
-        raise WorkbookError(f"the model registry {uri or tracking.local_uri()} cannot be used: {tracking.reason(error)}") from error
+        raise WorkbookError(f"the model registry {uri or recorders.local_uri()} cannot be used: {tracking.reason(error)}") from error
 
 
 def _now() -> str:

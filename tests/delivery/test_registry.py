@@ -11,7 +11,7 @@ from lib.delivery import recording, registry
 from lib.delivery.cli import main
 from lib.errors import WorkbookError
 from lib.evaluation import sealed
-from lib.training import tracking
+from lib.training import recorders, tracking
 from lib.workspace import Workspace
 
 ROWS = sealed_rows()
@@ -70,7 +70,7 @@ def test_a_version_says_what_it_was_made_from(home):
     assert tags["model"] == workspace.path_fingerprint(ws.path("transformer"))
     accuracy = workspace.read_json(ws.path("metrics.json"))["models"]["transformer"]["intervals"]["accuracy"]
     assert tags["metric.accuracy"] == f"0.917 [{accuracy['low']:.3f}, {accuracy['high']:.3f}]"
-    client = tracking.mlflow_client()
+    client = recorders.mlflow_client()
     stored = client.get_model_version(version.name, version.number)
     assert stored.source == f"runs:/{version.run_id}/{FIRST}/model" and client.get_run(version.run_id).info.run_name == "one"
     loaded = client.download_artifacts(version.run_id, f"{FIRST}/model", str(home))
@@ -185,7 +185,7 @@ def test_aliases_are_all_moved_or_none(home, monkeypatch):
         as_it_is(client, name, {**wanted, "challenger": 99} if len(calls) == 1 else wanted)  # there is no version 99
 
     monkeypatch.setattr(registry, "_set_aliases", breaks)
-    assert refused(registry.promote, SECOND).startswith(f"the model registry {tracking.local_uri()} cannot be used: ")
+    assert refused(registry.promote, SECOND).startswith(f"the model registry {recorders.local_uri()} cannot be used: ")
     assert len(calls) == 2 and aliases() == before
 
 
@@ -229,7 +229,7 @@ def test_a_finished_run_hands_scores_pages_and_figures_to_its_record(home):
     with tracking.workbook_run(Config.load("smoke", {"tracking.backend": "mlflow"}), ws) as record:
         record.start()
         recording.record_results(record, ws, evaluated=True)
-    client = tracking.mlflow_client()
+    client = recorders.mlflow_client()
     (run,) = client.search_runs([client.get_experiment_by_name("data").experiment_id])
     intervals = workspace.read_json(ws.path("metrics.json"))["models"]["transformer"]["intervals"]
     for metric, interval in intervals.items():

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from lib import workspace
 from lib.config import Config, TrackingConfig, TrainingConfig
 from lib.errors import WorkbookError
-from lib.training import finetune, tracking, trials
+from lib.training import finetune, recorders, tracking, trials
 from lib.training.finetune import callbacks, launching
 from lib.training.finetune import run as run_module
 from lib.workspace import Workspace
@@ -45,13 +45,13 @@ def train(run="r", name="", config=None, watch=None):
 
 def recorded(uri=""):
     """Every run of the store, oldest first."""
-    client = tracking.mlflow_client(uri)
+    client = recorders.mlflow_client(uri)
     found = client.get_experiment_by_name("data")
     return client.search_runs([found.experiment_id], order_by=["attributes.start_time"]) if found else []
 
 
 def points(run, metric, uri=""):
-    return [(each.step, each.value) for each in tracking.mlflow_client(uri).get_metric_history(run.info.run_id, metric)]
+    return [(each.step, each.value) for each in recorders.mlflow_client(uri).get_metric_history(run.info.run_id, metric)]
 
 
 def of_history(result, metric):
@@ -64,7 +64,7 @@ def of_kind(kind, uri=""):
 
 
 def assert_holds(run, result):
-    for metric in tracking.SERIES:
+    for metric in recorders.SERIES:
         assert points(run, metric) == of_history(result, metric) != [], metric
 
 
@@ -75,7 +75,7 @@ def test_a_training_is_recorded_with_settings_steps_data_and_machine(home):
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert (parent.info.status, child.info.status) == ("FINISHED", "FINISHED")
     settings = tracked().flat()
-    assert child.data.params == {key: tracking._text(value) for key, value in settings.items() if key == "seed" or key.startswith("training.")}
+    assert child.data.params == {key: recorders.text_of(value) for key, value in settings.items() if key == "seed" or key.startswith("training.")}
     assert parent.data.params.keys() == {"profile", *(key for key in settings if not key.startswith("tracking."))}
     assert_holds(child, result)
     assert child.data.metrics["weights"] == result.facts["weights"]
@@ -188,7 +188,7 @@ def test_a_server_that_is_down_is_named_in_one_line_and_all_is_recorded_here(hom
     started = time.perf_counter()
     first, second = train(config=tracked(uri=DEAD)), train("other", config=tracked(uri=DEAD))
     assert time.perf_counter() - started < 30
-    line = f"tracking: the MLflow server {DEAD} cannot be used, recorded in {tracking.local_uri()} instead: [Errno 111] Connection refused"
+    line = f"tracking: the MLflow server {DEAD} cannot be used, recorded in {recorders.local_uri()} instead: [Errno 111] Connection refused"
     assert capsys.readouterr().err == f"workbook: {line}\n"
     assert (first.facts["messages"], second.facts["messages"]) == ([line], [])
     assert [run.info.run_name for run in recorded()] == ["r", "training/seed 42", "other", "training/seed 42"]
@@ -210,7 +210,7 @@ def test_a_server_that_never_answers_is_given_up_soon(home, monkeypatch):
 def test_a_server_that_dies_midway_leaves_a_whole_record_here(home, monkeypatch, mlflow_template, tmp_path):
     server = tmp_path / "server.db"
     shutil.copy(mlflow_template, server)
-    uri, calls, as_it_is = f"sqlite:///{server}", [], tracking._MLflow.metrics
+    uri, calls, as_it_is = f"sqlite:///{server}", [], recorders.MLflow.metrics
 
     def dies(place, values, step):
         if place.uri:
@@ -219,7 +219,7 @@ def test_a_server_that_dies_midway_leaves_a_whole_record_here(home, monkeypatch,
                 raise ConnectionError("[Errno 104] Connection reset by peer")
         as_it_is(place, values, step)
 
-    monkeypatch.setattr(tracking._MLflow, "metrics", dies)
+    monkeypatch.setattr(recorders.MLflow, "metrics", dies)
     result = train(config=tracked(uri=uri))
     assert [message.split(": ")[-1] for message in result.facts["messages"]] == ["[Errno 104] Connection reset by peer"]
     parent, child = recorded()
@@ -229,9 +229,9 @@ def test_a_server_that_dies_midway_leaves_a_whole_record_here(home, monkeypatch,
 
 
 def test_where_nothing_can_be_recorded_the_training_goes_on(home, monkeypatch, capsys):
-    monkeypatch.setattr(tracking, "mlflow_client", lambda uri="": (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(recorders, "mlflow_client", lambda uri="": (_ for _ in ()).throw(OSError(28, "No space left on device")))
     result = train()
-    assert result.facts["messages"] == [f"tracking: nothing more goes to {tracking.local_uri()}: [Errno 28] No space left on device"]
+    assert result.facts["messages"] == [f"tracking: nothing more goes to {recorders.local_uri()}: [Errno 28] No space left on device"]
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
@@ -243,7 +243,7 @@ def test_a_result_is_the_same_with_and_without_a_record(home):
 
 
 def test_what_a_record_draws_at_random_moves_nothing_of_a_training(home, monkeypatch):
-    monkeypatch.setattr(tracking._MLflow, "tags", lambda *_: (random.random(), np.random.rand()))
+    monkeypatch.setattr(recorders.MLflow, "tags", lambda *_: (random.random(), np.random.rand()))
     random.seed(1)
     np.random.seed(1)
     expected = random.Random(1).random(), np.random.RandomState(1).rand()
@@ -302,9 +302,9 @@ def test_wandb_has_what_mlflow_has(home, monkeypatch):
     result = train(config=tracked(wandb=True))
     (child,) = of_kind("training")
     config, history, summary = wandb_content(home)
-    assert {key: tracking._text(config[key]) for key in child.data.params} == child.data.params
+    assert {key: recorders.text_of(config[key]) for key in child.data.params} == child.data.params
     assert config["data.train"] == child.data.tags["data.train"] and config["device"] == "cpu"
-    for metric in tracking.SERIES:
+    for metric in recorders.SERIES:
         assert [(step, values[metric]) for step, values in history if metric in values] == of_history(result, metric), metric
     assert summary["val_macro_f1"] == child.data.metrics["val_macro_f1"] and summary["status"] == "FINISHED"
 
