@@ -314,7 +314,9 @@ def _registry(uri: str) -> Iterator[Any]:
         with FileLock(recorders.local_folder() / ".registry.lock"):
             yield client
     except (MlflowException, OSError) as error:
-        raise WorkbookError(f"the model registry {uri or recorders.local_uri()} cannot be used: {tracking.reason(error)}") from error
+        raise WorkbookError(
+            f"the model registry {recorders.without_password(uri) or recorders.local_uri()} cannot be used: {tracking.reason(error)}"
+        ) from error
 
 
 def _now() -> str:

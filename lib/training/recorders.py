@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -60,6 +61,17 @@ def local_uri() -> str:
     return f"sqlite:///{local_folder() / 'mlflow.db'}"
 
 
+def without_password(uri: str) -> str:
+    """Return an address as it may be shown.
+
+    Examples
+    --------
+    >>> without_password("https://me:secret@mlflow.example:5000")
+    'https://mlflow.example:5000'
+    """
+    return re.sub(r"//[^/]*@", "//", uri)
+
+
 def mlflow_client(uri: str = "") -> Any:
     """Return a client of a tracking server, or of the local store where `uri` is ""; it phones nobody and says nothing."""
     from filelock import FileLock
@@ -82,7 +94,7 @@ class MLflow:
 
     def __init__(self, uri: str, *, system_metrics: bool):
         self.uri, self.system_metrics, self.known = uri, system_metrics, set[tuple[str, int]]()
-        self.named = f"the MLflow server {uri}" if uri else local_uri()
+        self.named = f"the MLflow server {without_password(uri)}" if uri else local_uri()
         self.monitor: Any = None
         self.orphaned = ""  # a parent that nobody else ends
 

@@ -51,7 +51,7 @@ def recorded(uri=""):
 
 
 def points(run, metric, uri=""):
-    return [(each.step, each.value) for each in recorders.mlflow_client(uri).get_metric_history(run.info.run_id, metric)]
+    return sorted((each.step, each.value) for each in recorders.mlflow_client(uri).get_metric_history(run.info.run_id, metric))
 
 
 def of_history(result, metric):
@@ -207,25 +207,50 @@ def test_a_server_that_never_answers_is_given_up_soon(home, monkeypatch):
     assert points(of_kind("training")[0], "loss") == [(1, 1.0)]
 
 
-def test_a_server_that_dies_midway_leaves_a_whole_record_here(home, monkeypatch, mlflow_template, tmp_path):
-    server = tmp_path / "server.db"
-    shutil.copy(mlflow_template, server)
-    uri, calls, as_it_is = f"sqlite:///{server}", [], recorders.MLflow.metrics
+@pytest.fixture
+def server(mlflow_template, tmp_path, monkeypatch):
+    """A store in place of a server, that dies when it has taken `n` batches of numbers."""
+    path, as_it_is = tmp_path / "server.db", recorders.MLflow.metrics
+    shutil.copy(mlflow_template, path)
+    server = SimpleNamespace(uri=f"sqlite:///{path}", n=100)
 
-    def dies(place, values, step):
+    def metrics(place, values, step):
         if place.uri:
-            calls.append(step)
-            if len(calls) > 5:
+            server.n -= 1
+            if server.n < 0:
                 raise ConnectionError("[Errno 104] Connection reset by peer")
         as_it_is(place, values, step)
 
-    monkeypatch.setattr(recorders.MLflow, "metrics", dies)
-    result = train(config=tracked(uri=uri))
+    monkeypatch.setattr(recorders.MLflow, "metrics", metrics)
+    return server
+
+
+def test_a_server_that_dies_midway_leaves_a_whole_record_here(home, server):
+    server.n = 5
+    result = train(config=tracked(uri=server.uri))
     assert [message.split(": ")[-1] for message in result.facts["messages"]] == ["[Errno 104] Connection reset by peer"]
     parent, child = recorded()
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id and child.info.status == "FINISHED"
     assert_holds(child, result)
-    assert points(of_kind("training", uri)[0], "loss", uri) == of_history(result, "loss")[: len(points(of_kind("training", uri)[0], "loss", uri))] != []
+    assert points(of_kind("training", server.uri)[0], "loss", server.uri) == of_history(result, "loss")[:5]
+
+
+def test_a_training_that_was_stopped_on_a_server_which_then_dies_is_whole_here(home, server):
+    def stop(history):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config=tracked(uri=server.uri), watch=stop)
+    assert recorded() == [] and server.n < 100
+    server.n = 2
+    result = train(config=tracked(uri=server.uri))
+    assert_holds(of_kind("training")[0], result)
+
+
+def test_a_password_in_a_servers_address_is_not_told(home, capsys):
+    result = train(config=tracked(uri="http://someone:secret@127.0.0.1:9"))
+    assert "the MLflow server http://127.0.0.1:9 cannot" in result.facts["messages"][0]
+    assert "secret" not in str(result.facts) + capsys.readouterr().err
 
 
 def test_where_nothing_can_be_recorded_the_training_goes_on(home, monkeypatch, capsys):
