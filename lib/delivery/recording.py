@@ -26,14 +26,14 @@ def record_results(record: Record, ws: Workspace, *, evaluated: bool) -> None:
     """
     if evaluated:
         found = workspace.read_json(ws.path("metrics.json"))
-        record.metrics(test_scores(found))
+        record.metrics(flat_scores(found))
         record.tags({"verdict": found["verdict"], "test.rows": found["n_test"], "test.classes": found["class_names"]})
     with tempfile.TemporaryDirectory() as scratch:
         collect(ws.folder(workspace.REPORTS), Path(scratch))
         record.artifacts(Path(scratch), "report")
 
 
-def test_scores(found: dict[str, Any]) -> dict[str, float]:
+def flat_scores(found: dict[str, Any]) -> dict[str, float]:
     """Return the scores of metrics.json under flat names: `test/<model>/macro_f1`, and `_low` and `_high` of its interval."""
     scores: dict[str, float] = {}
     for model, of_model in found["models"].items():

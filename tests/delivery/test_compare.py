@@ -123,3 +123,11 @@ def test_a_test_set_that_was_sealed_anew_is_refused(two):
 def test_predictions_of_other_rows_are_refused():
     with pytest.raises(WorkbookError, match="the probabilities of run 'x' are of other rows"):
         comparing.predicted(ROWS[["row_id"]].iloc[::-1], "transformer", list(CLASSES), ROWS, what="run 'x'")
+
+
+def test_a_run_is_known_by_the_model_that_it_evaluated_itself(two):
+    ws = comparing.evaluated_run("one").ws
+    own = workspace.path_fingerprint(ws.path("transformer"))
+    sealed.open_test(ws, model="another", why="comparison of others")
+    comparing.compare("one", "two")
+    assert comparing.evaluated_run("one").model_id == own != comparing.evaluated_run("two").model_id
