@@ -77,7 +77,7 @@ def train(
 
     Parameters
     ----------
-    train, val : with `text` and `label`
+    train, val : with `text` and `label`; `train` may have soft labels to learn in their place (`encoding.soft_labels`)
     run : where the model goes
     watch : is given the history after every evaluation
 
@@ -157,7 +157,7 @@ def _attempt(
         model=model,
         args=arguments,
         settings=settings,
-        train_dataset=encoding.Pieces(encoded, y_train),
+        train_dataset=encoding.Pieces(encoded, y_train if (soft := encoding.soft_labels(train)) is None else soft),
         eval_dataset=encoding.Pieces(encoded_val, y_val),
         watched=(encoded_val, y_val),
         class_weights=class_weights(y_train, settings.class_weights, n_classes=len(class_names)),
@@ -195,8 +195,10 @@ def _model(
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, list[str]]:
     """Load the backbone and change it as the settings say; return it with what a reader should know."""
     source, messages = _starting_point(config, run, texts, progress=progress)
-    transformers.set_seed(config.seed)
+    transformers.set_seed(config.seed if settings.head_seed is None else settings.head_seed)
     tokenizer, model = backbones.load_backbone(source, class_names=class_names)
+    if settings.head_seed is not None:
+        transformers.set_seed(config.seed)
     heads.set_dropout(model, hidden=settings.dropout, attention=settings.attention_dropout)
     heads.set_pooling(model, settings.pooling)
     if settings.reinit_layers:
@@ -437,7 +439,7 @@ def _clear(checkpoints: Path) -> None:
 
 
 def _key(train: pd.DataFrame, val: pd.DataFrame, config: Config) -> str:
-    tables = [workspace.table_fingerprint(table[["text", "label"]]) for table in (train, val)]
+    tables = [workspace.table_fingerprint(encoding.learnable(table)) for table in (train, val)]
     what = [*tables, config.training.model_dump(mode="json"), config.seed, workspace.code_fingerprint()]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
