@@ -74,6 +74,16 @@ def fit_calibrator(probs: np.ndarray, y_true: np.ndarray, *, method: str, ridge:
     return Calibrator(np.exp(values[:k]), values[k:])
 
 
+def out_of_fold(probs: np.ndarray, y_true: np.ndarray, fold: np.ndarray, *, method: str) -> np.ndarray:
+    """Return calibrated probabilities, those of each fold by what was fitted on the other folds: ndarray of shape (n, k)."""
+
+    def fit(rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        calibrator = fit_calibrator(probs[rows], y_true[rows], method=method)
+        return lambda others: calibrator(probs[others])
+
+    return cross_fitted(fit, fold, n_classes=probs.shape[1])
+
+
 def cross_fitted(fit: Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]], fold: np.ndarray, *, n_classes: int) -> np.ndarray:
     """Return probabilities of every row from what was fitted without its fold.
 

@@ -23,6 +23,7 @@ from lib.evaluation.significance import bootstrap_interval, paired_tests
 METHODS = ("soft", "weighted", "greedy", "stacking")  # the simplest first
 GREEDY_ROUNDS = 20  # members drawn with replacement, at most: weights are shares of a twentieth or more
 STACKING_STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # C of the regression; a smaller one is more regularised
+UNUSED = 1e-4  # a smaller share of the weight is none
 SUREST = np.log(1e-4)  # stacking reads no log-probability below it
 
 
@@ -45,7 +46,7 @@ class Ensemble:
     weights: np.ndarray
     bias: np.ndarray
 
-    def predict_probs(self, probs: Mapping[str, np.ndarray]) -> np.ndarray:
+    def predict_probs(self, probs: Mapping[Any, np.ndarray]) -> np.ndarray:
         """Combine the members' probabilities, each of shape (n, k) in the order of `class_names`.
 
         Raises
@@ -53,7 +54,7 @@ class Ensemble:
         WorkbookError : a member is missing.
         """
         if missing := [name for name in self.members if name not in probs]:
-            raise WorkbookError(f"the ensemble needs probabilities of {missing[0]!r}; there are those of {', '.join(probs)}")
+            raise WorkbookError(f"the ensemble needs probabilities of {missing[0]!r}; there are those of {', '.join(map(str, probs))}")
         stacked = np.stack([probs[name] for name in self.members])
         if self.method == "stacking":
             return special.softmax(_features(stacked) @ self.weights + self.bias, axis=1)
@@ -99,7 +100,9 @@ def fit_ensemble(
         "weighted": lambda: _least_log_loss(stacked, y_true),
         "greedy": lambda: _greedy(stacked, y_true),
     }
-    return Ensemble(method, list(oof_probs), names, shares[method](), np.zeros(k))
+    weights = shares[method]()
+    used = np.flatnonzero(weights > UNUSED)  # a member without weight need not be run
+    return Ensemble(method, [list(oof_probs)[i] for i in used], names, weights[used] / weights[used].sum(), np.zeros(k))
 
 
 def out_of_fold(oof_probs: Mapping[str, np.ndarray], y_true: np.ndarray, fold: np.ndarray, *, method: str) -> np.ndarray:

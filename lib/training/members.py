@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from lib import workspace
 from lib.config import Config
 from lib.errors import WorkbookError
+from lib.evaluation.calibration import Calibrator
 from lib.training import baseline, finetune, trials
 from lib.training.cross_validation import CrossValidation
+from lib.training.ensembles import Ensemble
 from lib.workspace import Workspace
 
 OF_CLASS = "p: "  # begins the names of the columns with probabilities, so that a class may be called "fold"
@@ -94,8 +100,17 @@ def fit(name: str, train: pd.DataFrame, val: pd.DataFrame, *, config: Config, ru
     return folder
 
 
-def predictor(name: str, *, config: Config, run: Workspace) -> Callable[[Sequence[str]], np.ndarray]:
+def of_the_run(config: Config) -> str | None:
+    """Return the member that notebook 04 has trained: the one with the run's own settings and seed; None where there is none such."""
+    return next((name for name in config.cross_validation.members if name is None or config.member_config(name) == config), None)
+
+
+def predictor(name: str | None, *, config: Config, run: Workspace) -> Callable[[Sequence[str]], np.ndarray]:
     """Return a function that takes texts and returns a trained member's probabilities, columns in the sorted order of the labels.
+
+    Parameters
+    ----------
+    name : of a member; None: the transformer of notebook 04, member or not
 
     Raises
     ------
@@ -106,17 +121,42 @@ def predictor(name: str, *, config: Config, run: Workspace) -> Callable[[Sequenc
         raise WorkbookError(f"member {name!r} is not in {folder}: run 06_build_ensemble again")
     if name in baseline.LINEAR:
         return baseline.load_baseline(folder).predict_proba
-    settings, (tokenizer, model, _) = config.member_config(name).training, finetune.load_model(folder)
+    settings, (tokenizer, model, _) = (config.member_config(name) if name else config).training, finetune.load_model(folder)
     return lambda texts: finetune.predict_probs(tokenizer, model, list(texts), max_length=settings.max_length, truncation=settings.truncation, progress=False)
 
 
-def _folder(name: str, config: Config, run: Workspace) -> Path:
+def predict_all(
+    names: Sequence[str | None], texts: Sequence[str], *, config: Config, run: Workspace, progress: bool = True
+) -> tuple[dict[str | None, np.ndarray], pd.Series]:
+    """Predict with trained members (None: the transformer of notebook 04); return member -> ndarray of shape (n, k), and the milliseconds a text that each took."""
+    probs, milliseconds = dict[str | None, np.ndarray](), {}
+    for name in tqdm(names, "members", unit="member", disable=not progress):
+        predict = predictor(name, config=config, run=run)
+        started = time.perf_counter()
+        probs[name] = np.asarray(predict(texts), dtype=float)
+        milliseconds[name] = 1000 * (time.perf_counter() - started) / len(texts)
+    return probs, pd.Series(milliseconds, name="ms_per_text")
+
+
+def model_id(ensemble: Ensemble, calibrator: Calibrator, *, config: Config, run: Workspace) -> str:
+    """Return a SHA-256 over the trained members of an ensemble, how they combine and what calibrates them."""
+    trained = [workspace.path_fingerprint(_folder(name, config, run)) for name in ensemble.members]
+    numbers = [array.tolist() for array in (ensemble.weights, ensemble.bias, calibrator.scale, calibrator.shift)]
+    return hashlib.sha256(json.dumps([trained, ensemble.method, ensemble.members, numbers]).encode()).hexdigest()
+
+
+def unwatched(names: Sequence[str], val: pd.DataFrame, *, config: Config) -> pd.DataFrame:
+    """Return the validation rows that stopped no member's training; they may be none."""
+    watched = [finetune.watched_rows(val, config.member_config(name))["row_id"] for name in names if name not in baseline.LINEAR]
+    return val[~val["row_id"].isin(pd.concat(watched))] if watched else val
+
+
+def _folder(name: str | None, config: Config, run: Workspace) -> Path:
     if name == "TF-IDF":
         return run.path("baseline")
     if name in baseline.LINEAR:
         return _place(name, run).path("baseline")
-    own = config.member_config(name)
-    return run.path("transformer") if own == config else _place(name, run).path("transformer")
+    return run.path("transformer") if config.member_config(name) == config else _place(name, run).path("transformer")
 
 
 def _place(name: str, run: Workspace) -> Workspace:

@@ -147,7 +147,7 @@ def _attempt(
     checkpoints, class_names = run.folder(workspace.MODELS) / "checkpoints", sorted(train["label"].unique())
     tokenizer, model, messages = _model(config, settings, run, train["text"], class_names, progress=progress)
     codes = {name: code for code, name in enumerate(class_names)}
-    watched = sample_rows(val, settings.eval_rows, seed=config.seed) if settings.eval_rows and settings.eval_rows < len(val) else val
+    watched = watched_rows(val, config)
     encode = partial(encoding.encode, tokenizer=tokenizer, max_length=settings.max_length, truncation=settings.truncation, cache=workspace.home() / TOKENS)
     with launching.first_process_first():
         encoded, encoded_val = encode(train["text"].tolist()), encode(watched["text"].tolist())
@@ -188,6 +188,12 @@ def _attempt(
     }
     history = callbacks.history_table(trainer.state.log_history)
     return facts, history
+
+
+def watched_rows(val: pd.DataFrame, config: Config) -> pd.DataFrame:
+    """Return the validation rows that decide when a training stops and which checkpoint is kept: all, or a sample of `eval_rows`."""
+    n_rows = config.training.eval_rows
+    return sample_rows(val, n_rows, seed=config.seed) if n_rows and n_rows < len(val) else val
 
 
 def _model(
