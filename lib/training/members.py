@@ -102,7 +102,7 @@ def fit(name: str, train: pd.DataFrame, val: pd.DataFrame, *, config: Config, ru
 
 def of_the_run(config: Config) -> str | None:
     """Return the member that notebook 04 has trained: the one with the run's own settings and seed; None where there is none such."""
-    return next((name for name in config.cross_validation.members if name is None or config.member_config(name) == config), None)
+    return next((name for name in config.cross_validation.members if config.member_config(name) == config), None)
 
 
 def predictor(name: str | None, *, config: Config, run: Workspace) -> Callable[[Sequence[str]], np.ndarray]:
@@ -128,7 +128,10 @@ def predictor(name: str | None, *, config: Config, run: Workspace) -> Callable[[
 def predict_all(
     names: Sequence[str | None], texts: Sequence[str], *, config: Config, run: Workspace, progress: bool = True
 ) -> tuple[dict[str | None, np.ndarray], pd.Series]:
-    """Predict with trained members (None: the transformer of notebook 04); return member -> ndarray of shape (n, k), and the milliseconds a text that each took."""
+    """Predict with trained members; return member -> ndarray of shape (n, k), and the milliseconds a text that each took.
+
+    A member None is the transformer of notebook 04.
+    """
     probs, milliseconds = dict[str | None, np.ndarray](), {}
     for name in tqdm(names, "members", unit="member", disable=not progress):
         predict = predictor(name, config=config, run=run)
@@ -156,7 +159,9 @@ def _folder(name: str | None, config: Config, run: Workspace) -> Path:
         return run.path("baseline")
     if name in baseline.LINEAR:
         return _place(name, run).path("baseline")
-    return run.path("transformer") if config.member_config(name) == config else _place(name, run).path("transformer")
+    if name is None or config.member_config(name) == config:
+        return run.path("transformer")
+    return _place(name, run).path("transformer")
 
 
 def _place(name: str, run: Workspace) -> Workspace:
