@@ -58,7 +58,7 @@ def fit_calibrator(probs: np.ndarray, y_true: np.ndarray, *, method: str, ridge:
         raise ValueError(f"method must be 'none', 'temperature' or 'vector', got {method!r}")
     if method == "none":
         return Calibrator(np.ones(k), np.zeros(k))
-    found = optimize.minimize_scalar(lambda log_scale: _log_loss(np.exp(log_scale) * logs, y_true), bounds=(-4, 4), method="bounded")
+    found = optimize.minimize_scalar(lambda log_scale: _log_loss(np.exp(log_scale) * logs, y_true), bounds=(-6, 4), method="bounded")
     start = np.r_[np.full(k, found.x), np.zeros(k)]
     if method == "temperature":
         return Calibrator(np.exp(start[:k]), start[k:])
