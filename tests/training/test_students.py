@@ -48,7 +48,7 @@ def test_soft_labels_that_are_the_labels_train_the_same_model():
 @pytest.mark.parametrize("technique", [{"r_drop": 0.5}, {"mixup": 0.3}, {"head_dropouts": 3}, {"class_weights": "balanced"}, {"truncation": "windows"}])
 def test_a_student_learns_what_the_teacher_says_not_the_label(technique):
     shifted = np.roll(ONE_HOT, 1, axis=1) * 0.98 + 0.02 / 3
-    found = run("shifted", train=soft(shifted), eval_steps=16, **technique)  # one look: an early one, at the labels, would keep an early model
+    found = run("shifted", train=soft(shifted), epochs=4, eval_steps=32, **technique)  # one look: an early one, at the labels, would keep an early model
     y_val = pd.Categorical(VAL["label"]).codes
     assert np.mean(found.val_probs.argmax(axis=1) == (y_val + 1) % 3) > 0.8
 
@@ -88,7 +88,7 @@ def test_one_head_seed_gives_two_seeds_the_same_head_to_begin_with():
 def compared():
     learnt = rows(72, seed=3).assign(row_id=range(72), group=range(72))
     config = Config.model_validate(
-        {**configured(eval_steps=18).model_dump(), "ensemble": EnsembleConfig(teacher_share=1.0, teacher_temperature=1.0).model_dump()}
+        {**configured(epochs=4, eval_steps=100).model_dump(), "ensemble": EnsembleConfig(teacher_share=1.0, teacher_temperature=1.0).model_dump()}
     )
     y = pd.Categorical(learnt["label"]).codes.astype(int)
     teacher = np.roll(np.eye(3)[y], 1, axis=1) * 0.97 + 0.01
