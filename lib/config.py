@@ -141,6 +141,7 @@ class TrainingConfig(_Section):
     dropout: float = Field(0.1, ge=0, lt=1)
     attention_dropout: float = Field(0.1, ge=0, lt=1)  # 0 allows faster attention kernels
     reinit_layers: int = Field(0, ge=0)  # top layers that start anew
+    head_seed: int | None = Field(None, ge=0, lt=2**32)  # draws the head; None: the run's seed draws it
     lora_rank: int = Field(0, ge=0)  # 0 trains the weights themselves
     pretraining_epochs: float = Field(0.0, ge=0)  # of masked language modelling on the training texts, before
     # the texts
@@ -215,12 +216,30 @@ class CrossValidationConfig(_Section):
     rows: int | None = Field(None, ge=20)  # a stratified sample of the training rows; None takes all
     stop_share: float = Field(0.1, gt=0, lt=0.5)  # of a fold's training rows, that stop the training: never the rows it is scored on
     curve_draws: int = Field(3, ge=0)  # of each size of the learning curve, which takes all training rows; 0: no curve
-    members: dict[str, dict[str, Any]] = {"transformer": {}}  # name: training settings that differ from the run's
+    members: dict[str, dict[str, Any]] = {"transformer": {}}  # name: training settings that differ from the run's, `seed` among them
 
     @model_validator(mode="after")
     def _members_have_other_names(self) -> CrossValidationConfig:
         if taken := {"TF-IDF", "TF-IDF: naive Bayes"} & set(self.members):
             raise ValueError(f"members has {min(taken)!r}, which is always there: name it otherwise")
+        return self
+
+
+class EnsembleConfig(_Section):
+    """Several models as one, fitted on the out-of-fold probabilities of the cross-validation."""
+
+    methods: tuple[Literal["soft", "weighted", "greedy", "stacking"], ...] = Field(("soft", "weighted", "greedy", "stacking"), min_length=1)
+    calibration: Literal["none", "temperature", "vector"] = "temperature"
+    coverages: tuple[float, ...] = Field((0.8, 0.9, 0.95, 0.99), min_length=1)  # that prediction sets promise
+    students: bool = True  # one model in place of several: distillation and a soup, three trainings on the cross-validation's rows
+    student_val_rows: int | None = Field(None, ge=20)  # a stratified sample of the validation rows that they are scored on; None takes all
+    teacher_share: float = Field(0.7, ge=0, le=1)  # of a student's labels that is the ensemble's probabilities; the rest is the label
+    teacher_temperature: float = Field(2.0, gt=0)  # above 1: the student hears more of the second-best classes
+
+    @model_validator(mode="after")
+    def _coverages_are_shares(self) -> EnsembleConfig:
+        if not all(0 < coverage < 1 for coverage in self.coverages):
+            raise ValueError(f"coverages are shares of texts, between 0 and 1, got {self.coverages}")
         return self
 
 
@@ -261,22 +280,30 @@ class Config(_Section):
     training: TrainingConfig = TrainingConfig()
     ledger: LedgerConfig = LedgerConfig()
     cross_validation: CrossValidationConfig = CrossValidationConfig()
+    ensemble: EnsembleConfig = EnsembleConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
     def _members_can_be_trained(self) -> Config:
         for name in self.cross_validation.members:
+            if not isinstance(seed := self.cross_validation.members[name].get("seed", 0), int) or not 0 <= seed < 2**32:
+                raise ValueError(f"cross_validation.members: {name!r}: seed is a whole number from 0 on, found {seed!r}")
             self.member(name)
         return self
 
+    def member_config(self, name: str) -> Config:
+        """Return the settings of a run that trains a member of the cross-validation: its training settings and its seed."""
+        seed = self.cross_validation.members[name].get("seed", self.seed)
+        return self.model_copy(update={"training": self.member(name), "seed": seed})
+
     def member(self, name: str) -> TrainingConfig:
         """Return the training settings of a member of the cross-validation."""
-        found = self.cross_validation.members[name]
+        found = {key: value for key, value in self.cross_validation.members[name].items() if key != "seed"}
         for key in found:
             if key not in TrainingConfig.model_fields:
                 known = ", ".join(TrainingConfig.model_fields)
-                raise ValueError(f"cross_validation.members: {name!r} sets {key!r}{closest(key, TrainingConfig.model_fields)}; a member sets {known}")
+                raise ValueError(f"cross_validation.members: {name!r} sets {key!r}{closest(key, TrainingConfig.model_fields)}; a member sets seed, {known}")
         try:
             return TrainingConfig.model_validate(self.training.model_dump() | found)
         except ValidationError as error:

@@ -314,6 +314,54 @@ def gains(table: pd.DataFrame, *, title: str, xlabel: str, ax: Axes | None = Non
     return ax
 
 
+def member_gains(curve: pd.DataFrame, *, n: int, ax: Axes | None = None) -> Axes:
+    """Gain over the best member as further ones join a soft vote, with intervals, from `ensembles.gain_curve`."""
+    ax = ax or _axes(height=2.8)
+    error = [curve["gain"] - curve["low"], curve["high"] - curve["gain"]]
+    ax.errorbar(curve.index, curve["gain"], yerr=error, fmt="o-", color=COLOURS[0], capsize=3)
+    ax.axhline(0, color="0.2", linewidth=1)
+    ax.set_xticks(curve.index, [_wrapped(f"{'+ ' if place else ''}{name}") for place, name in enumerate(curve["member"])])
+    ax.set_xlim(0.6, len(curve) + 0.4)
+    _label(ax, title=f"What does each further member add? (n = {n:,} texts)", xlabel="member that joins", ylabel="gain in macro F1 (bars: 95 %)")
+    return ax
+
+
+def conformal(tables: dict[str, pd.DataFrame], *, n: int) -> Axes:
+    """Coverage that prediction sets promised and kept, and what it costs in classes named, from `abstention.conformal_table`."""
+    with plt.rc_context(STYLE):
+        figure, (kept, cost) = plt.subplots(1, 2, figsize=(9, 3.6))
+    lowest = min(table.index.min() for table in tables.values())
+    kept.plot([lowest, 1], [lowest, 1], color="0.5", linestyle=":", label="as promised")
+    for place, ((name, table), style) in enumerate(zip(tables.items(), _line_styles())):
+        x = table.index + 0.003 * place
+        kept.errorbar(x, table["covered"], yerr=[table["covered"] - table["low"], table["high"] - table["covered"]], fmt="os^D"[place % 4], capsize=3, **style)
+        kept.plot([], [], marker="os^D"[place % 4], label=name, **style)
+        cost.plot(table.index, table["mean_size"], marker="os^D"[place % 4], label=name, **style)
+    _label(kept, title="Do the sets hold the right class?", xlabel="coverage promised", ylabel="texts whose set holds their class")
+    _label(cost, title="How many classes do they name?", xlabel="coverage promised", ylabel="classes in a set (mean)")
+    for ax in (kept, cost):
+        ax.xaxis.set_major_formatter(PercentFormatter(1))
+    kept.yaxis.set_major_formatter(PercentFormatter(1))
+    kept.legend(frameon=False)
+    figure.suptitle(f"Prediction sets (n = {n:,} texts; bars: 95 % intervals)", x=0.01, ha="left", fontsize=11)
+    return kept
+
+
+def accuracy_answered(tables: dict[str, pd.DataFrame], *, n: int, ax: Axes | None = None) -> Axes:
+    """Accuracy on the texts that a model is surest of, by the share of them, from `abstention.accuracy_by_share_answered`."""
+    ax = ax or _axes(height=3.2)
+    for (name, table), style, marker in zip(tables.items(), _line_styles(), "os^D" * 8):
+        ax.plot(table.index, table["accuracy"], marker=marker, markersize=4, label=_short(name), **style)
+        ax.fill_between(table.index, table["low"], table["high"], color=style["color"], alpha=0.12, linewidth=0)
+    ax.invert_xaxis()
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(PercentFormatter(1))
+    ax.legend(frameon=False, loc="lower right")
+    title = f"How right is it where it answers only what it is surest of? (n = {n:,}; shades: 95 % intervals)"
+    _label(ax, title=title, xlabel="share of texts that are answered", ylabel="accuracy on them")
+    return ax
+
+
 def confusion_matrix(counts: pd.DataFrame, *, title: str, ax: Axes | None = None) -> Axes:
     """Confusion counts with shares of the true class as shades."""
     size = 2.6 + 0.7 * len(counts)

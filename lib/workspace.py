@@ -53,6 +53,9 @@ FILES = {  # every file that a notebook hands to another, or to a person: name -
     "trick_ledger.parquet": (MODELS, "04_train_model"),
     "oof_probs.parquet": (MODELS, "05_cross_validate"),
     "cross_validation.parquet": (MODELS, "05_cross_validate"),
+    "members": (MODELS, "06_build_ensemble"),
+    "ensemble.json": (MODELS, "06_build_ensemble"),
+    "ensemble_probs.parquet": (MODELS, "06_build_ensemble"),
     "metrics.json": (REPORTS, "07_evaluate_and_analyse_errors"),
     "test_probs.parquet": (MODELS, "07_evaluate_and_analyse_errors"),
     "mistakes.parquet": (PROCESSED, "07_evaluate_and_analyse_errors"),
@@ -341,9 +344,15 @@ STEPS = (
         ("train.parquet",),
     ),
     Step(
+        "06_build_ensemble",
+        "Are several models worth their cost?",
+        ("ensemble", "cross_validation", "training", "evaluation.n_resamples", "evaluation.confidence"),
+        ("train.parquet", "val.parquet", "oof_probs.parquet", "baseline", "transformer"),
+    ),
+    Step(
         "07_evaluate_and_analyse_errors",
         "How good is it, and where does it fail?",
-        ("evaluation", "training"),
-        ("test.parquet", "seal.json", "baseline", "transformer"),
+        ("evaluation", "training", "cross_validation"),
+        ("test.parquet", "seal.json", "baseline", "transformer", "members", "ensemble.json"),
     ),
 )

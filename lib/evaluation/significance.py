@@ -232,13 +232,21 @@ def paired_test(
 
 
 def paired_tests(
-    y_true: np.ndarray, first: np.ndarray, others: Mapping[str, np.ndarray], *, n_resamples: int = 2_000, confidence: float = 0.95, seed: int = 42
+    y_true: np.ndarray,
+    first: np.ndarray,
+    others: Mapping[str, np.ndarray],
+    *,
+    groups: np.ndarray | None = None,
+    n_resamples: int = 2_000,
+    confidence: float = 0.95,
+    seed: int = 42,
 ) -> pd.DataFrame:
     """Compare the predictions of several models with those of one, on the same rows, as one family.
 
     Parameters
     ----------
     first : ndarray of int of shape (n,); what the others are compared with
+    groups : (n,) of anything; the bootstrap draws rows of a group together
     confidence : of the intervals together (Bonferroni), and of the verdicts together (Holm)
 
     Returns
@@ -252,7 +260,7 @@ def paired_tests(
     """
     each, rows = 1 - (1 - confidence) / max(1, len(others)), []
     for name, predicted in others.items():
-        paired = paired_test(y_true, first, predicted, n_resamples=n_resamples, confidence=each, seed=seed)
+        paired = paired_test(y_true, first, predicted, groups=groups, n_resamples=n_resamples, confidence=each, seed=seed)
         gain = paired.macro_f1_gain
         rows.append((name, macro_f1(y_true, predicted), gain.value, gain.low, gain.high, max(paired.p_value, paired.p_macro_f1), paired.accuracy_gain.value))
     table = pd.DataFrame(rows, columns=["name", "macro_f1", "gain", "low", "high", "p", "accuracy"]).set_index("name")

@@ -30,6 +30,9 @@ def fit_naive_bayes(texts: Sequence[str], labels: Sequence[str], *, seed: int = 
     return Pipeline([("tfidf", _tfidf(len(texts))), ("bayes", MultinomialNB(alpha=SMOOTHING))]).fit(texts, labels)
 
 
+LINEAR = {"TF-IDF": fit_baseline, "TF-IDF: naive Bayes": fit_naive_bayes}  # members of every cross-validation and ensemble
+
+
 def _tfidf(n_texts: int) -> TfidfVectorizer:
     return TfidfVectorizer(ngram_range=(1, 2), min_df=2 if n_texts >= 500 else 1, sublinear_tf=True, dtype=np.float32)
 
@@ -170,18 +173,27 @@ def worth_of_leaks(
     return {"n_leaked": int(seen.sum()), "right_leaked": right_leaked, "right_others": float(right[~seen].mean()), "flattery": interval}
 
 
-def save_baseline(model: Pipeline, folder: Path) -> None:
-    """Write a fitted baseline as JSON and safetensors: nothing that could run code when read."""
+def save_baseline(model: Pipeline, folder: Path, *, key: str = "") -> None:
+    """Write a fitted baseline, of either kind, as JSON and safetensors: nothing that could run code when read; `key` says what of."""
     from safetensors.numpy import save_file
 
-    tfidf, linear = model["tfidf"], model["linear"]
+    tfidf, linear = model[0], model[-1]
+    coef, intercept = _linear_form(linear)
     terms = sorted(tfidf.vocabulary_, key=tfidf.vocabulary_.__getitem__)
-    facts = {"classes": list(linear.classes_), "seed": linear.random_state, "min_df": tfidf.min_df, "terms": terms}
+    facts = {"classes": list(linear.classes_), "min_df": tfidf.min_df, "key": key, "terms": terms}
     with workspace.atomic_path(folder) as scratch:
         scratch.mkdir()
         workspace.write_json(facts, scratch / "baseline.json")
-        weights = {"idf": tfidf.idf_, "coef": linear.coef_, "intercept": linear.intercept_}
+        weights = {"idf": tfidf.idf_, "coef": coef, "intercept": intercept}
         save_file({name: np.ascontiguousarray(values) for name, values in weights.items()}, scratch / "weights.safetensors")  # coef_ is in column order
+
+
+def _linear_form(model: LogisticRegression | MultinomialNB) -> tuple[np.ndarray, np.ndarray]:
+    """Return coefficients and intercept as a regression has them: naive Bayes is linear in the log-odds too."""
+    if isinstance(model, LogisticRegression):
+        return model.coef_, model.intercept_
+    coef, intercept = model.feature_log_prob_, model.class_log_prior_
+    return (coef, intercept) if len(coef) > 2 else (np.diff(coef, axis=0), np.diff(intercept))
 
 
 def load_baseline(folder: Path) -> Pipeline:
@@ -191,6 +203,6 @@ def load_baseline(folder: Path) -> Pipeline:
     facts, weights = workspace.read_json(folder / "baseline.json"), load_file(folder / "weights.safetensors")
     vectors = TfidfVectorizer(ngram_range=(1, 2), min_df=facts["min_df"], sublinear_tf=True, dtype=np.float32, vocabulary=facts["terms"])
     vectors.idf_ = weights["idf"]
-    linear = LogisticRegression(C=10, max_iter=200, random_state=facts["seed"])
+    linear = LogisticRegression()
     linear.classes_, linear.coef_, linear.intercept_ = np.array(facts["classes"], dtype=object), weights["coef"], weights["intercept"]
     return Pipeline([("tfidf", vectors), ("linear", linear)])

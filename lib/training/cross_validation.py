@@ -18,8 +18,6 @@ from lib.evaluation.significance import cross_validation_interval
 from lib.training import baseline, trials
 from lib.workspace import Workspace
 
-LINEAR = {"TF-IDF": baseline.fit_baseline, "TF-IDF: naive Bayes": baseline.fit_naive_bayes}
-
 
 @dataclass(frozen=True)
 class CrossValidation:
@@ -76,7 +74,7 @@ def cross_validate(train: pd.DataFrame, *, config: Config, run: Workspace, progr
     rows = (sample_rows(train, settings.rows, seed=config.seed) if settings.rows and settings.rows < len(train) else train).reset_index(drop=True)
     classes, y = np.unique(rows["label"].to_numpy().astype(str), return_inverse=True)
     fold = np.stack([deal(rows, n_folds=settings.folds, seed=config.seed + repeat) for repeat in range(settings.repeats)])
-    members = [*LINEAR, *settings.members]
+    members = [*baseline.LINEAR, *settings.members]
     probs, scores = {name: np.empty((*fold.shape, len(classes))) for name in members}, []
     with tqdm(total=fold.shape[0] * settings.folds * len(members), desc="cross-validation", unit="training", disable=not progress) as bar:
         for repeat, number in np.ndindex(settings.repeats, settings.folds):
@@ -130,12 +128,13 @@ def compare(scores: pd.DataFrame, *, n_rows: int, n_folds: int, confidence: floa
 
 
 def _member(name: str, train: pd.DataFrame, held_out: pd.DataFrame, config: Config, *, run: Workspace, repeat: int, fold: int) -> tuple[np.ndarray, float]:
-    if name in LINEAR:
+    if name in baseline.LINEAR:
         started = time.perf_counter()
-        model = LINEAR[name](train["text"].tolist(), train["label"].tolist(), seed=config.seed)
+        model = baseline.LINEAR[name](train["text"].tolist(), train["label"].tolist(), seed=config.seed)
         return model.predict_proba(held_out["text"].tolist()), time.perf_counter() - started
     n_parts = min(round(1 / config.cross_validation.stop_share), int(train.groupby("label")["group"].nunique().min()))
     stops = deal(train, n_folds=n_parts, seed=config.seed) == 0
     place = Workspace(dataset=run.dataset, run=f"{run.run}/folds")
-    settings = config.model_copy(update={"training": config.member(name), "seed": config.seed + repeat})
+    settings = config.member_config(name)
+    settings = settings.model_copy(update={"seed": settings.seed + repeat})
     return trials.train_and_predict(train[~stops], train[stops], held_out, config=settings, run=place, name=f"{name}-{repeat}-{fold}")

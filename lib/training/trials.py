@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from lib import workspace
-from lib.config import Config
+from lib.config import Config, TrainingConfig
 from lib.training import finetune
 from lib.workspace import Workspace
 
@@ -32,14 +33,12 @@ def train_and_predict(
     probs : ndarray of shape (n, k), columns in the sorted order of the labels of `train`
     seconds : that the training took
     """
-    tables = [workspace.table_fingerprint(table) for table in (train[["text", "label"]], stop[["text", "label"]])]
-    tables += [workspace.table_fingerprint(scored[["text"]])] if scored is not None else []
-    key = hashlib.sha256(json.dumps([*tables, config.training.model_dump(mode="json"), config.seed, workspace.code_fingerprint()]).encode()).hexdigest()
+    key = _key(train, stop, config, scored=scored)
     folder = run.folder(workspace.MODELS)
     path = folder / f"{name.replace(' ', '-').replace('/', '-')}-{config.seed}.parquet"
     if not path.exists() or workspace.read_facts(path).get("key") != key:
         result = finetune.train(train, stop, config=config, run=run, progress=False, name=name)
-        probs = result.val_probs if scored is None else _predict(scored, result, config)
+        probs = result.val_probs if scored is None else predict(result.model_dir, scored, settings=config.training)
         table = pd.DataFrame(probs, columns=[str(code) for code in range(probs.shape[1])])
         workspace.write_table(table, path, facts={"key": key, "seconds": result.facts["training_seconds"]})
         for left in folder.iterdir():
@@ -48,7 +47,24 @@ def train_and_predict(
     return workspace.read_table(path).to_numpy(), workspace.read_facts(path)["seconds"]
 
 
-def _predict(scored: pd.DataFrame, result: finetune.TrainingResult, config: Config) -> np.ndarray:
-    tokenizer, model, _ = finetune.load_model(result.model_dir)
-    settings = config.training
-    return finetune.predict_probs(tokenizer, model, scored["text"].tolist(), max_length=settings.max_length, truncation=settings.truncation, progress=False)
+def train_once(train: pd.DataFrame, stop: pd.DataFrame, *, config: Config, run: Workspace, progress: bool = False) -> tuple[Path, float]:
+    """Fine-tune and keep the model, unless this place has that of the same rows, settings and code; return its folder and the seconds."""
+    record, key = run.folder(workspace.MODELS) / "trained.json", _key(train, stop, config)
+    if not (record.exists() and run.path("transformer").exists()) or (known := workspace.read_json(record))["key"] != key:
+        record.unlink(missing_ok=True)  # before the model changes: a record never stands beside another one
+        result = finetune.train(train, stop, config=config, run=run, progress=progress)
+        known = {"key": key, "seconds": result.facts["training_seconds"]}
+        workspace.write_json(known, record)
+    return run.path("transformer"), known["seconds"]
+
+
+def predict(model_dir: Path, table: pd.DataFrame, *, settings: TrainingConfig, progress: bool = False) -> np.ndarray:
+    """Load a model that was trained with these settings and return its probabilities of the texts, of shape (n, k)."""
+    tokenizer, model, _ = finetune.load_model(model_dir)
+    return finetune.predict_probs(tokenizer, model, table["text"].tolist(), max_length=settings.max_length, truncation=settings.truncation, progress=progress)
+
+
+def _key(train: pd.DataFrame, stop: pd.DataFrame, config: Config, *, scored: pd.DataFrame | None = None) -> str:
+    tables = [workspace.table_fingerprint(finetune.learnable(table)) for table in (train, stop)]
+    tables += [workspace.table_fingerprint(scored[["text"]])] if scored is not None else []
+    return hashlib.sha256(json.dumps([*tables, config.training.model_dump(mode="json"), config.seed, workspace.code_fingerprint()]).encode()).hexdigest()

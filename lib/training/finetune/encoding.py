@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
+import pandas as pd
 import torch
 
 from lib import workspace
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 HEAD_SHARE = 0.25  # of the tokens kept by head_tail: 128 of 510 in Sun et al. 2019, "How to Fine-Tune BERT for Text Classification?"
 WINDOW_OVERLAP = 0.25  # of a window, shared with the next
+SOFT = "soft label "  # begins the names of columns that are learnt in place of the label
+TOKEN_FIELDS = {"input_ids", "attention_mask"}  # of a batch, of shape (batch, tokens)
 MAX_WINDOWS = 32  # of one text; what lies beyond is cut
 CACHED_ENCODINGS = 24  # kept, the most recently used ones
 CPU_TOKENS, GPU_TOKENS = 1_024, 32_768  # padded tokens a forward pass: what stays in a processor's cache; what fills a GPU
@@ -101,6 +104,20 @@ def _window_step(room: int) -> int:
     return max(1, room - round(room * WINDOW_OVERLAP))
 
 
+def soft_labels(table: pd.DataFrame) -> np.ndarray | None:
+    """Return what is learnt in place of the labels, ndarray of float32 of shape (n, k), rows summing to 1; None where that is the labels.
+
+    A table has it in columns `soft label 0`, `soft label 1` and so on, in the sorted order of the labels.
+    """
+    columns = [column for column in table.columns if str(column).startswith(SOFT)]
+    return table[[f"{SOFT}{code}" for code in range(len(columns))]].to_numpy(np.float32) if columns else None
+
+
+def learnable(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns that a training learns from."""
+    return table[[column for column in table.columns if column in {"text", "label"} or str(column).startswith(SOFT)]]
+
+
 class Pieces(torch.utils.data.Dataset):
     """Encoded pieces with the class and the weight of each, as a Trainer takes them.
 
@@ -124,7 +141,7 @@ class Pieces(torch.utils.data.Dataset):
 def collate(pieces: list[dict[str, Any]], *, pad: int) -> dict[str, torch.Tensor]:
     """Pad pieces to the longest of them: `input_ids` and `attention_mask` of shape (batch, tokens), the rest of shape (batch,)."""
     ids, mask = padded([piece["input_ids"] for piece in pieces], pad=pad)
-    others = {name: torch.tensor([piece[name] for piece in pieces]) for name in ("labels", "weight", "piece")}
+    others = {name: torch.from_numpy(np.array([piece[name] for piece in pieces])) for name in ("labels", "weight", "piece")}
     return {"input_ids": ids, "attention_mask": mask, **others}
 
 
@@ -151,7 +168,7 @@ def micro_batches(batch: dict[str, torch.Tensor], *, n_parts: int, max_tokens: i
         for rows in token_batches(lengths[share].tolist(), max_tokens=max_tokens, max_rows=len(share)):
             chosen = share[rows]
             longest = int(lengths[chosen].max())
-            yield {name: values[chosen, :longest] if values.dim() > 1 else values[chosen] for name, values in batch.items()}
+            yield {name: values[chosen, :longest] if name in TOKEN_FIELDS else values[chosen] for name, values in batch.items()}
 
 
 def sorted_batches(lengths: np.ndarray, *, device: torch.device) -> Iterator[np.ndarray]:

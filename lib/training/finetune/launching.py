@@ -17,6 +17,7 @@ import torch
 from lib import workspace
 from lib.config import Config
 from lib.errors import WorkbookError
+from lib.training.finetune import encoding
 from lib.workspace import Workspace
 
 
@@ -50,7 +51,7 @@ def launch(train: pd.DataFrame, val: pd.DataFrame, *, config: Config, run: Works
     process only.
     """
     folder = run.folder(workspace.MODELS) / "launch"
-    workspace.write_table(train[["text", "label"]], folder / "train.parquet")
+    workspace.write_table(encoding.learnable(train), folder / "train.parquet")
     workspace.write_table(val[["text", "label"]], folder / "val.parquet")
     workspace.write_json({"config": config.model_dump(mode="json"), "dataset": run.dataset, "run": run.run}, folder / "job.json")
     (folder / "result.json").unlink(missing_ok=True)

@@ -144,8 +144,9 @@ class RecipeTrainer(Trainer):
         return {"inputs_embeds": hidden.to(mask.device, non_blocking=True), "attention_mask": mask}
 
     def _cross_entropy(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        losses = F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=self.settings.label_smoothing)
-        return losses * self.class_weights.to(logits.device)[labels]
+        losses, weights = F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=self.settings.label_smoothing), self.class_weights
+        weights = weights.to(logits.device)
+        return losses * (weights[labels] if labels.dim() == 1 else labels @ weights)  # soft labels are rows of shares
 
     def _head(self, features: torch.Tensor) -> torch.Tensor:
         return self.model.classifier(F.dropout(features, self.settings.dropout, training=True))

@@ -79,7 +79,7 @@ def train(
 
     Parameters
     ----------
-    train, val : with `text` and `label`
+    train, val : with `text` and `label`; `train` may have soft labels to learn in their place (`encoding.soft_labels`)
     run : where the model goes
     watch : is given the history after every evaluation
     name : of a trial in a series, for the record
@@ -187,7 +187,7 @@ def _attempt(
     checkpoints, class_names = run.folder(workspace.MODELS) / "checkpoints", sorted(train["label"].unique())
     tokenizer, model, messages = _model(config, settings, run, train["text"], class_names, progress=progress)
     codes = {name: code for code, name in enumerate(class_names)}
-    watched = sample_rows(val, settings.eval_rows, seed=config.seed) if settings.eval_rows and settings.eval_rows < len(val) else val
+    watched = watched_rows(val, config)
     encode = partial(encoding.encode, tokenizer=tokenizer, max_length=settings.max_length, truncation=settings.truncation, cache=workspace.home() / TOKENS)
     with launching.first_process_first():
         encoded, encoded_val = encode(train["text"].tolist()), encode(watched["text"].tolist())
@@ -197,7 +197,7 @@ def _attempt(
         model=model,
         args=arguments,
         settings=settings,
-        train_dataset=encoding.Pieces(encoded, y_train),
+        train_dataset=encoding.Pieces(encoded, y_train if (soft := encoding.soft_labels(train)) is None else soft),
         eval_dataset=encoding.Pieces(encoded_val, y_val),
         watched=(encoded_val, y_val),
         class_weights=class_weights(y_train, settings.class_weights, n_classes=len(class_names)),
@@ -230,13 +230,21 @@ def _attempt(
     return facts, history
 
 
+def watched_rows(val: pd.DataFrame, config: Config) -> pd.DataFrame:
+    """Return the validation rows that decide when a training stops and which checkpoint is kept: all, or a sample of `eval_rows`."""
+    n_rows = config.training.eval_rows
+    return sample_rows(val, n_rows, seed=config.seed) if n_rows and n_rows < len(val) else val
+
+
 def _model(
     config: Config, settings: TrainingConfig, run: Workspace, texts: pd.Series, class_names: list[str], *, progress: bool
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, list[str]]:
     """Load the backbone and change it as the settings say; return it with what a reader should know."""
     source, messages = _starting_point(config, run, texts, progress=progress)
-    transformers.set_seed(config.seed)
+    transformers.set_seed(config.seed if settings.head_seed is None else settings.head_seed)
     tokenizer, model = backbones.load_backbone(source, class_names=class_names)
+    if settings.head_seed is not None:
+        transformers.set_seed(config.seed)
     heads.set_dropout(model, hidden=settings.dropout, attention=settings.attention_dropout)
     heads.set_pooling(model, settings.pooling)
     if settings.reinit_layers:
@@ -480,7 +488,7 @@ def _clear(checkpoints: Path) -> None:
 
 
 def _key(train: pd.DataFrame, val: pd.DataFrame, config: Config) -> str:
-    tables = [workspace.table_fingerprint(table[["text", "label"]]) for table in (train, val)]
+    tables = [workspace.table_fingerprint(encoding.learnable(table)) for table in (train, val)]
     what = [*tables, config.training.model_dump(mode="json"), config.seed, workspace.code_fingerprint()]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 

@@ -1,0 +1,110 @@
+"""One model in place of several: a student of the ensemble's probabilities, and a soup of two trainings' weights."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from lib import workspace
+from lib.config import Config
+from lib.errors import WorkbookError
+from lib.training import trials
+from lib.training.cross_validation import deal
+from lib.training.finetune import SOFT
+from lib.workspace import Workspace
+
+
+def with_soft_labels(rows: pd.DataFrame, teacher: np.ndarray, y_true: np.ndarray, *, share: float, temperature: float) -> pd.DataFrame:
+    """Return the rows with what a student learns in place of their labels.
+
+    Parameters
+    ----------
+    rows : n rows
+    teacher : ndarray of shape (n, k), of models that did not learn from the row they judge
+    y_true : ndarray of int of shape (n,), columns of `teacher`
+    share : 0..1, of the teacher in a soft label; the rest is the label
+    temperature : above 1 the teacher's probabilities are flattened
+
+    Source
+    ------
+    Hinton et al. 2015, "Distilling the Knowledge in a Neural Network"; the student is trained at temperature 1.
+    """
+    flat = np.clip(teacher, 1e-12, None) ** (1 / temperature)
+    soft = share * flat / flat.sum(axis=1, keepdims=True) + (1 - share) * np.eye(teacher.shape[1])[y_true]
+    return rows.assign(**{f"{SOFT}{code}": soft[:, code] for code in range(soft.shape[1])})
+
+
+def soup(folders: Sequence[Path], out: Path) -> Path:
+    """Write a model whose weights are the mean of those of several: one model's cost, and often the accuracy of a vote.
+
+    Parameters
+    ----------
+    folders : models that `finetune.train` saved, fine-tuned from the same weights with the same head to begin with
+    out : folder of the new model
+
+    Raises
+    ------
+    WorkbookError : the models differ in their classes or in the names or shapes of their weights.
+
+    Source
+    ------
+    Wortsman et al. 2022, "Model soups" (the uniform soup).
+    """
+    from safetensors.torch import load_file, save_file
+
+    first, *others = folders
+    classes = [workspace.read_json(folder / "config.json")["id2label"] for folder in folders]
+    total = {name: weight.double() for name, weight in load_file(first / "model.safetensors").items()}
+    for folder, named in zip(others, classes[1:]):
+        weights = load_file(folder / "model.safetensors")
+        if named != classes[0] or {k: w.shape for k, w in weights.items()} != {k: w.shape for k, w in total.items()}:
+            raise WorkbookError(f"no soup of {first} and {folder}: they differ in their classes or in the shapes of their weights")
+        for name, weight in weights.items():
+            total[name] += weight
+    with workspace.atomic_path(out) as scratch:
+        shutil.copytree(first, scratch)
+        save_file({name: (weight / len(folders)).to(torch.float32) for name, weight in total.items()}, scratch / "model.safetensors", metadata={"format": "pt"})
+    return out
+
+
+def compare_students(
+    rows: pd.DataFrame, teacher: np.ndarray, y_true: np.ndarray, scored: pd.DataFrame, *, config: Config, run: Workspace, progress: bool = True
+) -> tuple[dict[str, np.ndarray], pd.Series]:
+    """Train one model with hard labels, one with another seed, and one with the ensemble's probabilities, on the same rows.
+
+    Trainings that are there already, of the same rows, settings and code, are not repeated.
+
+    Parameters
+    ----------
+    rows : n rows with `text`, `label`, `group`; a share of them (`cross_validation.stop_share`) stops the trainings
+    teacher : ndarray of shape (n, k), the ensemble's out-of-fold probabilities
+    scored : with `text`; rows that none of them has seen
+
+    Returns
+    -------
+    probs : name -> ndarray of shape (n_scored, k): "one training", "another seed", "soup of both", "vote of both", "student"
+    seconds : of the trainings
+    """
+    n_parts = min(round(1 / config.cross_validation.stop_share), int(rows.groupby("label")["group"].nunique().min()))
+    stops, settings = deal(rows, n_folds=n_parts, seed=config.seed) == 0, config.ensemble
+    soft = with_soft_labels(rows, teacher, y_true, share=settings.teacher_share, temperature=settings.teacher_temperature)
+    one_head = config.model_copy(update={"training": config.training.model_copy(update={"head_seed": config.seed})})
+    other_seed = one_head.model_copy(update={"seed": (config.seed + 1) % 2**32})
+    trainings = {"one training": (rows, one_head), "another seed": (rows, other_seed), "student": (soft, one_head)}
+    folders, seconds, probs = {}, {}, {}
+    for name, (learnt, its) in tqdm(trainings.items(), "students", unit="training", disable=not progress):
+        place = replace(run, run=f"{run.run}/students/{name.replace(' ', '-')}")
+        folders[name], seconds[name] = trials.train_once(learnt[~stops], rows[stops], config=its, run=place)
+        probs[name] = trials.predict(folders[name], scored, settings=config.training)
+    two = ("one training", "another seed")
+    mixed = soup([folders[name] for name in two], run.folder(workspace.MODELS) / "students" / "soup")
+    probs["soup of both"] = trials.predict(mixed, scored, settings=config.training)
+    probs["vote of both"] = np.mean([probs[name] for name in two], axis=0)
+    return probs, pd.Series(seconds, name="seconds")

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+from scipy import special
+
+from lib.evaluation import calibration
+from lib.evaluation.metrics import debiased_calibration_error, expected_calibration_error
+
+
+def drawn(n=20_000, *, sharpen=1.0, shift=(0.0, 0.0, 0.0), seed=0):
+    """Probabilities whose logarithms are `sharpen` times those of the truth, shifted, and classes drawn from the truth."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 1.5, (n, 3))
+    y = (special.softmax(logits, axis=1).cumsum(axis=1) > rng.random((n, 1))).argmax(axis=1)
+    return special.softmax(logits * sharpen + np.array(shift), axis=1), y
+
+
+@pytest.mark.parametrize("sharpen", [0.5, 1.0, 3.0])
+def test_a_temperature_undoes_what_made_a_model_too_sure_or_not_sure_enough(sharpen):
+    probs, y = drawn(sharpen=sharpen)
+    found = calibration.fit_calibrator(probs, y, method="temperature")
+    assert found.temperature == pytest.approx(sharpen, rel=0.05)
+    assert expected_calibration_error(found(probs), y) < 0.015
+    assert (found(probs).argmax(axis=1) == probs.argmax(axis=1)).all()
+    np.testing.assert_allclose(found(probs).sum(axis=1), 1)
+
+
+def test_a_vector_undoes_shifts_of_classes_that_a_temperature_cannot():
+    probs, y = drawn(shift=(1.5, 0.0, -1.5))
+    by = {method: calibration.fit_calibrator(probs, y, method=method)(probs) for method in ("none", "temperature", "vector")}
+    np.testing.assert_allclose(by["none"], probs, atol=1e-12)
+    losses = {method: -np.log(found[np.arange(len(y)), y]).mean() for method, found in by.items()}
+    truth, _ = drawn()
+    best = -np.log(truth[np.arange(len(y)), y]).mean()
+    assert losses["vector"] == pytest.approx(best, abs=0.005)
+    assert losses["temperature"] > best + 0.1
+    assert losses["none"] >= losses["temperature"]
+
+
+def test_probabilities_of_zero_are_survived():
+    probs, y = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]] * 10), np.array([0, 1, 1, 1] * 10)
+    for method, expected in (("temperature", [0.75, 0.25]), ("vector", [0.5, 0.0])):  # of the first class, in the first two rows
+        found = calibration.fit_calibrator(probs, y, method=method)(probs)
+        np.testing.assert_allclose(found[:2, 0], expected, atol=0.05)
+
+
+def test_a_row_is_calibrated_by_the_other_folds_alone():
+    probs, y = drawn(600)
+    fold = np.arange(600) % 3
+    found = calibration.out_of_fold(probs, y, fold, method="temperature")
+    other = y.copy()
+    other[fold == 1] = 0
+    changed = calibration.out_of_fold(probs, other, fold, method="temperature")
+    same = np.isclose(found, changed).all(axis=1)
+    assert same[fold == 1].all()
+    assert not same[fold != 1].any()
+
+
+def test_bad_input_is_named():
+    with pytest.raises(ValueError, match="method must be 'none', 'temperature' or 'vector', got 'isotonic'"):
+        calibration.fit_calibrator(np.eye(2), np.array([0, 1]), method="isotonic")
+    with pytest.raises(ValueError, match=r"row 1 sums to 0.9"):
+        calibration.fit_calibrator(np.array([[1.0, 0.0], [0.5, 0.4]]), np.array([0, 1]), method="temperature")
+
+
+def test_the_debiased_error_of_a_calibrated_model_is_near_0_where_the_plain_one_is_not():
+    plain, debiased = [], []
+    for seed in range(40):
+        probs, y = drawn(300, seed=seed)
+        plain.append(expected_calibration_error(probs, y))
+        debiased.append(debiased_calibration_error(probs, y) ** 2)
+    assert np.mean(plain) > 0.04
+    assert np.mean(debiased) < 0.0015
+
+
+def test_the_debiased_error_finds_a_gap_that_is_there():
+    rng = np.random.default_rng(0)
+    probs = np.tile([0.9, 0.1], (5_000, 1))
+    assert debiased_calibration_error(probs, (rng.random(5_000) < 0.3).astype(int)) == pytest.approx(0.2, abs=0.02)

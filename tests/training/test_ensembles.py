@@ -1,0 +1,143 @@
+import numpy as np
+import pytest
+from scipy import special
+
+from lib.errors import WorkbookError
+from lib.evaluation.calibration import Calibrator, fit_calibrator
+from lib.evaluation.metrics import accuracy, macro_f1
+from lib.training import ensembles
+
+
+def drawn(n=1_500, *, k=3, strengths=(1.5, 1.5, 1.5), seed=0, noise=1.0):
+    """Members that see the truth through noise of their own: the stronger, the better; their errors are independent."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, k, n)
+    truth = np.eye(k)[y]
+    return {f"m{i}": special.softmax(strength * truth + rng.normal(0, noise, (n, k)), axis=1) for i, strength in enumerate(strengths)}, y
+
+
+@pytest.fixture
+def folds():
+    return np.arange(1_500) % 5
+
+
+@pytest.mark.parametrize("method", ensembles.METHODS)
+@pytest.mark.parametrize("k", [2, 3])
+def test_members_with_independent_errors_are_better_together(method, k, folds):
+    oof, y = drawn(k=k)
+    found = ensembles.out_of_fold(oof, y, folds, method=method)
+    best = oof[ensembles.best_member(oof, y)]
+    assert accuracy(y, found.argmax(axis=1)) > accuracy(y, best.argmax(axis=1)) + 0.05
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", ["weighted", "greedy", "stacking"])
+def test_a_member_that_guesses_counts_for_little(method, folds):
+    oof, y = drawn(strengths=(3.0, 0.0))
+    shares = ensembles.fit_ensemble(oof, y, method=method, fold=folds).shares()
+    assert shares["m0"] > 0.8
+    assert shares.sum() == pytest.approx(1)
+
+
+def test_soft_is_the_mean_and_a_member_without_weight_is_left_out():
+    oof, y = drawn()
+    soft = ensembles.fit_ensemble(oof, y, method="soft")
+    np.testing.assert_allclose(soft.predict_probs(oof), np.mean(list(oof.values()), axis=0))
+    perfect = {"right": np.eye(3)[y] * 0.98 + 0.02 / 3, "wrong": np.eye(3)[(y + 1) % 3] * 0.98 + 0.02 / 3}
+    for method in ("weighted", "greedy"):
+        one = ensembles.fit_ensemble(perfect, y, method=method)
+        assert (one.members, one.weights.tolist()) == (["right"], [1.0])
+
+
+def test_weights_are_those_of_least_log_loss():
+    oof, y = drawn(strengths=(1.2, 1.0, 0.9))
+    found = ensembles.fit_ensemble(oof, y, method="weighted")
+    given = np.stack([probs[np.arange(len(y)), y] for probs in oof.values()])
+    assert found.members == list(oof)
+    loss = -np.log(found.weights @ given).mean()
+    grid = [np.array([a, b, 1 - a - b]) for a in np.arange(0, 1.01, 0.02) for b in np.arange(0, 1.01 - a, 0.02)]
+    assert loss <= min(-np.log(np.clip(w @ given, 1e-12, None)).mean() for w in grid) + 1e-6
+
+
+def test_greedy_selection_repeats_a_member_that_deserves_it():
+    oof, y = drawn(strengths=(2.5, 1.5, 1.0), seed=1)
+    found = ensembles.fit_ensemble(oof, y, method="greedy")
+    assert found.weights.sum() == pytest.approx(1)
+    assert len(set(found.weights.round(6))) > 1
+    score = macro_f1(y, found.predict_probs(oof).argmax(axis=1), n_classes=3)
+    assert score >= max(macro_f1(y, probs.argmax(axis=1), n_classes=3) for probs in oof.values())
+
+
+@pytest.mark.parametrize("method", ensembles.METHODS[1:])
+def test_a_row_is_predicted_by_what_the_other_folds_taught(method, folds):
+    oof, y = drawn(strengths=(2.0, 1.0))
+    found = ensembles.out_of_fold(oof, y, folds, method=method)
+    other = np.where(folds == 2, (y + 1) % 3, y)
+    changed = ensembles.out_of_fold(oof, other, folds, method=method)
+    assert np.allclose(found[folds == 2], changed[folds == 2])
+    assert not np.allclose(found[folds != 2], changed[folds != 2])
+
+
+def test_a_stack_of_two_classes_agrees_with_the_regression():
+    oof, y = drawn(k=2, strengths=(2.0, 1.0))
+    found = ensembles.fit_ensemble(oof, y, method="stacking")
+    assert found.weights.shape == (4, 2)
+    assert accuracy(y, found.predict_probs(oof).argmax(axis=1)) > 0.9
+
+
+def test_the_simplest_way_is_chosen_unless_another_is_better():
+    oof, y = drawn(strengths=(2.0, 2.0))
+    ways = {"soft": oof["m0"], "weighted": oof["m1"]}
+    assert ensembles.choose(ways, y, n_resamples=200) == "soft"
+    better = {"soft": oof["m0"], "weighted": np.eye(3)[y], "greedy": oof["m1"]}
+    assert ensembles.choose(better, y, n_resamples=200) == "weighted"
+    assert ensembles.choose({"stacking": oof["m0"]}, y, n_resamples=200) == "stacking"
+
+
+def test_the_gain_curve_starts_with_the_best_and_ends_with_all():
+    oof, y = drawn(strengths=(1.0, 2.0, 1.0, 0.0))
+    curve = ensembles.gain_curve(oof, y, n_resamples=200)
+    assert curve["member"].iloc[0] == "m1"
+    assert sorted(curve["member"]) == sorted(oof)
+    assert curve["member"].iloc[-1] == "m3"
+    assert curve.loc[1, ["gain", "low", "high"]].tolist() == [0, 0, 0]
+    assert curve.loc[3, "low"] > 0
+    assert curve.loc[4, "macro_f1"] == macro_f1(y, np.mean(list(oof.values()), axis=0).argmax(axis=1), n_classes=3)
+
+
+def test_diversity_is_of_the_errors():
+    y = np.array([0, 0, 1, 1])
+    probs = {"a": np.eye(2)[[0, 0, 1, 0]], "b": np.eye(2)[[0, 1, 1, 1]], "right": np.eye(2)[y]}
+    found = ensembles.diversity(probs, y)
+    assert found.loc[("a", "b"), ["disagreement", "one_right"]].tolist() == [0.5, 0.5]
+    assert found.loc[("a", "b"), "error_correlation"] == pytest.approx(-1 / 3)
+    assert np.isnan(found.loc[("a", "right"), "error_correlation"])
+    assert ensembles.diversity({"a": probs["a"]}, y).empty
+
+
+@pytest.mark.parametrize("method", ensembles.METHODS)
+def test_what_is_saved_predicts_as_it_did(method, tmp_path):
+    oof, y = drawn()
+    ensemble = ensembles.fit_ensemble(oof, y, method=method, class_names=["a", "b", "c"])
+    calibrator = fit_calibrator(ensemble.predict_probs(oof), y, method="vector")
+    ensembles.save_ensemble(ensemble, calibrator, tmp_path / "ensemble.json", facts={"n": 3})
+    again, its = ensembles.load_ensemble(tmp_path / "ensemble.json")
+    assert (again.method, again.members, again.class_names) == (method, ensemble.members, ["a", "b", "c"])
+    np.testing.assert_array_equal(its(again.predict_probs(oof)), calibrator(ensemble.predict_probs(oof)))
+    assert isinstance(its, Calibrator)
+
+
+def test_bad_input_is_named():
+    oof, y = drawn(30)
+    with pytest.raises(WorkbookError, match="no way of combining 'hard'; there are soft, weighted, greedy, stacking"):
+        ensembles.fit_ensemble(oof, y, method="hard")
+    with pytest.raises(WorkbookError, match=r"member 'm1': probs rows must sum to 1; row 0 sums to 2"):
+        ensembles.fit_ensemble(oof | {"m1": 2 * oof["m1"]}, y, method="soft")
+    with pytest.raises(WorkbookError, match=r"member 'm2': probs must have shape \(30, n_classes\), got \(29, 3\)"):
+        ensembles.fit_ensemble(oof | {"m2": oof["m2"][1:]}, y, method="soft")
+    with pytest.raises(WorkbookError, match="members have different numbers of classes: 'm0' 3, 'm1' 4, 'm2' 3"):
+        ensembles.fit_ensemble(oof | {"m1": np.full((30, 4), 0.25)}, y, method="soft")
+    with pytest.raises(WorkbookError, match="an ensemble needs members"):
+        ensembles.fit_ensemble({}, y, method="soft")
+    with pytest.raises(WorkbookError, match="the ensemble needs probabilities of 'm1'; there are those of m0"):
+        ensembles.fit_ensemble(oof, y, method="soft").predict_probs({"m0": oof["m0"]})

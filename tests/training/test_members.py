@@ -1,0 +1,142 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib import workspace
+from lib.config import Config, CrossValidationConfig, TrainingConfig
+from lib.errors import WorkbookError
+from lib.evaluation.calibration import Calibrator
+from lib.training import baseline, finetune, members
+from lib.training.cross_validation import CrossValidation
+from lib.training.ensembles import fit_ensemble
+from lib.workspace import Workspace
+
+RUN = Workspace(dataset="data", run="run")
+CLASSES = ["birds", "fold", "tools"]
+ROWS = pd.DataFrame({"row_id": [7, 3, 5, 9], "text": ["crow", "saw", "bend", "owl"], "label": ["birds", "tools", "fold", "birds"], "group": [0, 1, 2, 3]})
+PROBS = np.array([[0.8, 0.1, 0.1], [0.2, 0.2, 0.6], [0.3, 0.4, 0.3], [0.5, 0.25, 0.25]])
+
+
+def table(repeats=1):
+    probs = {"TF-IDF": np.stack([PROBS] * repeats), "a: b": np.stack([PROBS[::-1]] * repeats)}
+    fold = np.stack([[0, 1, 0, 1]] * repeats)
+    return members.oof_table(CrossValidation(ROWS, fold, probs, pd.DataFrame()), class_names=CLASSES)
+
+
+def config(**of_members):
+    return Config(profile="test", training=TrainingConfig(backbone="minilm"), cross_validation=CrossValidationConfig(members=of_members))
+
+
+def test_members_are_read_as_they_were_written():
+    more = pd.concat([ROWS.assign(row_id=ROWS["row_id"] + 100), ROWS], ignore_index=True)
+    probs, rows, fold = members.read_members(table(repeats=2), more)
+    assert list(probs) == ["TF-IDF", "a: b"]
+    np.testing.assert_array_equal(probs["TF-IDF"], PROBS)
+    np.testing.assert_array_equal(probs["a: b"], PROBS[::-1])
+    assert rows["row_id"].tolist() == [7, 3, 5, 9]
+    assert fold.tolist() == [0, 1, 0, 1]
+
+
+def test_rows_and_classes_in_another_order_are_lined_up_by_name():
+    mixed = table().sample(frac=1, random_state=1)[[*reversed(table().columns)]]
+    probs, rows, fold = members.read_members(mixed, ROWS)
+    np.testing.assert_array_equal(probs["TF-IDF"], PROBS)
+    np.testing.assert_array_equal(probs["a: b"], PROBS[::-1])
+    assert rows["row_id"].tolist() == [7, 3, 5, 9] and fold.tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop(index=5), r"member 'a: b' has no probabilities of 1 rows that others have, the first is row 3: run notebook 05 again"),
+        (lambda t: pd.concat([t, t.iloc[[0]]]), "member 'TF-IDF' has row 7 twice"),
+        (lambda t: t.rename(columns={"p: fold": "p: creases"}), "column 'p: creases' is in one of the table and the labels, not in both"),
+        (lambda t: t.drop(columns="p: fold"), "column 'p: fold' is in one of the table and the labels, not in both"),
+        (
+            lambda t: t.assign(**{"p: fold": t["p: fold"] + 0.1}),
+            r"member 'TF-IDF': the probabilities of row 7 must be 0 to 1 and sum to 1, found \[0.8, 0.2, 0.1\]",
+        ),
+        (lambda t: t.assign(**{"p: fold": np.nan}), r"member 'TF-IDF': the probabilities of row 7 must be 0 to 1 and sum to 1"),
+        (lambda t: t.assign(**{"p: fold": -0.1, "p: birds": 0.8, "p: tools": 0.3}), r"found \[0.8, -0.1, 0.3\]"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused_by_name(change, message):
+    with pytest.raises(WorkbookError, match=message):
+        members.read_members(change(table()), ROWS)
+
+
+def test_a_linear_member_is_fitted_once_and_predicts_as_fitted(home):
+    texts = [f"{word} {i % 7}" for word in ("crow finch", "saw drill", "plum pear") for i in range(30)]
+    train = pd.DataFrame({"row_id": range(90), "text": texts, "label": np.repeat(["birds", "tools", "fruit"], 30), "group": range(90)})
+    name, place = "TF-IDF: naive Bayes", RUN
+    folder = members.fit(name, train, train, config=config(), run=place, progress=False)
+    predict = members.predictor(name, config=config(), run=place)
+    fitted = baseline.fit_naive_bayes(train["text"], train["label"])
+    np.testing.assert_allclose(predict(texts), fitted.predict_proba(texts), atol=1e-6)
+    before = (folder / "weights.safetensors").stat().st_mtime_ns
+    members.fit(name, train, train, config=config(), run=place, progress=False)
+    assert (folder / "weights.safetensors").stat().st_mtime_ns == before
+    members.fit(name, train[:80], train, config=config(), run=place, progress=False)
+    assert (folder / "weights.safetensors").stat().st_mtime_ns > before
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_both_baselines_are_read_as_they_were_saved(k, tmp_path):
+    texts = [f"{word} number {i % 5}" for word in ("crow", "saw", "plum")[:k] for i in range(20)]
+    labels = np.repeat(["a", "b", "c"][:k], 20)
+    for place, fit in enumerate(baseline.LINEAR.values()):
+        model = fit(texts, labels)
+        baseline.save_baseline(model, tmp_path / str(place))
+        again = baseline.load_baseline(tmp_path / str(place))
+        assert again.predict(texts).tolist() == model.predict(texts).tolist()
+        np.testing.assert_allclose(again.predict_proba(texts), model.predict_proba(texts), atol=1e-6)
+
+
+def test_the_member_with_the_runs_settings_is_the_runs_transformer(home, monkeypatch):
+    settings = config(plain={}, other={"seed": 7}, longer={"epochs": 2})
+    calls = []
+
+    def train(train, stop, *, config, run, progress):
+        calls.append((config.seed, config.training.epochs, run.run))
+        folder = run.path("transformer")
+        folder.mkdir(parents=True, exist_ok=True)
+        return type("Result", (), {"facts": {"training_seconds": 1.0}})
+
+    monkeypatch.setattr(finetune, "train", train)
+    rows = ROWS[["row_id", "text", "label"]]
+    assert members.of_the_run(settings) == "plain"
+    assert members.of_the_run(config(other={"seed": 7})) is None
+    for _ in range(2):
+        folders = [members.fit(name, rows, rows, config=settings, run=RUN, progress=False) for name in ("plain", "other", "longer")]
+    assert folders[0] == RUN.path("transformer")
+    assert calls == [(7, 5.0, "run/members/other"), (42, 2.0, "run/members/longer")]
+
+
+def test_rows_that_stopped_any_member_are_left_out():
+    val = pd.DataFrame({"row_id": range(40), "text": "t", "label": ["a", "b"] * 20})
+    settings = config(one={"eval_rows": 10}, two={"eval_rows": 10, "seed": 7})
+    of_one = finetune.watched_rows(val, settings.member_config("one"))["row_id"]
+    of_two = finetune.watched_rows(val, settings.member_config("two"))["row_id"]
+    assert set(of_one) != set(of_two)
+    left = members.unwatched(["TF-IDF", "one", "two"], val, config=settings)["row_id"]
+    assert set(left) == set(val["row_id"]) - set(of_one) - set(of_two)
+    assert len(members.unwatched(["TF-IDF"], val, config=settings)) == 40
+    assert members.unwatched(["whole"], val, config=config(whole={})).empty
+
+
+def test_a_member_that_was_not_trained_is_named(home):
+    with pytest.raises(WorkbookError, match=r"member 'TF-IDF' is not in .*baseline: run 06_build_ensemble again"):
+        members.predictor("TF-IDF", config=config(), run=RUN)
+
+
+def test_the_id_of_an_ensemble_changes_with_its_members_and_its_weights(home):
+    folder = RUN.path("baseline")
+    folder.mkdir(parents=True)
+    workspace.write_text("one", folder / "weights")
+    y = np.array([0, 2, 1, 0])
+    ensemble, as_it_is = fit_ensemble({"TF-IDF": PROBS}, y, method="soft"), Calibrator(np.ones(3), np.zeros(3))
+    first = members.model_id(ensemble, as_it_is, config=config(), run=RUN)
+    assert members.model_id(ensemble, as_it_is, config=config(), run=RUN) == first
+    assert members.model_id(ensemble, Calibrator(np.ones(3), np.ones(3)), config=config(), run=RUN) != first
+    workspace.write_text("two", folder / "weights")
+    assert members.model_id(ensemble, as_it_is, config=config(), run=RUN) != first
