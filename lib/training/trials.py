@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,14 @@ from lib.workspace import Workspace
 
 
 def train_and_predict(
-    train: pd.DataFrame, stop: pd.DataFrame, scored: pd.DataFrame | None = None, *, config: Config, run: Workspace, name: str
+    train: pd.DataFrame,
+    stop: pd.DataFrame,
+    scored: pd.DataFrame | None = None,
+    *,
+    config: Config,
+    run: Workspace,
+    name: str,
+    watch: Callable[[pd.DataFrame], None] | None = None,
 ) -> tuple[np.ndarray, float]:
     """Fine-tune once, unless it was done before with the same rows, settings and code; a killed series loses one training at most.
 
@@ -26,6 +34,7 @@ def train_and_predict(
     scored : with `text`, the rows to predict; None: those of `stop`
     run : where the trials of a series are kept, for instance of run "quick/ledger"
     name : of this trial, in its file's name
+    watch : is given the history after every evaluation; what it raises ends the training
 
     Returns
     -------
@@ -38,7 +47,7 @@ def train_and_predict(
     folder = run.folder(workspace.MODELS)
     path = folder / f"{name.replace(' ', '-').replace('/', '-')}-{config.seed}.parquet"
     if not path.exists() or workspace.read_facts(path).get("key") != key:
-        result = finetune.train(train, stop, config=config, run=run, progress=False)
+        result = finetune.train(train, stop, config=config, run=run, progress=False, watch=watch)
         probs = result.val_probs if scored is None else _predict(scored, result, config)
         table = pd.DataFrame(probs, columns=[str(code) for code in range(probs.shape[1])])
         workspace.write_table(table, path, facts={"key": key, "seconds": result.facts["training_seconds"]})
