@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import shlex
 import shutil
 import threading
 import time
@@ -74,7 +75,8 @@ class SearchResult:
     Attributes
     ----------
     trials : DataFrame of `number`, `state` ("COMPLETE", "PRUNED", "FAIL"), `value` (macro F1 on the scored rows; NaN where the trial was
-        not finished), `stop_macro_f1` (the last on the rows that stop the training), `seconds`, and a column for each searched setting
+        not finished), `stop_macro_f1` (the last on the rows that stop the training; NaN where the same settings had been trained before),
+        `seconds`, `error` ("" where there is none), and a column for each searched setting
     best : searched setting -> its value in the best trial
     value : macro F1 of the best trial: the highest of many, and therefore flattering
     importances : searched setting -> share of the variance of the values, 0..1; {} where complete trials are few
@@ -86,6 +88,12 @@ class SearchResult:
     value: float
     importances: dict[str, float]
     task: Task
+
+    @property
+    def words(self) -> str:
+        """Return the words of a command line that train with the best settings."""
+        values = {key: value if isinstance(value, str) else json.dumps(value) for key, value in self.best.items()}
+        return " ".join(f"--set {shlex.quote(f'training.{key}={value}')}" for key, value in values.items())
 
 
 def fine_tune(task: Task, settings: dict[str, Any], watch: Watch | None) -> float:

@@ -40,7 +40,10 @@ def open_study(folder: Path, *, config: Config, data: Mapping[str, Any]) -> optu
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     _mend(folder / JOURNAL)
-    study = optuna.create_study(storage=_storage(folder), study_name=NAME, direction="maximize", load_if_exists=True)
+    try:
+        study = optuna.load_study(study_name=NAME, storage=_storage(folder))
+    except KeyError:
+        study = optuna.create_study(study_name=NAME, storage=_storage(folder), direction="maximize")
     made_with = _made_with(config, data)
     known = study.user_attrs.get("made_with", made_with)
     changed = [
@@ -52,7 +55,8 @@ def open_study(folder: Path, *, config: Config, data: Mapping[str, Any]) -> optu
     if changed:
         what = "; ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
         raise WorkbookError(f"the study in {folder} was made with {what}: take another run name, delete that folder, or set search.restart=true")
-    study.set_user_attr("made_with", made_with)
+    if "made_with" not in study.user_attrs:
+        study.set_user_attr("made_with", made_with)
     for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(left.number, state=TrialState.FAIL)
     return study
@@ -78,7 +82,11 @@ def attach(folder: Path, trial_id: int, config: Config) -> optuna.Trial:
 
 def settings_of(params: Mapping[str, Any], config: Config) -> dict[str, Any]:
     """Return training settings from Optuna's parameters, in which a list is JSON."""
-    lists = {key: {_plain(choice): choice for choice in values} for key, values in config.search_space().items() if isinstance(values, tuple)}
+    lists = {
+        key: {_plain(choice): list(choice) for choice in values if isinstance(choice, list | tuple)}
+        for key, values in config.search_space().items()
+        if isinstance(values, tuple)
+    }
     return {key: lists.get(key, {}).get(value, value) for key, value in params.items()}
 
 

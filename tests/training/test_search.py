@@ -21,7 +21,17 @@ from lib.workspace import Workspace
 
 RUN = Workspace(dataset="data", run="run")
 WORDS = {"birds": "crow finch heron owl", "fruit": "plum pear quince fig", "tools": "saw drill plane nail"}
-TINY = {"backbone": "tiny", "max_length": 32, "epochs": 2, "learning_rate": 1e-2, "batch_size": 8, "precision": "fp32", "threads": 1, "unfreeze": (), "averaging": "none"}
+TINY = {
+    "backbone": "tiny",
+    "max_length": 32,
+    "epochs": 2,
+    "learning_rate": 1e-2,
+    "batch_size": 8,
+    "precision": "fp32",
+    "threads": 1,
+    "unfreeze": (),
+    "averaging": "none",
+}
 SPACE = {"learning_rate": {"low": 1e-5, "high": 1e-1, "log": True}, "batch_size": [8, 16]}
 
 
@@ -34,7 +44,9 @@ def table(n=90, seed=0):
 
 
 def config(training=(), **settings):
-    return Config(profile="test", training=TrainingConfig(**{**TINY, **dict(training)}), search=SearchConfig(**{"space": SPACE, "trials": 6, "rows": None, **settings}))
+    return Config(
+        profile="test", training=TrainingConfig(**{**TINY, **dict(training)}), search=SearchConfig(**{"space": SPACE, "trials": 6, "rows": None, **settings})
+    )
 
 
 def peaked(task, settings, watch):
@@ -117,7 +129,7 @@ def test_five_failures_in_a_row_end_the_search_with_their_error(home):
     with pytest.raises(WorkbookError, match="no such backbone"):
         found(config(trials=4), broken)
     assert len(calls) == 5
-    assert states(found(config(trials=4))) == {"FAIL": 5, "COMPLETE": 4} or True
+    assert states(found(config(trials=4), never_pruned)) == {"FAIL": 5, "COMPLETE": 4}
 
 
 KILLED = """
@@ -152,8 +164,7 @@ def test_workers_share_the_budget_and_the_journal(home):
     result = found(config(trials=5, workers=2), slow)
     assert states(result).get("FAIL", 0) == 0
     assert len(result.trials) == 5
-    starts = result.trials["seconds"].sum()
-    assert starts >= 5 * 0.25
+    assert (result.trials["seconds"] >= 0.25).all()
 
 
 def test_a_worker_that_is_killed_is_reported_and_its_trial_done_again(home):
@@ -208,7 +219,10 @@ def test_a_study_of_other_settings_is_refused_with_what_differs_and_the_remedy(h
     found(config(trials=2))
     journal = home / "models/run/search/journal.jsonl"
     before = journal.read_bytes()
-    with pytest.raises(WorkbookError, match=rf"the study in .*models/run/search was made with {message}.*take another run name, delete that folder, or set search\.restart=true"):
+    with pytest.raises(
+        WorkbookError,
+        match=rf"the study in .*models/run/search was made with {message}.*take another run name, delete that folder, or set search\.restart=true",
+    ):
         found(config(**{"trials": 2, **changed}))
     assert journal.read_bytes() == before
     anew = found(config(**{"trials": 2, **changed, "restart": True}))
@@ -230,7 +244,7 @@ def test_a_last_line_torn_by_a_kill_is_cut_off_and_its_trial_done_again(home):
     journal = home / "models/run/search/journal.jsonl"
     journal.write_bytes(journal.read_bytes()[:-9])  # the record that ended the last trial
     resumed = found(config(trials=3))
-    assert states(resumed) == {"COMPLETE": 3, "FAIL": 1} or states(resumed)["FAIL"] == 1
+    assert states(resumed)["FAIL"] == 1
     pd.testing.assert_frame_equal(proposed(whole), proposed(resumed), check_exact=True)
     assert all(line.startswith("{") and line.endswith("}") for line in journal.read_text().splitlines())
     assert len(found(config(trials=5)).trials) == 6
@@ -321,7 +335,7 @@ def test_real_trainings_are_searched_pruned_and_kept(home, as_it_is, monkeypatch
     assert result.best == {"learning_rate": 1e-2}
     assert result.value > 0.9
     pruned = result.trials["state"] == "PRUNED"
-    assert result.trials.loc[pruned, "value"].isna().all() and result.trials["stop_macro_f1"].notna().all()
+    assert result.trials.loc[pruned, "value"].isna().all() and result.trials.loc[pruned, "stop_macro_f1"].between(0.1, 0.3).all()
     kept = sorted((home / "models/run/search").glob("trial-*/*.parquet"))
     assert 1 <= len(kept) <= 2
     assert not list((home / "models/run/search").rglob("*.safetensors"))
@@ -355,7 +369,13 @@ def test_choices_may_be_lists_and_words_and_nothing(home):
         seen.append(TrainingConfig.model_validate(task.config.training.model_dump() | settings))
         return 0.5 + 0.1 * len(settings["unfreeze"])
 
-    space = {"unfreeze": [[], [0, 6]], "averaging": ["none", "swa"], "eval_rows": [None, 20], "gradient_checkpointing": [False, True], "max_length": {"low": 16, "high": 64, "step": 16}}
+    space = {
+        "unfreeze": [[], [0, 6]],
+        "averaging": ["none", "swa"],
+        "eval_rows": [None, 20],
+        "gradient_checkpointing": [False, True],
+        "max_length": {"low": 16, "high": 64, "step": 16},
+    }
     result = found(config(trials=12, space=space), noted)
     assert {each.unfreeze for each in seen} == {(), (0, 6)}
     assert {each.eval_rows for each in seen} == {None, 20}
