@@ -243,6 +243,52 @@ class EnsembleConfig(_Section):
         return self
 
 
+class Range(_Section):
+    """Numbers from `low` to `high`, both included."""
+
+    low: int | float
+    high: int | float
+    log: bool = False  # as many between 1 and 10 as between 10 and 100
+    step: float | None = Field(None, gt=0)  # between two of them; None: any float, every int
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Range:
+        if self.low >= self.high:
+            raise ValueError(f"low is {self.low:g} and high {self.high:g}: low is the smaller one")
+        if self.log and (self.low <= 0 or self.step):
+            raise ValueError(f"log needs a low above 0 and no step, found low {self.low:g} and step {self.step}")
+        return self
+
+
+class SearchConfig(_Section):
+    """Training settings tried out on a sample of the training rows, by macro F1."""
+
+    trials: int = Field(20, ge=0)  # of the study in all, however often it was stopped; 0: no search
+    space: dict[str, Any] = {  # training setting: a list of choices, or {low, high, log, step}
+        "learning_rate": [2e-5, 3e-5, 5e-5],
+        "epochs": [4, 5, 6],
+        "batch_size": [16, 32],
+        "warmup_share": [0.1, 0.2],
+        "weight_decay": [0.01, 0.05],
+        "max_length": [256, 384],
+    }
+    sampler: Literal["tpe", "gp", "random"] = "tpe"  # what proposes settings
+    pruner: Literal["median", "hyperband", "none"] = "median"  # what stops a hopeless trial; it looks twice an epoch
+    rows: int | None = Field(2_000, ge=20)  # a stratified sample of the training rows; None takes all
+    workers: int = Field(1, ge=1)  # processes that share the trials and the cores
+    nested_folds: int = Field(0, ge=0)  # each searches anew, to say how optimistic the search is; 0: none
+    cross_validate: bool = False  # the best settings join the cross-validation as member `searched`
+    restart: bool = False  # a study of other rows or settings is deleted and begun anew; false: that is an error
+
+    @model_validator(mode="after")
+    def _can_be_searched(self) -> SearchConfig:
+        if self.trials and not self.space:
+            raise ValueError("space is empty: name a training setting and its choices, or set trials to 0")
+        if self.nested_folds == 1:
+            raise ValueError("nested_folds is 1, and one fold leaves no rows to search on: set it to 0, or to 2 or more")
+        return self
+
+
 class EvaluationConfig(_Section):
     """Intervals and what is shown of the mistakes."""
 
@@ -279,6 +325,7 @@ class Config(_Section):
     augmentation: AugmentationConfig = AugmentationConfig()
     training: TrainingConfig = TrainingConfig()
     ledger: LedgerConfig = LedgerConfig()
+    search: SearchConfig = SearchConfig()
     cross_validation: CrossValidationConfig = CrossValidationConfig()
     ensemble: EnsembleConfig = EnsembleConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -308,6 +355,37 @@ class Config(_Section):
             return TrainingConfig.model_validate(self.training.model_dump() | found)
         except ValidationError as error:
             raise ValueError(f"cross_validation.members: {name!r}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+
+    @model_validator(mode="after")
+    def _space_can_be_trained(self) -> Config:
+        self.search_space()
+        return self
+
+    def search_space(self) -> dict[str, tuple[Any, ...] | Range]:
+        """Return the choices or the range of each searched setting, as TrainingConfig reads them."""
+        return {key: self._searched(key, values) for key, values in self.search.space.items()}
+
+    def _searched(self, key: str, values: Any) -> tuple[Any, ...] | Range:
+        if key not in TrainingConfig.model_fields or key == "eval_steps":
+            why = "is set by the search itself" if key == "eval_steps" else f"is no training setting{closest(key, TrainingConfig.model_fields)}"
+            raise ValueError(f"search.space: {key!r} {why}")
+        try:
+            if isinstance(values, dict):
+                ends = [self._trained_with(key, end) for end in (Range.model_validate(values).low, Range.model_validate(values).high)]
+                if any(isinstance(end, bool) or not isinstance(end, int | float) for end in ends):
+                    raise ValueError(f"a range is for numbers, and it takes {ends[0]!r}: give a list of choices")
+                return Range.model_validate(values | {"low": ends[0], "high": ends[1]})
+            if not isinstance(values, list | tuple) or not values:
+                raise ValueError(f"give a list of choices, or {{low: .., high: ..}}; found {values!r}")
+            return tuple(self._trained_with(key, value) for value in values)
+        except ValidationError as error:
+            found = "; ".join(f"{'.'.join(map(str, one['loc'])) or key}: {one['msg'].removeprefix('Value error, ')}" for one in error.errors())
+            raise ValueError(f"search.space.{key}: {found} (found {values!r})") from None
+        except ValueError as error:
+            raise ValueError(f"search.space.{key}: {error}") from None
+
+    def _trained_with(self, key: str, value: Any) -> Any:
+        return getattr(TrainingConfig.model_validate(self.training.model_dump() | {key: value}), key)
 
     @classmethod
     def load(cls, profile: str | None = None, overrides: Mapping[str, Any] | None = None) -> Config:

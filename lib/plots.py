@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000"]  # Okabe and Ito 2008: safe for the colour-blind
 STYLE: dict[str, Any] = {
@@ -278,6 +278,72 @@ def fold_scores(scores: pd.DataFrame, compared: pd.DataFrame, *, n: int, ax: Axe
     _label(ax, title=f"Cross-validation (n = {n:,} texts, {n_scores} folds)", xlabel="macro F1 (dots: folds; squares: mean with its corrected 95 % interval)")
     ax.grid(axis="y", visible=False)
     return ax
+
+
+def search_history(trials: pd.DataFrame, *, n: int, ax: Axes | None = None) -> Axes:
+    """Macro F1 of each trial, the best so far, and where pruned ones stood, from `search.search`; `n` rows gave the values."""
+    ax = ax or _axes(height=3.2)
+    trials = trials[trials["state"] != "FAIL"].assign(order=lambda t: range(1, len(t) + 1))
+    complete, pruned = (trials[trials["state"] == state] for state in ("COMPLETE", "PRUNED"))
+    ax.step(trials["order"], trials["value"].cummax().ffill(), where="post", color=COLOURS[1], label="best so far")
+    ax.plot(complete["order"], complete["value"], "o", color=COLOURS[0], markersize=5, label=f"complete ({len(complete)})")
+    if len(pruned):
+        ax.plot(pruned["order"], pruned["stop_macro_f1"], "x", color="0.45", label=f"pruned ({len(pruned)}), at its last look")
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _label(ax, title=f"What did the search find? (macro F1 on n = {n:,} texts)", xlabel="trial", ylabel="macro F1", xlim=(0.5, len(trials) + 0.5))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return ax
+
+
+def importances(shares: dict[str, float], *, n_trials: int, ax: Axes | None = None) -> Axes:
+    """Bars of the share of the variance of the values that each searched setting explains."""
+    ax = ax or _axes(height=1.0 + 0.32 * len(shares))
+    bars = ax.barh(range(len(shares)), list(shares.values())[::-1], color=COLOURS[0])
+    ax.set_yticks(range(len(shares)), list(shares)[::-1])
+    ax.bar_label(bars, [f"{share:.0%}" for share in list(shares.values())[::-1]], padding=3)
+    title = f"Which settings matter? (fANOVA, {n_trials} complete trials)"
+    _label(ax, title=title, xlabel="share of the variance between trials", xlim=(0, max([0.05, *shares.values()]) * 1.15))
+    ax.xaxis.set_major_formatter(PercentFormatter(1))
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+def parallel_coordinates(trials: pd.DataFrame, settings: Sequence[str], *, logarithmic: Sequence[str] = (), ax: Axes | None = None) -> Axes:
+    """A line a complete trial through its settings to its value; the better, the darker. Settings with few values are spaced evenly."""
+    ax = ax or _axes(width=2.0 + 1.5 * (len(settings) + 1), height=3.6, grid=False)
+    complete = trials[trials["state"] == "COMPLETE"].sort_values("value", kind="stable")
+    heights, names = zip(*(_upright(complete[key], log=key in logarithmic, even=key != "value") for key in (*settings, "value")))
+    low, high = complete["value"].min(), complete["value"].max()
+    for place, line in enumerate(np.column_stack(heights)):
+        shade = plt.get_cmap("cividis_r")(0.05 + 0.95 * (complete["value"].iloc[place] - low) / max(high - low, 1e-9))
+        ax.plot(line, color=shade, linewidth=1.4, alpha=0.85)
+    for x, ticks in enumerate(names):
+        ax.axvline(x, color="0.3", linewidth=1)
+        for height, text in ticks.items():
+            ax.text(x + 0.04, height, text, fontsize=8, va="center", bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.8})
+    ax.set_xticks(range(len(names)), [_wrapped(key.replace("_", " ")) for key in settings] + ["macro F1"])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    _label(
+        ax, title=f"Which settings go together? ({len(complete)} complete trials; the better, the darker)", xlim=(-0.1, len(settings) + 0.5), ylim=(-0.06, 1.06)
+    )
+    return ax
+
+
+def _upright(values: pd.Series, *, log: bool, even: bool) -> tuple[np.ndarray, dict[float, str]]:
+    """Return the heights of values on a vertical axis, 0..1, and its ticks: height -> name. Few values, or words, are spaced evenly."""
+    kinds = sorted(
+        values.unique(),
+        key=lambda value: (not isinstance(value, bool | int | float | np.number), value if isinstance(value, int | float | np.number) else str(value)),
+    )
+    numbers = all(isinstance(kind, int | float | np.number) and not isinstance(kind, bool | np.bool_) for kind in kinds)
+    if (even and len(kinds) <= 5) or not numbers:
+        at = {kind: place / (len(kinds) - 1) if len(kinds) > 1 else 0.5 for place, kind in enumerate(kinds)}
+        return values.map(at).to_numpy(dtype=float), {height: _short(f"{kind:g}" if numbers else kind, 12) for kind, height in at.items()}
+    scaled = np.log(values.astype(float)) if log else values.astype(float)
+    heights = ((scaled - scaled.min()) / max(float(np.ptp(scaled)), 1e-12)).to_numpy()
+    return heights, {0.0: f"{values.min():.3g}", 1.0: f"{values.max():.3g}"}
 
 
 def learning_curve(table: pd.DataFrame, law: Callable[[np.ndarray], np.ndarray], *, n: int, ax: Axes | None = None) -> Axes:

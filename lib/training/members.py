@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import yaml
 from tqdm import tqdm
 
 from lib import workspace
@@ -80,6 +81,15 @@ def read_members(table: pd.DataFrame, rows: pd.DataFrame) -> tuple[dict[str, np.
             )
         probs[str(name)] = values
     return probs, kept, aligned["fold"].to_numpy(dtype=int)
+
+
+def with_searched(config: Config, run: Workspace) -> Config:
+    """Return the settings with the search's best as a member `searched`, where `search.cross_validate` says so and there was a search."""
+    best = yaml.safe_load(run.existing("best_settings.yaml").read_text(encoding="utf-8"))["training"]
+    if not (best and config.search.cross_validate):
+        return config
+    named = {**config.cross_validation.members, "searched": best}
+    return config.model_copy(update={"cross_validation": config.cross_validation.model_copy(update={"members": named})})
 
 
 def fit(name: str, train: pd.DataFrame, val: pd.DataFrame, *, config: Config, run: Workspace, progress: bool = True) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,14 @@ from lib.workspace import Workspace
 
 
 def train_and_predict(
-    train: pd.DataFrame, stop: pd.DataFrame, scored: pd.DataFrame | None = None, *, config: Config, run: Workspace, name: str
+    train: pd.DataFrame,
+    stop: pd.DataFrame,
+    scored: pd.DataFrame | None = None,
+    *,
+    config: Config,
+    run: Workspace,
+    name: str,
+    watch: Callable[[pd.DataFrame], None] | None = None,
 ) -> tuple[np.ndarray, float]:
     """Fine-tune once, unless it was done before with the same rows, settings and code; a killed series loses one training at most.
 
@@ -27,6 +35,7 @@ def train_and_predict(
     scored : with `text`, the rows to predict; None: those of `stop`
     run : where the trials of a series are kept, for instance of run "quick/ledger"
     name : of this trial, in its file's name
+    watch : is given the history after every evaluation; what it raises ends the training
 
     Returns
     -------
@@ -37,7 +46,7 @@ def train_and_predict(
     folder = run.folder(workspace.MODELS)
     path = folder / f"{name.replace(' ', '-').replace('/', '-')}-{config.seed}.parquet"
     if not path.exists() or workspace.read_facts(path).get("key") != key:
-        result = finetune.train(train, stop, config=config, run=run, progress=False, name=name)
+        result = finetune.train(train, stop, config=config, run=run, progress=False, watch=watch, name=name)
         probs = result.val_probs if scored is None else predict(result.model_dir, scored, settings=config.training)
         table = pd.DataFrame(probs, columns=[str(code) for code in range(probs.shape[1])])
         workspace.write_table(table, path, facts={"key": key, "seconds": result.facts["training_seconds"]})

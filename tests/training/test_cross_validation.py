@@ -31,7 +31,7 @@ def trained(monkeypatch, home):
     """In place of training: a model that knows the class of the texts it was shown, and guesses the first class for all others."""
     calls = []
 
-    def train(train, stop, *, config, run, progress, name):
+    def train(train, stop, *, config, run, progress, watch, name):
         folder = run.path("transformer")
         folder.mkdir(parents=True, exist_ok=True)
         calls.append(SimpleNamespace(train=train, stop=stop, config=config, run=run.run, folder=folder))

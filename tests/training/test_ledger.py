@@ -26,7 +26,7 @@ def trained(monkeypatch, home):
     """In place of training: label smoothing is right on all rows, mixup on 40 of 400 and twice as slow, everything else on 200 or so."""
     calls = []
 
-    def train(train, val, *, config, run, progress, name):
+    def train(train, val, *, config, run, progress, watch, name):
         calls.append((config.seed, config.training, len(train), run.run))
         settings = config.training
         n_right = len(val) if settings.label_smoothing else 40 if settings.mixup else 200 + config.seed % 2

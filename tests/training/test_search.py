@@ -1,0 +1,448 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+from conftest import REPOSITORY
+
+from lib import workspace
+from lib.config import Config, SearchConfig, TrainingConfig
+from lib.errors import WorkbookError
+from lib.evaluation.significance import cross_validation_interval
+from lib.training import finetune, search, trials
+from lib.training.study import LOOKS
+from lib.workspace import Workspace
+
+RUN = Workspace(dataset="data", run="run")
+WORDS = {"birds": "crow finch heron owl", "fruit": "plum pear quince fig", "tools": "saw drill plane nail"}
+TINY = {
+    "backbone": "tiny",
+    "max_length": 32,
+    "epochs": 2,
+    "learning_rate": 1e-2,
+    "batch_size": 8,
+    "precision": "fp32",
+    "threads": 1,
+    "unfreeze": (),
+    "averaging": "none",
+}
+SPACE = {"learning_rate": {"low": 1e-5, "high": 1e-1, "log": True}, "batch_size": [8, 16]}
+
+
+def table(n=90, seed=0):
+    """Texts of three classes, in pairs of near-copies."""
+    rng = np.random.default_rng(seed)
+    labels = [sorted(WORDS)[i // 2 % 3] for i in range(n)]
+    texts = [" ".join(rng.choice(WORDS[label].split(), size=6)) + "." for label in labels]
+    return pd.DataFrame({"row_id": np.arange(n) + 100, "text": texts, "label": labels, "group": np.arange(n) // 2})
+
+
+def config(training=(), **settings):
+    return Config(
+        profile="test", training=TrainingConfig(**{**TINY, **dict(training)}), search=SearchConfig(**{"space": SPACE, "trials": 6, "rows": None, **settings})
+    )
+
+
+def peaked(task, settings, watch):
+    """Best at a learning rate of 1e-3; two looks on the way."""
+    value = 1 - abs(np.log10(settings["learning_rate"]) + 3) / 4
+    watch(pd.DataFrame({"eval_macro_f1": [value / 2]}))
+    watch(pd.DataFrame({"eval_macro_f1": [value / 2, value]}))
+    return value
+
+
+def slow(task, settings, watch):
+    time.sleep(0.25)
+    return peaked(task, settings, watch)
+
+
+def never_pruned(task, settings, watch):
+    return peaked(task, settings, lambda _: None)
+
+
+def found(settings, objective=peaked, rows=None, run=RUN):
+    return search.search(table() if rows is None else rows, config=settings, run=run, objective=objective, progress=False)
+
+
+def proposed(result):
+    return result.trials.loc[result.trials["state"] != "FAIL", ["learning_rate", "batch_size", "state", "value"]].reset_index(drop=True)
+
+
+def states(result):
+    return result.trials["state"].value_counts().to_dict()
+
+
+# --- the budget ---
+
+
+def test_the_budget_is_of_the_whole_study(home):
+    calls = []
+
+    def counted(*words):
+        calls.append(words[1])
+        return never_pruned(*words)
+
+    assert len(found(config(trials=4), counted).trials) == 4
+    assert len(found(config(trials=4), counted).trials) == 4
+    assert len(calls) == 4
+    more = found(config(trials=7), counted)
+    assert (len(more.trials), len(calls)) == (7, 7)
+    assert more.trials["number"].tolist() == list(range(7))
+
+
+def test_a_budget_of_nothing_is_an_error_with_the_remedy(home):
+    with pytest.raises(WorkbookError, match=r"search\.trials is 0, .*set search\.trials=20"):
+        found(config(trials=0))
+
+
+def test_pruned_trials_count_and_failed_ones_do_not(home):
+    n_calls = 0
+
+    def moody(task, settings, watch):
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls in (2, 3):
+            raise MemoryError("too large")
+        if n_calls == 4:
+            raise optuna.TrialPruned
+        return 0.5
+
+    result = found(config(trials=4), moody)
+    assert states(result) == {"COMPLETE": 3, "FAIL": 2, "PRUNED": 1}
+    assert result.trials["error"].tolist() == ["", "MemoryError: too large", "MemoryError: too large", "", "", ""]
+    assert result.trials["learning_rate"].nunique() == 6  # what fails is not proposed again
+
+
+def test_five_failures_in_a_row_end_the_search_with_their_error(home):
+    calls = []
+
+    def broken(task, settings, watch):
+        calls.append(settings)
+        raise WorkbookError("no such backbone")
+
+    with pytest.raises(WorkbookError, match="no such backbone"):
+        found(config(trials=4), broken)
+    assert len(calls) == 5
+    assert states(found(config(trials=4), never_pruned)) == {"FAIL": 5, "COMPLETE": 4}
+
+
+KILLED = """
+import sys
+sys.path.insert(0, {tests!r})
+import test_search
+test_search.found(test_search.config(trials=6), test_search.slow)
+"""
+
+
+def test_a_study_killed_in_the_middle_goes_on_to_exactly_its_budget_as_if_uninterrupted(home):
+    script = KILLED.format(tests=str(Path(__file__).parent))
+    path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
+    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": path, "WORKBOOK_HOME": str(home)})
+    journal, deadline = home / "models/run/search/journal.jsonl", time.monotonic() + 90
+    while not (journal.exists() and journal.read_text().count('"op_code":6') >= 2):  # two trials have ended
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    n_before = journal.read_text().count('"op_code":4')
+    assert 2 <= n_before < 6
+    resumed = found(config(trials=6))
+    assert len(proposed(resumed)) == 6
+    assert states(resumed).get("FAIL", 0) <= 1
+    whole = found(config(trials=6), run=Workspace(dataset="data", run="whole"))
+    pd.testing.assert_frame_equal(proposed(resumed), proposed(whole), check_exact=True)
+
+
+def test_workers_share_the_budget_and_the_journal(home):
+    result = found(config(trials=5, workers=2), slow)
+    assert states(result).get("FAIL", 0) == 0
+    assert len(result.trials) == 5
+    assert (result.trials["seconds"] >= 0.25).all()
+
+
+def test_a_worker_that_is_killed_is_reported_and_its_trial_done_again(home):
+    with pytest.raises(WorkbookError, match=r"a worker of the search was killed, .*search\.workers lower"):
+        found(config(trials=4, workers=2), suicidal)
+    assert len(proposed(found(config(trials=4), never_pruned))) == 4
+
+
+def suicidal(task, settings, watch):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_second_search_of_the_same_run_is_refused(home):
+    def twice(task, settings, watch):
+        with pytest.raises(WorkbookError, match=r"another process is searching in .*search"):
+            found(config())
+        return 0.5
+
+    found(config(trials=1), twice)
+
+
+# --- the same study ---
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])
+def test_the_same_seed_gives_the_same_study_and_another_seed_another(home, sampler):
+    def study(name, seed):
+        settings = config(trials=12, sampler=sampler, pruner="none").model_copy(update={"seed": seed})
+        return proposed(found(settings, run=Workspace(dataset="data", run=name)))
+
+    first = study("a", 1)
+    pd.testing.assert_frame_equal(first, study("b", 1), check_exact=True)
+    assert (first["learning_rate"] != study("c", 2)["learning_rate"]).all()
+    assert first["learning_rate"].nunique() > 6
+
+
+def test_what_is_proposed_follows_what_was_found(home):
+    tpe, blind = (found(config(trials=30, sampler=kind, pruner="none"), run=Workspace(dataset="data", run=kind)).trials for kind in ("tpe", "random"))
+    assert tpe["value"].tail(15).mean() > blind["value"].tail(15).mean() + 0.1
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"space": {**SPACE, "batch_size": [8, 32]}}, r"search\.space\.batch_size = \[8, 16\], now \[8, 32\]"),
+        ({"space": {"learning_rate": SPACE["learning_rate"]}}, r"search\.space\.batch_size = \[8, 16\], now nothing"),
+        ({"training": {"dropout": 0.3}}, r"training\.dropout = 0\.1, now 0\.3"),
+        ({"rows": 60}, r"rows = 90, now 60; the rows' fingerprint"),
+    ],
+)
+def test_a_study_of_other_settings_is_refused_with_what_differs_and_the_remedy(home, changed, message):
+    found(config(trials=2))
+    journal = home / "models/run/search/journal.jsonl"
+    before = journal.read_bytes()
+    with pytest.raises(
+        WorkbookError,
+        match=rf"the study in .*models/run/search was made with {message}.*take another run name, delete that folder, or set search\.restart=true",
+    ):
+        found(config(**{"trials": 2, **changed}))
+    assert journal.read_bytes() == before
+    anew = found(config(**{"trials": 2, **changed, "restart": True}))
+    assert len(anew.trials) == 2
+    assert journal.read_bytes() != before
+
+
+def test_another_sampler_pruner_or_budget_goes_on_with_the_study_and_so_does_another_base_of_what_is_searched(home):
+    found(config(trials=2))
+    goes_on = found(config(trials=3, sampler="random", pruner="none", workers=1, training={"learning_rate": 0.5, "eval_steps": 3}))
+    assert len(goes_on.trials) == 3
+
+
+# --- the journal ---
+
+
+def test_a_last_line_torn_by_a_kill_is_cut_off_and_its_trial_done_again(home):
+    whole = found(config(trials=3))
+    journal = home / "models/run/search/journal.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-9])  # the record that ended the last trial
+    resumed = found(config(trials=3))
+    assert states(resumed)["FAIL"] == 1
+    pd.testing.assert_frame_equal(proposed(whole), proposed(resumed), check_exact=True)
+    assert all(line.startswith("{") and line.endswith("}") for line in journal.read_text().splitlines())
+    assert len(found(config(trials=5)).trials) == 6
+
+
+@pytest.mark.parametrize("damage", [b'{"op_code":4,\x00\x00\n', b"[]\n", b"7\n", b"\n", b"\xff\xfe\n"])
+def test_a_damaged_line_is_named_and_nothing_is_changed(home, damage):
+    found(config(trials=2))
+    journal = home / "models/run/search/journal.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    damaged = b"".join([*lines[:4], damage, *lines[5:]])
+    journal.write_bytes(damaged)
+    with pytest.raises(WorkbookError, match=r"journal\.jsonl, line 5 is no record of a study: .*mend it, or delete the folder"):
+        found(config(trials=2))
+    assert journal.read_bytes() == damaged
+
+
+# --- what is trained on what ---
+
+
+@pytest.fixture
+def trained(monkeypatch, home):
+    """In place of training: a model that guesses, and a note of the rows it was given."""
+    calls = []
+
+    def train_and_predict(train, stop, scored, **words):
+        calls.append({"train": train, "stop": stop, "scored": scored, **words})
+        return np.eye(3)[np.arange(len(scored)) % 3], 1.0
+
+    monkeypatch.setattr(trials, "train_and_predict", train_and_predict)
+    return calls
+
+
+def test_a_trial_sees_training_rows_alone_in_three_parts_that_share_no_copy(trained):
+    rows = table(120)
+    result = search.search(rows, config=config(trials=3, rows=60), run=RUN, progress=False)
+    for call in trained:
+        parts = [call[name] for name in ("train", "stop", "scored")]
+        ids = pd.concat([part["row_id"] for part in parts])
+        assert ids.is_unique and len(ids) == 60 and set(ids) <= set(rows["row_id"])
+        groups = [set(part["group"]) for part in parts]
+        assert not groups[0] & groups[1] and not groups[0] & groups[2] and not groups[1] & groups[2]
+        assert [round(len(part) / 60, 1) for part in parts] == [0.6, 0.2, 0.2]
+        assert [set(part["label"]) for part in parts] == [set(WORDS)] * 3
+        assert ids.tolist() == pd.concat([trained[0][name]["row_id"] for name in ("train", "stop", "scored")]).tolist()
+    assert len({call["run"].run for call in trained}) == 3
+    assert all(call["config"].seed == 42 for call in trained)
+    settings = [(call["config"].training.learning_rate, call["config"].training.batch_size) for call in trained]
+    assert settings == list(result.trials[["learning_rate", "batch_size"]].itertuples(index=False, name=None))
+    steps = [-(-len(call["train"]) // call["config"].training.batch_size) for call in trained]
+    assert [call["config"].training.eval_steps for call in trained] == [-(-n // LOOKS) for n in steps]
+
+
+def test_the_value_is_macro_f1_on_the_scored_rows(trained):
+    from sklearn.metrics import f1_score
+
+    result = search.search(table(120), config=config(trials=1), run=RUN, progress=False)
+    y = np.searchsorted(sorted(WORDS), trained[0]["scored"]["label"])
+    assert result.value == pytest.approx(f1_score(y, np.arange(len(y)) % 3, average="macro"))
+
+
+def test_a_class_of_too_few_texts_is_named(home):
+    rows = table()
+    few = rows.drop(index=rows.index[rows["label"] == "birds"][8:])
+    with pytest.raises(WorkbookError, match=r"the search needs 5 texts of each class, and 'birds' has 4 different texts of 68: set search\.rows higher"):
+        found(config(), rows=few)
+
+
+@pytest.fixture
+def as_it_is(monkeypatch):
+    """Changes to lib do not count: others may be writing it."""
+    monkeypatch.setattr(workspace, "code_fingerprint", lambda: "as it is")
+
+
+def test_real_trainings_are_searched_pruned_and_kept(home, as_it_is, monkeypatch):
+    trainings, train = [], finetune.train
+
+    def noted(*rows, **words):
+        trainings.append(words["config"].training)
+        return train(*rows, **words)
+
+    monkeypatch.setattr(finetune, "train", noted)
+    space = {"learning_rate": [1e-2, 1e-7]}
+    settings = config(space=space, trials=8, sampler="random", training={"epochs": 4})
+    result = search.search(table(), config=settings, run=RUN, progress=False)
+    assert states(result) == {"COMPLETE": 8 - states(result)["PRUNED"], "PRUNED": states(result)["PRUNED"]}
+    assert result.trials.loc[result.trials["state"] == "PRUNED", "learning_rate"].unique().tolist() == [1e-7]
+    assert result.best == {"learning_rate": 1e-2}
+    assert result.value > 0.9
+    pruned = result.trials["state"] == "PRUNED"
+    assert result.trials.loc[pruned, "value"].isna().all() and result.trials.loc[pruned, "stop_macro_f1"].between(0.1, 0.3).all()
+    kept = sorted((home / "models/run/search").glob("trial-*/*.parquet"))
+    assert 1 <= len(kept) <= 2
+    assert not list((home / "models/run/search").rglob("*.safetensors"))
+    assert not [path for path in (home / "models/run/search").glob("trial-*/*") if path.is_dir()]
+    n_complete = result.trials.loc[~pruned, "learning_rate"].nunique()
+    assert len(trainings) == pruned.sum() + n_complete  # of two trials with the same settings one is trained
+
+
+# --- what comes out ---
+
+
+def test_what_matters_is_told_from_what_does_not(home):
+    result = found(config(trials=20, pruner="none", sampler="random"))
+    assert list(result.importances) == ["learning_rate", "batch_size"]
+    assert result.importances["learning_rate"] > 0.9
+    assert sum(result.importances.values()) == pytest.approx(1)
+    assert result.value == result.trials["value"].max()
+    best = result.trials.loc[result.trials["value"].idxmax()]
+    assert result.best == {"learning_rate": best["learning_rate"], "batch_size": best["batch_size"]}
+
+
+def test_few_trials_or_equal_ones_say_nothing_of_importance(home):
+    assert found(config(trials=4), never_pruned).importances == {}
+    assert found(config(trials=7), lambda *_: 0.5, run=Workspace(dataset="data", run="flat")).importances == {}
+
+
+def test_choices_may_be_lists_and_words_and_nothing(home):
+    seen = []
+
+    def noted(task, settings, watch):
+        seen.append(TrainingConfig.model_validate(task.config.training.model_dump() | settings))
+        return 0.5 + 0.1 * len(settings["unfreeze"])
+
+    space = {
+        "unfreeze": [[], [0, 6]],
+        "averaging": ["none", "swa"],
+        "eval_rows": [None, 20],
+        "gradient_checkpointing": [False, True],
+        "max_length": {"low": 16, "high": 64, "step": 16},
+    }
+    result = found(config(trials=12, space=space), noted)
+    assert {each.unfreeze for each in seen} == {(), (0, 6)}
+    assert {each.eval_rows for each in seen} == {None, 20}
+    assert {each.max_length for each in seen} <= {16, 32, 48, 64}
+    assert tuple(result.best["unfreeze"]) == (0, 6)
+    workspace.write_table(result.trials, home / "trials.parquet")
+    assert len(workspace.read_table(home / "trials.parquet")) == 12
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"space": {"epoch": [2]}}, r"search\.space: 'epoch' is no training setting \(did you mean 'epochs'\?\)"),
+        ({"space": {"eval_steps": [2]}}, r"search\.space: 'eval_steps' is set by the search itself"),
+        ({"space": {"epochs": [2, -1]}}, r"search\.space\.epochs: .*greater than 0 \(found \[2, -1\]\)"),
+        ({"space": {"epochs": []}}, r"search\.space\.epochs: give a list of choices, or \{low: \.\., high: \.\.\}; found \[\]"),
+        ({"space": {"epochs": 3}}, r"search\.space\.epochs: give a list of choices"),
+        ({"space": {"lora_rank": [0, 4]}}, r"search\.space\.lora_rank: .*lora_rank trains small matrices"),
+        ({"space": {"learning_rate": {"low": 1e-3}}}, r"search\.space\.learning_rate: high: Field required"),
+        ({"space": {"learning_rate": {"low": 1e-3, "high": 1e-4}}}, r"search\.space\.learning_rate: .*low is 0\.001 and high 0\.0001"),
+        ({"space": {"learning_rate": {"low": 1e-4, "high": 1e-3, "logs": True}}}, r"search\.space\.learning_rate: logs: Extra inputs"),
+        ({"space": {"dropout": {"low": 0, "high": 0.5, "log": True}}}, r"search\.space\.dropout: .*log needs a low above 0"),
+        ({"space": {"max_length": {"low": 16, "high": 64.5}}}, r"search\.space\.max_length: .*integer"),
+        ({"space": {"pooling": {"low": 1, "high": 2}}}, r"search\.space\.pooling: "),
+        ({"space": {"compile": {"low": 0, "high": 1}}}, r"search\.space\.compile: a range is for numbers, and it takes False"),
+        ({"space": {}}, r"search: space is empty: name a training setting"),
+        ({"nested_folds": 1}, r"search: nested_folds is 1, .*set it to 0, or to 2 or more"),
+        ({"sampler": "tpee"}, r"search\.sampler: Input should be 'tpe', 'gp' or 'random'"),
+    ],
+)
+def test_a_space_that_cannot_be_searched_is_refused_before_anything_runs(settings, message):
+    with pytest.raises(WorkbookError, match=message):
+        Config.load("smoke", {f"search.{key}": value for key, value in settings.items()})
+
+
+def test_numbers_in_words_are_numbers():
+    space = Config.load("smoke", {"search.space": {"learning_rate": ["2e-5"], "max_length": {"low": 16, "high": 64}}}).search_space()
+    assert space["learning_rate"] == (2e-5,)
+    assert (type(space["max_length"].low), space["max_length"].high) == (int, 64)
+
+
+# --- nested ---
+
+
+def test_optimism_is_what_the_rows_that_chose_say_more_than_rows_that_did_not(home):
+    calls = []
+
+    def flattered(task, settings, watch):
+        """0.7 in truth; the rows of a search add up to 0.1 by luck."""
+        calls.append((set(task.fit["row_id"]) | set(task.stop["row_id"]), set(task.scored["row_id"]), watch, settings))
+        return 0.7 + (0.1 * settings["batch_size"] / 16 if watch else 0.0) + 0.01 * task.scored["row_id"].isin(range(100, 102)).any()
+
+    rows = table(150)
+    settings = config(trials=6, nested_folds=3, pruner="none")
+    found, optimism = search.nested(rows, config=settings, run=RUN, objective=flattered, progress=False)
+    assert found["fold"].tolist() == [0, 1, 2]
+    assert found["optimism"].to_numpy() == pytest.approx((found["inner"] - found["outer"]).to_numpy())
+    assert found["optimism"].mean() == pytest.approx(0.1, abs=0.011)
+    expected = cross_validation_interval(found["optimism"].to_numpy(), n_train=100, n_test=50)
+    assert (optimism.value, optimism.low, optimism.high) == pytest.approx((expected.value, expected.low, expected.high))
+    outer = [call for call in calls if call[2] is None]
+    assert sorted(row for call in outer for row in call[1]) == rows["row_id"].tolist()  # each row is left out once
+    for i, (seen, left_out, _, best) in enumerate(outer):
+        inner = calls[7 * i : 7 * i + 6]
+        assert all(not left_out & (fit | scored) for fit, scored, *_ in inner)
+        assert not left_out & seen
+        assert best["batch_size"] == 16
+    again, _ = search.nested(rows, config=settings, run=RUN, objective=flattered, progress=False)
+    assert len(calls) == 21 + 3
+    pd.testing.assert_frame_equal(found, again)
