@@ -80,9 +80,27 @@ def test_a_row_is_predicted_by_what_the_other_folds_taught(method, folds):
 
 def test_a_stack_of_two_classes_agrees_with_the_regression():
     oof, y = drawn(k=2, strengths=(2.0, 1.0))
+    kept = np.flatnonzero((y == 0) | (np.arange(len(y)) % 8 == 0))  # the second class is rare
+    oof, y = {name: probs[kept] for name, probs in oof.items()}, y[kept]
     found = ensembles.fit_ensemble(oof, y, method="stacking")
     assert found.weights.shape == (4, 2)
     assert accuracy(y, found.predict_probs(oof).argmax(axis=1)) > 0.9
+    assert found.predict_probs(oof)[:, 1].mean() == pytest.approx(y.mean(), abs=0.01)
+
+
+def test_the_strength_of_a_stack_is_chosen_on_the_same_folds_of_the_rows_left(monkeypatch, folds):
+    seen, real = [], ensembles.PredefinedSplit
+    monkeypatch.setattr(ensembles, "PredefinedSplit", lambda fold: seen.append(sorted(set(fold))) or real(fold))
+    oof, y = drawn()
+    ensembles.out_of_fold(oof, y, folds, method="stacking")
+    assert seen == [[fold for fold in range(5) if fold != held_out] for held_out in range(5)]
+
+
+def test_greedy_selection_is_never_worse_than_the_best_member():
+    for seed in range(12):
+        oof, y = drawn(60, strengths=(1.2, 1.0, 0.8), seed=seed)
+        found = ensembles.fit_ensemble(oof, y, method="greedy").predict_probs(oof)
+        assert macro_f1(y, found.argmax(axis=1), n_classes=3) >= max(macro_f1(y, probs.argmax(axis=1), n_classes=3) for probs in oof.values())
 
 
 def test_the_simplest_way_is_chosen_unless_another_is_better():
@@ -106,11 +124,11 @@ def test_the_gain_curve_starts_with_the_best_and_ends_with_all():
 
 
 def test_diversity_is_of_the_errors():
-    y = np.array([0, 0, 1, 1])
-    probs = {"a": np.eye(2)[[0, 0, 1, 0]], "b": np.eye(2)[[0, 1, 1, 1]], "right": np.eye(2)[y]}
+    y = np.array([0, 0, 2, 2, 1])
+    probs = {"a": np.eye(3)[[0, 0, 2, 0, 0]], "b": np.eye(3)[[0, 1, 2, 2, 2]], "right": np.eye(3)[y]}
     found = ensembles.diversity(probs, y)
-    assert found.loc[("a", "b"), ["disagreement", "one_right"]].tolist() == [0.5, 0.5]
-    assert found.loc[("a", "b"), "error_correlation"] == pytest.approx(-1 / 3)
+    assert found.loc[("a", "b"), ["disagreement", "one_right"]].tolist() == [0.6, 0.4]
+    assert found.loc[("a", "b"), "error_correlation"] == pytest.approx(1 / 6)
     assert np.isnan(found.loc[("a", "right"), "error_correlation"])
     assert ensembles.diversity({"a": probs["a"]}, y).empty
 

@@ -300,7 +300,7 @@ def test_the_load_of_the_machine_is_recorded_beside_a_training(home, monkeypatch
 def test_settings_of_tracking_train_no_trial_again(home, monkeypatch):
     calls = []
 
-    def once(train, stop, *, config, run, progress, name):
+    def once(train, stop, *, config, run, progress, watch, name):
         calls.append(name)
         return SimpleNamespace(val_probs=np.eye(3)[[0] * len(stop)], facts={"training_seconds": 1.0})
 
