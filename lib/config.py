@@ -297,6 +297,16 @@ class EvaluationConfig(_Section):
     n_mistakes: int = Field(12, ge=1)
 
 
+class ComputeConfig(_Section):
+    """Where folds and members are trained; nothing of a result depends on it."""
+
+    engine: Literal["local", "ray"] = "local"
+    workers: int = Field(1, ge=1)  # processes of this machine that share its cores
+    address: str = ""  # of a Ray cluster whose nodes share WORKBOOK_HOME; "" begins one on this machine
+    cpus: float = Field(1.0, gt=0)  # that a training takes on Ray
+    gpus: float = Field(0.0, ge=0)  # that a training takes on Ray; a fraction shares a GPU
+
+
 class TrackingConfig(_Section):
     """Where runs, folds and trials are recorded; nothing of a result depends on it."""
 
@@ -329,6 +339,7 @@ class Config(_Section):
     cross_validation: CrossValidationConfig = CrossValidationConfig()
     ensemble: EnsembleConfig = EnsembleConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    compute: ComputeConfig = ComputeConfig()
     tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")

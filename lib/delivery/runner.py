@@ -24,7 +24,7 @@ from lib.config import Config, closest
 from lib.data import sources
 from lib.delivery import recording, site
 from lib.errors import WorkbookError
-from lib.training import backbones, tracking
+from lib.training import backbones, engine, tracking
 from lib.workspace import FILES, STEPS, Step, Workspace
 
 NEEDED_DISK_BYTES = 1e9  # a run on 20,000 texts writes some 300 MB, most of it the model
@@ -85,6 +85,7 @@ def run_workbook(
         check_parameters(step.notebook, parameters)
     _check_disk()
     tracking.check(config)
+    engine.check(config)
     if any(map(_uses_backbone, steps)):
         backbones.check_available(config.training.backbone)
     if config.labels.encoder and any("labels" in step.settings for step in steps):

@@ -34,7 +34,7 @@ def conformal_thresholds(probs: np.ndarray, y_true: np.ndarray, *, coverage: flo
     --------
     >>> right = np.arange(0.50, 1.00, 0.05)
     >>> conformal_thresholds(np.c_[right, 1 - right], np.zeros(10, dtype=int), coverage=0.8).round(2)
-    array([0.6, 0.6])
+    array([0.55, 0.55])
     """
     probs = checked_probs(probs, y_true)
     if not 0 < coverage < 1:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
-from tqdm import tqdm
 
 from lib.config import Config
 from lib.data.sources import sample_rows
 from lib.errors import WorkbookError
 from lib.evaluation.metrics import accuracy, macro_f1
 from lib.evaluation.significance import cross_validation_interval
-from lib.training import baseline, trials
+from lib.training import baseline, engine, trials
 from lib.workspace import Workspace
 
 
@@ -75,18 +75,14 @@ def cross_validate(train: pd.DataFrame, *, config: Config, run: Workspace, progr
     classes, y = np.unique(rows["label"].to_numpy().astype(str), return_inverse=True)
     fold = np.stack([deal(rows, n_folds=settings.folds, seed=config.seed + repeat) for repeat in range(settings.repeats)])
     members = [*baseline.LINEAR, *settings.members]
+    deals = [(name, repeat, number) for repeat, number in np.ndindex(settings.repeats, settings.folds) for name in members]
+    jobs = [{"name": name, "repeat": repeat, "fold": number} for name, repeat, number in deals]
+    trained = engine.run_tasks(train_on_folds, jobs, tables={"rows": rows}, config=config, run=run, desc="cross-validation", progress=progress)
     probs, scores = {name: np.empty((*fold.shape, len(classes))) for name in members}, []
-    with tqdm(total=fold.shape[0] * settings.folds * len(members), desc="cross-validation", unit="training", disable=not progress) as bar:
-        for repeat, number in np.ndindex(settings.repeats, settings.folds):
-            held_out = fold[repeat] == number
-            for name in members:
-                bar.set_postfix_str(name)
-                found, seconds = _member(name, rows[~held_out], rows[held_out], config, run=run, repeat=repeat, fold=number)
-                probs[name][repeat, held_out] = found
-                y_pred = found.argmax(axis=1)
-                score = (macro_f1(y[held_out], y_pred, n_classes=len(classes)), accuracy(y[held_out], y_pred))
-                scores.append((name, repeat, number, *score, seconds))
-                bar.update()
+    for (name, repeat, number), (found, seconds) in zip(deals, trained):
+        held_out, y_pred = fold[repeat] == number, found.argmax(axis=1)
+        probs[name][repeat, held_out] = found
+        scores.append((name, repeat, number, macro_f1(y[held_out], y_pred, n_classes=len(classes)), accuracy(y[held_out], y_pred), seconds))
     return CrossValidation(rows, fold, probs, pd.DataFrame(scores, columns=["member", "repeat", "fold", "macro_f1", "accuracy", "seconds"]))
 
 
@@ -127,7 +123,11 @@ def compare(scores: pd.DataFrame, *, n_rows: int, n_folds: int, confidence: floa
     return compared
 
 
-def _member(name: str, train: pd.DataFrame, held_out: pd.DataFrame, config: Config, *, run: Workspace, repeat: int, fold: int) -> tuple[np.ndarray, float]:
+def train_on_folds(tables: Mapping[str, pd.DataFrame], *, config: Config, run: Workspace, name: str, repeat: int, fold: int) -> tuple[np.ndarray, float]:
+    """Train a member on the table `rows` without one fold, and predict that; return probabilities of shape (n_fold, k) and seconds."""
+    rows = tables["rows"]
+    out = deal(rows, n_folds=config.cross_validation.folds, seed=config.seed + repeat) == fold
+    train, held_out = rows[~out], rows[out]
     if name in baseline.LINEAR:
         started = time.perf_counter()
         model = baseline.LINEAR[name](train["text"].tolist(), train["label"].tolist(), seed=config.seed)

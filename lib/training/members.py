@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from lib import workspace
 from lib.config import Config
 from lib.errors import WorkbookError
 from lib.evaluation.calibration import Calibrator
-from lib.training import baseline, finetune, trials
+from lib.training import baseline, engine, finetune, trials
 from lib.training.cross_validation import CrossValidation
 from lib.training.ensembles import Ensemble
 from lib.workspace import Workspace
@@ -92,21 +92,29 @@ def with_searched(config: Config, run: Workspace) -> Config:
     return config.model_copy(update={"cross_validation": config.cross_validation.model_copy(update={"members": named})})
 
 
-def fit(name: str, train: pd.DataFrame, val: pd.DataFrame, *, config: Config, run: Workspace, progress: bool = True) -> Path:
-    """Train a member on all training rows, unless notebook 04 or an earlier run did; return its folder.
+def fit_all(names: Sequence[str], train: pd.DataFrame, val: pd.DataFrame, *, config: Config, run: Workspace, progress: bool = True) -> list[Path]:
+    """Train members on all training rows, unless notebook 04 or an earlier run did; return their folders.
 
     Parameters
     ----------
-    name : one of `baseline.LINEAR` or of `cross_validation.members`
+    names : of `baseline.LINEAR` or of `cross_validation.members`
     train, val : with `text` and `label`; `val` stops the training of a transformer
     """
+    tables = {"train": train[["text", "label"]], "val": val[["text", "label"]]}
+    jobs = [{"name": name} for name in names]
+    return engine.run_tasks(fit, jobs, tables=tables, config=config, run=run, desc="members on all rows", progress=progress)
+
+
+def fit(tables: Mapping[str, pd.DataFrame], *, name: str, config: Config, run: Workspace) -> Path:
+    """Train one member on the table `train`, with the table `val` to stop a transformer; return its folder."""
+    train, val = tables["train"], tables["val"]
     folder = _folder(name, config, run)
     if name in baseline.LINEAR:
         key = f"{workspace.table_fingerprint(train[['text', 'label']])} {config.seed} {workspace.code_fingerprint()}"
         if folder != run.path("baseline") and not (folder.exists() and workspace.read_json(folder / "baseline.json")["key"] == key):
             baseline.save_baseline(baseline.LINEAR[name](train["text"].tolist(), train["label"].tolist(), seed=config.seed), folder, key=key)
     elif folder != run.path("transformer"):
-        trials.train_once(train, val, config=config.member_config(name), run=_place(name, run), progress=progress)
+        trials.train_once(train, val, config=config.member_config(name), run=_place(name, run))
     return folder
 
 

@@ -201,10 +201,10 @@ def _of_run(config: Config, ws: Workspace) -> Opening:
 
 
 def _of_training(train: pd.DataFrame, val: pd.DataFrame, *, config: Config, run: Workspace, name: str) -> Opening:
-    of_run, _, series = run.run.partition("/")
+    of_run, series, *deeper = [*run.run.split("/"), ""]
     tables = {f"data.{part}": workspace.table_fingerprint(table[["text", "label"]]) for part, table in (("train", train), ("val", val))}
     settings = {key: value for key, value in config.flat().items() if key == "seed" or key.startswith("training.")}
-    shown = "/".join(dict.fromkeys(part for part in (*series.split("/"), name or "training", f"seed {config.seed}") if part))
+    shown = "/".join(part for part in (series, name or deeper[0] if series else "training", f"seed {config.seed}") if part)
     key = _digest([run.dataset, run.run, name, *tables.values(), settings, workspace.code_fingerprint()])
     whole = Workspace(dataset=run.dataset, run=of_run)
     # a trial's settings are its own: where nobody has opened the workbook run yet, nothing is known of that one's

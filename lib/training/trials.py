@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,17 +43,15 @@ def train_and_predict(
     probs : ndarray of shape (n, k), columns in the sorted order of the labels of `train`
     seconds : that the training took
     """
-    key = _key(train, stop, config, scored=scored)
-    folder = run.folder(workspace.MODELS)
-    path = folder / f"{name.replace(' ', '-').replace('/', '-')}-{config.seed}.parquet"
+    key, named = _key(train, stop, config, scored=scored), f"{name.replace(' ', '-').replace('/', '-')}-{config.seed}"
+    path = run.folder(workspace.MODELS) / f"{named}.parquet"
     if not path.exists() or workspace.read_facts(path).get("key") != key:
-        result = finetune.train(train, stop, config=config, run=run, progress=False, watch=watch, name=name)
+        own = replace(run, run=f"{run.run}/{named}")  # others may be training at the same time
+        result = finetune.train(train, stop, config=config, run=own, progress=False, watch=watch, name=name)
         probs = result.val_probs if scored is None else predict(result.model_dir, scored, settings=config.training)
         table = pd.DataFrame(probs, columns=[str(code) for code in range(probs.shape[1])])
         workspace.write_table(table, path, facts={"key": key, "seconds": result.facts["training_seconds"]})
-        for left in folder.iterdir():
-            if left.is_dir():
-                shutil.rmtree(left)
+        shutil.rmtree(own.folder(workspace.MODELS), ignore_errors=True)
     return workspace.read_table(path).to_numpy(), workspace.read_facts(path)["seconds"]
 
 

@@ -87,7 +87,7 @@ def test_decisions_in_the_queue_are_recorded_and_replayed(smoke_home, tmp_path):
 def test_the_report_states_scores_with_intervals_and_a_verdict(smoke_home):
     index = (smoke_home / "reports/smoke/index.html").read_text()
     metrics = workspace.read_json(smoke_home / "reports/smoke/metrics.json")
-    assert set(metrics["models"]) == {"TF-IDF baseline", "transformer"}
+    assert set(metrics["models"]) == {"TF-IDF baseline", "transformer", "ensemble"}
     for scores in metrics["models"].values():
         for name in ("accuracy", "macro_f1"):
             interval = scores["intervals"][name]

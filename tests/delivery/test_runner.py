@@ -190,10 +190,10 @@ def test_a_step_is_stale_when_what_it_depends_on_changes_and_only_then(tmp_path,
     assert changed({"evaluation.n_mistakes": 3}) == ["07"]
     assert changed({"cleaning.min_words": 4}) == ["02"]
     assert changed({"labels.queue_rows": 4}) == ["03"]
-    assert changed({"tracking.backend": "mlflow", "tracking.uri": "http://elsewhere", "tracking.wandb": True}) == []
+    assert changed({"tracking.backend": "mlflow", "tracking.uri": "http://elsewhere", "tracking.wandb": True, "compute.workers": 2}) == []
     assert changed({"seed": 1}) == [step.number for step in STEPS]
     workspace.write_table(pd.DataFrame({"text": ["a"]}), Workspace("good", "r").path("val.parquet"))
-    assert changed() == ["04"]
+    assert changed() == ["04", "06"]
     monkeypatch.setattr(workspace, "code_fingerprint", lambda: "other")
     assert changed() == [step.number for step in STEPS]
 

@@ -49,7 +49,7 @@ def test_each_technique_is_compared_over_the_same_seeds(trained):
     assert table.loc["label smoothing", "gain"] == pytest.approx(1 - table.loc["plain recipe", "macro_f1"])
     assert table.loc["EMA of weights", ["gain", "low", "high"]].tolist() == [0, 0, 0]
     assert sorted({seed for seed, *_ in trained}) == [42, 43, 44]
-    assert {(rows, run) for _, _, rows, run in trained} == {(40, "run/ledger")}
+    assert {(rows, run.rpartition("/")[0]) for _, _, rows, run in trained} == {(40, "run/ledger")}
 
 
 def test_the_plain_recipe_has_every_technique_off_and_keeps_the_profiles_rate_and_frozen_layers(trained):

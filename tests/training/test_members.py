@@ -69,14 +69,14 @@ def test_a_linear_member_is_fitted_once_and_predicts_as_fitted(home):
     texts = [f"{word} {i % 7}" for word in ("crow finch", "saw drill", "plum pear") for i in range(30)]
     train = pd.DataFrame({"row_id": range(90), "text": texts, "label": np.repeat(["birds", "tools", "fruit"], 30), "group": range(90)})
     name, place = "TF-IDF: naive Bayes", RUN
-    folder = members.fit(name, train, train, config=config(), run=place, progress=False)
+    [folder] = members.fit_all([name], train, train, config=config(), run=place, progress=False)
     predict = members.predictor(name, config=config(), run=place)
     fitted = baseline.fit_naive_bayes(train["text"], train["label"])
     np.testing.assert_allclose(predict(texts), fitted.predict_proba(texts), atol=1e-6)
     before = (folder / "weights.safetensors").stat().st_mtime_ns
-    members.fit(name, train, train, config=config(), run=place, progress=False)
+    members.fit_all([name], train, train, config=config(), run=place, progress=False)
     assert (folder / "weights.safetensors").stat().st_mtime_ns == before
-    members.fit(name, train[:80], train, config=config(), run=place, progress=False)
+    members.fit_all([name], train[:80], train, config=config(), run=place, progress=False)
     assert (folder / "weights.safetensors").stat().st_mtime_ns > before
 
 
@@ -107,7 +107,7 @@ def test_the_member_with_the_runs_settings_is_the_runs_transformer(home, monkeyp
     assert members.of_the_run(settings) == "plain"
     assert members.of_the_run(config(other={"seed": 7})) is None
     for _ in range(2):
-        folders = [members.fit(name, rows, rows, config=settings, run=RUN, progress=False) for name in ("plain", "other", "longer")]
+        folders = members.fit_all(["plain", "other", "longer"], rows, rows, config=settings, run=RUN, progress=False)
     assert folders[0] == RUN.path("transformer")
     assert calls == [(7, 5.0, "run/members/other"), (42, 2.0, "run/members/longer")]
 
