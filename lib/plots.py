@@ -310,7 +310,7 @@ def importances(shares: dict[str, float], *, n_trials: int, ax: Axes | None = No
 
 def parallel_coordinates(trials: pd.DataFrame, settings: Sequence[str], *, logarithmic: Sequence[str] = (), ax: Axes | None = None) -> Axes:
     """A line a complete trial through its settings to its value; the better, the darker. Settings with few values are spaced evenly."""
-    ax = ax or _axes(width=2.0 + 1.5 * (len(settings) + 1), height=3.6, grid=False)
+    ax = ax or _axes(width=min(9.0, 2.0 + 1.5 * (len(settings) + 1)), height=3.4, grid=False)
     complete = trials[trials["state"] == "COMPLETE"].sort_values("value", kind="stable")
     heights, names = zip(*(_upright(complete[key], log=key in logarithmic, even=key != "value") for key in (*settings, "value")))
     low, high = complete["value"].min(), complete["value"].max()
