@@ -18,7 +18,7 @@ from lib.config import Config, SearchConfig
 from lib.training import search
 from lib.workspace import Workspace
 
-N_TRIALS, TRIAL_SECONDS = 20, 3.0
+N_TRIALS, TRIAL_SECONDS = 20, 8.0
 
 
 def main() -> None:
@@ -29,6 +29,7 @@ def main() -> None:
         rounds = rounds_in(TRIAL_SECONDS)
         print(f"{joblib.cpu_count()} cores; {N_TRIALS} trials of {rounds} rounds, {TRIAL_SECONDS:.0f} s each on an idle core")
         os.environ["BENCH_ROUNDS"] = str(rounds)
+        print(f"two plain processes at once do {two_at_once(rounds):.2f} times the work of one", flush=True)
         one, four = (seconds(work, workers=workers) for workers in (1, 4))
         print(f"one worker {one:.1f} s, four workers {four:.1f} s, ratio {one / four:.2f}   (1.7 with two cores of one's own)")
 
@@ -62,6 +63,18 @@ def spin(rounds: int) -> None:
     matrix = np.random.default_rng(0).normal(size=(200, 200))
     for _ in range(rounds):
         matrix = np.tanh(matrix @ matrix / 200)
+
+
+def two_at_once(rounds: int) -> float:
+    """Return how much more two processes do than one: what the machine has to spare."""
+    with joblib.Parallel(n_jobs=2) as pool:
+        pool(joblib.delayed(spin)(1) for _ in range(2))
+        times = []
+        for n in (1, 2):
+            started = time.perf_counter()
+            pool(joblib.delayed(spin)(rounds) for _ in range(n))
+            times.append(time.perf_counter() - started)
+    return 2 * times[0] / times[1]
 
 
 def rounds_in(wanted: float) -> int:

@@ -333,11 +333,9 @@ def parallel_coordinates(trials: pd.DataFrame, settings: Sequence[str], *, logar
 
 def _upright(values: pd.Series, *, log: bool, even: bool) -> tuple[np.ndarray, dict[float, str]]:
     """Return the heights of values on a vertical axis, 0..1, and its ticks: height -> name. Few values, or words, are spaced evenly."""
-    kinds = sorted(
-        values.unique(),
-        key=lambda value: (not isinstance(value, bool | int | float | np.number), value if isinstance(value, int | float | np.number) else str(value)),
-    )
-    numbers = all(isinstance(kind, int | float | np.number) and not isinstance(kind, bool | np.bool_) for kind in kinds)
+    values = values.astype(object).where(values.notna(), "none")
+    kinds = sorted(values.unique(), key=lambda kind: (isinstance(kind, str), kind))
+    numbers = not any(isinstance(kind, str | bool) for kind in kinds)
     if (even and len(kinds) <= 5) or not numbers:
         at = {kind: place / (len(kinds) - 1) if len(kinds) > 1 else 0.5 for place, kind in enumerate(kinds)}
         return values.map(at).to_numpy(dtype=float), {height: _short(f"{kind:g}" if numbers else kind, 12) for kind, height in at.items()}
