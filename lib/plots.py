@@ -338,7 +338,7 @@ def _upright(values: pd.Series, *, log: bool, even: bool) -> tuple[np.ndarray, d
     numbers = not any(isinstance(kind, str | bool) for kind in kinds)
     if (even and len(kinds) <= 5) or not numbers:
         at = {kind: place / (len(kinds) - 1) if len(kinds) > 1 else 0.5 for place, kind in enumerate(kinds)}
-        return values.map(at).to_numpy(dtype=float), {height: _short(f"{kind:g}" if numbers else kind, 12) for kind, height in at.items()}
+        return values.map(at).to_numpy(dtype=float), {height: _short(kind if isinstance(kind, str | bool) else f"{kind:g}", 12) for kind, height in at.items()}
     scaled = np.log(values.astype(float)) if log else values.astype(float)
     heights = ((scaled - scaled.min()) / max(float(np.ptp(scaled)), 1e-12)).to_numpy()
     return heights, {0.0: f"{values.min():.3g}", 1.0: f"{values.max():.3g}"}
