@@ -310,7 +310,7 @@ def importances(shares: dict[str, float], *, n_trials: int, ax: Axes | None = No
 
 def parallel_coordinates(trials: pd.DataFrame, settings: Sequence[str], *, logarithmic: Sequence[str] = (), ax: Axes | None = None) -> Axes:
     """A line a complete trial through its settings to its value; the better, the darker. Settings with few values are spaced evenly."""
-    ax = ax or _axes(width=2.0 + 1.5 * (len(settings) + 1), height=3.6, grid=False)
+    ax = ax or _axes(width=min(9.0, 2.0 + 1.5 * (len(settings) + 1)), height=3.4, grid=False)
     complete = trials[trials["state"] == "COMPLETE"].sort_values("value", kind="stable")
     heights, names = zip(*(_upright(complete[key], log=key in logarithmic, even=key != "value") for key in (*settings, "value")))
     low, high = complete["value"].min(), complete["value"].max()
@@ -333,14 +333,12 @@ def parallel_coordinates(trials: pd.DataFrame, settings: Sequence[str], *, logar
 
 def _upright(values: pd.Series, *, log: bool, even: bool) -> tuple[np.ndarray, dict[float, str]]:
     """Return the heights of values on a vertical axis, 0..1, and its ticks: height -> name. Few values, or words, are spaced evenly."""
-    kinds = sorted(
-        values.unique(),
-        key=lambda value: (not isinstance(value, bool | int | float | np.number), value if isinstance(value, int | float | np.number) else str(value)),
-    )
-    numbers = all(isinstance(kind, int | float | np.number) and not isinstance(kind, bool | np.bool_) for kind in kinds)
+    values = values.astype(object).where(values.notna(), "none")
+    kinds = sorted(values.unique(), key=lambda kind: (isinstance(kind, str), kind))
+    numbers = not any(isinstance(kind, str | bool) for kind in kinds)
     if (even and len(kinds) <= 5) or not numbers:
         at = {kind: place / (len(kinds) - 1) if len(kinds) > 1 else 0.5 for place, kind in enumerate(kinds)}
-        return values.map(at).to_numpy(dtype=float), {height: _short(f"{kind:g}" if numbers else kind, 12) for kind, height in at.items()}
+        return values.map(at).to_numpy(dtype=float), {height: _short(kind if isinstance(kind, str | bool) else f"{kind:g}", 12) for kind, height in at.items()}
     scaled = np.log(values.astype(float)) if log else values.astype(float)
     heights = ((scaled - scaled.min()) / max(float(np.ptp(scaled)), 1e-12)).to_numpy()
     return heights, {0.0: f"{values.min():.3g}", 1.0: f"{values.max():.3g}"}

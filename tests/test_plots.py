@@ -55,6 +55,21 @@ def reliability_table():
     return pd.DataFrame({"confidence": [0.55, 0.95], "accuracy": [0.5, 0.9], "n": [400, 834]})
 
 
+def search_trials():
+    return pd.DataFrame(
+        {
+            "state": ["COMPLETE", "FAIL", "PRUNED", "COMPLETE", "COMPLETE"],
+            "value": [0.5, np.nan, np.nan, 0.4, 0.9],
+            "stop_macro_f1": [0.4, np.nan, 0.1, 0.3, np.nan],
+            "learning_rate": [1e-4, 1e-3, 1e-3, 1e-3, 1e-2],
+            "epochs": [4.0, 5.0, 6.0, 6.0, 6.0],
+            "unfreeze": ["[]", "[1]", "[1]", "[0, $6]", "[]"],
+            "eval_rows": [20, 20, 20, None, 20],
+            "compile": [False, True, True, True, True],
+        }
+    )
+
+
 FIGURES = {
     "class_balance": (lambda: plots.class_balance(balance(["a", "b"], [1200, 34])), "n = 1,234"),
     "lengths": (lambda: plots.lengths(pd.Series([1, 2, 3, 400]), pd.Series(list("abab"))), "n = 4"),
@@ -66,6 +81,9 @@ FIGURES = {
     "scores_with_intervals": (lambda: plots.scores_with_intervals(scores(["accuracy"]), title="Validation (n = 50)"), "n = 50"),
     "confusion_matrix": (lambda: plots.confusion_matrix(square(["a", "b", "c"]), title="Confusions"), "Confusions (n = 36)"),
     "reliability": (lambda: plots.reliability({"transformer": reliability_table()}), "n = 1,234"),
+    "search_history": (lambda: plots.search_history(search_trials(), n=400), "n = 400"),
+    "importances": (lambda: plots.importances({"epochs": 0.7, "batch_size": 0.3}, n_trials=9), "9 complete trials"),
+    "parallel_coordinates": (lambda: plots.parallel_coordinates(search_trials(), ["learning_rate", "unfreeze", "eval_rows", "compile"]), "3 complete trials"),
     "accuracy_by_length": (
         lambda: plots.accuracy_by_length(pd.DataFrame({"accuracy": [0.5], "low": [0.4], "high": [0.6], "n": [90]}, index=["1-9"]), overall=0.5),
         "short or long texts",
@@ -378,3 +396,19 @@ def test_many_features_are_drawn_in_two_columns_with_a_panel_each():
     assert len({round(panel.get_subplotspec().get_position(ax.figure).x0, 3) for panel in drawn}) == 2
     few = plots.features_by_class(table, pd.Series(["a", "b"] * 10), titles=dict(list(titles.items())[:5])).figure.axes
     assert len({panel.get_subplotspec().get_position(few[0].figure).x0 for panel in few}) == 1
+
+
+def test_the_history_of_a_search_shows_the_best_so_far_and_pruned_trials_where_they_stood():
+    ax = plots.search_history(search_trials(), n=400)
+    best, complete, pruned = (line.get_xydata().tolist() for line in ax.lines)
+    assert best == [[1, 0.5], [2, 0.5], [3, 0.5], [4, 0.9]]  # a failed trial has no place
+    assert complete == [[1, 0.5], [3, 0.4], [4, 0.9]]
+    assert pruned == [[2, 0.1]]
+
+
+def test_a_line_leads_from_the_settings_of_a_complete_trial_to_its_value():
+    ax = plots.parallel_coordinates(search_trials(), ["learning_rate", "epochs", "eval_rows", "unfreeze"], logarithmic=["learning_rate"])
+    lines = [line.get_ydata() for line in ax.lines if len(line.get_ydata()) == 5]
+    np.testing.assert_allclose(lines, [[0.5, 1, 1, 0, 0], [0, 0, 0, 1, 0.2], [1, 1, 0, 1, 1]])  # the worst first, the best on top
+    names = {text.get_text() for text in ax.texts}
+    assert {"0.001", "none", "20", "[0, \\$6]", "0.9"} <= names

@@ -69,7 +69,7 @@ def propose(study: optuna.Study, config: Config) -> optuna.Trial:
     stopped proposes what it would have proposed.
     """
     before = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.FAIL or "error" in trial.user_attrs]
-    study.sampler = _sampler(config.search.sampler, seed=int(np.random.SeedSequence([config.seed, len(before)]).generate_state(1)[0]))
+    study.sampler = _sampler(config.search.sampler, seed=int(np.random.SeedSequence(config.seed, spawn_key=(len(before),)).generate_state(1)[0]))
     return study.ask({key: _distribution(values) for key, values in config.search_space().items()})
 
 
