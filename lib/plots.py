@@ -404,8 +404,8 @@ def conformal(tables: dict[str, pd.DataFrame], *, n: int) -> Axes:
     _label(kept, title="Do the sets hold the right class?", xlabel="coverage promised", ylabel="texts whose set holds their class")
     _label(cost, title="How many classes do they name?", xlabel="coverage promised", ylabel="classes in a set (mean)")
     for ax in (kept, cost):
-        ax.xaxis.set_major_formatter(PercentFormatter(1))
-    kept.yaxis.set_major_formatter(PercentFormatter(1))
+        ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    kept.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     kept.legend(frameon=False)
     figure.suptitle(f"Prediction sets (n = {n:,} texts; bars: 95 % intervals)", x=0.01, ha="left", fontsize=11)
     return kept
@@ -419,7 +419,7 @@ def accuracy_answered(tables: dict[str, pd.DataFrame], *, n: int, ax: Axes | Non
         ax.fill_between(table.index, table["low"], table["high"], color=style["color"], alpha=0.12, linewidth=0)
     ax.invert_xaxis()
     for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter(PercentFormatter(1))
+        axis.set_major_formatter(PercentFormatter(1, decimals=0))
     ax.legend(frameon=False, loc="lower right")
     title = f"How right is it where it answers only what it is surest of? (n = {n:,}; shades: 95 % intervals)"
     _label(ax, title=title, xlabel="share of texts that are answered", ylabel="accuracy on them")

@@ -412,3 +412,30 @@ def test_a_line_leads_from_the_settings_of_a_complete_trial_to_its_value():
     np.testing.assert_allclose(lines, [[0.5, 1, 1, 0, 0], [0, 0, 0, 1, 0.2], [1, 1, 0, 1, 1]])  # the worst first, the best on top
     names = {text.get_text() for text in ax.texts}
     assert {"0.001", "none", "20", "[0, \\$6]", "0.9"} <= names
+
+
+def test_each_member_that_joins_is_drawn_with_its_gain_and_named():
+    curve = pd.DataFrame({"member": ["best", "second"], "gain": [0.0, 0.02], "low": [0.0, 0.01], "high": [0.0, 0.03]}, index=[1, 2])
+    ax = plots.member_gains(curve, n=1_500)
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["best", "+ second"]
+    assert ax.get_lines()[0].get_ydata().tolist() == [0.0, 0.02]
+    assert "n = 1,500" in titles(ax)
+
+
+def test_prediction_sets_are_drawn_as_promised_and_kept_beside_their_size():
+    table = pd.DataFrame({"covered": [0.82, 0.9], "low": [0.8, 0.88], "high": [0.84, 0.92], "mean_size": [1.0, 1.5]}, index=[0.8, 0.9])
+    ax = plots.conformal({"over all texts": table, "by class": table}, n=300)
+    kept, cost = ax.figure.axes
+    assert kept.get_lines()[0].get_xdata().tolist() == kept.get_lines()[0].get_ydata().tolist(), "the line of promises"
+    assert [line.get_ydata().tolist() for line in cost.get_lines()] == [[1.0, 1.5]] * 2
+    assert [text.get_text() for text in kept.get_legend().get_texts()] == ["as promised", "over all texts", "by class"]
+    assert "n = 300" in titles(ax)
+
+
+def test_accuracy_is_drawn_from_all_texts_answered_to_the_surest():
+    table = pd.DataFrame({"accuracy": [0.99, 0.9], "low": [0.97, 0.88], "high": [1.0, 0.92]}, index=[0.5, 1.0])
+    ax = plots.accuracy_answered({"ensemble": table}, n=300)
+    left, right = ax.get_xlim()
+    assert left > right, "the share that is answered falls to the right"
+    assert ax.get_lines()[0].get_ydata().tolist() == [0.99, 0.9]
+    assert "n = 300" in titles(ax)
