@@ -165,6 +165,7 @@ def test_workers_share_the_budget_and_the_journal(home):
     assert states(result).get("FAIL", 0) == 0
     assert len(result.trials) == 5
     assert (result.trials["seconds"] >= 0.25).all()
+    assert (home / "models/run/search/journal.jsonl").read_text().count('"op_code":4') == 5  # nor was a sixth begun
 
 
 def test_a_worker_that_is_killed_is_reported_and_its_trial_done_again(home):
