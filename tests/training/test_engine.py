@@ -107,8 +107,11 @@ def cluster():
     from ray.cluster_utils import Cluster
 
     options = {"object_store_memory": 80_000_000, "include_dashboard": False}
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **options})
-    made.nodes = [made.add_node(num_cpus=1, **options) for _ in range(2)]
+    try:
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **options})
+        made.nodes = [made.add_node(num_cpus=1, **options) for _ in range(2)]
+    except Exception as error:  # no shared memory, no free port: what a machine may lack
+        pytest.skip(f"no Ray cluster can be begun on this machine: {error}")
     yield made
     made.shutdown()
 
@@ -119,10 +122,13 @@ def test_a_node_that_is_killed_midway_costs_its_task_alone(home, tmp_path, clust
     monkeypatch.setattr(engine, "PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(workspace.REPOSITORY)]))
     jobs = [{"row": row, "folder": str(tmp_path), "seconds": 2.0} for row in (0, 1, 2, 3)]
 
+    lost = []
+
     def kill():
-        while len({path.read_text() for path in tmp_path.glob("began-*")}) < 2:  # until both nodes are at work
+        while not (at_work := [text for path in tmp_path.glob("began-*") if (text := path.read_text())]):
             time.sleep(0.05)
-        cluster.remove_node(cluster.nodes[0], allow_graceful=False)
+        lost.append(at_work[0])
+        cluster.remove_node(next(node for node in cluster.nodes if node.node_id == lost[0]), allow_graceful=False)
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -132,7 +138,7 @@ def test_a_node_that_is_killed_midway_costs_its_task_alone(home, tmp_path, clust
     began = [path.name.split("-")[1] for path in tmp_path.glob("began-*")]
     assert sorted(set(began)) == ["0", "1", "2", "3"]
     assert len(began) == 5, "the task of the lost node was begun twice, no other"
-    assert cluster.nodes[0].node_id not in {node for _, node in found}
+    assert lost[0] not in {node for _, node in found}
 
 
 @pytest.mark.xdist_group("ray")
