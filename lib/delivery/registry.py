@@ -112,7 +112,7 @@ def register(run: str, *, uri: str = "") -> tuple[Version, bool]:
     """
     found = comparing.evaluated_run(run)
     uri, folder = uri or found.record["settings"].get("tracking.uri", ""), found.ws.existing(MODEL)
-    if workspace.path_fingerprint(folder) != found.model_id:
+    if workspace.path_fingerprint(folder) != found.metrics["fingerprints"][MODEL]:
         raise WorkbookError(f"{folder} is not the model that was evaluated: `workbook run --run {run}` evaluates it")
     tags, name = _tags(found), short_name(found.record["settings"]["training.backbone"])
     with _registry(uri) as client:
@@ -195,7 +195,8 @@ def _tags(found: Evaluated) -> dict[str, str]:
         "recipe": _digest({key: value for key, value in settings.items() if key.startswith(sections)}),
         "backbone": workspace.path_fingerprint(backbone) or str(backbone),
         "seed": str(settings["seed"]),
-        "model": found.model_id,
+        "model": found.metrics["fingerprints"][MODEL],
+        "measured": found.model_id,
         "test_set": found.test_set,
         "data": str(record["data"]["fingerprint"]),
         "commit": str(record["machine"]["commit"]),
@@ -247,7 +248,7 @@ def _test_set(challenger: Version, champion: Version) -> pd.DataFrame:
     for version in (challenger, champion):
         ws = Workspace(dataset=version.tags["dataset"], run=version.tags["run"])
         if ws.path("seal.json").exists() and workspace.read_json(ws.path("seal.json"))["sha256"] == challenger.tags["test_set"]:
-            return sealed.open_test(ws, model=version.tags["model"], why=f"{comparing.WHY} of {challenger.label} with {champion.label}")
+            return sealed.open_test(ws, model=version.tags["measured"], why=f"{comparing.WHY} of {challenger.label} with {champion.label}")
     raise WorkbookError(f"no run has the test set of {challenger.label} any more: `workbook run --run {challenger.tags['run']}` makes it again")
 
 

@@ -160,8 +160,8 @@ def predict_all(
 
 
 def model_id(ensemble: Ensemble, calibrator: Calibrator, *, config: Config, run: Workspace) -> str:
-    """Return a SHA-256 over the trained members of an ensemble, how they combine and what calibrates them."""
-    trained = [workspace.path_fingerprint(_folder(name, config, run)) for name in ensemble.members]
+    """Return a SHA-256 over the trained members of an ensemble and both models of notebook 04, how members combine and what calibrates them."""
+    trained = [workspace.path_fingerprint(_folder(name, config, run)) for name in dict.fromkeys([*ensemble.members, "TF-IDF", None])]
     numbers = [array.tolist() for array in (ensemble.weights, ensemble.bias, calibrator.scale, calibrator.shift)]
     return hashlib.sha256(json.dumps([trained, ensemble.method, ensemble.members, numbers]).encode()).hexdigest()
 

@@ -1,5 +1,6 @@
 """The whole chain as a user meets it: killed and resumed, repeated, skipped, by hand, in a browser."""
 
+import json
 import os
 import shutil
 import signal
@@ -81,6 +82,22 @@ def test_decisions_in_the_queue_are_recorded_and_replayed(smoke_home, tmp_path):
     assert recorded[["fingerprint", "decision", "why"]].to_numpy().tolist() == [[filled.loc[0, "fingerprint"], "drop", "not a text"]]
     kept = sum(len(workspace.read_table(home / f"data/processed/docstrings/smoke/{split}.parquet")) for split in ("train", "val", "test"))
     assert kept == len(workspace.read_table(home / "data/processed/docstrings/smoke/clean.parquet")) - 1
+
+
+@pytest.mark.xdist_group("chain-a")
+def test_a_finished_run_is_registered_promoted_and_compared_without_another_look(smoke_home, tmp_path):
+    home = tmp_path / "home"
+    shutil.copytree(smoke_home, home)
+    for words, said in (
+        (("register", "smoke"), "tiny-v1.0.0"),
+        (("promote", "tiny-v1.0.0"), "the first champion"),
+        (("compare", "smoke", "smoke"), "cannot be told apart"),
+    ):
+        done = workbook(*words, home=home)
+        assert done.returncode == 0, done.stderr
+        assert said in done.stdout
+    looks = [json.loads(line)["model"] for line in (home / "data/processed/docstrings/sealed_ledger.jsonl").read_text().splitlines()]
+    assert len(looks) == 2 and len(set(looks)) == 1
 
 
 @pytest.mark.xdist_group("chain-a")

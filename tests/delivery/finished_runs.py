@@ -41,9 +41,11 @@ def finished_run(name, transformer, *, rows=None, baseline=None, classes=CLASSES
         workspace.write_table(pd.DataFrame({"text": [train], "label": [classes[0]]}), ws.path(f"{part}.parquet"))
     sealed.seal(ws)
     workspace.write_json({"weights of": name, **settings}, ws.path("transformer") / "config.json")
-    sealed.open_test(ws, model=workspace.path_fingerprint(ws.path("transformer")), why="final evaluation, notebook 07")
+    transformer_id = workspace.path_fingerprint(ws.path("transformer"))
+    sealed.open_test(ws, model=f"all models of {transformer_id}", why="final evaluation, notebook 07")
     models = {model: _scores(y_true, p) for model, p in probs.items()}
     found = {"n_test": len(rows), "class_names": list(classes), "models": models, "verdict": "The transformer is.", "warning": ""}
+    found["fingerprints"] = {"transformer": transformer_id}
     workspace.write_json(found, ws.path("metrics.json"))
     columns = {f"{model}: {label}": p[:, i] for model, p in probs.items() for i, label in enumerate(classes)}
     workspace.write_table(pd.DataFrame({"row_id": rows["row_id"], **columns}), ws.path("test_probs.parquet"))

@@ -127,7 +127,7 @@ def test_predictions_of_other_rows_are_refused():
 
 def test_a_run_is_known_by_the_model_that_it_evaluated_itself(two):
     ws = comparing.evaluated_run("one").ws
-    own = workspace.path_fingerprint(ws.path("transformer"))
+    own = f"all models of {workspace.path_fingerprint(ws.path('transformer'))}"
     sealed.open_test(ws, model="another", why="comparison of others")
     comparing.compare("one", "two")
     assert comparing.evaluated_run("one").model_id == own != comparing.evaluated_run("two").model_id
