@@ -14,7 +14,7 @@ import joblib
 import numpy as np
 import pandas as pd
 
-from lib.config import Config, SearchConfig
+from lib.config import ComputeConfig, Config, SearchConfig
 from lib.training import search
 from lib.workspace import Workspace
 
@@ -36,7 +36,7 @@ def main() -> None:
 
 def seconds(objective: search.Objective, *, sampler: str = "tpe", workers: int = 1) -> float:
     """Return the seconds that a study of `N_TRIALS` takes."""
-    config = Config(profile="bench", search=SearchConfig(trials=N_TRIALS, sampler=sampler, workers=workers, pruner="none"))
+    config = Config(profile="bench", search=SearchConfig(trials=N_TRIALS, sampler=sampler, pruner="none"), compute=ComputeConfig(workers=workers))
     started = time.perf_counter()
     result = search.search(
         rows(), config=config, run=Workspace(dataset="bench", run=f"{sampler}-{workers}-{objective.__name__}"), objective=objective, progress=False

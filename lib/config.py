@@ -275,7 +275,6 @@ class SearchConfig(_Section):
     sampler: Literal["tpe", "gp", "random"] = "tpe"  # what proposes settings
     pruner: Literal["median", "hyperband", "none"] = "median"  # what stops a hopeless trial; it looks twice an epoch
     rows: int | None = Field(2_000, ge=20)  # a stratified sample of the training rows; None takes all
-    workers: int = Field(1, ge=1)  # processes that share the trials and the cores
     nested_folds: int = Field(0, ge=0)  # each searches anew, to say how optimistic the search is; 0: none
     cross_validate: bool = False  # the best settings join the cross-validation as member `searched`
     restart: bool = False  # a study of other rows or settings is deleted and begun anew; false: that is an error
@@ -298,10 +297,10 @@ class EvaluationConfig(_Section):
 
 
 class ComputeConfig(_Section):
-    """Where folds and members are trained; nothing of a result depends on it."""
+    """Where folds, members and the trials of a search are trained."""
 
     engine: Literal["local", "ray"] = "local"
-    workers: int = Field(1, ge=1)  # processes of this machine that share its cores
+    workers: int = Field(1, ge=1)  # processes of this machine that share its cores; also trials of a search at a time, which learn from those before
     address: str = ""  # of a Ray cluster whose nodes share WORKBOOK_HOME; "" begins one on this machine
     cpus: float = Field(1.0, gt=0)  # that a training takes on Ray
     gpus: float = Field(0.0, ge=0)  # that a training takes on Ray; a fraction shares a GPU

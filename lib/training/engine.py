@@ -1,4 +1,4 @@
-"""Independent tasks (folds, members): one after the other in this process, in several processes, or on a Ray cluster."""
+"""Independent tasks (folds, members, trials): one after the other in this process, in several processes, or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -6,18 +6,25 @@ import importlib.util
 import logging
 import os
 import socket
+import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
+from contextlib import contextmanager, suppress
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import joblib
 import pandas as pd
-from joblib.externals.loky.process_executor import TerminatedWorkerError
+import psutil
+from joblib.externals.loky import ProcessPoolExecutor
+from joblib.externals.loky.backend.context import get_context
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from lib import workspace
-from lib.config import Config
+from lib.config import ComputeConfig, Config
 from lib.errors import WorkbookError
 from lib.workspace import Workspace
 
@@ -46,42 +53,98 @@ def run_tasks(
 ) -> list[Any]:
     """Call `task(tables, config=config, run=run, **job)` for each job; return the results in the order of the jobs.
 
-    In other processes a task reads the tables from the run's folder `tables`, by fingerprint: no data is pickled. With Ray, all nodes must see
-    WORKBOOK_HOME (a shared disk) and have the workbook installed; a task whose node is lost is run again on another.
-
     Parameters
     ----------
     jobs : plain values
 
     Raises
     ------
-    WorkbookError : the Ray cluster cannot be reached, does not see the tables, or a process was killed. An error of a task is raised as it is.
+    WorkbookError : of `starter`. An error of a task is raised as it is.
+    """
+    with starter(tables, config=config, run=run) as start, tqdm(total=len(jobs), desc=desc, unit="training", disable=not progress) as bar:
+        begun = []
+        for job in jobs:
+            begun.append(start(task, **job))
+            begun[-1].add_done_callback(lambda _: bar.update())
+            if begun[-1].done():  # in this process: an error ends it here
+                begun[-1].result()
+        for future in as_completed(begun):
+            future.result()
+        return [future.result() for future in begun]
+
+
+@contextmanager
+def starter(tables: Mapping[str, pd.DataFrame], *, config: Config, run: Workspace) -> Iterator[Callable[..., Future]]:
+    """Give a function `start(task, **job)` that begins `task(tables, config=config, run=run, **job)` where `config.compute` says.
+
+    In other processes a task reads the tables from the run's folder `tables`, by fingerprint: no data is pickled. With Ray, all nodes must see
+    WORKBOOK_HOME (a shared disk) and have the workbook installed; a task whose node is lost is run again on another. What is still at work at the
+    end is stopped.
+
+    Raises
+    ------
+    WorkbookError : the Ray cluster cannot be reached, or a worker was killed. What a task raises is in its Future.
     """
     check(config)
     if config.compute.engine == "local" and config.compute.workers == 1:
-        done: Iterator[tuple[int, Any]] = ((place, task(tables, config=config, run=run, **job)) for place, job in enumerate(jobs))
-    else:
-        kept = {name: str(_keep(table, run)) for name, table in tables.items()}
-        calls = [(place, task, kept, config.model_dump(mode="json"), {"run": run, **job}) for place, job in enumerate(jobs)]
-        done = _on_ray(calls, config) if config.compute.engine == "ray" else _in_processes(calls, config)
-    results = dict(tqdm(done, desc, len(jobs), unit="training", disable=not progress))
-    return [results[place] for place in range(len(jobs))]
+        executor = _ThisProcess()
+        yield lambda task, **job: executor.submit(task, tables, config=config, run=run, **job)
+        return
+    kept = {name: str(_keep(table, run)) for name, table in tables.items()}
+    facts = config.model_dump(mode="json")
+    with (_on_ray if config.compute.engine == "ray" else _in_processes)(config.compute) as call:
+        yield lambda task, **job: call(task, kept, facts, {"run": run, **job})
 
 
-def _in_processes(calls: Sequence[tuple[Any, ...]], config: Config) -> Iterator[tuple[int, Any]]:
-    workers = min(config.compute.workers, max(1, len(calls)))
-    threads = max(1, joblib.cpu_count() // workers)
+class _ThisProcess(Executor):
+    """Runs what is submitted at once: one worker needs no second process."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        future: Future = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+@contextmanager
+def _in_processes(settings: ComputeConfig) -> Iterator[Callable[..., Future]]:
+    context = get_context("loky")
+    if sys.platform == "linux":  # elsewhere forks are not safe with the systems' own libraries
+        context = get_context("forkserver")
+        context.set_forkserver_preload([__name__, "lib.training.finetune"])  # imported once, not by each worker
+    threads = max(1, joblib.cpu_count() // settings.workers)
+    pool = ProcessPoolExecutor(settings.workers, context=context, initializer=_begin_worker, initargs=(os.getpid(), dict(os.environ), threads))
     try:
-        with joblib.parallel_config(backend="loky", inner_max_num_threads=threads):
-            yield from joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(joblib.delayed(_call)(*call) for call in calls)
-    except TerminatedWorkerError as error:
+        yield partial(pool.submit, _call)
+    except BrokenExecutor as error:
         raise WorkbookError("a worker was killed, most often for want of memory: set compute.workers lower; the next run goes on") from error
+    finally:
+        pool.shutdown(kill_workers=True)
 
 
-def _on_ray(calls: Sequence[tuple[Any, ...]], config: Config) -> Iterator[tuple[int, Any]]:
+def _begin_worker(parent: int, environment: Mapping[str, str], threads: int) -> None:
+    """Take a share of the cores, and end with the process that began this one: it would train what nobody reads."""
+    import torch
+
+    os.environ.update(environment)  # which may have changed since the first worker
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)
+
+    def watch() -> None:
+        with suppress(psutil.NoSuchProcess):
+            psutil.Process(parent).wait()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _on_ray(settings: ComputeConfig) -> Iterator[Callable[..., Future]]:
     import ray
 
-    settings, ours = config.compute, not ray.is_initialized()
+    ours = not ray.is_initialized()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     passed = {name: value for name, value in os.environ.items() if name.startswith(("WORKBOOK_", "HF_", "MLFLOW_", "WANDB_"))}
     environment = {"env_vars": {**passed, "PYTHONPATH": PYTHONPATH}}
@@ -89,16 +152,27 @@ def _on_ray(calls: Sequence[tuple[Any, ...]], config: Config) -> Iterator[tuple[
         _check_address(settings.address)
         ray.init(address=settings.address or None, log_to_driver=False, logging_level=logging.WARNING, runtime_env=environment)
     remote = ray.remote(num_cpus=settings.cpus, num_gpus=settings.gpus, max_retries=MAX_RETRIES, runtime_env=environment)(_call)
+    begun: list[Any] = []
+
+    def call(*args: Any) -> Future:
+        begun.append(remote.remote(*args))
+        future: Future = Future()
+
+        def settle(found: Future) -> None:
+            error = found.exception()
+            if error is None:
+                future.set_result(found.result())
+            else:
+                future.set_exception(getattr(error, "cause", None) or error)  # a task's own error, as it is
+
+        begun[-1].future().add_done_callback(settle)
+        return future
+
     try:
-        waiting = [remote.remote(*call) for call in calls]
-        while waiting:
-            finished, waiting = ray.wait(waiting)
-            yield ray.get(finished[0])
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
+        yield call
     finally:
-        for left in waiting:
-            ray.cancel(left, force=True)
+        for task in begun:
+            ray.cancel(task, force=True)
         if ours:
             ray.shutdown()
 
@@ -114,9 +188,8 @@ def _check_address(address: str) -> None:
         raise WorkbookError(f"compute.address: no Ray cluster answers at {address!r}: {error}") from None
 
 
-def _call(place: int, task: Task, kept: Mapping[str, str], config: Mapping[str, Any], job: Mapping[str, Any]) -> tuple[int, Any]:
-    tables = {name: _table(path) for name, path in kept.items()}
-    return place, task(tables, config=Config.model_validate(config), **job)
+def _call(task: Task, kept: Mapping[str, str], config: Mapping[str, Any], job: Mapping[str, Any]) -> Any:
+    return task({name: _table(path) for name, path in kept.items()}, config=Config.model_validate(config), **job)
 
 
 def _keep(table: pd.DataFrame, run: Workspace) -> Path:

@@ -5,24 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shlex
 import shutil
-import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import optuna
 import pandas as pd
 from filelock import FileLock, Timeout
-from joblib.externals.loky import ProcessPoolExecutor
 from optuna.trial import TrialState
 from tqdm import tqdm
 
@@ -32,8 +26,8 @@ from lib.data.sources import sample_rows
 from lib.errors import WorkbookError
 from lib.evaluation.metrics import macro_f1
 from lib.evaluation.significance import Interval, cross_validation_interval
+from lib.training import engine, trials
 from lib.training import study as studies
-from lib.training import trials
 from lib.training.cross_validation import deal
 from lib.workspace import Workspace
 
@@ -199,13 +193,14 @@ def _data_facts(task: Task) -> dict[str, Any]:
 
 def _run_trials(study: optuna.Study, task: Task, objective: Objective, *, desc: str) -> None:
     """Fill the study up to its budget: this process proposes and records, so that workers share the budget exactly."""
-    settings, failures = task.config.search, 0
+    budget, at_once, failures = task.config.search.trials, task.config.compute.workers, 0
+    tables = {"fit": task.fit, "stop": task.stop, "scored": task.scored}
     running: dict[Future, optuna.Trial] = {}
-    with _pool(settings.workers) as pool, tqdm(total=settings.trials, desc=desc, unit="trial", disable=not desc) as bar:
-        while (n_missing := settings.trials - studies.n_done(study)) > 0:
-            while len(running) < min(settings.workers, n_missing):
+    with engine.starter(tables, config=task.config, run=task.place) as start, tqdm(total=budget, desc=desc, unit="trial", disable=not desc) as bar:
+        while (n_missing := budget - studies.n_done(study)) > 0:
+            while len(running) < min(at_once, n_missing):
                 trial = studies.propose(study, task.config)
-                running[pool.submit(_value, task, objective, trial._trial_id)] = trial
+                running[start(run_trial, objective=objective, trial_id=trial._trial_id)] = trial
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 error = _record(study, running.pop(future), future)
                 failures = failures + 1 if error else 0
@@ -221,8 +216,8 @@ def _record(study: optuna.Study, trial: optuna.Trial, future: Future) -> Excepti
         study.tell(trial, future.result())
     except optuna.TrialPruned:
         study.tell(trial, state=TrialState.PRUNED)
-    except BrokenExecutor as error:
-        raise WorkbookError("a worker of the search was killed, most often for want of memory: set search.workers lower; the next run goes on") from error
+    except BrokenExecutor:
+        raise
     except Exception as error:
         trial.set_user_attr("error", f"{type(error).__name__}: {error}")
         study.tell(trial, state=TrialState.FAIL)
@@ -236,9 +231,10 @@ def _show(bar: tqdm, study: optuna.Study) -> None:
     bar.update(studies.n_done(study) - bar.n)
 
 
-def _value(task: Task, objective: Objective, trial_id: int) -> float:
+def run_trial(tables: Mapping[str, pd.DataFrame], *, config: Config, run: Workspace, objective: Objective, trial_id: int) -> float:
     """Run one proposed trial, in whichever process."""
-    trial, n_seen = studies.attach(task.folder, trial_id, task.config), 0
+    task = Task(tables["fit"], tables["stop"], tables["scored"], config, run)
+    trial, n_seen = studies.attach(task.folder, trial_id, config), 0
 
     def watch(history: pd.DataFrame) -> None:
         nonlocal n_seen
@@ -249,46 +245,7 @@ def _value(task: Task, objective: Objective, trial_id: int) -> float:
         if trial.should_prune():
             raise optuna.TrialPruned
 
-    return objective(task, studies.settings_of(trial.params, task.config), watch)
-
-
-class _ThisProcess(Executor):
-    """Runs what is submitted at once: one worker needs no second process."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        future: Future = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[Executor]:
-    if workers == 1:
-        yield _ThisProcess()
-        return
-    threads = max(1, joblib.cpu_count() // workers)
-    pool = ProcessPoolExecutor(workers, env={"OMP_NUM_THREADS": threads}, initializer=_begin_worker, initargs=(os.getpid(), threads))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(kill_workers=True)
-
-
-def _begin_worker(parent: int, threads: int) -> None:
-    """Take a share of the cores, and end with the process that began the search: it would train on what nobody reads."""
-    import torch
-
-    torch.set_num_threads(threads)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    return objective(task, studies.settings_of(trial.params, config), watch)
 
 
 def _result(study: optuna.Study, task: Task) -> SearchResult:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 from lib.errors import WorkbookError
 
@@ -10,6 +11,25 @@ def add_up(tables, *, config, run, row, seconds=0.0):
     """Return a row's number, the seed, and the process that did it."""
     time.sleep(seconds)
     return int(tables["rows"]["number"].iloc[row]) + config.seed, run.run, os.getpid()
+
+
+def variable(tables, *, config, run, name):
+    return os.environ.get(name)
+
+
+def sleep(tables, *, config, run, folder):
+    """Write down which process sleeps."""
+    Path(folder, str(os.getpid())).touch()
+    time.sleep(60)
+
+
+def mark_trial(task, settings, watch):
+    """Do as `leave_a_mark` for a trial of a search; its value is its learning rate."""
+    import pandas as pd
+
+    number = leave_a_mark({"rows": pd.DataFrame({"number": [0]})}, config=task.config, run=task.place, row=0, folder=str(task.folder), seconds=2.0)[0]
+    watch(pd.DataFrame({"eval_macro_f1": [settings["learning_rate"]]}))
+    return settings["learning_rate"] + number
 
 
 def threads(tables, *, config, run):
@@ -33,7 +53,6 @@ def leave_a_mark(tables, *, config, run, row, folder, seconds):
     import ray
 
     node = ray.get_runtime_context().get_node_id()
-    with open(f"{folder}/began-{row}-{time.time_ns()}", "w") as file:  # noqa: PTH123
-        file.write(node)
+    Path(folder, f"began-{row}-{time.time_ns()}").write_text(node)
     time.sleep(seconds)
     return int(tables["rows"]["number"].iloc[row]), node

@@ -1,24 +1,28 @@
 import importlib.util
 import os
+import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import joblib
 import pandas as pd
+import psutil
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import engine_tasks
 
 from lib import workspace
-from lib.config import ComputeConfig, Config, CrossValidationConfig, TrainingConfig
+from lib.config import ComputeConfig, Config, CrossValidationConfig, SearchConfig, TrainingConfig
 from lib.errors import WorkbookError
-from lib.training import cross_validation, engine
+from lib.training import cross_validation, engine, search
 from lib.workspace import Workspace
 
 RUN = Workspace(dataset="data", run="run")
+NODE = {"object_store_memory": 80_000_000, "include_dashboard": False}
 ROWS = pd.DataFrame({"number": [10, 20, 30, 40]})
 
 
@@ -51,6 +55,33 @@ def test_results_come_in_the_order_of_the_jobs(home, importable, workers):
 def test_workers_share_the_cores(home, importable):
     n_cores = joblib.cpu_count()
     assert run_tasks(engine_tasks.threads, [{}, {}], workers=2) == [max(1, n_cores // 2)] * 2
+
+
+def test_workers_see_the_environment_as_it_is_now(home, importable, monkeypatch):
+    for value in ("one", "two"):
+        monkeypatch.setenv("WORKBOOK_TEST", value)
+        assert run_tasks(engine_tasks.variable, [{"name": "WORKBOOK_TEST"}] * 2, workers=2) == [value] * 2
+
+
+ORPHANING = """
+import sys
+sys.path.insert(0, {tests!r})
+import engine_tasks, test_engine
+test_engine.run_tasks(engine_tasks.sleep, [{{"folder": {folder!r}}}] * 2, workers=2)
+"""
+
+
+def test_workers_end_with_the_process_that_began_them(home, tmp_path):
+    code = ORPHANING.format(tests=str(Path(__file__).parent), folder=str(marks := tmp_path / "marks"))
+    marks.mkdir()
+    parent = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": f"{workspace.REPOSITORY}:{workspace.REPOSITORY / 'tests'}"})
+    while len(workers := [int(path.name) for path in marks.iterdir()]) < 2:
+        assert parent.poll() is None
+        time.sleep(0.1)
+    parent.kill()
+    parent.wait()
+    _, alive = psutil.wait_procs([psutil.Process(worker) for worker in workers if psutil.pid_exists(worker)], timeout=10)
+    assert not alive
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -100,40 +131,55 @@ def test_ray_that_is_not_installed_is_named_before_anything_starts(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    """A head that works on nothing, and two nodes with a core each."""
+def head():
+    """A head that works on nothing."""
     pytest.importorskip("ray", reason="the optional package ray is not installed")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     from ray.cluster_utils import Cluster
 
-    options = {"object_store_memory": 80_000_000, "include_dashboard": False}
     try:
-        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **options})
-        made.nodes = [made.add_node(num_cpus=1, **options) for _ in range(2)]
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **NODE})
+        made.workers = []
     except Exception as error:  # no shared memory, no free port: what a machine may lack
         pytest.skip(f"no Ray cluster can be begun on this machine: {error}")
     yield made
     made.shutdown()
 
 
-@pytest.mark.xdist_group("ray")
-@pytest.mark.timeout(300)
-def test_a_node_that_is_killed_midway_costs_its_task_alone(home, tmp_path, cluster, monkeypatch):
+@pytest.fixture
+def cluster(head, monkeypatch):
+    """Two nodes with a core each, beside the head."""
     monkeypatch.setattr(engine, "PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(workspace.REPOSITORY)]))
-    jobs = [{"row": row, "folder": str(tmp_path), "seconds": 2.0} for row in (0, 1, 2, 3)]
+    while len(head.workers) < 2:
+        head.workers.append(head.add_node(num_cpus=1, **NODE))
+    return head
 
+
+@contextmanager
+def one_lost(cluster, folder):
+    """Kill the node that first says in this folder that it is at work; give the list that its id is written to."""
     lost = []
 
     def kill():
-        while not (at_work := [text for path in tmp_path.glob("began-*") if (text := path.read_text())]):
+        while not (at_work := [text for path in folder.rglob("began-*") if (text := path.read_text())]):
             time.sleep(0.05)
         lost.append(at_work[0])
-        cluster.remove_node(next(node for node in cluster.nodes if node.node_id == lost[0]), allow_graceful=False)
+        (node,) = (node for node in cluster.workers if node.node_id == lost[0])
+        cluster.workers.remove(node)
+        cluster.remove_node(node, allow_graceful=False)
 
     killer = threading.Thread(target=kill)
     killer.start()
-    found = run_tasks(engine_tasks.leave_a_mark, jobs, engine="ray", address=cluster.address)
+    yield lost
     killer.join()
+
+
+@pytest.mark.xdist_group("ray")
+@pytest.mark.timeout(300)
+def test_a_node_that_is_killed_midway_costs_its_task_alone(home, tmp_path, cluster):
+    jobs = [{"row": row, "folder": str(tmp_path), "seconds": 2.0} for row in (0, 1, 2, 3)]
+    with one_lost(cluster, tmp_path) as lost:
+        found = run_tasks(engine_tasks.leave_a_mark, jobs, engine="ray", address=cluster.address)
     assert [number for number, _ in found] == [10, 20, 30, 40]
     began = [path.name.split("-")[1] for path in tmp_path.glob("began-*")]
     assert sorted(set(began)) == ["0", "1", "2", "3"]
@@ -142,8 +188,24 @@ def test_a_node_that_is_killed_midway_costs_its_task_alone(home, tmp_path, clust
 
 
 @pytest.mark.xdist_group("ray")
-def test_an_error_on_ray_is_raised_as_it_is_and_an_address_without_a_cluster_is_named(home, cluster, monkeypatch):
-    monkeypatch.setattr(engine, "PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(workspace.REPOSITORY)]))
+@pytest.mark.timeout(300)
+def test_a_search_on_ray_comes_to_its_budget_though_a_node_is_killed(home, cluster):
+    rows = pd.DataFrame({"row_id": range(40), "text": [f"row {i}" for i in range(40)], "label": ["a", "b"] * 20, "group": range(40)})
+    space = SearchConfig(trials=4, rows=None, pruner="none", space={"learning_rate": {"low": 0.1, "high": 0.2}})
+    settings = config(engine="ray", address=cluster.address, workers=2).model_copy(update={"search": space})
+    with one_lost(cluster, home) as lost:
+        result = search.search(rows, config=settings, run=RUN, objective=engine_tasks.mark_trial, progress=False)
+    assert len(lost) == 1
+    assert result.trials["state"].tolist() == ["COMPLETE"] * 4
+    assert result.trials["value"].tolist() == result.trials["learning_rate"].tolist()
+    folder = result.task.folder
+    assert len(list(folder.glob("began-*"))) == 5, "the trial of the lost node was begun twice, no other"
+    tables = {f"{workspace.table_fingerprint(table)}.parquet" for table in (result.task.fit, result.task.stop, result.task.scored)}
+    assert {path.name for path in (folder / "tables").iterdir()} == tables
+
+
+@pytest.mark.xdist_group("ray")
+def test_an_error_on_ray_is_raised_as_it_is_and_an_address_without_a_cluster_is_named(home, cluster):
     with pytest.raises(WorkbookError, match=r"^row 1 cannot be used$"):
         run_tasks(engine_tasks.fail, [{"row": 0}, {"row": 1}], engine="ray", address=cluster.address)
     with pytest.raises(WorkbookError, match=r"compute\.address: no Ray cluster answers at '127\.0\.0\.1:9'"):

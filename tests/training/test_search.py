@@ -12,7 +12,7 @@ import pytest
 from conftest import REPOSITORY
 
 from lib import workspace
-from lib.config import Config, SearchConfig, TrainingConfig
+from lib.config import ComputeConfig, Config, SearchConfig, TrainingConfig
 from lib.errors import WorkbookError
 from lib.evaluation.significance import cross_validation_interval
 from lib.training import finetune, search, trials
@@ -44,9 +44,12 @@ def table(n=90, seed=0):
     return pd.DataFrame({"row_id": np.arange(n) + 100, "text": texts, "label": labels, "group": np.arange(n) // 2})
 
 
-def config(training=(), **settings):
+def config(training=(), workers=1, **settings):
     return Config(
-        profile="test", training=TrainingConfig(**{**TINY, **dict(training)}), search=SearchConfig(**{"space": SPACE, "trials": 6, "rows": None, **settings})
+        profile="test",
+        training=TrainingConfig(**{**TINY, **dict(training)}),
+        search=SearchConfig(**{"space": SPACE, "trials": 6, "rows": None, **settings}),
+        compute=ComputeConfig(workers=workers),
     )
 
 
@@ -170,7 +173,7 @@ def test_workers_share_the_budget_and_the_journal(home):
 
 
 def test_a_worker_that_is_killed_is_reported_and_its_trial_done_again(home):
-    with pytest.raises(WorkbookError, match=r"a worker of the search was killed, .*search\.workers lower"):
+    with pytest.raises(WorkbookError, match=r"a worker was killed, .*compute\.workers lower"):
         found(config(trials=4, workers=2), suicidal)
     assert len(proposed(found(config(trials=4), never_pruned))) == 4
 
