@@ -1,4 +1,4 @@
-"""Probabilities made as sure as they are right: temperature and vector scaling."""
+"""Probabilities made as sure as they are right: temperature and vector scaling, and how far they are from it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, special
+from scipy import optimize, special, stats
 
 from lib.evaluation.metrics import checked_probs
+from lib.evaluation.significance import Interval
 
 LEAST = 1e-12  # probabilities below it are taken for it: their logarithm is finite
 
@@ -110,3 +111,41 @@ def log_probs(probs: np.ndarray) -> np.ndarray:
 
 def _log_loss(scores: np.ndarray, y_true: np.ndarray) -> float:
     return float(np.mean(special.logsumexp(scores, axis=1) - scores[np.arange(len(y_true)), y_true]))
+
+
+def debiased_calibration_error(probs: np.ndarray, y_true: np.ndarray, *, n_bins: int = 15, confidence: float = 0.95) -> Interval:
+    """Return the root mean square gap between confidence and accuracy, without the part that chance in the bins adds.
+
+    Parameters
+    ----------
+    probs : ndarray of shape (n, k), rows summing to 1
+    y_true : ndarray of int of shape (n,), columns of `probs`
+    n_bins : bins of equally many rows
+
+    Returns
+    -------
+    Interval in [0, 1]; 0 where the gaps are no larger than chance makes them. It holds the errors whose estimates would scatter as far as
+    this one (rows taken as independent): normal theory for a sum of squared gaps, solved for the error as in Wilson's interval.
+
+    Raises
+    ------
+    ValueError : fewer than 2 rows, shapes differ, or a row does not sum to 1.
+
+    Source
+    ------
+    Kumar et al. 2019, "Verified Uncertainty Calibration", the debiased estimator.
+    """
+    probs = checked_probs(probs, y_true)
+    if len(probs) < 2:
+        raise ValueError(f"the calibration error needs 2 rows or more, got {len(probs)}")
+    confidences, right = probs.max(axis=1), probs.argmax(axis=1) == y_true
+    bins = np.array_split(np.argsort(confidences, kind="stable"), max(1, min(n_bins, len(probs) // 2)))
+    weight = np.array([len(rows) for rows in bins]) / len(probs)
+    gap = np.array([confidences[rows].mean() - right[rows].mean() for rows in bins])
+    noise = np.array([right[rows].var() / (len(rows) - 1) for rows in bins])
+    square, z = float(weight @ (gap**2 - noise)), stats.norm.ppf(0.5 + confidence / 2)
+    # around a true square s, estimates have the variance 4 s (weight^2 noise) + 2 (weight noise)^2, summed over bins
+    middle, least = square + 2 * z**2 * float(weight**2 @ noise), square**2 - 2 * z**2 * float((weight * noise) @ (weight * noise))
+    half = np.sqrt(max(0.0, middle**2 - least))
+    found = [float(np.sqrt(min(1.0, max(0.0, value)))) for value in (square, middle - half, middle + half)]
+    return Interval(*found, n=len(probs), confidence=confidence)

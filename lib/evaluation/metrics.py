@@ -82,30 +82,6 @@ def expected_calibration_error(probs: np.ndarray, y_true: np.ndarray, *, n_bins:
     return float(np.round(np.abs(np.bincount(place, weights=gap)).sum() / len(y_true), 12))
 
 
-def debiased_calibration_error(probs: np.ndarray, y_true: np.ndarray, *, n_bins: int = 15) -> float:
-    """Return the root mean square gap between confidence and accuracy, without the part that chance in the bins adds.
-
-    Parameters
-    ----------
-    n_bins : bins of equally many rows
-
-    Returns
-    -------
-    float in [0, 1]; 0 where the gaps are no larger than chance makes them
-
-    Source
-    ------
-    Kumar et al. 2019, "Verified Uncertainty Calibration", the debiased estimator.
-    """
-    probs = checked_probs(probs, y_true)
-    confidence, right = probs.max(axis=1), probs.argmax(axis=1) == y_true
-    squares = 0.0
-    for rows in np.array_split(np.argsort(confidence, kind="stable"), max(1, min(n_bins, len(probs) // 2))):
-        share, gap = right[rows].mean(), confidence[rows].mean() - right[rows].mean()
-        squares += len(rows) * (gap**2 - share * (1 - share) / (len(rows) - 1))
-    return float(np.sqrt(max(0.0, squares / len(probs))))
-
-
 def calibration_gaps(probs: np.ndarray, y_true: np.ndarray, *, n_bins: int = 15) -> tuple[np.ndarray, np.ndarray]:
     """Return the bin of each row, and its confidence minus whether it is right: what the calibration error sums up."""
     probs, place = _binned(probs, y_true, n_bins)

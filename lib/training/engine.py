@@ -129,8 +129,8 @@ def _begin_worker(parent: int, environment: Mapping[str, str], threads: int) -> 
     import torch
 
     os.environ.update(environment)  # which may have changed since the first worker
-    torch.set_num_threads(threads)
     threadpool_limits(threads)
+    torch.set_num_threads(threads)
 
     def watch() -> None:
         with suppress(psutil.NoSuchProcess):

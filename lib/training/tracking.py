@@ -196,7 +196,8 @@ def _of_run(config: Config, ws: Workspace) -> Opening:
     with suppress(WorkbookError, OSError):
         data = workspace.read_facts(sources.raw_path(config))
     tags = {"data.source": config.data.source, "data.fingerprint": data.get("fingerprint"), "data.rows": data.get("rows"), **_machine()}
-    key = _digest([ws.dataset, ws.run, config.profile, settings])
+    what = {key: value for key, value in settings.items() if not key.startswith("compute.")}  # the same run, wherever it is done
+    key = _digest([ws.dataset, ws.run, config.profile, what])
     return Opening(ws.run, ws.dataset, ws.run, "", key, {"profile": config.profile, **settings}, tags)
 
 

@@ -3,7 +3,8 @@ import pytest
 from scipy import special
 
 from lib.evaluation import calibration
-from lib.evaluation.metrics import debiased_calibration_error, expected_calibration_error
+from lib.evaluation.calibration import debiased_calibration_error
+from lib.evaluation.metrics import expected_calibration_error
 
 
 def drawn(n=20_000, *, sharpen=1.0, shift=(0.0, 0.0, 0.0), seed=0):
@@ -67,7 +68,7 @@ def test_the_debiased_error_of_a_calibrated_model_is_near_0_where_the_plain_one_
     for seed in range(40):
         probs, y = drawn(300, seed=seed)
         plain.append(expected_calibration_error(probs, y))
-        debiased.append(debiased_calibration_error(probs, y) ** 2)
+        debiased.append(debiased_calibration_error(probs, y).value ** 2)
     assert np.mean(plain) > 0.04
     assert np.mean(debiased) < 0.0015
 
@@ -75,4 +76,21 @@ def test_the_debiased_error_of_a_calibrated_model_is_near_0_where_the_plain_one_
 def test_the_debiased_error_finds_a_gap_that_is_there():
     rng = np.random.default_rng(0)
     probs = np.tile([0.9, 0.1], (5_000, 1))
-    assert debiased_calibration_error(probs, (rng.random(5_000) < 0.3).astype(int)) == pytest.approx(0.2, abs=0.02)
+    assert debiased_calibration_error(probs, (rng.random(5_000) < 0.3).astype(int)).value == pytest.approx(0.2, abs=0.02)
+
+
+@pytest.mark.parametrize("sharpen", [1.0, 1.3])
+def test_the_interval_of_the_debiased_error_holds_the_true_one(sharpen):
+    true = debiased_calibration_error(*drawn(400_000, sharpen=sharpen, seed=999)).value
+    assert (true < 0.003) == (sharpen == 1.0)
+    found = [debiased_calibration_error(*drawn(1_000, sharpen=sharpen, seed=seed)) for seed in range(300)]
+    held = np.mean([each.low <= true + 0.003 * (sharpen == 1.0) and true <= each.high for each in found])
+    assert 0.92 <= held <= 0.98
+    assert all(each.low <= each.value <= each.high and each.n == 1_000 for each in found)
+    wider = debiased_calibration_error(*drawn(1_000, sharpen=sharpen), confidence=0.99)
+    assert wider.high > found[0].high
+
+
+def test_one_row_has_no_debiased_error():
+    with pytest.raises(ValueError, match="needs 2 rows or more, got 1"):
+        debiased_calibration_error(np.eye(2)[:1], np.array([0]))

@@ -33,15 +33,23 @@ def mark_trial(task, settings, watch):
 
 
 def threads(tables, *, config, run):
+    """Return the threads of torch, and the most of any library."""
+    import threadpoolctl
     import torch
 
-    return torch.get_num_threads()
+    return torch.get_num_threads(), max(each["num_threads"] for each in threadpoolctl.threadpool_info())
 
 
 def fail(tables, *, config, run, row):
     if row == 1:
         raise WorkbookError("row 1 cannot be used")
     return row
+
+
+def fail_or_sleep(tables, *, config, run, seconds):
+    if not seconds:
+        raise WorkbookError("there is nothing to wait for")
+    time.sleep(seconds)
 
 
 def die(tables, *, config, run):

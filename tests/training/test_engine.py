@@ -54,7 +54,7 @@ def test_results_come_in_the_order_of_the_jobs(home, importable, workers):
 
 def test_workers_share_the_cores(home, importable):
     n_cores = joblib.cpu_count()
-    assert run_tasks(engine_tasks.threads, [{}, {}], workers=2) == [max(1, n_cores // 2)] * 2
+    assert run_tasks(engine_tasks.threads, [{}, {}], workers=2) == [(max(1, n_cores // 2),) * 2] * 2
 
 
 def test_workers_see_the_environment_as_it_is_now(home, importable, monkeypatch):
@@ -88,6 +88,22 @@ def test_workers_end_with_the_process_that_began_them(home, tmp_path):
 def test_an_error_of_a_task_is_raised_as_it_is(home, importable, workers):
     with pytest.raises(WorkbookError, match=r"^row 1 cannot be used$"):
         run_tasks(engine_tasks.fail, [{"row": 0}, {"row": 1}], workers=workers)
+
+
+def test_an_error_ends_what_has_not_begun_and_what_is_at_work(home, importable):
+    begun = []
+
+    def task(tables, *, config, run, row):
+        begun.append(row)
+        engine_tasks.fail(tables, config=config, run=run, row=row)
+
+    with pytest.raises(WorkbookError, match="row 1"):
+        run_tasks(task, [{"row": row} for row in range(4)])
+    assert begun == [0, 1]
+    started = time.monotonic()
+    with pytest.raises(WorkbookError, match="nothing to wait for"):
+        run_tasks(engine_tasks.fail_or_sleep, [{"seconds": 120}, {"seconds": 0}], workers=2)
+    assert time.monotonic() - started < 60
 
 
 def test_a_worker_that_is_killed_is_named_with_the_remedy(home, importable):

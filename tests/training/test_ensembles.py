@@ -96,6 +96,14 @@ def test_the_strength_of_a_stack_is_chosen_on_the_same_folds_of_the_rows_left(mo
     assert seen == [[fold for fold in range(5) if fold != held_out] for held_out in range(5)]
 
 
+def test_greedy_selection_keeps_the_best_draws_and_not_the_last():
+    y = np.arange(90) % 2
+    unsure = np.arange(90) // 2 % 3  # the member that does not know a row
+    oof = {f"m{i}": np.where((unsure == i)[:, None], 0.7 - 0.4 * np.eye(2)[y], 0.1 + 0.8 * np.eye(2)[y]) for i in range(3)}
+    assert ensembles.GREEDY_ROUNDS % 3, "the last draws are not in equal shares"
+    assert ensembles.fit_ensemble(oof, y, method="greedy").weights.tolist() == [1 / 3] * 3
+
+
 def test_greedy_selection_is_never_worse_than_the_best_member():
     for seed in range(12):
         oof, y = drawn(60, strengths=(1.2, 1.0, 0.8), seed=seed)

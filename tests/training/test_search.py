@@ -175,7 +175,26 @@ def test_workers_share_the_budget_and_the_journal(home):
 def test_a_worker_that_is_killed_is_reported_and_its_trial_done_again(home):
     with pytest.raises(WorkbookError, match=r"a worker was killed, .*compute\.workers lower"):
         found(config(trials=4, workers=2), suicidal)
-    assert len(proposed(found(config(trials=4), never_pruned))) == 4
+    result = found(config(trials=4), never_pruned)
+    assert len(proposed(result)) == 4
+    assert set(result.trials.loc[result.trials["state"] == "FAIL", "error"]) == {"interrupted"}
+
+
+def test_workers_are_at_work_at_the_same_time(home):
+    settings = config(trials=4, workers=2, pruner="none")
+    result = found(settings, crowd)
+    assert result.value == 2
+
+
+def crowd(task, settings, watch):
+    """Return how many trials are at work, in the end."""
+    mark = task.folder / f"at-work-{os.getpid()}"
+    mark.touch()
+    time.sleep(1)
+    value = len(list(task.folder.glob("at-work-*")))
+    time.sleep(0.5)
+    mark.unlink()
+    return value
 
 
 def suicidal(task, settings, watch):

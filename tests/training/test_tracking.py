@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from lib import workspace
-from lib.config import Config, TrackingConfig, TrainingConfig
+from lib.config import ComputeConfig, Config, TrackingConfig, TrainingConfig
 from lib.errors import WorkbookError
 from lib.training import finetune, recorders, tracking, trials
 from lib.training.finetune import callbacks, launching
@@ -102,8 +102,9 @@ def test_trials_are_children_of_their_series_run_and_a_run_is_not_doubled(home):
     assert first.data.params["seed"] == "43" and parent.data.params["seed"] == "42"
 
 
-def test_other_settings_are_another_run_and_other_tracking_is_not(home):
-    for config in (tracked(), tracked(system_metrics=True), tracked(learning={"epochs": 3})):
+def test_other_settings_are_another_run_and_other_tracking_or_workers_are_not(home):
+    four = tracked().model_copy(update={"compute": ComputeConfig(workers=4)})
+    for config in (tracked(), tracked(system_metrics=True), four, tracked(learning={"epochs": 3})):
         with tracking.workbook_run(config, place("r")) as record:
             record.start()
     assert [run.data.params["training.epochs"] for run in recorded()] == ["2.0", "3.0"]
