@@ -147,5 +147,5 @@ def debiased_calibration_error(probs: np.ndarray, y_true: np.ndarray, *, n_bins:
     # around a true square s, estimates have the variance 4 s (weight^2 noise) + 2 (weight noise)^2, summed over bins
     middle, least = square + 2 * z**2 * float(weight**2 @ noise), square**2 - 2 * z**2 * float((weight * noise) @ (weight * noise))
     half = np.sqrt(max(0.0, middle**2 - least))
-    found = [float(np.sqrt(min(1.0, max(0.0, value)))) for value in (square, middle - half, middle + half)]
-    return Interval(*found, n=len(probs), confidence=confidence)
+    value, low, high = (float(np.sqrt(min(1.0, max(0.0, each)))) for each in (square, middle - half, middle + half))
+    return Interval(value, low, high, n=len(probs), confidence=confidence)

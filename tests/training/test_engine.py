@@ -18,7 +18,7 @@ import engine_tasks
 from lib import workspace
 from lib.config import ComputeConfig, Config, CrossValidationConfig, SearchConfig, TrainingConfig
 from lib.errors import WorkbookError
-from lib.training import cross_validation, engine, search
+from lib.training import engine, search
 from lib.workspace import Workspace
 
 RUN = Workspace(dataset="data", run="run")
@@ -133,7 +133,7 @@ def test_cross_validation_in_two_processes_is_that_in_one(home, monkeypatch):
     for workers in (1, 2):
         place = Workspace(dataset="data", run=f"with-{workers}")
         settings = base.model_copy(update={"compute": ComputeConfig(workers=workers)})
-        found.append(cross_validation.cross_validate(rows, config=settings, run=place, progress=False))
+        found.append(search.cross_validate(rows, config=settings, run=place, progress=False))
     for name in found[0].probs:
         assert (found[0].probs[name] == found[1].probs[name]).all(), name
     assert found[0].scores.drop(columns="seconds").equals(found[1].scores.drop(columns="seconds"))

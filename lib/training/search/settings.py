@@ -27,8 +27,8 @@ from lib.errors import WorkbookError
 from lib.evaluation.metrics import macro_f1
 from lib.evaluation.significance import Interval, cross_validation_interval
 from lib.training import engine, trials
-from lib.training import study as studies
-from lib.training.cross_validation import deal
+from lib.training.search import study as studies
+from lib.training.search.cross_validation import deal
 from lib.workspace import Workspace
 
 N_PARTS = 5  # that the rows are dealt into: one is scored, one stops the training, three are trained on

@@ -6,9 +6,9 @@ from lib import workspace
 from lib.config import Config, CrossValidationConfig, TrainingConfig
 from lib.errors import WorkbookError
 from lib.evaluation.calibration import Calibrator
-from lib.training import baseline, finetune, members
-from lib.training.cross_validation import CrossValidation
-from lib.training.ensembles import fit_ensemble
+from lib.training import baseline, finetune
+from lib.training.ensembles import fit_ensemble, members
+from lib.training.search import CrossValidation
 from lib.workspace import Workspace
 
 RUN = Workspace(dataset="data", run="run")

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from lib.evaluation import resampling
 from lib.evaluation.significance import Interval
 from lib.training.baseline import fit_baseline
-from lib.training.cross_validation import deal
+from lib.training.search.cross_validation import deal
 
 SMALLEST_SHARE = 1 / 16  # of the training rows, where the curve begins
 

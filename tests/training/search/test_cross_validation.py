@@ -8,7 +8,8 @@ from lib.config import Config, CrossValidationConfig, TrainingConfig
 from lib.errors import WorkbookError
 from lib.evaluation.metrics import macro_f1
 from lib.evaluation.significance import cross_validation_interval
-from lib.training import cross_validation, finetune, trials
+from lib.training import finetune, trials
+from lib.training.search import cross_validation
 from lib.workspace import Workspace
 
 RUN = Workspace(dataset="data", run="run")

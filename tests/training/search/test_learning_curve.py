@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 
 from lib.evaluation.metrics import macro_f1
-from lib.training import baseline, cross_validation, learning_curve
+from lib.training import baseline
+from lib.training.search import cross_validation, learning_curve
 
 
 def table(n=600, seed=0):

@@ -20,8 +20,8 @@ from lib.config import Config
 from lib.errors import WorkbookError
 from lib.evaluation.calibration import Calibrator
 from lib.training import baseline, engine, finetune, trials
-from lib.training.cross_validation import CrossValidation
-from lib.training.ensembles import Ensemble
+from lib.training.ensembles.combining import Ensemble
+from lib.training.search import CrossValidation
 from lib.workspace import Workspace
 
 OF_CLASS = "p: "  # begins the names of the columns with probabilities, so that a class may be called "fold"

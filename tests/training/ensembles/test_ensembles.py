@@ -5,7 +5,7 @@ from scipy import special
 from lib.errors import WorkbookError
 from lib.evaluation.calibration import Calibrator, fit_calibrator
 from lib.evaluation.metrics import accuracy, macro_f1
-from lib.training import ensembles
+from lib.training.ensembles import combining as ensembles
 
 
 def drawn(n=1_500, *, k=3, strengths=(1.5, 1.5, 1.5), seed=0, noise=1.0):

@@ -16,8 +16,8 @@ from lib.config import ComputeConfig, Config, SearchConfig, TrainingConfig
 from lib.errors import WorkbookError
 from lib.evaluation.significance import cross_validation_interval
 from lib.training import finetune, search, trials
-from lib.training import study as studies
-from lib.training.study import LOOKS
+from lib.training.search import study as studies
+from lib.training.search.study import LOOKS
 from lib.workspace import Workspace
 
 RUN = Workspace(dataset="data", run="run")

@@ -16,8 +16,8 @@ from lib import workspace
 from lib.config import Config
 from lib.errors import WorkbookError
 from lib.training import trials
-from lib.training.cross_validation import deal
 from lib.training.finetune import SOFT
+from lib.training.search import deal
 from lib.workspace import Workspace
 
 

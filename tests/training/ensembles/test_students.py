@@ -7,13 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-sys.path.insert(0, str(Path(__file__).parent / "finetune"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "finetune"))
 from tiny_runs import TRAIN, VAL, configured, home_of_its_own, place, rows, run, weights_file
 
 from lib import workspace
 from lib.config import Config, EnsembleConfig
 from lib.errors import WorkbookError
-from lib.training import students
+from lib.training.ensembles import students
 from lib.training.finetune import encoding
 
 ONE_HOT = np.eye(3)[pd.Categorical(TRAIN["label"]).codes]
