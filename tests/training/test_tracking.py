@@ -175,7 +175,7 @@ def test_a_second_try_is_a_record_of_its_own(home, monkeypatch):
 
 
 def test_several_processes_are_recorded_once(home, monkeypatch):
-    def launch(train, val, *, config, run):
+    def launch(train, val, *, config, run, progress, watch):
         alone = config.model_copy(update={"training": config.training.model_copy(update={"processes": 1})})
         return run_module.train_in_this_process(train, val, config=alone, run=run, progress=False, watch=None)
 

@@ -81,7 +81,7 @@ def train(
     ----------
     train, val : with `text` and `label`; `train` may have soft labels to learn in their place (`encoding.soft_labels`)
     run : where the model goes
-    watch : is given the history after every evaluation
+    watch : is given the history after every evaluation; what it raises ends the training
     name : of a trial in a series, for the record
 
     Raises
@@ -113,7 +113,7 @@ def _train(
     if config.training.processes > 1:
         prepare_torch(config.training)
         _starting_point(config, run, train["text"], progress=progress)  # pretraining is done by one process
-        facts, history = launching.launch(train, val, config=config, run=run)
+        facts, history = launching.launch(train, val, config=config, run=run, progress=progress, watch=watch)
     else:
         facts, history = train_in_this_process(train, val, config=config, run=run, progress=progress, watch=watch, record=record)
     tokenizer, trained, class_names = prediction.load_model(run.path("transformer"))  # as saved, without mixed precision around it

@@ -1,7 +1,7 @@
-import subprocess
 import sys
 
 import numpy as np
+import psutil
 import pytest
 from tiny_runs import VAL, configured, home_of_its_own, place, rows, run, score
 
@@ -20,7 +20,8 @@ def test_two_processes_give_what_one_gives():
     train = rows(64, seed=0)  # batches that can be shared evenly: in a shorter last one rows would be seen twice
     settings = {"dropout": 0, "attention_dropout": 0, "unfreeze": (0,), "frozen_layers": 1, "averaging": "ema", "averaging_start": 0.2, "pretraining_epochs": 1}
     settings |= {"epochs": 3, "eval_steps": 5, "patience": 100}
-    one, two = run("one", train, **settings), run("two", train, processes=2, **settings)
+    looks = []
+    one, two = run("one", train, **settings), run("two", train, processes=2, watch=looks.append, **settings)
     np.testing.assert_allclose(two.val_probs, one.val_probs, atol=1e-4)
     assert score(two) >= 0.8
     assert (one.facts["processes"], two.facts["processes"]) == (1, 2)
@@ -28,6 +29,7 @@ def test_two_processes_give_what_one_gives():
         assert two.facts[name] == one.facts[name], name
     np.testing.assert_allclose(two.history.to_numpy(float), one.history.to_numpy(float), rtol=1e-2, atol=1e-4)
     assert list(two.history.columns) == list(one.history.columns)
+    np.testing.assert_allclose(looks[-1].to_numpy(float), two.history.to_numpy(float)[: len(looks[-1])])
     assert sorted(path.name for path in two.model_dir.parent.iterdir()) == ["pretrained", "pretrained.json", "tiny-deberta", "transformer"]
 
 
@@ -37,18 +39,23 @@ def test_an_error_of_a_process_arrives_as_one_with_its_reason():
     assert str(caught.value) == "training in 2 processes failed: training.reinit_layers=5, but the backbone has 2 layers"
 
 
+def launcher(code):
+    """The command of a launcher that does nothing but this."""
+    return lambda config, folder: [sys.executable, "-c", f"import os, sys\nfolder = {folder!r}\n{code}"]
+
+
 @pytest.mark.parametrize(
-    ("returncode", "stdout", "stderr", "reason"),
+    ("code", "reason"),
     [
-        (1, "", "Traceback\n[rank0]: lib.errors.WorkbookError: too much\n\nChildFailedError\n", "too much"),
-        (1, "", "Traceback\nRuntimeError: gone\n\n", "RuntimeError: gone"),
-        (1, "said on the way out\n", "", "said on the way out"),
-        (-9, "", "", "no output"),
-        (0, "", "", "no output"),
+        ("sys.exit('Traceback\\n[rank0]: lib.errors.WorkbookError: too much\\n\\nChildFailedError\\n')", "too much"),
+        ("sys.exit('Traceback\\nRuntimeError: gone\\n\\n')", "RuntimeError: gone"),
+        ("print('said on the way out'); sys.exit(1)", "said on the way out"),
+        ("os.kill(os.getpid(), 9)", "no output"),
+        ("sys.exit(0)", "no output"),
     ],
 )
-def test_a_launcher_that_fails_or_leaves_no_result_is_an_error(monkeypatch, returncode, stdout, stderr, reason):
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], returncode, stdout, stderr))
+def test_a_launcher_that_fails_or_leaves_no_result_is_an_error(monkeypatch, code, reason):
+    monkeypatch.setattr(launching, "launch_command", launcher(code))
     with pytest.raises(WorkbookError) as caught:
         launching.launch(rows(6, seed=0), VAL, config=configured(processes=3), run=place("failed"))
     assert str(caught.value) == f"training in 3 processes failed: {reason}"
@@ -58,9 +65,31 @@ def test_the_result_of_an_earlier_launch_is_not_taken_for_this_ones(monkeypatch)
     folder = place("stale").path("transformer").parent / "launch"
     folder.mkdir(parents=True)
     (folder / "result.json").write_text('{"facts": {}, "history": []}', encoding="utf-8")
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, "", ""))
+    monkeypatch.setattr(launching, "launch_command", launcher("sys.exit(0)"))
     with pytest.raises(WorkbookError, match="failed: no output"):
         launching.launch(rows(6, seed=0), VAL, config=configured(processes=2), run=place("stale"))
+
+
+def test_what_watches_sees_each_evaluation_and_may_end_the_processes():
+    seen = []
+
+    def watch(history):
+        seen.append(history)
+        assert len(processes_of("watched")) >= 2
+        raise InterruptedError("seen enough")
+
+    with pytest.raises(InterruptedError, match="seen enough"):
+        run("watched", processes=2, epochs=50, watch=watch)
+    (history,) = seen
+    assert history["eval_macro_f1"].notna().sum() == history["step"].max() / 8 > 0
+    assert processes_of("watched") == []
+    assert not place("watched").path("transformer").exists()
+
+
+def processes_of(name):
+    """Return the processes that train in this run."""
+    folder = str(place(name).path("transformer").parent)
+    return [process for process in psutil.process_iter(["cmdline"]) if any(folder in word for word in process.info["cmdline"] or [])]
 
 
 MODULE = "lib.training.finetune.launching"
