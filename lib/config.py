@@ -184,7 +184,7 @@ class TrainingConfig(_Section):
     micro_batch_tokens: int | None = Field(None, ge=8)  # padded tokens in a micro-batch; None: 1,024 on a CPU, no bound on a GPU
     activation_cache_gb: float = Field(4.0, ge=0)  # disk for what frozen layers give, computed once; 0 computes it every time
     processes: int = Field(1, ge=1)  # on this machine, each with its GPU or its share of the cores
-    launch_options: tuple[str, ...] = ()  # more words for `accelerate launch`, for instance for several machines
+    launch_options: tuple[str, ...] = ()  # more words for the launcher (`accelerate launch`, on CPUs torchrun), for instance for several machines
     threads: int | None = Field(None, ge=1)  # CPU threads; None leaves it to torch
 
     @model_validator(mode="after")

@@ -110,10 +110,11 @@ def _stop(process: subprocess.Popen) -> None:
 
 def launch_command(config: Config, folder: str) -> list[str]:
     """Return the words of the launcher's command; on CPUs it finds a free port itself, unless more words are given."""
-    n, more = str(config.training.processes), list(config.training.launch_options)
+    n, more = config.training.processes, list(config.training.launch_options)
     if torch.cuda.is_available():
-        return [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", n, *more, "-m", __name__, folder]
-    return [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", n, *(more or ["--standalone"]), "-m", __name__, folder]
+        in_all = n * int(more[more.index("--num_machines") + 1]) if "--num_machines" in more else n  # accelerate counts those of all machines
+        return [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(in_all), *more, "-m", __name__, folder]
+    return [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(n), *(more or ["--standalone"]), "-m", __name__, folder]
 
 
 def main(folder: str) -> None:

@@ -187,18 +187,19 @@ class RecipeTrainer(Trainer):
     # --- evaluation ---
 
     def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
-        """Score the watched rows: macro F1, accuracy, loss. Every process scores all of them."""
+        """Score the watched rows: macro F1, accuracy, loss."""
         metrics = self.score()
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def score(self) -> dict[str, float]:
-        """Return the metrics of the watched rows under the weights as they are."""
-        pieces, labels = self.watched
-        cache = self.caches.get("eval")
+        """Return the metrics of the watched rows under the weights as they are; of several processes each predicts its share."""
+        (pieces, labels), cache = self.watched, self.caches.get("eval")
+        share = self.accelerator.process_index, self.accelerator.num_processes
         with freezing.bypassed(self.model, cache.depth) if cache else contextlib.nullcontext(), self.compute_loss_context_manager():
-            logits = prediction.predict_logits(self.model, pieces, n_rows=len(labels), pad=self.processing_class.pad_token_id or 0, hidden=cache)
+            own = prediction.predict_logits(self.model, pieces, n_rows=len(labels), pad=self.processing_class.pad_token_id or 0, hidden=cache, share=share)
+        logits = self.accelerator.reduce(torch.from_numpy(own).to(self.args.device), "sum").cpu().numpy()
         probs, y_pred = prediction.softmax(logits), logits.argmax(axis=1)
         k = logits.shape[1]
         loss = -np.log(np.clip(probs[np.arange(len(labels)), labels], 1e-12, None)).mean()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,6 +87,7 @@ def predict_logits(
     n_rows: int,
     pad: int,
     hidden: Callable[[np.ndarray, int], torch.Tensor] | None = None,
+    share: tuple[int, int] = (0, 1),
     progress: bool = False,
 ) -> np.ndarray:
     """Return the logits of encoded texts, averaged over the pieces of each.
@@ -94,6 +96,7 @@ def predict_logits(
     ----------
     pieces : from `encoding.encode`, of `n_rows` texts
     hidden : what frozen layers gave for pieces (numbers, tokens), to be used in place of their token ids
+    share : (i, n) for the i-th of n processes, each of which does every n-th batch; the sum of what they return is the whole
 
     Returns
     -------
@@ -104,7 +107,7 @@ def predict_logits(
     lengths, rows, ids = np.asarray(pieces["length"], np.int64), np.asarray(pieces["row"], np.int64), pieces.with_format("numpy")
     logits = np.zeros((n_rows, model.config.num_labels))
     with tqdm(total=len(lengths), desc="predicting", unit="piece", disable=not progress) as bar, torch.inference_mode():
-        for batch in encoding.sorted_batches(lengths, device=device):
+        for batch in islice(encoding.sorted_batches(lengths, device=device), share[0], None, share[1]):
             tokens, mask = encoding.padded(ids[batch]["input_ids"], pad=pad)
             inputs = {"input_ids": tokens.to(device)} if hidden is None else {"inputs_embeds": hidden(batch, mask.shape[1]).to(device)}
             np.add.at(logits, rows[batch], model(**inputs, attention_mask=mask.to(device)).logits.double().cpu().numpy())

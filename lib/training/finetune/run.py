@@ -110,7 +110,7 @@ def _train(
     record: tracking.Record | None,
 ) -> TrainingResult:
     started = time.perf_counter()
-    if config.training.processes > 1:
+    if config.training.processes > 1 or config.training.launch_options:
         prepare_torch(config.training)
         _starting_point(config, run, train["text"], progress=progress)  # pretraining is done by one process
         facts, history = launching.launch(train, val, config=config, run=run, progress=progress, watch=watch)

@@ -1,10 +1,15 @@
+import socket
+import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import psutil
 import pytest
 from tiny_runs import VAL, configured, home_of_its_own, place, rows, run, score
 
+from lib import workspace
 from lib.errors import WorkbookError
 from lib.training.finetune import launching
 
@@ -18,12 +23,13 @@ def _home(tmp_path_factory):
 def test_two_processes_give_what_one_gives():
     """With everything on in which they have to wait for one another."""
     train = rows(64, seed=0)  # batches that can be shared evenly: in a shorter last one rows would be seen twice
+    val = rows(240, seed=1)  # several batches, which the processes share
     settings = {"dropout": 0, "attention_dropout": 0, "unfreeze": (0,), "frozen_layers": 1, "averaging": "ema", "averaging_start": 0.2, "pretraining_epochs": 1}
     settings |= {"epochs": 3, "eval_steps": 5, "patience": 100}
     looks = []
-    one, two = run("one", train, **settings), run("two", train, processes=2, watch=looks.append, **settings)
+    one, two = run("one", train, val, **settings), run("two", train, val, processes=2, watch=looks.append, **settings)
     np.testing.assert_allclose(two.val_probs, one.val_probs, atol=1e-4)
-    assert score(two) >= 0.8
+    assert score(two, val) >= 0.8
     assert (one.facts["processes"], two.facts["processes"]) == (1, 2)
     for name in ("steps", "best_step", "kept", "messages", "weights_learning", "truncated_share"):
         assert two.facts[name] == one.facts[name], name
@@ -31,6 +37,36 @@ def test_two_processes_give_what_one_gives():
     assert list(two.history.columns) == list(one.history.columns)
     np.testing.assert_allclose(looks[-1].to_numpy(float), two.history.to_numpy(float)[: len(looks[-1])])
     assert sorted(path.name for path in two.model_dir.parent.iterdir()) == ["pretrained", "pretrained.json", "tiny-deberta", "transformer"]
+
+
+def test_two_machines_give_what_one_gives():
+    """Two launchers that know of one another by an address alone; each has one process."""
+    train = rows(64, seed=0)
+    settings = {"dropout": 0, "attention_dropout": 0, "epochs": 3, "eval_steps": 5, "patience": 100}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    first, second = (("--nnodes", "2", "--node_rank", rank, "--master_addr", "127.0.0.1", "--master_port", port) for rank in "01")
+    folder = place("machines").path("transformer").parent / "launch"
+    said = []
+
+    def second_machine():
+        given_up = time.monotonic() + 60
+        while not (folder / "job.json").exists():
+            if time.monotonic() > given_up:
+                return
+            time.sleep(0.1)
+        command = launching.launch_command(configured(launch_options=second), str(folder))
+        said.append(subprocess.run(command, cwd=workspace.REPOSITORY, capture_output=True, text=True))
+
+    other = threading.Thread(target=second_machine)
+    other.start()
+    one, two = run("machine", train, **settings), run("machines", train, launch_options=first, **settings)
+    other.join()
+    assert said and said[0].returncode == 0, said
+    assert (one.facts["processes"], two.facts["processes"]) == (1, 2)
+    np.testing.assert_allclose(two.val_probs, one.val_probs, atol=1e-4)
+    np.testing.assert_allclose(two.history.to_numpy(float), one.history.to_numpy(float), rtol=1e-2, atol=1e-4)
 
 
 def test_an_error_of_a_process_arrives_as_one_with_its_reason():
@@ -99,7 +135,7 @@ def test_on_gpus_the_launcher_is_accelerates_and_takes_more_words(monkeypatch):
     monkeypatch.setattr(launching.torch.cuda, "is_available", lambda: True)
     more = ("--num_machines", "2", "--machine_rank", "1")
     command = launching.launch_command(configured(processes=4, launch_options=more), "folder")
-    assert command == [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "4", *more, "-m", MODULE, "folder"]
+    assert command == [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "8", *more, "-m", MODULE, "folder"]
 
 
 def test_on_cpus_the_launcher_is_torchrun_with_a_port_of_its_own_or_the_words_given(monkeypatch):

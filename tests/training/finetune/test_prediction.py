@@ -94,6 +94,14 @@ def test_the_logits_are_those_of_the_model(kind):
     np.testing.assert_allclose(logits(model, pieces(), 8), expected, atol=1e-4)
 
 
+def test_what_several_processes_give_adds_up_to_the_whole_and_none_does_anothers_work():
+    model = classifier("bert")
+    shares = [prediction.predict_logits(model, pieces(), n_rows=8, pad=PAD, share=(i, 3)) for i in range(3)]
+    np.testing.assert_array_equal(sum(shares), logits(model, pieces(), 8))
+    done = np.array([np.abs(share).sum(axis=1) > 0 for share in shares])
+    assert (done.sum(axis=0) == 1).all() and (done.sum(axis=1) > 0).all()
+
+
 @KINDS
 def test_the_logits_of_windows_are_averaged_text_by_text(kind):
     model, encoded = classifier(kind), pieces(max_length=8, truncation="windows")
