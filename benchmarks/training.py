@@ -30,7 +30,8 @@ from lib.data import cleaning, sources
 from lib.evaluation.metrics import accuracy, macro_f1
 from lib.evaluation.significance import gain_over_seeds
 from lib.training import backbones, baseline, finetune
-from lib.training.finetune import encoding, heads, kernels, run
+from lib.training.finetune import encoding, heads, kernels, machine, run
+from lib.training.finetune.arguments import training_arguments
 from lib.workspace import Workspace
 
 MAX_LENGTH, BATCH, RATE = 256, 32, 1e-4
@@ -65,11 +66,11 @@ def speed(*, steps: int) -> None:
         tokenizer, model = load()
         by_length = sorted(texts, key=len)  # every k-th of them: few texts with the lengths of all
         chosen = [by_length[i] for i in np.random.default_rng(0).permutation(np.linspace(0, len(texts) - 1, steps * BATCH).astype(int))]
-        rates = {  # the plain recipe first: what run.prepare_torch does to the allocator would help it too
+        rates = {  # the plain recipe first: what machine.prepare_torch does to the allocator would help it too
             "training": [plain_training_rate(tokenizer, model, chosen)],
             "inference": [plain_inference_rate(tokenizer, model, chosen)],
         }
-        run.prepare_torch(TrainingConfig())
+        machine.prepare_torch(TrainingConfig())
         rates["training"].append(our_training_rate(load, chosen, steps))
         rates["inference"].append(our_inference_rate(tokenizer, model, chosen))
         for what, (plain, ours) in rates.items():
@@ -132,7 +133,7 @@ def our_training_rate(load: Callable[[], tuple], texts: list[str], steps: int) -
     pieces = encoding.encode(texts, tokenizer, max_length=MAX_LENGTH)
     y = np.zeros(len(texts), np.int64)
     config = Config(profile="bench", training=settings)
-    arguments = run.training_arguments(config, settings, Path(os.environ["WORKBOOK_HOME"]) / "checkpoints", n_train=len(texts))
+    arguments = training_arguments(config, settings, Path(os.environ["WORKBOOK_HOME"]) / "checkpoints", n_train=len(texts))
     arguments.eval_strategy = arguments.save_strategy = "no"
     arguments.load_best_model_at_end = False
     trainer = run.RecipeTrainer(

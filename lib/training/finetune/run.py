@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import hashlib
-import json
 import math
-import os
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,12 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
 import pandas as pd
 import torch
 import transformers
-from transformers.utils import logging as transformers_logging
 
 from lib import workspace
 from lib.config import Config, TrainingConfig
@@ -29,15 +22,15 @@ from lib.data.sources import sample_rows
 from lib.errors import WorkbookError
 from lib.evaluation.metrics import macro_f1
 from lib.training import backbones, tracking
-from lib.training.finetune import callbacks, encoding, heads, kernels, launching, prediction, pretraining
+from lib.training.finetune import callbacks, checkpoints, encoding, heads, kernels, launching, machine, prediction, pretraining
+from lib.training.finetune.arguments import training_arguments
 from lib.training.finetune.objective import RecipeTrainer
 from lib.workspace import Workspace
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TOKENS = "models/.tokens"  # encoded texts, shared by all runs
-WHOLE = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state*.pth", "*model.safetensors", callbacks.RECIPE)  # of a checkpoint
 RESTART_RATE, RESTART_WARMUP = 0.25, 3.0  # of the learning rate and the warm-up, for the second try after a divergence
 
 
@@ -111,7 +104,7 @@ def _train(
 ) -> TrainingResult:
     started = time.perf_counter()
     if config.training.processes > 1 or config.training.launch_options:
-        prepare_torch(config.training)
+        machine.prepare_torch(config.training)
         _starting_point(config, run, train["text"], progress=progress)  # pretraining is done by one process
         facts, history = launching.launch(train, val, config=config, run=run, progress=progress, watch=watch)
     else:
@@ -146,19 +139,21 @@ def train_in_this_process(
     record: tracking.Record | None = None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Train in this process, a second time at a lower rate where the first diverges; return facts and history."""
-    checkpoints = run.folder(workspace.MODELS) / "checkpoints"
-    settings, tried = _open_checkpoints(checkpoints, train, val, config)
+    folder = run.folder(workspace.MODELS) / "checkpoints"
+    key = checkpoints.key_of(train, val, config)
+    tried = checkpoints.open_or_clear(folder, key)
+    settings = lower_rate(config.training) if tried else config.training
     while True:
         try:
             return _attempt(train, val, config=config, settings=settings, tried=tried, run=run, progress=progress, watch=watch, record=record)
         except callbacks.Diverged as error:
             tried = [*tried, f"at a learning rate of {settings.learning_rate:g} with a warm-up of {settings.warmup_share:.0%}: {error}"]
             if len(tried) > 1:
-                _clear(checkpoints)
+                checkpoints.clear(folder)
                 remedy = "look at the labels, lower training.learning_rate, or take another backbone"
                 raise WorkbookError(f"training diverged twice; {'; '.join(tried)}. What is left to try: {remedy}") from error
             settings = lower_rate(settings)
-            _begin(checkpoints, _key(train, val, config), tried)
+            checkpoints.begin(folder, key, tried)
             if record:
                 record.next_try(error)
 
@@ -182,9 +177,9 @@ def _attempt(
     record: tracking.Record | None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     started = time.perf_counter()
-    prepare_torch(settings)
+    machine.prepare_torch(settings)
     progress = progress and launching.is_first()
-    checkpoints, class_names = run.folder(workspace.MODELS) / "checkpoints", sorted(train["label"].unique())
+    folder, class_names = run.folder(workspace.MODELS) / "checkpoints", sorted(train["label"].unique())
     tokenizer, model, messages = _model(config, settings, run, train["text"], class_names, progress=progress)
     codes = {name: code for code, name in enumerate(class_names)}
     watched = watched_rows(val, config)
@@ -192,7 +187,7 @@ def _attempt(
     with launching.first_process_first():
         encoded, encoded_val = encode(train["text"].tolist()), encode(watched["text"].tolist())
     y_train, y_val = (table["label"].map(codes).to_numpy(np.int64) for table in (train, watched))
-    arguments = training_arguments(config, settings, checkpoints, n_train=len(encoded))
+    arguments = training_arguments(config, settings, folder, n_train=len(encoded))
     trainer = RecipeTrainer(
         model=model,
         args=arguments,
@@ -206,14 +201,14 @@ def _attempt(
     )
     trainer.messages += messages + [f"a second try, after one {attempt}" for attempt in tried]
     keeping, average = callbacks.Keeping(trainer, started=started), callbacks.WeightAverage(trainer.model, settings)
-    _add_callbacks(trainer, checkpoints, y_train, keeping=keeping, average=average, progress=progress, watch=watch, record=record)
-    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    _add_callbacks(trainer, folder, y_train, keeping=keeping, average=average, progress=progress, watch=watch, record=record)
+    trainer.train(resume_from_checkpoint=checkpoints.last(folder))
     kept_average = _put_in_average(trainer, average)
     _save(trainer, run)
     facts = {
         "backbone": settings.backbone,
         "device": str(trainer.args.device),
-        "precision": precision(settings),
+        "precision": machine.precision(settings),
         "processes": trainer.args.world_size,
         "weights": sum(p.numel() for p in trainer.model.parameters()),
         "weights_learning": n_learning(trainer),
@@ -291,7 +286,7 @@ def pretrain_once(texts: list[str], *, source: str, folder: Path, config: Config
 
 def _add_callbacks(
     trainer: RecipeTrainer,
-    checkpoints: Path,
+    folder: Path,
     y_train: np.ndarray,
     *,
     keeping: callbacks.Keeping,
@@ -301,7 +296,7 @@ def _add_callbacks(
     record: tracking.Record | None,
 ) -> None:
     settings = trainer.settings
-    unfreezing = callbacks.Unfreezing(trainer, checkpoints / "activations", progress=progress)
+    unfreezing = callbacks.Unfreezing(trainer, folder / "activations", progress=progress)
     steps_an_epoch = math.ceil(len(trainer.train_dataset) / settings.batch_size)
     n_steps = math.ceil(steps_an_epoch * settings.epochs)
     starts = unfreezing.last_epoch() * steps_an_epoch + round(settings.warmup_share * n_steps)
@@ -342,7 +337,7 @@ def _save(trainer: RecipeTrainer, run: Workspace) -> None:
         with workspace.atomic_path(run.path("transformer")) as scratch:
             trainer.model.save_pretrained(scratch)
             trainer.processing_class.save_pretrained(scratch)
-        _clear(run.folder(workspace.MODELS) / "checkpoints")
+        checkpoints.clear(run.folder(workspace.MODELS) / "checkpoints")
 
 
 def n_learning(trainer: RecipeTrainer) -> int:
@@ -381,132 +376,6 @@ def guessing_loss(y_train: np.ndarray, weights: np.ndarray, *, label_smoothing: 
     return float(-(targets[targets > 0] * np.log(targets[targets > 0])).sum())
 
 
-def precision(settings: TrainingConfig) -> str:
-    """Return "bf16", "fp16" or "fp32": what training computes in on this machine; weights are float32 in any case.
-
-    `auto` is bf16 where the GPU or the processor has instructions for it, fp16 on other GPUs, else fp32.
-
-    Raises
-    ------
-    WorkbookError : fp16 without a GPU, which nothing computes in.
-    """
-    cuda = torch.cuda.is_available()
-    if settings.precision == "fp16" and not cuda:
-        raise WorkbookError("training.precision=fp16 needs a GPU, and none is visible; use auto, bf16 or fp32")
-    if settings.precision != "auto":
-        return settings.precision
-    if cuda:
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
-
-
-def training_arguments(config: Config, settings: TrainingConfig, checkpoints: Path, *, n_train: int) -> TrainingArguments:
-    """Translate the settings into those of HF's Trainer."""
-    from transformers import TrainingArguments
-
-    kind, cuda, n_processes = precision(settings), torch.cuda.is_available(), launching.n_processes()
-    if settings.batch_size % n_processes:
-        raise WorkbookError(f"training.batch_size={settings.batch_size} rows cannot be shared evenly by {n_processes} processes")
-    n_steps = math.ceil(math.ceil(n_train / settings.batch_size) * settings.epochs)
-    every = min(settings.eval_steps, max(1, n_steps // 2))  # at least two looks, or early stopping has nothing to compare
-    return TrainingArguments(
-        output_dir=str(checkpoints),
-        num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size // n_processes,
-        learning_rate=settings.learning_rate,
-        max_grad_norm=settings.max_grad_norm,
-        bf16=kind == "bf16",
-        fp16=kind == "fp16",
-        activation_checkpointing=settings.gradient_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,  # the other kind needs inputs that learn
-        eval_strategy="steps",
-        eval_steps=every,
-        save_strategy="steps",
-        save_steps=every,
-        save_total_limit=1,  # the best one stays beside the last
-        load_best_model_at_end=True,
-        metric_for_best_model="eval_macro_f1",
-        greater_is_better=True,
-        restore_callback_states_from_checkpoint=True,
-        logging_steps=logging_steps(every, n_steps),
-        logging_nan_inf_filter=False,  # show a loss as it is
-        report_to="none",
-        disable_tqdm=True,
-        seed=config.seed,
-        use_cpu=not cuda,
-        dataloader_pin_memory=cuda,
-        dataloader_num_workers=2 if cuda else 0,
-        remove_unused_columns=False,
-        ddp_find_unused_parameters=bool(settings.frozen_layers or settings.unfreeze or settings.mixup) if n_processes > 1 else None,
-        accelerator_config={"non_blocking": cuda},
-    )
-
-
-def logging_steps(every: int, n_steps: int) -> int:
-    """Return the steps between two entries of the history: some forty in all, and one at each checkpoint.
-
-    Examples
-    --------
-    >>> logging_steps(100, 2190), logging_steps(150, 438)
-    (50, 10)
-    """
-    return max(step for step in range(1, every + 1) if every % step == 0 and step <= max(1, n_steps // 40))
-
-
-def last_checkpoint(checkpoints: Path) -> str | None:
-    """Return the folder of the last whole checkpoint. Its state file is written last; of one half deleted other files are missing."""
-    whole = {}
-    for folder in checkpoints.glob("checkpoint-*"):
-        if all(any(folder.glob(name)) for name in WHOLE):
-            with contextlib.suppress(ValueError):
-                whole[workspace.read_json(folder / "trainer_state.json")["global_step"]] = folder
-    return str(whole[max(whole)]) if whole else None
-
-
-def _open_checkpoints(checkpoints: Path, train: pd.DataFrame, val: pd.DataFrame, config: Config) -> tuple[TrainingConfig, list[str]]:
-    """Keep the checkpoints of an interrupted run of the same data, settings and code; clear away others."""
-    record, key = checkpoints / "attempt.json", _key(train, val, config)
-    with launching.first_process_first():
-        known = workspace.read_json(record) if record.exists() else {}
-        if known.get("key") != key:
-            known = {"key": key, "tried": []}
-            _begin(checkpoints, key, [])
-    return (lower_rate(config.training) if known["tried"] else config.training), known["tried"]
-
-
-def _begin(checkpoints: Path, key: str, tried: list[str]) -> None:
-    """Clear old checkpoints away, and note what the new ones belong to."""
-    _clear(checkpoints)
-    if launching.is_first():
-        workspace.write_json({"key": key, "tried": tried}, checkpoints / "attempt.json")
-
-
-def _clear(checkpoints: Path) -> None:
-    if launching.is_first():
-        (checkpoints / "attempt.json").unlink(missing_ok=True)  # first: without it what is left, were this cut short, is not taken up
-        shutil.rmtree(checkpoints, ignore_errors=True)
-
-
-def _key(train: pd.DataFrame, val: pd.DataFrame, config: Config) -> str:
-    tables = [workspace.table_fingerprint(encoding.learnable(table)) for table in (train, val)]
-    what = [*tables, config.training.model_dump(mode="json"), config.seed, workspace.code_fingerprint()]
-    return hashlib.sha256(json.dumps(what).encode()).hexdigest()
-
-
-def prepare_torch(settings: TrainingConfig) -> None:
-    """Quieten the libraries, set the threads, and let the C library keep freed memory: asking anew for each large tensor is slow."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    with contextlib.suppress(OSError, AttributeError):  # glibc alone has it
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: no mapping, and its page faults, for each large tensor
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-
-
 def _backbone_source(config: Config, run: Workspace, texts: pd.Series) -> str:
     """Return the configured backbone; `tiny` is built first, from the training texts."""
     if config.training.backbone == "minilm":
@@ -519,10 +388,3 @@ def _backbone_source(config: Config, run: Workspace, texts: pd.Series) -> str:
             with workspace.atomic_path(folder) as scratch:
                 backbones.build_tiny_deberta(texts.tolist(), scratch, seed=config.seed)
     return str(folder)
-
-
-def device_line() -> str:
-    """Return in words what training will run on."""
-    if torch.cuda.is_available():
-        return f"GPU {torch.cuda.get_device_name()} with {torch.cuda.get_device_properties(0).total_memory / 2**30:.0f} GiB"
-    return f"CPU with {torch.get_num_threads()} threads (no GPU is visible to torch {torch.__version__})"

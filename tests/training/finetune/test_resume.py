@@ -10,7 +10,7 @@ from tiny_runs import TRAIN, VAL, configured, differences, home_of_its_own, let_
 from transformers import TrainerState
 
 from lib import workspace
-from lib.training.finetune import callbacks
+from lib.training.finetune import callbacks, checkpoints
 from lib.training.finetune import run as run_module
 from lib.training.finetune.objective import RecipeTrainer
 
@@ -198,23 +198,23 @@ def checkpoint(folder, *, lacking="", state='{"global_step": %d}'):
 
 
 def test_the_last_checkpoint_is_the_one_of_most_steps(tmp_path):
-    assert run_module.last_checkpoint(tmp_path) is None
+    assert checkpoints.last(tmp_path) is None
     for step in (9, 100, 20):
         checkpoint(tmp_path / f"checkpoint-{step}")
-    assert run_module.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-100")
+    assert checkpoints.last(tmp_path) == str(tmp_path / "checkpoint-100")
 
 
 @pytest.mark.parametrize("lacking", ["trainer_state.json", "model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "recipe.json"])
 def test_a_checkpoint_half_written_or_half_deleted_is_passed_over(tmp_path, lacking):
     checkpoint(tmp_path / "checkpoint-4")
     checkpoint(tmp_path / "checkpoint-8", lacking=lacking)
-    assert run_module.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
+    assert checkpoints.last(tmp_path) == str(tmp_path / "checkpoint-4")
 
 
 @pytest.mark.parametrize("state", ["", "{", '{"global_step": 8'])
 def test_a_checkpoint_whose_state_is_cut_off_is_passed_over(tmp_path, state):
     checkpoint(tmp_path / "checkpoint-8", state=state)
-    assert run_module.last_checkpoint(tmp_path) is None
+    assert checkpoints.last(tmp_path) is None
 
 
 OTHER = TRAIN.assign(label=TRAIN["label"].where(TRAIN.index != 0, "bird"))
@@ -229,24 +229,28 @@ CHANGES = {
 }
 
 
+def opened(folder, train=TRAIN, val=VAL, config=None):
+    return checkpoints.open_or_clear(folder, checkpoints.key_of(train, val, config or configured()))
+
+
 @pytest.mark.parametrize(("what", "change"), CHANGES.items(), ids=CHANGES)
 def test_checkpoints_of_anything_else_are_cleared_away(tmp_path, monkeypatch, what, change):
-    run_module._open_checkpoints(tmp_path, TRAIN, VAL, configured())
+    opened(tmp_path)
     checkpoint(tmp_path / "checkpoint-4")
     monkeypatch.setattr(workspace, "code_fingerprint", lambda: change.get("code", "as it is"))
-    run_module._open_checkpoints(tmp_path, change.get("train", TRAIN), change.get("val", VAL), change.get("config", configured()))
+    opened(tmp_path, **{name: value for name, value in change.items() if name != "code"})
     assert (tmp_path / "checkpoint-4").exists() == (what == "nothing")
     assert (tmp_path / "attempt.json").exists()
 
 
 def test_what_a_clearing_cut_short_leaves_is_not_taken_up(tmp_path, monkeypatch):
-    run_module._open_checkpoints(tmp_path, TRAIN, VAL, configured())
+    opened(tmp_path)
     checkpoint(tmp_path / "checkpoint-4")
-    monkeypatch.setattr(run_module.shutil, "rmtree", lambda *_, **__: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr(checkpoints.shutil, "rmtree", lambda *_, **__: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
-        run_module._clear(tmp_path)
+        checkpoints.clear(tmp_path)
     monkeypatch.undo()
-    run_module._open_checkpoints(tmp_path, TRAIN, VAL, configured())
+    opened(tmp_path)
     assert not (tmp_path / "checkpoint-4").exists()
 
 

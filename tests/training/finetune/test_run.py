@@ -13,8 +13,9 @@ from lib import workspace
 from lib.config import TrainingConfig
 from lib.errors import WorkbookError
 from lib.training import finetune
-from lib.training.finetune import callbacks, pretraining
+from lib.training.finetune import callbacks, launching, pretraining
 from lib.training.finetune import run as run_module
+from lib.training.finetune.arguments import logging_steps, training_arguments
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -390,7 +391,7 @@ def test_a_run_starts_from_the_pretrained_weights_and_says_so(trained):
 
 def arguments(tmp_path, n_train=64, seed=42, **settings):
     config = configured(seed, **settings)
-    return run_module.training_arguments(config, config.training, tmp_path, n_train=n_train)
+    return training_arguments(config, config.training, tmp_path, n_train=n_train)
 
 
 def test_the_guard_is_told_a_loss_as_it_is(tmp_path):
@@ -422,7 +423,7 @@ def test_settings_become_the_trainers(tmp_path):
 @pytest.mark.parametrize(("settings", "unused"), [({}, False), ({"frozen_layers": 1}, True), ({"unfreeze": (0,)}, True), ({"mixup": 0.4}, True)])
 def test_each_process_takes_its_share_of_a_batch_and_waits_for_no_gradient_that_does_not_come(tmp_path, monkeypatch, settings, unused):
     assert arguments(tmp_path, **settings).ddp_find_unused_parameters is None
-    monkeypatch.setattr(run_module.launching, "n_processes", lambda: 4)
+    monkeypatch.setattr(launching, "n_processes", lambda: 4)
     found = arguments(tmp_path, **settings)
     assert (found.per_device_train_batch_size, found.ddp_find_unused_parameters) == (2, unused)
 
@@ -435,7 +436,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("every", "n_steps", "expected"), [(8, 16, 1), (100, 4_000, 100), (100, 2_190, 50), (7, 280, 7), (7, 240, 1)])
 def test_some_forty_losses_are_logged_and_one_at_each_checkpoint(every, n_steps, expected):
-    assert run_module.logging_steps(every, n_steps) == expected
+    assert logging_steps(every, n_steps) == expected
 
 
 def test_fp16_without_a_gpu_is_refused(monkeypatch):
