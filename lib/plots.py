@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000"]  # Okabe and Ito 2008: safe for the colour-blind
+LEAST_IN_BIN = 10  # rows of a bin, for its share to be drawn
 STYLE: dict[str, Any] = {
     "figure.dpi": 110,
     "figure.constrained_layout.use": True,
@@ -436,17 +437,19 @@ def confusion_matrix(counts: pd.DataFrame, *, title: str, ax: Axes | None = None
 
 
 def reliability(bins: dict[str, pd.DataFrame], *, ax: Axes | None = None) -> Axes:
-    """Accuracy against confidence, a line a model, from `metrics.reliability_bins`; point size follows the rows in a bin."""
+    """Accuracy against confidence, a line a model, from `metrics.reliability_bins`; bins of few rows are left out, the others' size is drawn."""
     ax = ax or _axes(width=5.5, height=4.6)
     ax.plot([0, 1], [0, 1], color="0.5", linestyle=":", label="as sure as right")
+    least = LEAST_IN_BIN if min(table["n"].max() for table in bins.values()) >= LEAST_IN_BIN else 1
     for (model, table), colour, marker in zip(bins.items(), COLOURS, "os^D"):
-        ax.plot(table["confidence"], table["accuracy"], color=colour, linewidth=1)
-        ax.scatter(table["confidence"], table["accuracy"], s=8 + 150 * table["n"] / table["n"].sum(), color=colour, marker=marker, label=model)
+        shown = table[table["n"] >= least]
+        ax.plot(shown["confidence"], shown["accuracy"], color=colour, linewidth=1)
+        ax.scatter(shown["confidence"], shown["accuracy"], s=8 + 150 * shown["n"] / table["n"].sum(), color=colour, marker=marker, label=model)
     n = int(next(iter(bins.values()))["n"].sum())
     _label(
         ax,
-        title=f"Is a model as sure as it is right? (n = {n:,}; larger: more rows)",
-        xlabel="mean confidence in a bin",
+        title=f"Is a model as sure as it is right? (n = {n:,}; bins of {least} or more)",
+        xlabel="mean confidence in a bin (larger: more rows)",
         ylabel="share right in a bin",
         xlim=(0, 1.02),
         ylim=(0, 1.02),

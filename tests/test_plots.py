@@ -439,3 +439,11 @@ def test_accuracy_is_drawn_from_all_texts_answered_to_the_surest():
     assert left > right, "the share that is answered falls to the right"
     assert ax.get_lines()[0].get_ydata().tolist() == [0.99, 0.9]
     assert "n = 300" in titles(ax)
+
+
+def test_bins_of_few_rows_are_left_out_of_the_reliability_where_there_are_larger_ones():
+    few = pd.DataFrame({"confidence": [0.25, 0.55, 0.95], "accuracy": [1.0, 0.5, 0.9], "n": [2, 400, 834]})
+    ax = plots.reliability({"a": few})
+    assert ax.collections[0].get_offsets().tolist() == [[0.55, 0.5], [0.95, 0.9]]
+    assert "n = 1,236; bins of 10 or more" in titles(ax)
+    assert len(plots.reliability({"a": few.assign(n=[2, 3, 4])}).collections[0].get_offsets()) == 3

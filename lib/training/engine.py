@@ -125,12 +125,17 @@ def _in_processes(settings: ComputeConfig) -> Iterator[Callable[..., Future]]:
 
 
 def _begin_worker(parent: int, environment: Mapping[str, str], threads: int) -> None:
-    """Take a share of the cores, and end with the process that began this one: it would train what nobody reads."""
+    """Take a share of the cores, and end with the process that began this one."""
     import torch
 
     os.environ.update(environment)  # which may have changed since the first worker
     threadpool_limits(threads)
     torch.set_num_threads(threads)
+    end_with(parent)
+
+
+def end_with(parent: int) -> None:
+    """End this process when the process `parent` is gone: it would train what nobody reads."""
 
     def watch() -> None:
         with suppress(psutil.NoSuchProcess):

@@ -18,10 +18,12 @@ from tqdm import tqdm
 from lib import workspace
 from lib.config import Config
 from lib.errors import WorkbookError
+from lib.training import engine
 from lib.training.finetune import encoding
 from lib.workspace import Workspace
 
 LOOK_SECONDS = 0.5  # between looks at what the processes write
+PARENT = "WORKBOOK_PARENT"  # in the environment: the process that reads the result
 STOP_SECONDS = 40  # that a launcher has for ending its processes; torchrun gives them 30
 
 
@@ -66,7 +68,8 @@ def launch(
     workspace.write_table(val[["text", "label"]], folder / "val.parquet")
     workspace.write_json({"config": config.model_dump(mode="json"), "dataset": run.dataset, "run": run.run}, folder / "job.json")
     with (folder / "output.txt").open("w") as output:
-        process = subprocess.Popen(launch_command(config, str(folder)), cwd=workspace.REPOSITORY, stdout=output, stderr=subprocess.STDOUT)
+        words, environment = launch_command(config, str(folder)), {**os.environ, PARENT: str(os.getpid())}
+        process = subprocess.Popen(words, cwd=workspace.REPOSITORY, env=environment, stdout=output, stderr=subprocess.STDOUT)
         try:
             _follow(process, folder / "history.json", desc=f"training in {config.training.processes} processes" if progress else "", watch=watch)
         finally:
@@ -121,6 +124,8 @@ def main(folder: str) -> None:
     """Train as one of several processes; the first one writes `result.json`."""
     from lib.training.finetune import run
 
+    if PARENT in os.environ:
+        engine.end_with(int(os.environ[PARENT]))
     job = workspace.read_json(Path(folder) / "job.json")
     train, val = (workspace.read_table(Path(folder) / f"{name}.parquet") for name in ("train", "val"))
     place = Workspace(dataset=job["dataset"], run=job["run"])

@@ -1,8 +1,10 @@
+import os
 import socket
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -120,6 +122,29 @@ def test_what_watches_sees_each_evaluation_and_may_end_the_processes():
     assert history["eval_macro_f1"].notna().sum() == history["step"].max() / 8 > 0
     assert processes_of("watched") == []
     assert not place("watched").path("transformer").exists()
+
+
+ORPHANING = """
+import sys
+sys.path.insert(0, {tests!r})
+from tiny_runs import run
+run("orphans", processes=2, epochs=500)
+"""
+
+
+def test_the_processes_end_with_the_one_that_reads_the_result():
+    code, history = ORPHANING.format(tests=str(Path(__file__).parent)), place("orphans").path("transformer").parent / "launch" / "history.json"
+    parent = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(workspace.REPOSITORY)})
+    while not history.exists():
+        assert parent.poll() is None
+        time.sleep(0.1)
+    assert len(processes_of("orphans")) >= 2
+    parent.kill()
+    parent.wait()
+    given_up = time.monotonic() + 30
+    while processes_of("orphans") and time.monotonic() < given_up:
+        time.sleep(0.2)
+    assert processes_of("orphans") == []
 
 
 def processes_of(name):
