@@ -36,9 +36,11 @@ Task = Callable[..., Any]  # takes (tables, *, config, run, **job); named at the
 
 
 def check(config: Config) -> None:
-    """Raise WorkbookError where Ray is asked for and not installed."""
-    if config.compute.engine == "ray" and importlib.util.find_spec("ray") is None:
-        raise WorkbookError("compute.engine=ray needs the package ray: pip install -c constraints.txt ray, or set compute.engine=local")
+    """Raise WorkbookError where Ray is asked for and not installed, or its cluster does not answer."""
+    if config.compute.engine == "ray":
+        if importlib.util.find_spec("ray") is None:
+            raise WorkbookError("compute.engine=ray needs the package ray: pip install -c constraints.txt ray, or set compute.engine=local")
+        _check_address(config.compute.address)
 
 
 def run_tasks(
@@ -154,7 +156,6 @@ def _on_ray(settings: ComputeConfig) -> Iterator[Callable[..., Future]]:
     passed = {name: value for name, value in os.environ.items() if name.startswith(("WORKBOOK_", "HF_", "MLFLOW_", "WANDB_"))}
     environment = {"env_vars": {**passed, "PYTHONPATH": PYTHONPATH}}
     if ours:
-        _check_address(settings.address)
         ray.init(address=settings.address or None, log_to_driver=False, logging_level=logging.WARNING, runtime_env=environment)
     remote = ray.remote(num_cpus=settings.cpus, num_gpus=settings.gpus, max_retries=MAX_RETRIES, runtime_env=environment)(_call)
     begun: list[Any] = []
@@ -189,8 +190,10 @@ def _check_address(address: str) -> None:
         return
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
-    except (OSError, ValueError) as error:
-        raise WorkbookError(f"compute.address: no Ray cluster answers at {address!r}: {error}") from None
+    except (OSError, ValueError, OverflowError) as error:
+        raise WorkbookError(
+            f"compute.address: no Ray cluster answers at {address!r}: {error}. Start one there (ray start --head), or mend the address"
+        ) from None
 
 
 def _call(task: Task, kept: Mapping[str, str], config: Mapping[str, Any], job: Mapping[str, Any]) -> Any:
