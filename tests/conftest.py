@@ -45,6 +45,17 @@ def docstrings_file(shared_folder):
     return path
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """torch with one thread: of small tensors several make nothing faster, and a sum depends on how it is shared."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """An empty home for one test."""

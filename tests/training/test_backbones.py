@@ -16,14 +16,7 @@ from lib.training import backbones
 CLASSES = ["a", "b", "c"]
 LAYER_NORM = "encoder.layer.1.output.LayerNorm.weight"
 HEAD = {"classifier.weight", "classifier.bias", "pooler.dense.weight", "pooler.dense.bias"}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def sentences(n=300):

@@ -16,14 +16,7 @@ SMALL = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 3, "num_attent
 IDS = torch.tensor([[1, 7, 8, 9, 2], [1, 10, 2, 0, 0]])
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
 KINDS = pytest.mark.parametrize("kind", ["bert", "roberta", "deberta"])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def config(kind, **more):
@@ -238,14 +231,14 @@ def test_saved_and_reloaded_a_model_gives_the_same_logits(kind, pooling, tmp_pat
     model = classifier(kind, pooling)
     model.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["pooling"] == pooling
-    assert torch.equal(logits(reloaded(tmp_path)), logits(model))
+    torch.testing.assert_close(logits(reloaded(tmp_path)), logits(model), atol=1e-6, rtol=1e-5)
 
 
 def test_a_model_saved_without_a_choice_of_pooling_has_the_architectures(tmp_path):
     model = classifier("bert")
     del model.config.pooling
     model.save_pretrained(tmp_path)
-    assert torch.equal(logits(reloaded(tmp_path)), logits(model))
+    torch.testing.assert_close(logits(reloaded(tmp_path)), logits(model), atol=1e-6, rtol=1e-5)
 
 
 def without_weights(folder):
@@ -404,7 +397,7 @@ def test_merged_a_model_gives_the_logits_it_gave_before(kind, pooling, tmp_path)
     assert all(p.requires_grad for p in merged.parameters())
     merged.save_pretrained(tmp_path)
     assert set(load_file(tmp_path / "model.safetensors")) == keys
-    assert torch.equal(logits(reloaded(tmp_path)), logits(merged))
+    torch.testing.assert_close(logits(reloaded(tmp_path)), logits(merged), atol=1e-6, rtol=1e-5)  # read of the first token alone: other shapes round otherwise
 
 
 def test_merging_changes_the_projections_and_the_head_alone():

@@ -16,14 +16,7 @@ SMALL = {"vocab_size": 40, "hidden_size": 8, "num_hidden_layers": 2, "num_attent
 CLASSES = ["fish", "bird", "cow"]
 LENGTHS = [7, 3, 19, 2, 19, 5, 11, 4]
 KINDS = pytest.mark.parametrize("kind", ["bert", "deberta"])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)

@@ -14,14 +14,7 @@ from lib.training.finetune import pretraining
 
 CLASSES = ["a", "b"]
 SENTENCES = ["the cat sat on the mat today", "a dog ran in the park", "see [URL] for the sun"]  # each word tells its neighbours
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def texts(n=120):
