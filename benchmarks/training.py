@@ -14,7 +14,6 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -22,6 +21,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import newsgroups
 import numpy as np
 import pandas as pd
+import plain
 import torch
 import transformers
 
@@ -30,11 +30,10 @@ from lib.data import cleaning, sources
 from lib.evaluation.metrics import accuracy, macro_f1
 from lib.evaluation.significance import gain_over_seeds
 from lib.training import backbones, baseline, finetune
-from lib.training.finetune import encoding, heads, kernels, machine, run
-from lib.training.finetune.arguments import training_arguments
+from lib.training.finetune import heads, kernels, run
 from lib.workspace import Workspace
 
-MAX_LENGTH, BATCH, RATE = 256, 32, 1e-4
+BACKBONES = ("MiniLM", "six-layer DeBERTa-v3")
 Rows = tuple[pd.DataFrame, pd.DataFrame]
 
 
@@ -44,14 +43,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120, help="of the processor, all threads together: training time of each model in `quality`")
     parser.add_argument("--steps", type=int, default=8, help="training steps timed in `speed`")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--models", nargs="+", choices=BACKBONES, default=list(BACKBONES), help="of `speed` and `equal`")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="workbook-bench-") as folder:
         os.environ["WORKBOOK_HOME"] = folder
         print(f"{os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads\n")
         if options.what == "speed":
-            speed(steps=options.steps)
+            speed(options.models, steps=options.steps)
         elif options.what == "equal":
-            equal(n_seeds=options.seeds)
+            equal(options.models, n_seeds=options.seeds)
         else:
             quality(seconds=options.seconds, n_seeds=options.seeds)
 
@@ -59,116 +59,74 @@ def main() -> None:
 # --- speed ---
 
 
-def speed(*, steps: int) -> None:
-    texts = docstrings()[0]["text"].tolist()[:2_000]
+def speed(models: list[str], *, steps: int) -> None:
+    table = docstrings()[0][:2_000]
+    by_length = table.iloc[table["text"].str.len().argsort(kind="stable")]  # every k-th of them: few texts with the lengths of all
+    rows = by_length.iloc[np.random.default_rng(0).permutation(np.linspace(0, len(table) - 1, steps * plain.BATCH).astype(int))].reset_index(drop=True)
     print("| model | | plain | ours | ratio |\n|---|---|---|---|---|")
-    for name, load in (("MiniLM", load_minilm), ("six-layer DeBERTa-v3", load_small_deberta)):
-        tokenizer, model = load()
-        by_length = sorted(texts, key=len)  # every k-th of them: few texts with the lengths of all
-        chosen = [by_length[i] for i in np.random.default_rng(0).permutation(np.linspace(0, len(texts) - 1, steps * BATCH).astype(int))]
+    for name in models:
         rates = {  # the plain recipe first: what machine.prepare_torch does to the allocator would help it too
-            "training": [plain_training_rate(tokenizer, model, chosen)],
-            "inference": [plain_inference_rate(tokenizer, model, chosen)],
+            "training": [plain_training_rate(name, rows)],
+            "inference": [plain_inference_rate(name, rows)],
         }
-        machine.prepare_torch(TrainingConfig())
-        rates["training"].append(our_training_rate(load, chosen, steps))
-        rates["inference"].append(our_inference_rate(tokenizer, model, chosen))
-        for what, (plain, ours) in rates.items():
-            print(f"| {name} | {what}, texts/s | {plain:.2f} | {ours:.2f} | {ours / plain:.2f} |", flush=True)
+        rates["training"].append(our_training_rate(name, rows))
+        rates["inference"].append(our_inference_rate(name, rows))
+        for what, (theirs, ours) in rates.items():
+            print(f"| {name} | {what}, texts/s | {theirs:.2f} | {ours:.2f} | {ours / theirs:.2f} |", flush=True)
 
 
-def load_minilm() -> tuple:
-    return backbones.load_backbone("minilm", class_names=list("abcde"))
+def backbone(name: str) -> str:
+    """Return what `load_backbone` takes; the DeBERTa is made first: the shape of deberta-v3-small, random weights, MiniLM's tokenizer."""
+    if name == "MiniLM":
+        return "minilm"
+    folder = Path(os.environ["WORKBOOK_HOME"]) / "small-deberta"
+    if not folder.exists():
+        tokenizer = backbones.load_tokenizer("minilm")
+        shape = {"hidden_size": 768, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 3072}
+        torch.manual_seed(0)
+        transformers.AutoModel.from_config(backbones.deberta_config(len(tokenizer), **shape)).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return str(folder)
 
 
-def load_small_deberta() -> tuple:
-    """Return a model of the shape of deberta-v3-small (six layers of 768), random weights, MiniLM's tokenizer."""
-    tokenizer, _ = load_minilm()
-    config = backbones.tiny_deberta_config(len(tokenizer))
-    shape = {"hidden_size": 768, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 3072, "pooler_hidden_size": 768, "num_labels": 5}
-    config.update(shape)
-    torch.manual_seed(0)
-    return tokenizer, transformers.AutoModelForSequenceClassification.from_config(config)
+def plain_training_rate(name: str, rows: pd.DataFrame) -> float:
+    tokenizer, model = backbones.load_backbone(backbone(name), class_names=sorted(rows["label"].unique()))
+    trainer = plain.trainer(tokenizer, model, rows["text"].tolist(), [0] * len(rows), num_train_epochs=1)
+    return plain.rate(trainer.train, len(rows))
 
 
-def plain_trainer(tokenizer, model, texts: list[str], labels: list[int], *, folder: str, seed: int = 42, **arguments) -> transformers.Trainer:
-    encoded = tokenizer(texts, truncation=True, max_length=MAX_LENGTH, padding="max_length")
-    rows = [{**{key: values[i] for key, values in encoded.items()}, "labels": labels[i]} for i in range(len(texts))]
-    recipe = {
-        "output_dir": folder,
-        "per_device_train_batch_size": BATCH,
-        "per_device_eval_batch_size": 64,
-        "learning_rate": RATE,
-        "warmup_steps": 0.1,
-        "weight_decay": 0.01,
-        "activation_checkpointing": True,
-        "save_strategy": "no",
-        "logging_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "dataloader_pin_memory": False,
-        "seed": seed,
-    }
-    options = transformers.TrainingArguments(**{**recipe, **arguments})
-    return transformers.Trainer(model=model, args=options, train_dataset=rows, processing_class=tokenizer, data_collator=transformers.default_data_collator)
+def plain_inference_rate(name: str, rows: pd.DataFrame) -> float:
+    tokenizer, model = backbones.load_backbone(backbone(name), class_names=sorted(rows["label"].unique()))
+    trainer = plain.trainer(tokenizer, model, rows["text"].tolist(), [0] * len(rows))
+    return plain.rate(lambda: trainer.predict(trainer.train_dataset), len(rows))
 
 
-def plain_training_rate(tokenizer, model, texts: list[str]) -> float:
-    trainer = plain_trainer(tokenizer, model, texts, [0] * len(texts), folder=os.environ["WORKBOOK_HOME"], num_train_epochs=1)
-    return timed(trainer.train, len(texts))
-
-
-def plain_inference_rate(tokenizer, model, texts: list[str]) -> float:
-    trainer = plain_trainer(tokenizer, model, texts, [0] * len(texts), folder=os.environ["WORKBOOK_HOME"])
-    return timed(lambda: trainer.predict(trainer.train_dataset), len(texts))
-
-
-def our_training_rate(load: Callable[[], tuple], texts: list[str], steps: int) -> float:
-    """Time `RecipeTrainer` as `finetune.train` builds it, without evaluations."""
-    tokenizer, model = load()
-    settings = same_recipe(epochs=1)
-    heads.read_first_token_only(model)
-    kernels.use_needed_positions(model)
-    pieces = encoding.encode(texts, tokenizer, max_length=MAX_LENGTH)
-    y = np.zeros(len(texts), np.int64)
+def our_training_rate(name: str, rows: pd.DataFrame) -> float:
+    """Time the trainer that `finetune.train` trains with, without evaluations and callbacks."""
+    settings = same_recipe(name, epochs=1)
     config = Config(profile="bench", training=settings)
-    arguments = training_arguments(config, settings, Path(os.environ["WORKBOOK_HOME"]) / "checkpoints", n_train=len(texts))
-    arguments.eval_strategy = arguments.save_strategy = "no"
-    arguments.load_best_model_at_end = False
-    trainer = run.RecipeTrainer(
-        model=model,
-        args=arguments,
-        settings=settings,
-        train_dataset=encoding.Pieces(pieces, y),
-        watched=(pieces, y),
-        class_weights=torch.ones(5),
-        processing_class=tokenizer,
-        data_collator=lambda rows: encoding.collate(rows, pad=tokenizer.pad_token_id),
-    )
-    trainer.remove_callback(transformers.PrinterCallback)
-    return timed(trainer.train, len(texts))
+    trainer = run.build_trainer(rows, rows, config=config, settings=settings, run=Workspace(dataset="bench", run="speed"))
+    trainer.args.eval_strategy = trainer.args.save_strategy = "no"
+    trainer.args.load_best_model_at_end = False
+    return plain.rate(trainer.train, len(rows))
 
 
-def our_inference_rate(tokenizer, model, texts: list[str]) -> float:
+def our_inference_rate(name: str, rows: pd.DataFrame) -> float:
+    settings = same_recipe(name)
+    tokenizer, model = backbones.load_backbone(settings.backbone, class_names=sorted(rows["label"].unique()))
+    heads.compute_logits_in_float32(model)
     heads.read_first_token_only(model)
     kernels.use_needed_positions(model)
-    return timed(lambda: finetune.predict_probs(tokenizer, model, texts, max_length=MAX_LENGTH, progress=False), len(texts))
+    return plain.rate(lambda: finetune.predict_probs(tokenizer, model, rows["text"].tolist(), settings=settings, progress=False), len(rows))
 
 
-def timed(work: Callable[[], object], n: int) -> float:
-    started = time.perf_counter()
-    work()
-    return n / (time.perf_counter() - started)
-
-
-def same_recipe(**more) -> TrainingConfig:
+def same_recipe(name: str, **more) -> TrainingConfig:
     """Return our settings that learn what the plain recipe learns."""
     same = {
-        "backbone": "minilm",
-        "max_length": MAX_LENGTH,
-        "learning_rate": RATE,
-        "batch_size": BATCH,
+        "backbone": backbone(name),
+        "max_length": plain.MAX_LENGTH,
+        "learning_rate": plain.RATE,
+        "batch_size": plain.BATCH,
         "unfreeze": (),
         "averaging": "none",
         "eval_steps": 10_000,
@@ -179,18 +137,19 @@ def same_recipe(**more) -> TrainingConfig:
 # --- quality ---
 
 
-def equal(*, n_seeds: int, n_train: int = 2_000) -> None:
+def equal(models: list[str], *, n_seeds: int, n_train: int = 2_000) -> None:
     """Train both for one epoch on the same 2,000 texts; compare macro F1 over seeds."""
     train, test = docstrings()
     test = test[:1_000]
     y, classes = codes(train, test)
-    predicted: dict[str, list[np.ndarray]] = {"plain": [], "ours": []}
-    for seed in range(n_seeds):
-        rows = sources.sample_rows(train, n_train, seed=seed)
-        # without gradient checkpointing, which costs a quarter of an hour here and changes no weight
-        predicted["plain"].append(plain_run(rows, test, classes, seed=seed, num_train_epochs=1, activation_checkpointing=False))
-        predicted["ours"].append(our_run(rows, test, same_recipe(epochs=1), seed=seed))
-    report("docstrings, one epoch of 2,000 texts", predicted, y, against="plain")
+    for name in models:
+        predicted: dict[str, list[np.ndarray]] = {"plain": [], "ours": []}
+        for seed in range(n_seeds):
+            rows = sources.sample_rows(train, n_train, seed=seed)
+            # without gradient checkpointing, which costs a quarter of an hour here and changes no weight
+            predicted["plain"].append(plain_run(name, rows, test, classes, seed=seed, num_train_epochs=1, activation_checkpointing=False))
+            predicted["ours"].append(our_run(rows, test, same_recipe(name, epochs=1), seed=seed))
+        report(f"{name}: docstrings, one epoch of 2,000 texts", predicted, y, against="plain")
 
 
 def quality(*, seconds: float, n_seeds: int) -> None:
@@ -216,15 +175,12 @@ def quality(*, seconds: float, n_seeds: int) -> None:
         report(f"{name}, {seconds:.0f} CPU seconds of training each; TF-IDF takes all {len(train):,} texts", found, y, against="ours")
 
 
-def plain_run(train: pd.DataFrame, test: pd.DataFrame, classes: list[str], *, seed: int, callbacks: tuple = (), **arguments) -> np.ndarray:
+def plain_run(name: str, train: pd.DataFrame, test: pd.DataFrame, classes: list[str], *, seed: int, **arguments) -> np.ndarray:
     transformers.set_seed(seed)
-    tokenizer, model = backbones.load_backbone("minilm", class_names=classes)
+    tokenizer, model = backbones.load_backbone(backbone(name), class_names=classes)
     labels = as_codes(train["label"], classes).tolist()
-    trainer = plain_trainer(tokenizer, model, train["text"].tolist(), labels, folder=os.environ["WORKBOOK_HOME"], seed=seed, **arguments)
-    for callback in callbacks:
-        trainer.add_callback(callback)
-    trainer.train()
-    return finetune.predict_probs(tokenizer, model, test["text"].tolist(), max_length=MAX_LENGTH, progress=False).argmax(axis=1)
+    plain.trainer(tokenizer, model, train["text"].tolist(), labels, seed=seed, **arguments).train()
+    return finetune.predict_probs(tokenizer, model, test["text"].tolist(), settings=same_recipe(name), progress=False).argmax(axis=1)
 
 
 def our_run(train: pd.DataFrame, test: pd.DataFrame, settings: TrainingConfig, *, seed: int) -> np.ndarray:
@@ -233,19 +189,19 @@ def our_run(train: pd.DataFrame, test: pd.DataFrame, settings: TrainingConfig, *
         train, train.head(40), config=Config(profile="bench", seed=seed, training=settings, tracking=TrackingConfig(backend="none")), run=place, progress=False
     )
     tokenizer, model, _ = finetune.load_model(result.model_dir)
-    predicted = finetune.predict_probs(tokenizer, model, test["text"].tolist(), max_length=settings.max_length, progress=False).argmax(axis=1)
+    predicted = finetune.predict_probs(tokenizer, model, test["text"].tolist(), settings=settings, progress=False).argmax(axis=1)
     shutil.rmtree(result.model_dir.parent)
     return predicted
 
 
 def plain_within(seconds: float, train: pd.DataFrame, test: pd.DataFrame, classes: list[str], *, seed: int) -> np.ndarray:
     """Train the plain recipe for as many steps as fit: three are timed first."""
-    probe = sources.sample_rows(train, 3 * BATCH, seed=seed)
+    probe = sources.sample_rows(train, 3 * plain.BATCH, seed=seed)
     started = time.process_time()
-    plain_run(probe, probe.head(2), classes, seed=seed, num_train_epochs=1)
+    plain_run("MiniLM", probe, probe.head(2), classes, seed=seed, num_train_epochs=1)
     steps = max(1, int(seconds / (time.process_time() - started) * 3))
-    rows = sources.sample_rows(train, min(len(train), steps * BATCH), seed=seed)
-    return plain_run(rows, test, classes, seed=seed, max_steps=steps)
+    rows = sources.sample_rows(train, min(len(train), steps * plain.BATCH), seed=seed)
+    return plain_run("MiniLM", rows, test, classes, seed=seed, max_steps=steps)
 
 
 def ours_within(seconds: float, train: pd.DataFrame, test: pd.DataFrame, *, seed: int) -> np.ndarray:

@@ -17,8 +17,8 @@ from ftfy.badness import is_bad
 from joblib import Parallel, delayed
 
 from lib.config import CleaningConfig
+from lib.data import EMAIL_TOKEN, URL_TOKEN
 
-URL_TOKEN, EMAIL_TOKEN = "[URL]", "[EMAIL]"  # added to every tokenizer, see training.backbones
 ZWJ, ZWNJ = "\u200d", "\u200c"  # what joins emoji into one picture, and parts of a word in Persian or Hindi
 MIN_WORDS_RULE = "min_words"
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lib.data.cleaning import EMAIL_TOKEN, URL_TOKEN
+from lib.data import EMAIL_TOKEN, URL_TOKEN
 from lib.errors import WorkbookError
 
 if TYPE_CHECKING:
@@ -183,32 +183,38 @@ def offline_encoder(folder: Path | None = None) -> Path:
     return folder
 
 
-def build_tiny_deberta(texts: Sequence[str], folder: Path, *, seed: int = 42) -> Path:
-    """Write a tiny DeBERTa-v3 with random weights, and a tokenizer trained on `texts`, into a folder; return it.
+def build_deberta(texts: Sequence[str], folder: Path, *, seed: int = 42, n_tokens: int = 2_000, **shape: int) -> Path:
+    """Write a DeBERTa-v3 with random weights, and a tokenizer trained on `texts`, into a folder; return it.
 
-    For tests and the smoke profile: two layers of 64, some 200,000 weights, every switch of DeBERTa-v3 on.
+    For tests, benchmarks and the smoke profile: two layers of 64 unless `shape` says otherwise, every switch of DeBERTa-v3 on.
+
+    Parameters
+    ----------
+    n_tokens : of the tokenizer, at most
+    shape : as `deberta_config` takes it; a `vocab_size` makes a table of embeddings longer than the tokenizer, as v3's is
     """
     import torch
     from transformers import AutoModel, set_seed
 
     set_seed(seed)
-    tokenizer = _train_tokenizer(texts)
-    model = AutoModel.from_config(tiny_deberta_config(len(tokenizer)), dtype=torch.float32)
+    tokenizer = _train_tokenizer(texts, n_tokens)
+    model = AutoModel.from_config(deberta_config(**{"vocab_size": len(tokenizer), **shape}), dtype=torch.float32)
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
     return folder
 
 
-def tiny_deberta_config(vocab_size: int) -> Any:
-    """Return the configuration of a two-layer DeBERTa-v3 (disentangled attention, shared keys, 256 position buckets)."""
+def deberta_config(vocab_size: int, **shape: int) -> Any:
+    """Return the configuration of a DeBERTa-v3 (disentangled attention, shared keys, 256 position buckets), of two layers unless `shape` has more.
+
+    Parameters
+    ----------
+    shape : for instance hidden_size, num_hidden_layers, num_attention_heads, intermediate_size
+    """
     from transformers import DebertaV2Config
 
     return DebertaV2Config(
-        vocab_size=vocab_size,
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=128,
+        **{"vocab_size": vocab_size, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, **shape},
         relative_attention=True,
         position_buckets=256,
         norm_rel_ebd="layer_norm",
@@ -240,7 +246,7 @@ def encoder_layers(model: PreTrainedModel, *, setting: str = "training.frozen_la
     return list(layers)
 
 
-def _train_tokenizer(texts: Sequence[str], vocab_size: int = 2_000) -> Any:
+def _train_tokenizer(texts: Sequence[str], n_tokens: int = 2_000) -> Any:
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
     from transformers import DebertaV2Tokenizer
 
@@ -248,7 +254,7 @@ def _train_tokenizer(texts: Sequence[str], vocab_size: int = 2_000) -> Any:
     raw = Tokenizer(models.Unigram())
     raw.normalizer = normalizers.Sequence([normalizers.Replace(Regex(r"\s{2,}|[\n\r\t]"), " "), normalizers.NFC(), normalizers.Strip(left=False, right=True)])
     raw.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
-    raw.train_from_iterator(texts, trainers.UnigramTrainer(vocab_size=vocab_size, special_tokens=special, unk_token="[UNK]", show_progress=False))
+    raw.train_from_iterator(texts, trainers.UnigramTrainer(vocab_size=n_tokens, special_tokens=special, unk_token="[UNK]", show_progress=False))
     trained = json.loads(raw.to_str())["model"]["vocab"]
     # The trainer sums in parallel and ranks rare characters by the order of a hash table: made the same in every run.
     counts = Counter("".join(texts).replace(" ", "▁"))

@@ -122,7 +122,7 @@ def replace_in_context(
     masked = [" ".join(mask if place in chosen[i] else word for place, word in enumerate(words[i])) for i in wanted]
     ids = tokenizer(masked, truncation=True, max_length=max_tokens)["input_ids"] if masked else []
     for batch in _batches(ids, network.device, progress=progress, what=setting):
-        tokens, attended = (part.to(network.device) for part in encoding.padded([ids[i] for i in batch], pad=tokenizer.pad_token_id or 0))
+        tokens, attended = encoding.padded([ids[i] for i in batch], pad=tokenizer.pad_token_id or 0, device=network.device)
         with torch.inference_mode():
             logits = network(input_ids=tokens, attention_mask=attended).logits  # (texts, tokens, vocabulary)
         for row, i in enumerate(batch):
@@ -158,7 +158,7 @@ def generate(texts: Sequence[str], *, model: str, setting: str, prefix: str = ""
     with torch.random.fork_rng(), torch.inference_mode():
         torch.manual_seed(seed)
         for batch in _batches([row for _, row in short], network.device, progress=progress, what=setting):
-            tokens, attended = (part.to(network.device) for part in encoding.padded([short[i][1] for i in batch], pad=tokenizer.pad_token_id or 0))
+            tokens, attended = encoding.padded([short[i][1] for i in batch], pad=tokenizer.pad_token_id or 0, device=network.device)
             limit = 2 * tokens.shape[1] + 8
             out = network.generate(
                 input_ids=tokens, attention_mask=attended, do_sample=True, top_p=TOP_P, top_k=0, num_beams=1, max_length=None, max_new_tokens=limit

@@ -69,7 +69,7 @@ def train_once(train: pd.DataFrame, stop: pd.DataFrame, *, config: Config, run: 
 def predict(model_dir: Path, table: pd.DataFrame, *, settings: TrainingConfig, progress: bool = False) -> np.ndarray:
     """Load a model that was trained with these settings and return its probabilities of the texts, of shape (n, k)."""
     tokenizer, model, _ = finetune.load_model(model_dir)
-    return finetune.predict_probs(tokenizer, model, table["text"].tolist(), max_length=settings.max_length, truncation=settings.truncation, progress=progress)
+    return finetune.predict_probs(tokenizer, model, table["text"].tolist(), settings=settings, progress=progress)
 
 
 def _key(train: pd.DataFrame, stop: pd.DataFrame, config: Config, *, scored: pd.DataFrame | None = None) -> str:

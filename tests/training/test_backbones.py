@@ -3,6 +3,8 @@ import json
 import pickle
 import random
 import shutil
+import subprocess
+import sys
 
 import pytest
 import sentencepiece
@@ -51,7 +53,7 @@ def sentencepiece_model(**more):
 def hub_layout(request, tmp_path_factory):
     """Write what the hub keeps of a DeBERTa-v3: half precision, a sentencepiece model, and heads left from pretraining."""
     folder = tmp_path_factory.mktemp("hub")
-    config = backbones.tiny_deberta_config(200)
+    config = backbones.deberta_config(200)
     torch.manual_seed(0)
     weights = {f"deberta.{key}": torch.randn_like(value).half() for key, value in AutoModel.from_config(config, dtype=torch.float32).state_dict().items()}
     left_over = {f"{head}.dense.{kind}": torch.zeros(64).half() for head in ("lm_predictions.lm_head", "mask_predictions") for kind in ("weight", "bias")}
@@ -96,7 +98,7 @@ def test_placeholders_are_one_token_each(hub_layout):
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    return backbones.build_tiny_deberta(sentences(), tmp_path_factory.mktemp("tiny"))
+    return backbones.build_deberta(sentences(), tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture
@@ -117,12 +119,12 @@ def test_the_embeddings_grow_where_the_tokenizer_needs_more(tiny):
 
 
 def test_the_seed_decides_the_weights_of_the_tiny_backbone(tiny, tmp_path):
-    again, other = (backbones.build_tiny_deberta(sentences(), tmp_path / str(seed), seed=seed) for seed in (42, 43))
+    again, other = (backbones.build_deberta(sentences(), tmp_path / str(seed), seed=seed) for seed in (42, 43))
     assert (again / "model.safetensors").read_bytes() == (tiny / "model.safetensors").read_bytes() != (other / "model.safetensors").read_bytes()
 
 
 def test_the_same_texts_give_the_tiny_backbone_the_same_tokenizer(tiny, tmp_path):
-    again = backbones.build_tiny_deberta(sentences(), tmp_path / "again")
+    again = backbones.build_deberta(sentences(), tmp_path / "again")
     vocabularies = [json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"] for folder in (tiny, again)]
     assert [piece for piece, _ in vocabularies[0]] == [piece for piece, _ in vocabularies[1]]
 
@@ -355,3 +357,12 @@ def test_token_counts_are_of_whole_texts_with_the_special_tokens():
     tokenizer = backbones.load_tokenizer("minilm")
     assert backbones.token_counts("minilm", texts).tolist() == [4, 702, 2]
     assert tokenizer("one two")["input_ids"][0] == tokenizer.cls_token_id
+
+
+def test_what_trains_a_model_imports_few_packages():
+    """A machine with a GPU may have torch, transformers, datasets, pydantic and what these bring along, and no more."""
+    words = "import sys, lib.training.finetune.launching, lib.training.finetune.run; print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = set(subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True).stdout.split())
+    assert {"torch", "transformers", "datasets"} <= loaded
+    heavy = {"cleanlab", "ftfy", "lingua", "mlflow", "nbconvert", "onnx", "optuna", "papermill", "ray", "spacy", "textdescriptives", "wandb", "ydata_profiling"}
+    assert loaded & heavy == set()

@@ -140,7 +140,7 @@ def predictor(name: str | None, *, config: Config, run: Workspace) -> Callable[[
     if name in baseline.LINEAR:
         return baseline.load_baseline(folder).predict_proba
     settings, (tokenizer, model, _) = (config.member_config(name) if name else config).training, finetune.load_model(folder)
-    return lambda texts: finetune.predict_probs(tokenizer, model, list(texts), max_length=settings.max_length, truncation=settings.truncation, progress=False)
+    return lambda texts: finetune.predict_probs(tokenizer, model, list(texts), settings=settings, progress=False)
 
 
 def predict_all(

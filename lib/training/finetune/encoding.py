@@ -26,6 +26,7 @@ TOKEN_FIELDS = {"input_ids", "attention_mask"}  # of a batch, of shape (batch, t
 MAX_WINDOWS = 32  # of one text; what lies beyond is cut
 CACHED_ENCODINGS = 24  # kept, the most recently used ones
 CPU_TOKENS, GPU_TOKENS = 1_024, 32_768  # padded tokens a forward pass: what stays in a processor's cache; what fills a GPU
+GPU_MULTIPLE = 8  # padded lengths on a GPU are multiples of it: what tensor cores like, and few shapes
 
 
 def encode(
@@ -138,16 +139,28 @@ class Pieces(torch.utils.data.Dataset):
         return {"input_ids": self.encoded[int(piece)]["input_ids"], "labels": self.labels[piece], "weight": self.weights[piece], "piece": int(piece)}
 
 
-def collate(pieces: list[dict[str, Any]], *, pad: int) -> dict[str, torch.Tensor]:
-    """Pad pieces to the longest of them: `input_ids` and `attention_mask` of shape (batch, tokens), the rest of shape (batch,)."""
-    ids, mask = padded([piece["input_ids"] for piece in pieces], pad=pad)
+def collate(pieces: list[dict[str, Any]], *, pad: int, multiple: int = 1) -> dict[str, torch.Tensor]:
+    """Pad pieces to the longest of them: `input_ids` and `attention_mask` of shape (batch, tokens), the rest of shape (batch,).
+
+    Parameters
+    ----------
+    multiple : the number of tokens is rounded up to one of it
+    """
+    ids, mask = _padded([piece["input_ids"] for piece in pieces], pad=pad, multiple=multiple)
     others = {name: torch.from_numpy(np.array([piece[name] for piece in pieces])) for name in ("labels", "weight", "piece")}
     return {"input_ids": ids, "attention_mask": mask, **others}
 
 
-def padded(sequences: Sequence[Sequence[int]], *, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return token ids and attention mask, both of shape (sequences, longest)."""
-    longest = max(len(sequence) for sequence in sequences)
+def padded(sequences: Sequence[Sequence[int]], *, pad: int, device: torch.device | str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
+    """Return token ids and attention mask on a device, both of shape (sequences, longest); for a GPU `longest` is rounded up."""
+    if torch.device(device).type != "cuda":
+        return _padded(sequences, pad=pad, multiple=1)
+    ids, mask = (part.pin_memory().to(device, non_blocking=True) for part in _padded(sequences, pad=pad, multiple=GPU_MULTIPLE))
+    return ids, mask
+
+
+def _padded(sequences: Sequence[Sequence[int]], *, pad: int, multiple: int) -> tuple[torch.Tensor, torch.Tensor]:
+    longest = -(-max(len(sequence) for sequence in sequences) // multiple) * multiple
     ids, mask = np.full((len(sequences), longest), pad, np.int64), np.zeros((len(sequences), longest), np.int64)
     for row, sequence in enumerate(sequences):
         ids[row, : len(sequence)], mask[row, : len(sequence)] = sequence, 1
@@ -162,6 +175,9 @@ def micro_batches(batch: dict[str, torch.Tensor], *, n_parts: int, max_tokens: i
     n_parts : parts at least (as far as there are rows)
     max_tokens : rows times longest row of a part, at most (but one row always goes); None sets no bound
     """
+    if n_parts == 1 and max_tokens is None:  # on a GPU: counting its tokens would wait for it
+        yield batch
+        return
     lengths = batch["attention_mask"].sum(1)
     order = torch.argsort(lengths, descending=True, stable=True)
     for share in order.tensor_split(min(n_parts, len(order))):

@@ -84,8 +84,8 @@ class ActivationCache:
         model.eval()
         with tqdm(total=len(lengths), desc="frozen layers", unit="piece", disable=not progress) as bar, torch.inference_mode():
             for batch in encoding.sorted_batches(lengths, device=device):
-                tokens, mask = encoding.padded(ids[batch]["input_ids"], pad=pad)
-                given = lower_layers(model, tokens.to(device), mask.to(device), depth=self.depth).float().cpu().numpy()
+                tokens, mask = encoding.padded(ids[batch]["input_ids"], pad=pad, device=device)
+                given = lower_layers(model, tokens, mask, depth=self.depth).float().cpu().numpy()
                 for piece, value in zip(batch, given):
                     self.values[self.starts[piece] : self.starts[piece + 1]] = value[: self.kept[piece]]
                 bar.update(len(batch))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -143,14 +144,33 @@ def read_first_token_only(model: PreTrainedModel) -> None:
         model.first_token_hook = output.register_forward_pre_hook(lambda _, inputs: tuple(hidden[:, :1] for hidden in inputs))
 
 
+def compute_logits_in_float32(model: PreTrainedModel) -> None:
+    """Let the last layer of the head compute in float32 under mixed precision too: logits of bf16 have three digits, and tie.
+
+    Raises
+    ------
+    WorkbookError : the architecture keeps its head elsewhere than BERT's family does.
+    """
+    linear = [module for module in getattr(model, "classifier", torch.nn.Identity()).modules() if isinstance(module, torch.nn.Linear)]
+    if not linear:
+        raise WorkbookError(f"training.backbone must be of BERT's family; {type(model).__name__} has no head named classifier: take another backbone")
+    linear[-1].forward = MethodType(_in_float32, linear[-1])  # type: ignore[method-assign]  # bound: a copy has its own weights
+
+
+def _in_float32(layer: torch.nn.Linear, features: torch.Tensor) -> torch.Tensor:
+    with torch.autocast(features.device.type, enabled=False):
+        return torch.nn.functional.linear(features.float(), layer.weight, layer.bias)
+
+
 def restore_head(model: PreTrainedModel, folder: Path) -> None:
-    """Give a model, just loaded from a folder that training saved, the pooling that its config names and its weight.
+    """Give a model, just loaded from a folder that training saved, its head: logits in float32, the pooling that its config names and its weight.
 
     Raises
     ------
     WorkbookError : the config names no pooling known here, or the weight is missing or of another shape.
     """
     pooling = getattr(model.config, "pooling", "cls")
+    compute_logits_in_float32(model)
     set_pooling(model, pooling)
     if pooling == "cls":
         read_first_token_only(model)

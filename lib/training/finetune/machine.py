@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any
 
 import datasets
 import torch
@@ -24,7 +27,7 @@ def device_line() -> str:
 def precision(settings: TrainingConfig) -> str:
     """Return "bf16", "fp16" or "fp32": what training computes in on this machine; weights are float32 in any case.
 
-    `auto` is bf16 where the GPU or the processor has instructions for it, fp16 on other GPUs, else fp32.
+    `auto` is bf16 where the GPU has it or the processor computes faster in it, fp16 on other GPUs, else fp32.
 
     Raises
     ------
@@ -37,7 +40,23 @@ def precision(settings: TrainingConfig) -> str:
         return settings.precision
     if cuda:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
+    return "bf16" if _is_bf16_faster(torch.cpu.get_capabilities()) else "fp32"
+
+
+def mixed_precision(settings: TrainingConfig) -> AbstractContextManager:
+    """Return a context in which a model computes as in training: autocast to `precision(settings)`, or nothing for fp32."""
+    kind, device = precision(settings), "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.autocast(device, dtype=torch.float16 if kind == "fp16" else torch.bfloat16, enabled=kind != "fp32")
+
+
+def _is_bf16_faster(processor: Mapping[str, Any]) -> bool:
+    """Return whether a processor multiplies matrices in bf16 faster than in float32.
+
+    With AMX it does. AVX-512 alone has an instruction for it, which AMD's do at the rate of float32's with twice the numbers; on an Intel
+    processor without AMX (a virtual machine may hide it) products took 1.9 times as long as in float32 (LOG.md, 2026-11-24).
+    """
+    is_intel = str(processor.get("cpu_name", "")).startswith("Intel")
+    return bool(processor.get("amx_bf16") or (processor.get("avx512_bf16") and not is_intel))
 
 
 def prepare_torch(settings: TrainingConfig) -> None:

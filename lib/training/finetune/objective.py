@@ -36,7 +36,7 @@ class RecipeTrainer(Trainer):
 
     def __init__(self, *args: Any, settings: TrainingConfig, watched: tuple[Any, np.ndarray], class_weights: torch.Tensor, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.settings, self.watched, self.class_weights = settings, watched, class_weights
+        self.settings, self.watched, self.class_weights = settings, watched, class_weights.to(self.args.device)
         self.depth = 0  # lowest layers that are frozen now
         self.caches: dict[str, freezing.ActivationCache] = {}  # of the training pieces ("train") and the watched ones ("eval")
         self.n_parts, self.max_tokens = settings.accumulation_steps, settings.micro_batch_tokens
@@ -145,7 +145,6 @@ class RecipeTrainer(Trainer):
 
     def _cross_entropy(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         losses, weights = F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=self.settings.label_smoothing), self.class_weights
-        weights = weights.to(logits.device)
         return losses * (weights[labels] if labels.dim() == 1 else labels @ weights)  # soft labels are rows of shares
 
     def _head(self, features: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from lib.training.finetune import encoding, heads, kernels
+from lib.config import TrainingConfig
+from lib.training.finetune import encoding, heads, kernels, machine
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,23 +34,24 @@ def predict_probs(
     model: PreTrainedModel,
     texts: Sequence[str],
     *,
-    max_length: int,
-    truncation: str = "head",
+    settings: TrainingConfig,
     progress: bool = True,
 ) -> np.ndarray:
-    """Return class probabilities; a text's result does not depend on the texts beside it.
+    """Return class probabilities; a text's result does not depend on the texts beside it, but for rounding.
 
     Parameters
     ----------
-    max_length, truncation : as in training; of a text in several windows the logits are averaged
+    settings : those of the training: `max_length`, `truncation` (of a text in several windows the logits are averaged), `precision`
 
     Returns
     -------
     ndarray of float64 of shape (n, k), rows summing to 1
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    pieces = encoding.encode(texts, tokenizer, max_length=max_length, truncation=truncation)
-    return softmax(predict_logits(model.to(device), pieces, n_rows=len(texts), pad=tokenizer.pad_token_id or 0, progress=progress))
+    pieces = encoding.encode(texts, tokenizer, max_length=settings.max_length, truncation=settings.truncation)
+    with machine.mixed_precision(settings):
+        logits = predict_logits(model.to(device), pieces, n_rows=len(texts), pad=tokenizer.pad_token_id or 0, progress=progress)
+    return softmax(logits)
 
 
 def embed(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, texts: Sequence[str], *, max_length: int, progress: bool = True) -> np.ndarray:
@@ -68,14 +70,15 @@ def embed(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, texts: Seq
     pieces = encoding.encode(texts, tokenizer, max_length=max_length)
     lengths, ids = np.asarray(pieces["length"], np.int64), pieces.with_format("numpy")
     vectors = np.zeros((len(texts), encoder.config.hidden_size), np.float32)
-    with tqdm(total=len(lengths), desc="embedding", unit="text", disable=not progress) as bar, torch.inference_mode():
+    bar = tqdm(total=len(lengths), desc="embedding", unit="text", disable=not progress)
+    with bar, torch.inference_mode(), machine.mixed_precision(TrainingConfig()):
         for batch in encoding.sorted_batches(lengths, device=device):
-            tokens, mask = (part.to(device) for part in encoding.padded(ids[batch]["input_ids"], pad=tokenizer.pad_token_id or 0))
-            hidden = encoder(input_ids=tokens, attention_mask=mask).last_hidden_state
+            tokens, mask = encoding.padded(ids[batch]["input_ids"], pad=tokenizer.pad_token_id or 0, device=device)
+            hidden = encoder(input_ids=tokens, attention_mask=mask).last_hidden_state.float()
             if hidden.shape[:2] != mask.shape:
                 raise ValueError("the model computes the first token alone (heads.read_first_token_only): its tokens have no mean")
             total = (hidden * mask.unsqueeze(-1)).sum(dim=1)
-            vectors[batch] = torch.nn.functional.normalize(total, dim=1).float().cpu().numpy()
+            vectors[batch] = torch.nn.functional.normalize(total, dim=1).cpu().numpy()
             bar.update(len(batch))
     return vectors
 
@@ -105,13 +108,15 @@ def predict_logits(
     device = next(model.parameters()).device
     model.eval()
     lengths, rows, ids = np.asarray(pieces["length"], np.int64), np.asarray(pieces["row"], np.int64), pieces.with_format("numpy")
-    logits = np.zeros((n_rows, model.config.num_labels))
+    logits, done, given = np.zeros((n_rows, model.config.num_labels)), [np.zeros(0, np.int64)], [torch.zeros(0, model.config.num_labels, device=device)]
     with tqdm(total=len(lengths), desc="predicting", unit="piece", disable=not progress) as bar, torch.inference_mode():
         for batch in islice(encoding.sorted_batches(lengths, device=device), share[0], None, share[1]):
-            tokens, mask = encoding.padded(ids[batch]["input_ids"], pad=pad)
-            inputs = {"input_ids": tokens.to(device)} if hidden is None else {"inputs_embeds": hidden(batch, mask.shape[1]).to(device)}
-            np.add.at(logits, rows[batch], model(**inputs, attention_mask=mask.to(device)).logits.double().cpu().numpy())
+            tokens, mask = encoding.padded(ids[batch]["input_ids"], pad=pad, device=device)
+            inputs = {"input_ids": tokens} if hidden is None else {"inputs_embeds": hidden(batch, mask.shape[1]).to(device)}
+            given.append(model(**inputs, attention_mask=mask).logits)
+            done.append(rows[batch])
             bar.update(len(batch))
+        np.add.at(logits, np.concatenate(done), torch.cat(given).double().cpu().numpy())  # fetched once: a GPU goes on while the next batch is made
     return logits / np.bincount(rows, minlength=n_rows)[:, None]
 
 

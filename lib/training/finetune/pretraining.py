@@ -18,6 +18,7 @@ from transformers import AutoModelForMaskedLM, DataCollatorForLanguageModeling, 
 from lib import workspace
 from lib.errors import WorkbookError
 from lib.training import backbones
+from lib.training.finetune import kernels
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -37,6 +38,7 @@ def pretrain(
     max_length: int = 128,
     learning_rate: float = 5e-5,
     mask_share: float = 0.15,
+    precision: str = "fp32",
     seed: int,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -53,6 +55,7 @@ def pretrain(
     source : as `load_backbone` takes it
     folder : where encoder, tokenizer and config go, in the hub's layout, for `load_backbone` to read; replaced when whole
     max_length : tokens of a text, special ones counted; the rest is cut
+    precision : "fp32", "bf16" or "fp16", what it computes in; weights are float32 in any case
     mask_share : share in (0, 1) of tokens to be guessed; of these 80 % are masked, 10 % replaced and 10 % left
 
     Returns
@@ -81,7 +84,7 @@ def pretrain(
     with tempfile.TemporaryDirectory() as unused:
         trainer = Trainer(
             model=model,
-            args=_arguments(unused, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed),
+            args=_arguments(unused, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, precision=precision, seed=seed),
             train_dataset=datasets.Dataset.from_dict({"input_ids": train_rows}),
             data_collator=masking_collator(tokenizer, mask_share, seed + 1),
             callbacks=[_Bar(progress)],
@@ -116,6 +119,7 @@ def load_masked(source: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     if tokenizer.mask_token is None:
         raise WorkbookError(f"the tokenizer of backbone {source!r} has no mask token, which pretraining needs: set training.pretraining_epochs to 0")
     backbones.make_room(tokenizer, model)
+    kernels.use_needed_positions(model)
     return tokenizer, model
 
 
@@ -178,12 +182,14 @@ def _fixed_batches(rows: list[list[int]], collate: Callable[[list[Any]], dict[st
     return [collate([{"input_ids": row} for row in rows[start : start + batch_size]]) for start in range(0, len(rows), batch_size)]
 
 
-def _arguments(folder: str, *, epochs: float, batch_size: int, learning_rate: float, seed: int) -> TrainingArguments:
+def _arguments(folder: str, *, epochs: float, batch_size: int, learning_rate: float, precision: str, seed: int) -> TrainingArguments:
     return TrainingArguments(
         output_dir=folder,
         num_train_epochs=epochs,
         per_device_train_batch_size=batch_size,
         learning_rate=learning_rate,
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
         weight_decay=WEIGHT_DECAY,
         warmup_steps=WARMUP_SHARE,  # a float below 1 is a share of all steps
         lr_scheduler_type="linear",

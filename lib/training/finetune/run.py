@@ -109,11 +109,8 @@ def _train(
         facts, history = launching.launch(train, val, config=config, run=run, progress=progress, watch=watch)
     else:
         facts, history = train_in_this_process(train, val, config=config, run=run, progress=progress, watch=watch, record=record)
-    tokenizer, trained, class_names = prediction.load_model(run.path("transformer"))  # as saved, without mixed precision around it
-    settings = config.training
-    val_probs = prediction.predict_probs(
-        tokenizer, trained, val["text"].tolist(), max_length=settings.max_length, truncation=settings.truncation, progress=progress
-    )
+    tokenizer, trained, class_names = prediction.load_model(run.path("transformer"))  # as saved
+    val_probs = prediction.predict_probs(tokenizer, trained, val["text"].tolist(), settings=config.training, progress=progress)
     facts["seconds"] = round(time.perf_counter() - started, 1)
     return TrainingResult(run.path("transformer"), val_probs, class_names, history, facts)
 
@@ -177,31 +174,12 @@ def _attempt(
     record: tracking.Record | None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     started = time.perf_counter()
-    machine.prepare_torch(settings)
     progress = progress and launching.is_first()
-    folder, class_names = run.folder(workspace.MODELS) / "checkpoints", sorted(train["label"].unique())
-    tokenizer, model, messages = _model(config, settings, run, train["text"], class_names, progress=progress)
-    codes = {name: code for code, name in enumerate(class_names)}
-    watched = watched_rows(val, config)
-    encode = partial(encoding.encode, tokenizer=tokenizer, max_length=settings.max_length, truncation=settings.truncation, cache=workspace.home() / TOKENS)
-    with launching.first_process_first():
-        encoded, encoded_val = encode(train["text"].tolist()), encode(watched["text"].tolist())
-    y_train, y_val = (table["label"].map(codes).to_numpy(np.int64) for table in (train, watched))
-    arguments = training_arguments(config, settings, folder, n_train=len(encoded))
-    trainer = RecipeTrainer(
-        model=model,
-        args=arguments,
-        settings=settings,
-        train_dataset=encoding.Pieces(encoded, y_train if (soft := encoding.soft_labels(train)) is None else soft),
-        eval_dataset=encoding.Pieces(encoded_val, y_val),
-        watched=(encoded_val, y_val),
-        class_weights=class_weights(y_train, settings.class_weights, n_classes=len(class_names)),
-        processing_class=tokenizer,
-        data_collator=partial(encoding.collate, pad=tokenizer.pad_token_id or 0),
-    )
-    trainer.messages += messages + [f"a second try, after one {attempt}" for attempt in tried]
+    folder = run.folder(workspace.MODELS) / "checkpoints"
+    trainer = build_trainer(train, val, config=config, settings=settings, run=run, progress=progress)
+    trainer.messages += [f"a second try, after one {attempt}" for attempt in tried]
     keeping, average = callbacks.Keeping(trainer, started=started), callbacks.WeightAverage(trainer.model, settings)
-    _add_callbacks(trainer, folder, y_train, keeping=keeping, average=average, progress=progress, watch=watch, record=record)
+    _add_callbacks(trainer, folder, train["label"], keeping=keeping, average=average, progress=progress, watch=watch, record=record)
     trainer.train(resume_from_checkpoint=checkpoints.last(folder))
     kept_average = _put_in_average(trainer, average)
     _save(trainer, run)
@@ -213,7 +191,7 @@ def _attempt(
         "weights": sum(p.numel() for p in trainer.model.parameters()),
         "weights_learning": n_learning(trainer),
         "train_rows": len(train),
-        "truncated_share": truncated_share(encoded, n_rows=len(train)),
+        "truncated_share": truncated_share(trainer.train_dataset.encoded, n_rows=len(train)),
         "training_seconds": round(keeping.seconds, 3),  # of this attempt, loading and evaluating counted
         "texts_per_second": round(trainer.state.global_step * settings.batch_size / keeping.seconds, 2),
         "steps": trainer.state.global_step,
@@ -223,6 +201,38 @@ def _attempt(
     }
     history = callbacks.history_table(trainer.state.log_history)
     return facts, history
+
+
+def build_trainer(train: pd.DataFrame, val: pd.DataFrame, *, config: Config, settings: TrainingConfig, run: Workspace, progress: bool = False) -> RecipeTrainer:
+    """Load the model, encode the texts, and put both into a trainer that is ready to train, but for what watches it.
+
+    Parameters
+    ----------
+    settings : those of `config`, or of a second try
+    """
+    machine.prepare_torch(settings)
+    class_names = sorted(train["label"].unique())
+    tokenizer, model, messages = _model(config, settings, run, train["text"], class_names, progress=progress)
+    codes = {name: code for code, name in enumerate(class_names)}
+    watched = watched_rows(val, config)
+    encode = partial(encoding.encode, tokenizer=tokenizer, max_length=settings.max_length, truncation=settings.truncation, cache=workspace.home() / TOKENS)
+    with launching.first_process_first():
+        encoded, encoded_val = encode(train["text"].tolist()), encode(watched["text"].tolist())
+    y_train, y_val = (table["label"].map(codes).to_numpy(np.int64) for table in (train, watched))
+    trainer = RecipeTrainer(
+        model=model,
+        args=training_arguments(config, settings, run.folder(workspace.MODELS) / "checkpoints", n_train=len(encoded)),
+        settings=settings,
+        train_dataset=encoding.Pieces(encoded, y_train if (soft := encoding.soft_labels(train)) is None else soft),
+        eval_dataset=encoding.Pieces(encoded_val, y_val),
+        watched=(encoded_val, y_val),
+        class_weights=class_weights(y_train, settings.class_weights, n_classes=len(class_names)),
+        processing_class=tokenizer,
+        data_collator=partial(encoding.collate, pad=tokenizer.pad_token_id or 0, multiple=encoding.GPU_MULTIPLE if torch.cuda.is_available() else 1),
+    )
+    trainer.remove_callback(transformers.PrinterCallback)  # the history is drawn, not printed
+    trainer.messages += messages
+    return trainer
 
 
 def watched_rows(val: pd.DataFrame, config: Config) -> pd.DataFrame:
@@ -242,6 +252,7 @@ def _model(
         transformers.set_seed(config.seed)
     heads.set_dropout(model, hidden=settings.dropout, attention=settings.attention_dropout)
     heads.set_pooling(model, settings.pooling)
+    heads.compute_logits_in_float32(model)
     if settings.reinit_layers:
         heads.reinit_top_layers(model, settings.reinit_layers, seed=config.seed)
     if settings.head_dropouts > 1 and hasattr(model, "dropout"):
@@ -273,13 +284,14 @@ def _starting_point(config: Config, run: Workspace, texts: pd.Series, *, progres
 
 def pretrain_once(texts: list[str], *, source: str, folder: Path, config: Config, progress: bool) -> dict[str, Any]:
     """Pretrain on the texts, unless this folder holds the result of the same texts and settings."""
-    settings = config.training
-    key = [hashlib.sha256("\x1f".join(texts).encode("utf-8", "surrogatepass")).hexdigest(), settings.backbone, settings.pretraining_epochs, config.seed]
+    settings, read = config.training, hashlib.sha256("\x1f".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
+    key = [read, settings.backbone, settings.pretraining_epochs, settings.precision, config.seed]
     record = folder.parent / "pretrained.json"
     if folder.exists() and record.exists() and (known := workspace.read_json(record))["key"] == key:
         return known["facts"]
     record.unlink(missing_ok=True)  # before the folder changes: a record never stands beside other weights
-    facts = pretraining.pretrain(texts, source=source, folder=folder, epochs=settings.pretraining_epochs, seed=config.seed, progress=progress)
+    epochs, kind = settings.pretraining_epochs, machine.precision(settings)
+    facts = pretraining.pretrain(texts, source=source, folder=folder, epochs=epochs, precision=kind, seed=config.seed, progress=progress)
     workspace.write_json({"key": key, "facts": facts}, record)
     return facts
 
@@ -287,7 +299,7 @@ def pretrain_once(texts: list[str], *, source: str, folder: Path, config: Config
 def _add_callbacks(
     trainer: RecipeTrainer,
     folder: Path,
-    y_train: np.ndarray,
+    labels: pd.Series,
     *,
     keeping: callbacks.Keeping,
     average: callbacks.WeightAverage,
@@ -300,8 +312,8 @@ def _add_callbacks(
     steps_an_epoch = math.ceil(len(trainer.train_dataset) / settings.batch_size)
     n_steps = math.ceil(steps_an_epoch * settings.epochs)
     starts = unfreezing.last_epoch() * steps_an_epoch + round(settings.warmup_share * n_steps)
-    guess = guessing_loss(y_train, trainer.class_weights.numpy(), label_smoothing=settings.label_smoothing)
-    trainer.remove_callback(transformers.PrinterCallback)  # the history is drawn, not printed
+    y_train = pd.Categorical(labels).codes.astype(int)
+    guess = guessing_loss(y_train, trainer.class_weights.cpu().numpy(), label_smoothing=settings.label_smoothing)
     trainer.add_callback(transformers.EarlyStoppingCallback(early_stopping_patience=settings.patience))
     trainer.add_callback(unfreezing)
     if record:
@@ -386,5 +398,5 @@ def _backbone_source(config: Config, run: Workspace, texts: pd.Series) -> str:
     with launching.first_process_first():
         if launching.is_first():
             with workspace.atomic_path(folder) as scratch:
-                backbones.build_tiny_deberta(texts.tolist(), scratch, seed=config.seed)
+                backbones.build_deberta(texts.tolist(), scratch, seed=config.seed)
     return str(folder)

@@ -61,7 +61,7 @@ def encoded(texts, max_length=10, truncation="head", **options):
 def tiny(tmp_path_factory):
     rng = random.Random(0)
     texts = [" ".join(rng.choices("see saw the cat sat mail at or now".split(), k=8)) + "." for _ in range(50)]
-    return backbones.load_backbone(str(backbones.build_tiny_deberta(texts, tmp_path_factory.mktemp("tiny"))), class_names=["a", "b"])
+    return backbones.load_backbone(str(backbones.build_deberta(texts, tmp_path_factory.mktemp("tiny"))), class_names=["a", "b"])
 
 
 @pytest.mark.parametrize(
@@ -250,10 +250,24 @@ def test_pieces_are_padded_to_the_longest_of_them():
     assert {batch[name].dtype for name in ("input_ids", "attention_mask", "labels", "piece")} == {torch.int64}
 
 
+def test_for_a_gpu_the_padded_length_is_a_multiple_of_eight():
+    pieces = encoding.Pieces(encoded(["7", words(8)]), np.array([2, 0]))
+    batch = encoding.collate([pieces[0], pieces[1]], pad=99, multiple=8)
+    plain = encoding.collate([pieces[0], pieces[1]], pad=99)
+    assert plain["input_ids"].shape == (2, 10)
+    assert batch["input_ids"].shape == batch["attention_mask"].shape == (2, 16)
+    assert (batch["input_ids"][:, :10].tolist(), batch["attention_mask"][:, :10].tolist()) == (plain["input_ids"].tolist(), plain["attention_mask"].tolist())
+    assert (batch["input_ids"][:, 10:] == 99).all() and not batch["attention_mask"][:, 10:].any()
+
+
+def test_a_batch_that_need_not_be_split_stays_as_it_is():
+    (part,) = encoding.micro_batches(BATCH, n_parts=1, max_tokens=None)
+    assert part is BATCH
+
+
 @pytest.mark.parametrize(
     ("n_parts", "max_tokens", "parts"),
     [
-        (1, None, [[1, 3, 5, 2, 0, 4]]),
         (2, None, [[1, 3, 5], [2, 0, 4]]),
         (4, None, [[1, 3], [5, 2], [0], [4]]),
         (9, None, [[1], [3], [5], [2], [0], [4]]),

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def classifier(kind, pooling="cls", first_only=False, **more):
     """A random model whose weights are wide enough for logits that differ; dropout is on."""
     if kind == "deberta":
-        config = backbones.tiny_deberta_config(SMALL["vocab_size"])
+        config = backbones.deberta_config(SMALL["vocab_size"])
         config.update({**SMALL, "pooler_hidden_size": SMALL["hidden_size"], "position_buckets": 4})
     else:
         config = CONFIGS[kind](**SMALL, pad_token_id=0)

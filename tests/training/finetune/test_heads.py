@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, BertConfig, DistilBertConfig, RobertaConfig
+from transformers import AutoModelForSequenceClassification, BertConfig, DistilBertConfig, GPT2Config, RobertaConfig
 
 from lib.errors import WorkbookError
 from lib.training import backbones
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def config(kind, **more):
     if kind == "deberta":
-        made = backbones.tiny_deberta_config(SMALL["vocab_size"])
+        made = backbones.deberta_config(SMALL["vocab_size"])
         made.update({**SMALL, "pooler_hidden_size": SMALL["hidden_size"]})
     else:
         made = {"bert": BertConfig, "roberta": RobertaConfig}[kind](**SMALL, pad_token_id=0)
@@ -239,6 +239,36 @@ def test_a_model_saved_without_a_choice_of_pooling_has_the_architectures(tmp_pat
     del model.config.pooling
     model.save_pretrained(tmp_path)
     torch.testing.assert_close(logits(reloaded(tmp_path)), logits(model), atol=1e-6, rtol=1e-5)
+
+
+@KINDS
+def test_logits_are_float32_under_mixed_precision_and_learn_as_before(kind):
+    model = classifier(kind)
+    plain = logits(model)
+    heads.compute_logits_in_float32(model)
+    torch.testing.assert_close(logits(model), plain)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = model(IDS, MASK).logits
+    assert mixed.dtype == torch.float32
+    assert not torch.equal(mixed, mixed.bfloat16().float())  # more digits than bf16 has
+    torch.testing.assert_close(mixed, plain, atol=0.05, rtol=0.05)
+    mixed.sum().backward()
+    assert all(p.grad.dtype == torch.float32 and p.grad.abs().sum() > 0 for p in model.classifier.parameters())
+
+
+def test_a_copy_of_such_a_head_has_its_own_weights():
+    model = classifier("bert")
+    heads.compute_logits_in_float32(model)
+    before, duplicate = logits(model), copy.deepcopy(model)
+    torch.nn.init.zeros_(duplicate.classifier.weight)
+    torch.testing.assert_close(logits(model), before)
+    torch.testing.assert_close(logits(duplicate), duplicate.classifier.bias.expand(2, 3))
+
+
+def test_a_head_that_is_kept_elsewhere_is_refused():
+    gpt = AutoModelForSequenceClassification.from_config(GPT2Config(vocab_size=20, n_embd=8, n_layer=1, n_head=2, pad_token_id=0))
+    with pytest.raises(WorkbookError, match="GPT2ForSequenceClassification has no head named classifier: take another backbone"):
+        heads.compute_logits_in_float32(gpt)
 
 
 def without_weights(folder):

@@ -46,7 +46,7 @@ def batch(pieces):
 def classifier(kind="deberta", **more):
     """A random model whose weights are wide enough for losses that differ."""
     if kind == "deberta":
-        config = backbones.tiny_deberta_config(SMALL["vocab_size"])
+        config = backbones.deberta_config(SMALL["vocab_size"])
         config.update({**SMALL, "pooler_hidden_size": SMALL["hidden_size"], "position_buckets": 4})
     else:
         config = BertConfig(**SMALL, pad_token_id=0)

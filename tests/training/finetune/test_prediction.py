@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedTokenizerFast
 
+from lib.config import TrainingConfig
 from lib.training import backbones
 from lib.training.finetune import encoding, heads, prediction
 
@@ -35,7 +36,7 @@ def tokenizer():
 def classifier(kind, pooling="cls", first_only=False):
     """A random model whose weights are wide enough for logits that differ; dropout is on."""
     if kind == "deberta":
-        config = backbones.tiny_deberta_config(SMALL["vocab_size"])
+        config = backbones.deberta_config(SMALL["vocab_size"])
         config.update({**SMALL, "pooler_hidden_size": SMALL["hidden_size"], "position_buckets": 4})
     else:
         config = BertConfig(**SMALL, pad_token_id=PAD)
@@ -139,8 +140,9 @@ def test_reading_the_first_token_only_saves_work_and_changes_nothing(kind):
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
 
 
-def probs(by, model, given, **options):
-    return prediction.predict_probs(by, model, given, **{"max_length": 64, "progress": False, **options})
+def probs(by, model, given, *, progress=False, **options):
+    settings = TrainingConfig(**{"max_length": 64, "precision": "fp32", **options})
+    return prediction.predict_probs(by, model, given, settings=settings, progress=progress)
 
 
 @pytest.mark.parametrize("truncation", ["head", "head_tail", "windows"])
@@ -150,6 +152,17 @@ def test_probabilities_are_the_softmax_of_the_logits_under_the_settings_of_train
     expected = np.exp(logits(model, pieces(max_length=8, truncation=truncation), 8))
     np.testing.assert_allclose(found, expected / expected.sum(axis=1, keepdims=True), atol=1e-6)
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-12)
+
+
+@KINDS
+def test_probabilities_are_computed_in_the_precision_of_training(kind):
+    by, model = tokenizer(), classifier(kind)
+    heads.compute_logits_in_float32(model)
+    full, half = (probs(by, model, texts(), precision=precision) for precision in ("fp32", "bf16"))
+    assert 1e-5 < np.abs(half - full).max() < 0.05
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = logits(model, pieces(), 8)
+    np.testing.assert_allclose(half, prediction.softmax(expected), atol=1e-12)
 
 
 @pytest.mark.parametrize("truncation", ["head", "windows"])

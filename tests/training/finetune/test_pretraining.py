@@ -24,7 +24,7 @@ def texts(n=120):
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    return backbones.build_tiny_deberta(texts(), tmp_path_factory.mktemp("tiny"))
+    return backbones.build_deberta(texts(), tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +150,21 @@ def test_a_half_precision_checkpoint_is_trained_in_float32(tiny, tmp_path):
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
+def test_it_computes_in_the_precision_asked_for_and_keeps_its_weights_in_float32(pretrained, tiny, tmp_path):
+    _, plain = pretrained
+    mixed = pretrain(tmp_path / "mixed", tiny, epochs=6, precision="bf16")
+    assert 0 < abs(mixed["eval_loss_after"] - plain["eval_loss_after"]) < 0.5
+    assert {value.dtype for value in load_file(tmp_path / "mixed" / "model.safetensors").values()} == {torch.float32}
+
+
+def test_deberta_looks_at_the_distances_that_occur_here_too(tiny):
+    _, model = pretraining.load_masked(str(tiny))
+    seen = []
+    model.deberta.encoder.layer[0].attention.self.key_proj.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[-2]))
+    model(input_ids=torch.arange(5, 13)[None], attention_mask=torch.ones(1, 8, dtype=torch.long))
+    assert max(seen) == 16  # of 8 tokens: twice as many distances, not twice the 256 that it has embeddings for
+
+
 def test_a_missing_weight_of_the_encoder_stops_it(tiny, tmp_path):
     shutil.copytree(tiny, tmp_path / "holed")
     weights = load_file(tmp_path / "holed" / "model.safetensors")
@@ -214,7 +229,7 @@ def test_one_row_in_twenty_is_held_out(n, held_out):
 @pytest.fixture
 def masked(tiny):
     tokenizer, _ = backbones.load_backbone(str(tiny), class_names=CLASSES)
-    return tokenizer, AutoModelForMaskedLM.from_config(backbones.tiny_deberta_config(len(tokenizer)))
+    return tokenizer, AutoModelForMaskedLM.from_config(backbones.deberta_config(len(tokenizer)))
 
 
 def test_the_masked_loss_counts_every_masked_token_alike(masked):

@@ -36,7 +36,7 @@ def reloaded(trained):
 
 def predicted(reloaded, texts):
     tokenizer, model, _ = reloaded
-    return finetune.predict_probs(tokenizer, model, texts, max_length=32, progress=False)
+    return finetune.predict_probs(tokenizer, model, texts, settings=configured().training, progress=False)
 
 
 # --- what a run leaves ---
@@ -174,8 +174,8 @@ def test_a_technique_learns_the_task_and_changes_the_result(trained, cut, settin
         assert np.abs(result.val_probs - cut.val_probs).max() > 1e-5
         assert (result.facts["truncated_share"] == 0) == (settings["truncation"] == "windows")
     saved = finetune.load_model(result.model_dir)
-    texts, how = VAL["text"].tolist(), {"max_length": settings.get("max_length", 32), "truncation": settings.get("truncation", "head")}
-    assert np.array_equal(finetune.predict_probs(saved[0], saved[1], texts, **how, progress=False), result.val_probs)
+    how = configured(**settings).training
+    assert np.array_equal(finetune.predict_probs(saved[0], saved[1], VAL["text"].tolist(), settings=how, progress=False), result.val_probs)
 
 
 def test_gradient_checkpointing_recomputes_and_changes_nothing(monkeypatch, trained):
@@ -337,8 +337,8 @@ def test_the_guard_is_told_what_the_loss_of_guessing_is_and_when_the_last_layers
 def test_pretraining_on_the_same_texts_is_done_once(monkeypatch, tmp_path):
     calls = []
 
-    def pretrain(texts, *, source, folder, epochs, seed, progress):
-        calls.append((list(texts), source, epochs, seed))
+    def pretrain(texts, *, source, folder, epochs, precision, seed, progress):
+        calls.append((list(texts), source, epochs, precision, seed))
         folder.mkdir(exist_ok=True)
         return {"eval_loss_before": 2.0, "eval_loss_after": len(calls)}
 
@@ -348,17 +348,11 @@ def test_pretraining_on_the_same_texts_is_done_once(monkeypatch, tmp_path):
 
     monkeypatch.setattr(pretraining, "pretrain", pretrain)
     assert [once(), once()] == [1, 1]
-    assert calls == [(["a", "b"], "somewhere", 2.0, 42)]
-    assert [once(["a", "c"]), once(["a", "c"]), once(["ab"]), once(["ab"], seed=1), once(["ab"], backbone="minilm"), once(["ab"], pretraining_epochs=3)] == [
-        2,
-        2,
-        3,
-        4,
-        5,
-        6,
-    ]
+    assert calls == [(["a", "b"], "somewhere", 2.0, "fp32", 42)]
+    assert [once(["a", "c"]), once(["a", "c"]), once(["ab"]), once(["ab"], seed=1)] == [2, 2, 3, 4]
+    assert [once(["ab"], **other) for other in ({"backbone": "minilm"}, {"pretraining_epochs": 3}, {"precision": "bf16"})] == [5, 6, 7]
     (tmp_path / "pretrained").rmdir()
-    assert once(["ab"], pretraining_epochs=3) == 7
+    assert once(["ab"], pretraining_epochs=3) == 8
 
 
 def test_pretraining_cut_short_does_not_leave_the_record_of_other_weights(monkeypatch, tmp_path):
@@ -446,14 +440,21 @@ def test_fp16_without_a_gpu_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("cuda", "bf16_gpu", "bf16_cpu", "expected"),
-    [(True, True, False, "bf16"), (True, False, True, "fp16"), (False, True, True, "bf16"), (False, True, False, "fp32")],
+    ("cuda", "bf16_gpu", "processor", "expected"),
+    [
+        (True, True, {}, "bf16"),
+        (True, False, {"amx_bf16": True}, "fp16"),
+        (False, True, {"cpu_name": "Intel Xeon", "amx_bf16": True, "avx512_bf16": True}, "bf16"),
+        (False, True, {"cpu_name": "Intel Xeon", "amx_bf16": False, "avx512_bf16": True}, "fp32"),  # as fast as half of float32
+        (False, False, {"cpu_name": "AMD EPYC", "amx_bf16": False, "avx512_bf16": True}, "bf16"),
+        (False, True, {"cpu_name": "AMD EPYC", "avx512_bf16": False}, "fp32"),
+        (False, True, {"architecture": "aarch64"}, "fp32"),
+    ],
 )
-def test_auto_takes_what_the_machine_has(monkeypatch, cuda, bf16_gpu, bf16_cpu, expected):
+def test_auto_takes_what_is_fastest_on_the_machine(monkeypatch, cuda, bf16_gpu, processor, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16_gpu)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16_cpu)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor)
     assert finetune.precision(TrainingConfig(precision="auto")) == expected
     assert [finetune.precision(TrainingConfig(precision=kind)) for kind in ("fp32", "bf16")] == ["fp32", "bf16"]
 
