@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from lib.errors import WorkbookError
 
+FIXED_PARTS = 5  # that a search and the learning curve deal their rows into
 PROFILES = Path(__file__).resolve().parents[1] / "notebooks" / "profiles"
 
 
@@ -220,8 +221,8 @@ class CrossValidationConfig(_Section):
 
     @model_validator(mode="after")
     def _members_have_other_names(self) -> CrossValidationConfig:
-        if taken := {"TF-IDF", "TF-IDF: naive Bayes"} & set(self.members):
-            raise ValueError(f"members has {min(taken)!r}, which is always there: name it otherwise")
+        if taken := {"TF-IDF", "TF-IDF: naive Bayes", "searched"} & set(self.members):
+            raise ValueError(f"members has {min(taken)!r}, a name that the workbook gives itself: name it otherwise")
         return self
 
 
@@ -257,6 +258,10 @@ class Range(_Section):
             raise ValueError(f"low is {self.low:g} and high {self.high:g}: low is the smaller one")
         if self.log and (self.low <= 0 or self.step):
             raise ValueError(f"log needs a low above 0 and no step, found low {self.low:g} and step {self.step}")
+        if self.step and self.step > self.high - self.low:
+            raise ValueError(f"step {self.step:g} leads beyond high {self.high:g}: make it smaller, or leave it out")
+        if self.step and isinstance(self.low, int) and isinstance(self.high, int) and self.step % 1:
+            raise ValueError(f"step is {self.step:g} between whole numbers: make it whole, or write low as {float(self.low)}")
         return self
 
 
@@ -341,6 +346,18 @@ class Config(_Section):
     compute: ComputeConfig = ComputeConfig()
     tracking: TrackingConfig = TrackingConfig()
 
+    @property
+    def n_folds(self) -> int:
+        """Return the most parts that the training rows of a class are dealt into."""
+        fixed = FIXED_PARTS if self.search.trials or self.cross_validation.curve_draws else 0
+        return max(self.labels.folds, self.cross_validation.folds, fixed)
+
+    @property
+    def fewer_folds(self) -> list[str]:
+        """Return the settings, with their values, that deal rows into the fewest parts."""
+        fewest = {"labels.folds": 2, "cross_validation.folds": 2, "search.trials": 0, "cross_validation.curve_draws": 0}
+        return [f"{key}={value}" for key, value in fewest.items() if self.value(key) != value]
+
     @model_validator(mode="after")
     def _members_can_be_trained(self) -> Config:
         for name in self.cross_validation.members:
@@ -364,7 +381,7 @@ class Config(_Section):
         try:
             return TrainingConfig.model_validate(self.training.model_dump() | found)
         except ValidationError as error:
-            raise ValueError(f"cross_validation.members: {name!r}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+            raise ValueError(f"cross_validation.members: {name!r}: {said(error.errors()[0])}") from None
 
     @model_validator(mode="after")
     def _space_can_be_trained(self) -> Config:
@@ -389,7 +406,7 @@ class Config(_Section):
                 raise ValueError(f"give a list of choices, or {{low: .., high: ..}}; found {values!r}")
             return tuple(self._trained_with(key, value) for value in values)
         except ValidationError as error:
-            found = "; ".join(f"{'.'.join(map(str, one['loc'])) or key}: {one['msg'].removeprefix('Value error, ')}" for one in error.errors())
+            found = "; ".join(": ".join([*map(str, one["loc"]), _message(one)]) for one in error.errors())
             raise ValueError(f"search.space.{key}: {found} (found {values!r})") from None
         except ValueError as error:
             raise ValueError(f"search.space.{key}: {error}") from None
@@ -458,7 +475,7 @@ def closest(name: str, known: Iterable[str]) -> str:
 
 
 def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
-    """Turn `key=value` words of a command line into overrides; values are read as YAML.
+    """Turn `key=value` words of a command line into overrides; values are read as YAML, nothing as the empty text where that is the default.
 
     Examples
     --------
@@ -472,7 +489,7 @@ def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
             raise WorkbookError(f"--set takes key=value, found {word!r}; for instance --set training.epochs=3")
         _check_key(key)
         try:
-            overrides[key] = yaml.safe_load(value)
+            overrides[key] = "" if not value and Config(profile="").value(key) == "" else yaml.safe_load(value)
         except yaml.YAMLError:
             raise WorkbookError(f"--set {key}: {value!r} is no YAML value; quote it, for instance --set {key}='\"{value}\"'") from None
     return overrides
@@ -492,10 +509,18 @@ def _check_key(key: str) -> None:
 
 
 def _one_line(error: ValidationError) -> str:
-    def say(one: Any) -> str:
-        key = ".".join(str(part) for part in one["loc"])
-        if one["type"] == "extra_forbidden":
-            return f"no setting {key!r}{closest(key, setting_keys())}"
-        return f"{key}: {one['msg'].removeprefix('Value error, ')} (found {one['input']!r})"
+    return "; ".join(said(one) for one in error.errors())
 
-    return "; ".join(say(one) for one in error.errors())
+
+def said(one: Any) -> str:
+    """Return one of pydantic's errors as a line; of a check over several settings it is the check's own words."""
+    key = ".".join(str(part) for part in one["loc"])
+    if one["type"] == "extra_forbidden":
+        return f"no setting {key!r}{closest(key, setting_keys())}"
+    if isinstance(one["input"], Mapping | BaseModel):  # the whole section
+        return ": ".join(part for part in (key, _message(one)) if part)
+    return f"{key}: {_message(one)} (found {one['input']!r})"
+
+
+def _message(one: Any) -> str:
+    return one["msg"].removeprefix("Value error, ")

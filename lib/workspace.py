@@ -124,6 +124,18 @@ class Workspace:
         return path
 
 
+def file_name(name: str) -> str:
+    """Return a name as a file or folder may have it; names that differ stay different.
+
+    Examples
+    --------
+    >>> file_name("plain"), file_name("a b") == file_name("a/b")
+    ('plain', False)
+    """
+    plain = re.sub(r"[^\w.-]+", "-", name)
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
 def open_run(*, profile: str, run: str, data: str, settings: Mapping[str, Any]) -> tuple[Config, Workspace]:
     """Validate a notebook's parameters and return its settings and folders.
 

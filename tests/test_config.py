@@ -253,3 +253,47 @@ def test_the_default_training_is_the_recipe_for_a_pretrained_model():
     off = {"pooling": "cls", "reinit_layers": 0, "lora_rank": 0, "pretraining_epochs": 0, "truncation": "head", "layer_decay": 1, "frozen_layers": 0}
     off |= {"class_weights": "none", "label_smoothing": 0, "r_drop": 0, "mixup": 0, "head_dropouts": 1, "adversarial": "none", "processes": 1}
     assert {name: value for name, value in training.model_dump().items() if name in off} == off
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"search.space": {"lr": [1]}}, "search.space: 'lr' is no training setting"),
+        ({"cross_validation.members": {"x": {"epochs": -1}}}, "cross_validation.members: 'x': epochs: Input should be greater than 0 (found -1)"),
+        ({"cross_validation.members": {"searched": {}}}, "cross_validation: members has 'searched', a name that the workbook gives itself: name it otherwise"),
+        (
+            {"training.lora_rank": 4},
+            "training: lora_rank trains small matrices in all layers alike: set frozen_layers to 0, unfreeze to [] and layer_decay to 1",
+        ),
+        (
+            {"search.space": {"batch_size": {"low": 8, "high": 32, "step": 0.5}}},
+            "search.space.batch_size: step is 0.5 between whole numbers: make it whole, or write low as 8.0 (found {'low': 8, 'high': 32, 'step': 0.5})",
+        ),
+        (
+            {"search.space": {"dropout": {"low": 0.1, "high": 0.2, "step": 1}}},
+            "search.space.dropout: step 1 leads beyond high 0.2: make it smaller, or leave it out (found {'low': 0.1, 'high': 0.2, 'step': 1})",
+        ),
+    ],
+)
+def test_an_error_of_several_settings_says_what_is_wrong_and_not_the_whole_configuration(overrides, message):
+    with pytest.raises(WorkbookError) as caught:
+        Config.load("base", overrides)
+    assert str(caught.value) == message
+
+
+def test_nothing_behind_the_equals_sign_is_the_empty_text_where_that_is_the_default():
+    assert parse_overrides(["tracking.uri=", "training.head_seed="]) == {"tracking.uri": "", "training.head_seed": None}
+    assert Config.load("base", parse_overrides(["tracking.uri="])).tracking.uri == ""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "n_folds", "fewer"),
+    [
+        ({}, 5, ["labels.folds=2", "cross_validation.folds=2", "search.trials=0", "cross_validation.curve_draws=0"]),
+        ({"cross_validation.folds": 7, "search.trials": 0}, 7, ["labels.folds=2", "cross_validation.folds=2", "cross_validation.curve_draws=0"]),
+        ({"labels.folds": 2, "cross_validation.folds": 3, "search.trials": 0, "cross_validation.curve_draws": 0}, 3, ["cross_validation.folds=2"]),
+    ],
+)
+def test_the_most_parts_that_a_class_is_dealt_into(overrides, n_folds, fewer):
+    config = Config.load("base", overrides)
+    assert (config.n_folds, config.fewer_folds) == (n_folds, fewer)

@@ -128,7 +128,7 @@ def raw_table(config: Config, *, progress: bool = True) -> pd.DataFrame:
     if data.merge_labels:
         table["label"] = merged_labels(table["label"])
     if data.rows and data.rows < len(table):
-        table = sample_rows(table, data.rows, seed=config.seed)
+        table = sample_rows(table, data.rows, seed=config.seed, at_least=_needed_rows(config, folds=config.n_folds))
     check_labels(table, config)
     return table
 
@@ -169,7 +169,7 @@ def check_class_sizes(counts: pd.Series, config: Config, *, where: str, dropped:
     where : what the rows are, for the message
     dropped : rows that went before, with `label` and `rule` (a rule's name, or a person's decision): the message says which took a class's rows
     """
-    needed = _needed_rows(config, folds=config.labels.folds)
+    needed = _needed_rows(config, folds=config.n_folds)
     small = counts[counts < needed].sort_values(kind="stable")
     if small.empty:
         return
@@ -182,9 +182,9 @@ def check_class_sizes(counts: pd.Series, config: Config, *, where: str, dropped:
     if dropped is not None and dropped["rule"].isin(["drop", "relabel"]).any():
         remedies.append("change decisions")
     if _needed_rows(config, folds=2) < needed:
-        remedies.append("take fewer folds with --set labels.folds=2")
+        remedies.append("take fewer folds with " + " ".join(f"--set {setting}" for setting in config.fewer_folds))
     raise WorkbookError(
-        f"{where}: classes with fewer than the {needed} rows that three splits and {config.labels.folds} folds need: {listed}{more}; "
+        f"{where}: classes with fewer than the {needed} rows that three splits and {config.n_folds} folds need: {listed}{more}; "
         f"{', '.join(remedies[:-1])}, or {remedies[-1]}"
     )
 
@@ -195,22 +195,38 @@ def merged_labels(labels: pd.Series) -> pd.Series:
     return _folded(labels).map(commonest)
 
 
-def sample_rows(table: pd.DataFrame, rows: int, *, seed: int) -> pd.DataFrame:
+def sample_rows(table: pd.DataFrame, rows: int, *, seed: int, at_least: int = 1, setting: str = "data.rows") -> pd.DataFrame:
     """Return a stratified sample of `rows` labelled rows, in the order of the table.
+
+    Parameters
+    ----------
+    at_least : rows of a rare class that are taken, as far as it has them, at the cost of the largest
+    setting : the one that says how many rows, for the error
 
     Raises
     ------
-    WorkbookError : fewer rows than classes.
+    WorkbookError : fewer rows than two of each class.
     """
     from sklearn.model_selection import train_test_split
 
     labelled = table[table["label"].notna() & table["text"].notna()]
     if rows < 2 * labelled["label"].nunique():
-        raise WorkbookError(f"data.rows={rows} is too small a sample of {labelled['label'].nunique()} classes")
+        raise WorkbookError(f"{setting}={rows} is too small a sample of {labelled['label'].nunique()} classes")
     if rows >= len(labelled) - labelled["label"].nunique():
-        return labelled.head(rows).reset_index(drop=True)
-    kept, _ = train_test_split(labelled, train_size=rows, stratify=labelled["label"], random_state=seed)
-    return kept.sort_index().reset_index(drop=True)
+        return _without_the_most(labelled, rows, seed=seed)
+    single = labelled["label"].map(labelled["label"].value_counts()) == 1  # a class of one row cannot be split
+    kept, left = train_test_split(labelled[~single], train_size=rows - int(single.sum()), stratify=labelled["label"][~single], random_state=seed)
+    missing = (at_least - kept["label"].value_counts().reindex(left["label"].unique(), fill_value=0)).clip(lower=0)
+    spare = left.sample(frac=1, random_state=seed)
+    added = spare[spare.groupby("label").cumcount() < spare["label"].map(missing)]
+    return _without_the_most(pd.concat([kept, labelled[single], added]), rows, seed=seed)
+
+
+def _without_the_most(table: pd.DataFrame, rows: int, *, seed: int) -> pd.DataFrame:
+    """Drop rows, each of the class that is largest then, until as many as asked for are left."""
+    shuffled = table.sample(frac=1, random_state=seed)
+    place = shuffled.groupby("label").cumcount().sort_values(kind="stable")
+    return table.loc[place.index[:rows]].sort_index().reset_index(drop=True)
 
 
 def _needed_rows(config: Config, *, folds: int) -> int:

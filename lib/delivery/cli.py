@@ -90,6 +90,8 @@ def register(run_name: str, uri: str) -> None:
     version, new = registry.register(run_name, uri=uri)
     known = f"registered as {version.label}, challenger" if new else f"known already as {version.label}"
     click.echo(f"{known}: macro F1 {version.tags['metric.macro_f1']}, accuracy {version.tags['metric.accuracy']}")
+    server = registry.server_of(run_name, uri=uri)
+    click.echo(f"to put it in use: workbook promote {version.label}{f' --uri {server}' if server else ''}")
 
 
 @main.command()

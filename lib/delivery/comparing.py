@@ -40,6 +40,11 @@ class Evaluated:
     model_id: str
 
     @property
+    def trained_with(self) -> dict[str, Any]:
+        """Return the settings that the run's transformer was trained with: the run may have been called with others since."""
+        return {**self.record["settings"], **self.record["steps"].get(FILES["transformer"][1], {}).get("settings", {})}
+
+    @property
     def best(self) -> str:
         """Return the model with the highest macro F1."""
         return max(self.metrics["models"], key=lambda name: self.metrics["models"][name]["macro_f1"])
@@ -74,9 +79,12 @@ def evaluated_run(run: str) -> Evaluated:
     known = sorted(path.parent.name for path in reports.glob("*/run.json"))
     if run not in known:
         raise WorkbookError(f"no run {run!r} in {reports}{closest(run, known)}; there are {', '.join(known) or 'none'}")
-    record = workspace.read_json(reports / run / "run.json")
-    ws, notebook = Workspace(dataset=record["data"]["dataset"], run=run), FILES["metrics.json"][1]
-    done = record["steps"].get(notebook, {})
+    path, notebook = reports / run / "run.json", FILES["metrics.json"][1]
+    try:
+        record = workspace.read_json(path)
+        ws, done = Workspace(dataset=record["data"]["dataset"], run=run), record["steps"].get(notebook, {})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WorkbookError(f"{path} is damaged ({type(error).__name__}: {error}): `workbook run --run {run}` writes it anew") from error
     if not record["finished"] or done.get("state") != "done":
         raise WorkbookError(f"run {run!r} is not finished: {notebook} is {done.get('state', 'not run')}; `workbook run --run {run}` goes on with it")
     for name in EVALUATED:

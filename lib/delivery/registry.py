@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,6 +26,7 @@ from lib.workspace import Workspace
 
 MODEL = "transformer"  # what is registered of a run
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"  # aliases
+OURS = {"version", "model", "measured", "test_set", "dataset", "run", "date", "commit", "metric.macro_f1", "metric.accuracy"}  # tags of all that is ours
 MAJOR, MINOR = ("dataset", "classes"), ("training_data", "recipe", "backbone")  # tags that raise a version's first and second number
 
 
@@ -111,10 +112,10 @@ def register(run: str, *, uri: str = "") -> tuple[Version, bool]:
     WorkbookError : the run is not there or not finished, its model has changed since its evaluation, or the registry cannot be used.
     """
     found = comparing.evaluated_run(run)
-    uri, folder = uri or found.record["settings"].get("tracking.uri", ""), found.ws.existing(MODEL)
+    uri, folder = _uri_of(found, uri), found.ws.existing(MODEL)
     if workspace.path_fingerprint(folder) != found.metrics["fingerprints"][MODEL]:
         raise WorkbookError(f"{folder} is not the model that was evaluated: `workbook run --run {run}` evaluates it")
-    tags, name = _tags(found), short_name(found.record["settings"]["training.backbone"])
+    tags, name = _tags(found), short_name(found.trained_with["training.backbone"])
     with _registry(uri) as client:
         versions = _versions(client, name)
         for version in versions:
@@ -124,11 +125,20 @@ def register(run: str, *, uri: str = "") -> tuple[Version, bool]:
         number = next_version(last.version if last else "", last.tags if last else {}, tags)
         run_id = tracking.workbook_run_id(found.ws, uri)
         _store(client, run_id, f"{name}-v{number}", found)
-        if not client.search_registered_models(f"name = '{name}'"):
+        if not _registered(client, name):
             client.create_registered_model(name)
         made = client.create_model_version(name, f"runs:/{run_id}/{name}-v{number}/model", run_id, tags={**tags, "version": number})
         client.set_registered_model_alias(name, CHALLENGER, made.version)
-        return _find(client, f"{name}-v{number}"), True
+        return next(version for version in _versions(client, name) if version.version == number), True
+
+
+def server_of(run: str, *, uri: str = "") -> str:
+    """Return the address of the server that a run's model is registered on, without a password; "" where it is the local store."""
+    return recorders.without_password(_uri_of(comparing.evaluated_run(run), uri))
+
+
+def _uri_of(found: Evaluated, uri: str) -> str:
+    return uri or found.record["settings"].get("tracking.uri", "")
 
 
 def promote(label: str, *, force: bool = False, reason: str = "", uri: str = "") -> tuple[Version, str]:
@@ -159,7 +169,7 @@ def promote(label: str, *, force: bool = False, reason: str = "", uri: str = "")
         champion = next((other for other in _versions(client, version.name) if CHAMPION in other.aliases), None)
         if champion and champion.number == version.number:
             raise WorkbookError(f"{label} is the champion already")
-        objection, words = ("", "the first champion") if champion is None else _judged(client, champion, version)
+        objection, words = ("", "the first champion") if champion is None else _judged_or_not(client, champion, version, force=force)
         if objection and not force:
             raise WorkbookError(f"{label} is not promoted: {objection}. To do so all the same: --force --reason '...'")
         kept = {"promoted": _now(), "promotion": objection or words, **({"forced": reason} if force else {})}
@@ -174,8 +184,8 @@ def models(*, uri: str = "") -> pd.DataFrame:
     rows = []
     if uri or (recorders.local_folder() / "mlflow.db").exists():
         with _registry(uri) as client:
-            for model in client.search_registered_models():
-                for version in sorted(_versions(client, model.name), key=_order, reverse=True):
+            for name in _names(client):
+                for version in sorted(_versions(client, name), key=_order, reverse=True):
                     tags = version.tags
                     scores = (tags["metric.macro_f1"], tags["metric.accuracy"])
                     rows.append((version.label, ", ".join(version.aliases), *scores, tags["dataset"], tags["run"], tags["date"][:10], tags["commit"][:10]))
@@ -183,7 +193,7 @@ def models(*, uri: str = "") -> pd.DataFrame:
 
 
 def _tags(found: Evaluated) -> dict[str, str]:
-    record, settings, ws = found.record, found.record["settings"], found.ws
+    record, settings, ws = found.record, found.trained_with, found.ws
     parts = [workspace.table_fingerprint(workspace.read_table(ws.existing(f"{part}.parquet"))[["text", "label"]]) for part in ("train", "val")]
     sections = ("training.", "augmentation.") if settings["augmentation.train"] else ("training.",)
     backbone = Path(settings["training.backbone"])
@@ -213,6 +223,16 @@ def _store(client: Any, run_id: str, label: str, found: Evaluated) -> None:
         for name in comparing.EVALUATED:
             (Path(scratch) / name).write_bytes(found.ws.path(name).read_bytes())
         client.log_artifacts(run_id, scratch, f"{label}/evaluation")
+
+
+def _judged_or_not(client: Any, champion: Version, challenger: Version, *, force: bool) -> tuple[str, str]:
+    """Compare the two; where that cannot be done and the promotion is forced, what stands in the way is the objection."""
+    try:
+        return _judged(client, champion, challenger)
+    except WorkbookError as error:
+        if not force:
+            raise
+        return str(error), ""
 
 
 def _judged(client: Any, champion: Version, challenger: Version) -> tuple[str, str]:
@@ -274,24 +294,43 @@ def _set_aliases(client: Any, name: str, wanted: Mapping[str, Any]) -> None:
 
 
 def _find(client: Any, label: str) -> Version:
-    name, _, _ = label.rpartition("-v")
-    everything = [version for model in client.search_registered_models() for version in _versions(client, model.name)]
-    for version in everything:
-        if version.label == label and version.name == name:
+    own = label.rpartition("-v")[0]
+    for version in _versions(client, own) if "'" not in own else ():
+        if version.label == label:
             return version
-    labels = [version.label for version in everything]
+    labels = [version.label for name in _names(client) for version in _versions(client, name)]
     raise WorkbookError(f"no model {label!r} in the registry{closest(label, labels)}; there are {', '.join(labels) or 'none: workbook register RUN'}")
 
 
 def _versions(client: Any, name: str) -> list[Version]:
-    registered = client.search_registered_models(f"name = '{name}'")
-    aliases = _aliases(client, name) if registered else {}
-    found = []
-    for each in client.search_model_versions(f"name = '{name}'") if registered else ():
-        if "version" in each.tags:  # one that others made has none
+    if not _registered(client, name):
+        return []
+    aliases, found = _aliases(client, name), []
+    for each in _pages(client.search_model_versions, f"name = '{name}'"):
+        if each.tags.keys() >= OURS:  # what others made stands beside
             own = tuple(alias for alias, number in aliases.items() if number == str(each.version))
             found.append(Version(name, each.tags["version"], str(each.version), each.run_id, dict(each.tags), own))
     return found
+
+
+def _registered(client: Any, name: str) -> bool:
+    return bool(client.search_registered_models(f"name = '{name}'"))
+
+
+def _names(client: Any) -> list[str]:
+    """Return the names of all registered models, but those that a filter cannot name: none of ours is such."""
+    return [model.name for model in _pages(client.search_registered_models, None) if "'" not in model.name]
+
+
+def _pages(search: Callable[..., Any], wanted: str | None) -> Iterator[Any]:
+    """Yield what a search finds, from all of its pages."""
+    token = None
+    while True:
+        page = search(filter_string=wanted, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def _aliases(client: Any, name: str) -> dict[str, str]:
@@ -306,15 +345,15 @@ def _order(version: Version) -> tuple[int, ...]:
 def _registry(uri: str) -> Iterator[Any]:
     """Give a client, one process at a time on this machine; what MLflow cannot do is a WorkbookError."""
     from filelock import FileLock
-
-    client = recorders.mlflow_client(uri)
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
-    recorders.local_folder().mkdir(parents=True, exist_ok=True)
     try:
+        recorders.local_folder().mkdir(parents=True, exist_ok=True)
+        client = recorders.mlflow_client(uri)
         with FileLock(recorders.local_folder() / ".registry.lock"):
             yield client
-    except (MlflowException, OSError) as error:
+    except (MlflowException, SQLAlchemyError, OSError) as error:
         raise WorkbookError(
             f"the model registry {recorders.without_password(uri) or recorders.local_uri()} cannot be used: {tracking.reason(error)}"
         ) from error

@@ -86,8 +86,8 @@ def run_workbook(
     _check_disk()
     tracking.check(config)
     engine.check(config)
-    if any(map(_uses_backbone, steps)):
-        backbones.check_available(config.training.backbone)
+    for setting, name in _backbones(config).items() if any(map(_uses_backbone, steps)) else ():
+        backbones.check_available(name, setting=setting)
     if config.labels.encoder and any("labels" in step.settings for step in steps):
         backbones.check_available(config.labels.encoder, setting="labels.encoder")
     for setting, name in config.augmentation.models.items() if any("augmentation" in step.settings for step in steps) else ():
@@ -145,17 +145,32 @@ def step_key(step: Step, config: Config, ws: Workspace) -> str:
     Files that it also writes (people's decisions) are left out: they are compared with what it left.
     """
     document = nbformat.read(workspace.NOTEBOOKS / f"{step.notebook}.ipynb", as_version=4)
-    used = {"seed", *step.settings}
-    settings = {key: value for key, value in config.flat().items() if key in used or key.split(".")[0] in used}
     backbone = Path(config.training.backbone)  # a local one may change under the same name
     parts = {
         "source": [(cell.cell_type, cell.source) for cell in document.cells],
         "code": workspace.code_fingerprint(),
-        "settings": settings,
+        "settings": step_settings(step, config),
         "reads": {name: workspace.path_fingerprint(_read_path(name, config, ws)) for name in step.reads if name not in step.writes},
         "backbone": workspace.path_fingerprint(backbone) if _uses_backbone(step) and backbone.is_dir() else None,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _backbones(config: Config) -> dict[str, str]:
+    """Return the backbones that a run trains: the setting that names each -> hub name or folder."""
+    members = {f"cross_validation.members: {name!r}: backbone": config.member(name).backbone for name in config.cross_validation.members}
+    space = config.search_space().get("backbone", ()) if config.search.trials else ()
+    searched = {f"search.space.backbone[{i}]": name for i, name in enumerate(space)} if isinstance(space, tuple) else {}
+    distinct: dict[str, str] = {}
+    for setting, name in {"training.backbone": config.training.backbone, **members, **searched}.items():
+        distinct.setdefault(name, setting)
+    return {setting: name for name, setting in distinct.items()}
+
+
+def step_settings(step: Step, config: Config) -> dict[str, Any]:
+    """Return the settings that a notebook's result depends on, by dotted key."""
+    used = {"seed", *step.settings}
+    return {key: value for key, value in config.flat().items() if key in used or key.split(".")[0] in used}
 
 
 def _uses_backbone(step: Step) -> bool:
@@ -218,6 +233,7 @@ def _execute(step: Step, config: Config, ws: Workspace, parameters: dict[str, An
     record["steps"][step.notebook] = {
         "state": "done",
         "key": key,
+        "settings": step_settings(step, config),
         "started": record["steps"][step.notebook]["started"],
         "seconds": round(time.perf_counter() - started, 1),
         "writes": {name: workspace.path_fingerprint(ws.path(name)) for name in step.writes},

@@ -61,7 +61,7 @@ def write_index(ws: Workspace, record: dict[str, Any]) -> Path:
         classes=record["data"].get("classes"),
         models=[{"name": name, **scores["intervals"]} for name, scores in metrics.get("models", {}).items()],
         n_test=metrics.get("n_test"),
-        verdict=metrics.get("verdict"),
+        verdicts=[metrics[key] for key in ("verdict", "ensemble_verdict") if key in metrics],
         warning=metrics.get("warning"),
         looks=sealed.ledger(ws).to_dict("records") if ws.path("seal.json").exists() else [],
         steps=[_index_row(step, record["steps"].get(step.notebook, {}), folder) for step in STEPS],

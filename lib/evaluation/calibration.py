@@ -11,7 +11,9 @@ from scipy import optimize, special, stats
 from lib.evaluation.metrics import checked_probs
 from lib.evaluation.significance import Interval
 
+LEAST_IN_BIN = 10  # rows that the accuracy of a bin is told from
 LEAST = 1e-12  # probabilities below it are taken for it: their logarithm is finite
+SCALES = (-3.0, 3.0)  # logarithms of the inverse of a temperature: where all rows are right, nothing else would bound it
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def fit_calibrator(probs: np.ndarray, y_true: np.ndarray, *, method: str, ridge:
         raise ValueError(f"method must be 'none', 'temperature' or 'vector', got {method!r}")
     if method == "none":
         return Calibrator(np.ones(k), np.zeros(k))
-    found = optimize.minimize_scalar(lambda log_scale: _log_loss(np.exp(log_scale) * logs, y_true), bounds=(-6, 4), method="bounded")
+    found = optimize.minimize_scalar(lambda log_scale: _log_loss(np.exp(log_scale) * logs, y_true), bounds=SCALES, method="bounded")
     start = np.r_[np.full(k, found.x), np.zeros(k)]
     if method == "temperature":
         return Calibrator(np.exp(start[:k]), start[k:])
@@ -120,7 +122,7 @@ def debiased_calibration_error(probs: np.ndarray, y_true: np.ndarray, *, n_bins:
     ----------
     probs : ndarray of shape (n, k), rows summing to 1
     y_true : ndarray of int of shape (n,), columns of `probs`
-    n_bins : bins of equally many rows
+    n_bins : bins of equally many rows, at most: a bin has ten or more
 
     Returns
     -------
@@ -139,13 +141,21 @@ def debiased_calibration_error(probs: np.ndarray, y_true: np.ndarray, *, n_bins:
     if len(probs) < 2:
         raise ValueError(f"the calibration error needs 2 rows or more, got {len(probs)}")
     confidences, right = probs.max(axis=1), probs.argmax(axis=1) == y_true
-    bins = np.array_split(np.argsort(confidences, kind="stable"), max(1, min(n_bins, len(probs) // 2)))
+    bins = np.array_split(np.argsort(confidences, kind="stable"), max(1, min(n_bins, len(probs) // LEAST_IN_BIN)))
     weight = np.array([len(rows) for rows in bins]) / len(probs)
     gap = np.array([confidences[rows].mean() - right[rows].mean() for rows in bins])
-    noise = np.array([right[rows].var() / (len(rows) - 1) for rows in bins])
+    noise = np.array([_noise(right[rows]) for rows in bins])
     square, z = float(weight @ (gap**2 - noise)), stats.norm.ppf(0.5 + confidence / 2)
     # around a true square s, estimates have the variance 4 s (weight^2 noise) + 2 (weight noise)^2, summed over bins
     middle, least = square + 2 * z**2 * float(weight**2 @ noise), square**2 - 2 * z**2 * float((weight * noise) @ (weight * noise))
     half = np.sqrt(max(0.0, middle**2 - least))
     value, low, high = (float(np.sqrt(min(1.0, max(0.0, each)))) for each in (square, middle - half, middle + half))
     return Interval(value, low, high, n=len(probs), confidence=confidence)
+
+
+def _noise(right: np.ndarray) -> float:
+    """Return the variance of a bin's accuracy; where all of it is right, or all wrong, as if two rows more were half right."""
+    n, share = len(right), float(right.mean())
+    if share in (0.0, 1.0):
+        share = (right.sum() + 1) / (n + 2)
+    return share * (1 - share) / (n - 1)

@@ -33,6 +33,8 @@ _HEAD = re.compile(  # of one task or another: may be missing, since it starts a
 _WITHOUT = {  # setting that names a model -> what does without it
     "training.backbone": "offline, --set training.backbone=minilm works, and so does the profile `quick`",
     "labels.encoder": "--set labels.encoder=null does without",
+    "cross_validation": "leave the member out of cross_validation.members, and nothing trains it",
+    "search.space": "leave it out of search.space, and no trial takes it",
     "augmentation": "leave its method out of augmentation.methods, and nothing asks for it",
 }
 _LEFT_OVER = re.compile(r"\.?position_ids$|(^|\.)pooler\.")

@@ -36,7 +36,7 @@ Task = Callable[..., Any]  # takes (tables, *, config, run, **job); named at the
 
 
 def check(config: Config) -> None:
-    """Raise WorkbookError where Ray is asked for and not installed, or its cluster does not answer."""
+    """Raise WorkbookError where Ray is asked for and not installed, or nothing listens at its address."""
     if config.compute.engine == "ray":
         if importlib.util.find_spec("ray") is None:
             raise WorkbookError("compute.engine=ray needs the package ray: pip install -c constraints.txt ray, or set compute.engine=local")
@@ -156,7 +156,7 @@ def _on_ray(settings: ComputeConfig) -> Iterator[Callable[..., Future]]:
     passed = {name: value for name, value in os.environ.items() if name.startswith(("WORKBOOK_", "HF_", "MLFLOW_", "WANDB_"))}
     environment = {"env_vars": {**passed, "PYTHONPATH": PYTHONPATH}}
     if ours:
-        ray.init(address=settings.address or None, log_to_driver=False, logging_level=logging.WARNING, runtime_env=environment)
+        _connect(settings.address, log_to_driver=False, logging_level=logging.WARNING, runtime_env=environment)
     remote = ray.remote(num_cpus=settings.cpus, num_gpus=settings.gpus, max_retries=MAX_RETRIES, runtime_env=environment)(_call)
     begun: list[Any] = []
 
@@ -183,11 +183,21 @@ def _on_ray(settings: ComputeConfig) -> Iterator[Callable[..., Future]]:
             ray.shutdown()
 
 
+def _connect(address: str, **options: Any) -> None:
+    import ray
+
+    try:
+        ray.init(address=address or "local", **options)  # "local": one of its own, whatever else runs on this machine
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise WorkbookError(f"compute.address: no Ray cluster at {address or 'this machine'!r}: {why}. Start one there (ray start --head)") from error
+
+
 def _check_address(address: str) -> None:
     """Raise WorkbookError where nothing listens: Ray itself would try for minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon:  # "" or "auto"
+    if address in {"", "auto"}:
         return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
     except (OSError, ValueError, OverflowError) as error:

@@ -80,7 +80,7 @@ def trick_ledger(train: pd.DataFrame, val: pd.DataFrame, *, config: Config, run:
     settings, names = config.ledger, chosen_techniques(config.ledger.techniques)
     if not names:
         return pd.DataFrame(columns=COLUMNS, index=pd.Index([], name="technique"))
-    scored = _sample(val, settings.val_rows, seed=config.seed)
+    scored = _sample(val, settings.val_rows, seed=config.seed, setting="ledger.val_rows")
     classes = sorted(train["label"].unique())
     y_true = pd.Categorical(scored["label"], categories=classes).codes.astype(int)
     variants, notes = {"plain recipe": plain_settings(config)}, {}
@@ -95,7 +95,7 @@ def trick_ledger(train: pd.DataFrame, val: pd.DataFrame, *, config: Config, run:
     found: dict[str, list[tuple[np.ndarray, float]]] = {name: [] for name in variants}
     with tqdm(total=len(variants) * settings.seeds, desc="trick ledger", unit="training", disable=not progress) as bar:
         for seed in range(config.seed, config.seed + settings.seeds):
-            rows = _sample(train, settings.train_rows, seed=seed)
+            rows = _sample(train, settings.train_rows, seed=seed, setting="ledger.train_rows")
             for name, variant in variants.items():
                 bar.set_postfix_str(name)
                 taught = _with_copies(rows, scored, config, seed=seed) if name == AUGMENTED else rows
@@ -110,8 +110,8 @@ def plain_settings(config: Config) -> TrainingConfig:
     return TrainingConfig.model_validate(config.training.model_dump() | off | {"epochs": config.ledger.epochs})
 
 
-def _sample(table: pd.DataFrame, n: int, *, seed: int) -> pd.DataFrame:
-    return sample_rows(table, n, seed=seed) if n < len(table) else table
+def _sample(table: pd.DataFrame, n: int, *, seed: int, setting: str) -> pd.DataFrame:
+    return sample_rows(table, n, seed=seed, setting=setting) if n < len(table) else table
 
 
 def _with_copies(rows: pd.DataFrame, scored: pd.DataFrame, config: Config, *, seed: int) -> pd.DataFrame:

@@ -55,7 +55,7 @@ def augment(
     ------
     WorkbookError : a model that a method needs cannot be loaded or is of another kind.
     """
-    parents = sample_rows(train, settings.rows, seed=seed) if settings.rows and settings.rows < len(train) else train
+    parents = sample_rows(train, settings.rows, seed=seed, setting="augmentation.rows") if settings.rows and settings.rows < len(train) else train
     made = []
     for method in tqdm(settings.methods, "copies", unit="method", disable=not progress):
         for copy in range(settings.copies):

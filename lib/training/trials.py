@@ -43,7 +43,7 @@ def train_and_predict(
     probs : ndarray of shape (n, k), columns in the sorted order of the labels of `train`
     seconds : that the training took
     """
-    key, named = _key(train, stop, config, scored=scored), f"{name.replace(' ', '-').replace('/', '-')}-{config.seed}"
+    key, named = _key(train, stop, config, scored=scored), f"{workspace.file_name(name)}-{config.seed}"
     path = run.folder(workspace.MODELS) / f"{named}.parquet"
     if not path.exists() or workspace.read_facts(path).get("key") != key:
         own = replace(run, run=f"{run.run}/{named}")  # others may be training at the same time

@@ -524,6 +524,20 @@ def test_a_sample_that_cannot_show_each_class_twice_is_refused():
         sample_rows(table_of(*"abcdef" * 10), 11, seed=1)
 
 
+def test_a_sample_has_every_class_however_rare():
+    table = table_of(*["a"] * 900, *["b"] * 800, *["rare"] * 6, "one")
+    sample = sample_rows(table, 60, seed=1)
+    assert len(sample) == 60
+    assert sample["label"].value_counts().to_dict() == {"a": 30, "b": 28, "rare": 1, "one": 1}
+    assert sample["row_id"].is_monotonic_increasing
+
+
+def test_a_sample_of_nearly_all_rows_has_every_class_too():
+    table = table_of(*[f"{i:03d}" for i in range(50) for _ in range(3)])
+    sample = sample_rows(table, 120, seed=1)
+    assert sample["label"].value_counts().value_counts().to_dict() == {2: 30, 3: 20}
+
+
 def test_a_table_is_imported_once(write, home, monkeypatch):
     config = settings(write("t.csv", as_csv(many(40))))
     first = raw_table(config)

@@ -54,7 +54,7 @@ def finished_run(name, transformer, *, rows=None, baseline=None, classes=CLASSES
         "settings": config.flat(),
         "data": {"dataset": dataset, "fingerprint": "f" * 64},
         "machine": {"commit": "c" * 40},
-        "steps": {NOTEBOOK: {"state": "done", "writes": writes}},
+        "steps": {"04_train_model": {"state": "done", "settings": config.flat()}, NOTEBOOK: {"state": "done", "writes": writes}},
         "finished": "2026-01-01T00:00:00+00:00",
     }
     workspace.write_json(record, ws.folder(workspace.REPORTS) / "run.json")

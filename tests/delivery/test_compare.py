@@ -131,3 +131,11 @@ def test_a_run_is_known_by_the_model_that_it_evaluated_itself(two):
     sealed.open_test(ws, model="another", why="comparison of others")
     comparing.compare("one", "two")
     assert comparing.evaluated_run("one").model_id == own != comparing.evaluated_run("two").model_id
+
+
+def test_a_damaged_record_of_a_run_is_named(two):
+    path = workspace.home() / "reports" / "two" / "run.json"
+    for damaged in ("{", "[]", '{"data": 1}'):
+        path.write_text(damaged)
+        with pytest.raises(WorkbookError, match=r"run\.json is damaged .*: `workbook run --run two` writes it anew"):
+            comparing.compare("one", "two")

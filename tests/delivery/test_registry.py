@@ -175,6 +175,48 @@ def test_without_any_runs_test_set_nothing_is_promoted(home):
     assert refused(registry.promote, SECOND) == f"no run has the test set of {SECOND} any more: `workbook run --run two` makes it again"
 
 
+def test_without_any_runs_test_set_a_forced_promotion_keeps_what_stood_in_its_way(home):
+    registry.promote(registered("one", answers(ROWS, 60)))
+    registered("two", answers(ROWS, 20), train="b")
+    shutil.rmtree(home / "data")
+    version, words = registry.promote(SECOND, force=True, reason="the disk is gone")
+    assert version.aliases == ("champion",)
+    assert words == f"forced (the disk is gone): no run has the test set of {SECOND} any more: `workbook run --run two` makes it again"
+
+
+def test_a_model_is_registered_under_the_settings_it_was_trained_with(home):
+    ws = finished_run("one", answers(ROWS, 20), seed=7)
+    record = workspace.read_json(ws.folder(workspace.REPORTS) / "run.json")
+    record["settings"] |= {"training.backbone": "minilm", "seed": 8, "training.epochs": 99}  # of a later call, which did not train
+    workspace.write_json(record, ws.folder(workspace.REPORTS) / "run.json")
+    version, _ = registry.register("one")
+    assert (version.label, version.tags["seed"]) == (FIRST, "7")
+    again = finished_run("two", answers(ROWS, 20), seed=7)
+    assert registry.register("two")[0].tags["recipe"] == version.tags["recipe"]
+    assert again.run == "two"
+
+
+def test_a_registry_with_many_models_of_others_shows_ours(home):
+    client = recorders.mlflow_client()
+    for i in range(101):
+        client.create_registered_model(f"a-{i:03d}")
+    client.create_registered_model("it's theirs")
+    client.create_model_version("a-000", "runs:/x/model", tags={"version": "v2"})
+    label = registered("one", answers(ROWS, 60))
+    assert registry.models()["model"].tolist() == [label]
+    assert registry.promote(label)[0].aliases == ("champion",)
+    assert "did you mean" in refused(registry.promote, "deberta-v3-base-v1.0.1")
+
+
+def test_a_registry_that_cannot_be_read_is_one_line(home):
+    finished_run("one", answers(ROWS))
+    for uri in ("localhost:5000", "foo://x"):
+        assert f"the model registry {uri} cannot be used: " in refused(registry.models, uri=uri)
+    (home / "models" / "mlflow" / "mlflow.db").write_bytes(b"no database at all" * 100)
+    assert refused(registry.models).startswith(f"the model registry {recorders.local_uri()} cannot be used: ")
+    assert refused(registry.register, "one").startswith(f"the model registry {recorders.local_uri()} cannot be used: ")
+
+
 def test_aliases_are_all_moved_or_none(home, monkeypatch):
     registry.promote(registered("one", answers(ROWS, 60)))
     registered("two", answers(ROWS, 20), train="b")
@@ -212,6 +254,9 @@ def test_the_commands_say_what_was_done(home):
     finished_run("one", answers(ROWS, 20))
     scores = said("register", "one").removeprefix(f"registered as {FIRST}, challenger: ")
     assert scores.startswith("macro F1 0.917 [") and said("register", "one") == f"known already as {FIRST}: {scores}"
+    assert scores.endswith(f"to put it in use: workbook promote {FIRST}\n")
+    elsewhere = f"sqlite:///{home / 'other.db'}"
+    assert said("register", "one", "--uri", elsewhere).endswith(f"workbook promote {FIRST} --uri {elsewhere}\n")
     assert said("promote", FIRST) == f"{FIRST} is the champion: the first champion\n"
     head, row = said("models").splitlines()
     assert head.split() == ["model", "alias", "macro", "F1", "accuracy", "data", "run", "date", "commit"]

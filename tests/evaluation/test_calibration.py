@@ -94,3 +94,15 @@ def test_the_interval_of_the_debiased_error_holds_the_true_one(sharpen):
 def test_one_row_has_no_debiased_error():
     with pytest.raises(ValueError, match="needs 2 rows or more, got 1"):
         debiased_calibration_error(np.eye(2)[:1], np.array([0]))
+
+
+def test_few_rows_that_are_all_right_do_not_settle_the_error():
+    found = debiased_calibration_error(np.tile([0.9, 0.1], (20, 1)), np.zeros(20, dtype=int))
+    assert found.low == 0
+    assert 0 < found.value < 0.1 < found.high < 0.4
+
+
+def test_rows_that_are_all_right_do_not_make_it_surer_than_a_bound():
+    probs = np.tile([0.9, 0.1], (50, 1))
+    calibrator = calibration.fit_calibrator(probs, np.zeros(50, dtype=int), method="temperature")
+    assert np.exp(-3) <= calibrator.temperature < 0.07

@@ -68,7 +68,7 @@ def scored(*sizes):
 def test_metric_intervals_hold_the_values_of_classification_metrics():
     y_true, probs = scored(70, 30, 20)
     single, found = metrics.classification_metrics(y_true, probs, class_names=list("abc")), significance.metric_intervals(y_true, probs, **FEW)
-    assert list(found) == [name for name, value in single.items() if name not in ("n", "classes")]
+    assert list(found) == [name for name in single if name not in ("n", "classes", "ece")]  # chance adds to that error, more so in a resample
     for name, interval in found.items():
         assert interval.value == pytest.approx(single[name], abs=1e-9), name
         assert interval.low < interval.value < interval.high, name
@@ -97,6 +97,45 @@ def test_class_f1_intervals_are_in_the_order_of_the_classes():
     found = significance.class_f1_intervals(y_true, y_pred, n_classes=2, **FEW)
     assert [interval.value for interval in found] == pytest.approx([30 / 35, 40 / 45])
     assert all(interval.low < interval.value < interval.high for interval in found)
+
+
+def test_rows_that_are_all_right_have_wilsons_interval_of_as_many_groups():
+    y, groups = np.arange(40) % 4, np.arange(40) // 2 // 4 * 4 + np.arange(40) % 4  # pairs of near-copies: five groups a class
+    found = significance.metric_intervals(y, np.eye(4)[y], groups=groups, **FEW)
+    assert str(found["accuracy"]) == f"1.000 [{1 / (1 + 1.96**2 / 20):.3f}, 1.000]"
+    lowest = 1 / (1 + 1.96**2 / 5)
+    assert found["macro_f1"].low == found["weighted_f1"].low == pytest.approx(2 * lowest / (1 + lowest), abs=1e-3)
+    wrong = significance.metric_intervals(y, np.eye(4)[(y + 1) % 4], groups=groups, **FEW)
+    assert (wrong["accuracy"].value, wrong["accuracy"].low) == (0, 0)
+    assert wrong["accuracy"].high == pytest.approx(1 - 1 / (1 + 1.96**2 / 20), abs=1e-3)
+
+
+def test_a_class_of_few_rows_is_not_surer_than_they_are():
+    y = np.array([0] * 100 + [1] * 100 + [2] * 4 + [3] * 4)
+    predicted = np.where(y == 3, 0, y)
+    predicted[:30] = 1
+    found = significance.class_f1_intervals(y, predicted, n_classes=5, **FEW)
+    of_four = 1 / (1 + 1.96**2 / 4)
+    assert [str(found[code]) for code in (2, 3, 4)] == [
+        f"1.000 [{2 * of_four / (1 + of_four):.3f}, 1.000]",  # all four right
+        f"0.000 [0.000, {2 * (1 - of_four) / (2 - of_four):.3f}]",  # never predicted
+        "0.000 [0.000, 1.000]",  # neither a row nor a prediction
+    ]
+    assert all(0 < interval.low < interval.value < interval.high < 1 for interval in found[:2])
+
+
+def test_a_rare_class_that_resamples_miss_is_judged_by_those_that_have_it():
+    y = np.array([0] * 300 + [1])
+    of_one = 1 / (1 + 1.96**2)
+    assert significance.class_f1_intervals(y, y, n_classes=2, **FEW)[1].low == pytest.approx(2 * of_one / (1 + of_one), abs=1e-3)
+
+
+def test_gains_in_macro_f1_are_those_of_paired_tests():
+    y_true, first, second = WORSE_BETTER
+    same, gain = significance.macro_f1_gains(y_true, first, [first, second], n_classes=2, **FEW)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    paired = significance.paired_test(y_true, first, second, **FEW).macro_f1_gain
+    assert (gain.value, gain.low, gain.high) == pytest.approx((paired.value, paired.low, paired.high), abs=0.02)
 
 
 def test_gains_of_classes_are_the_differences_of_their_f1():
@@ -297,3 +336,14 @@ def test_overlapping_folds_widen_the_interval_of_a_cross_validation():
 def test_a_cross_validation_of_one_score_or_without_rows_has_no_interval(scores, n_train):
     with pytest.raises(ValueError, match=f"got {len(scores)} scores, n_train={n_train} and n_test=20"):
         significance.cross_validation_interval(np.array(scores), n_train=n_train, n_test=20)
+
+
+def test_the_smallest_gain_of_a_stricter_test_is_larger():
+    usual, strict = (significance.paired_test(*WORSE_BETTER, confidence=confidence, **FEW).detectable for confidence in (0.95, 0.999))
+    assert usual < strict
+
+
+def test_few_resamples_do_not_forbid_a_verdict_in_a_family():
+    y, first, better = blocks((200, 0, 0, 0), (200, 1, 1, 1), (60, 0, 1, 0), (60, 1, 0, 1))
+    found = significance.paired_tests(y, first, {f"{i}": better for i in range(8)}, n_resamples=100)
+    assert set(found["verdict"]) == {"better"}

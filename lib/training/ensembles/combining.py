@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -18,13 +18,14 @@ from lib import workspace
 from lib.errors import WorkbookError
 from lib.evaluation.calibration import Calibrator, cross_fitted, log_probs
 from lib.evaluation.metrics import checked_probs, macro_f1
-from lib.evaluation.significance import bootstrap_interval, paired_tests
+from lib.evaluation.significance import macro_f1_gains, paired_tests
 
 METHODS = ("soft", "weighted", "greedy", "stacking")  # the simplest first
 GREEDY_ROUNDS = 20  # members drawn with replacement, at most: weights are shares of a twentieth or more
 STACKING_STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # C of the regression; a smaller one is more regularised
 UNUSED = 1e-4  # a smaller share of the weight is none
 SUREST = np.log(1e-4)  # stacking reads no log-probability below it
+UNSEEN = -30.0  # score of a class that no row of a stack's has
 
 
 @dataclass(frozen=True)
@@ -121,17 +122,23 @@ def best_member(oof_probs: Mapping[str, np.ndarray], y_true: np.ndarray) -> str:
 
 
 def choose(found: Mapping[str, np.ndarray], y_true: np.ndarray, **options: Any) -> str:
-    """Return the simplest way of combining, unless another is better than it by a paired test.
+    """Return the simplest way of combining, or of those that are better than it by a paired test the one that gains most.
 
     Parameters
     ----------
-    found : method -> its out-of-fold probabilities, the simplest first
+    found : method -> its out-of-fold probabilities
     options : of `significance.paired_tests`
     """
-    simplest, *others = found
-    tests = paired_tests(y_true, found[simplest].argmax(axis=1), {name: found[name].argmax(axis=1) for name in others}, **options)
+    first = simplest(found)
+    others = {name: probs.argmax(axis=1) for name, probs in found.items() if name != first}
+    tests = paired_tests(y_true, found[first].argmax(axis=1), others, **options)
     better = tests[tests["verdict"] == "better"]
-    return str(better["gain"].idxmax()) if len(better) else simplest
+    return str(better["gain"].idxmax()) if len(better) else first
+
+
+def simplest(methods: Iterable[str]) -> str:
+    """Return the simplest of several ways of combining."""
+    return min(methods, key=METHODS.index)
 
 
 def gain_curve(
@@ -150,21 +157,13 @@ def gain_curve(
     DataFrame by number of members: `member` (added), `macro_f1`, `gain` over the first with `low`, `high`. The order is chosen on the
     same rows, so that the curve flatters a little
     """
-    k = next(iter(oof_probs.values())).shape[1]
-    chosen, rows = [best_member(oof_probs, y_true)], []
-    first = oof_probs[chosen[0]].argmax(axis=1)
-    while True:
-        y_pred = _vote(oof_probs, chosen).argmax(axis=1)
-
-        def gain(y: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
-            return macro_f1(y, b, n_classes=k) - macro_f1(y, a, n_classes=k)
-
-        interval = bootstrap_interval(gain, y_true, first, y_pred, groups=groups, n_resamples=n_resamples, confidence=confidence, seed=seed)
-        rows.append((chosen[-1], macro_f1(y_true, y_pred, n_classes=k), interval.value, interval.low, interval.high))
-        left = [name for name in oof_probs if name not in chosen]
-        if not left:
-            return pd.DataFrame(rows, columns=["member", "macro_f1", "gain", "low", "high"], index=pd.RangeIndex(1, len(rows) + 1, name="members"))
-        chosen.append(min(left, key=lambda name: _log_loss(_vote(oof_probs, [*chosen, name]), y_true)))
+    k, order = next(iter(oof_probs.values())).shape[1], [best_member(oof_probs, y_true)]
+    while left := [name for name in oof_probs if name not in order]:
+        order.append(min(left, key=lambda name: _log_loss(_vote(oof_probs, [*order, name]), y_true)))
+    votes = [_vote(oof_probs, order[: n + 1]).argmax(axis=1) for n in range(len(order))]
+    gains = macro_f1_gains(y_true, votes[0], votes, n_classes=k, groups=groups, n_resamples=n_resamples, confidence=confidence, seed=seed)
+    rows = [(name, macro_f1(y_true, vote, n_classes=k), gain.value, gain.low, gain.high) for name, vote, gain in zip(order, votes, gains)]
+    return pd.DataFrame(rows, columns=["member", "macro_f1", "gain", "low", "high"], index=pd.RangeIndex(1, len(rows) + 1, name="members"))
 
 
 def diversity(oof_probs: Mapping[str, np.ndarray], y_true: np.ndarray) -> pd.DataFrame:
@@ -246,11 +245,24 @@ def _greedy(stacked: np.ndarray, y_true: np.ndarray) -> np.ndarray:
 
 def _stacking(stacked: np.ndarray, y_true: np.ndarray, fold: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     splits = 3 if fold is None or len(np.unique(fold)) < 2 else PredefinedSplit(fold)
-    regression = GridSearchCV(LogisticRegression(max_iter=500), {"C": list(STACKING_STRENGTHS)}, scoring="neg_log_loss", cv=splits)
-    best = regression.fit(_features(stacked), y_true).best_estimator_
-    if len(best.coef_) == 1:  # of two classes it keeps the second alone
-        return np.stack([np.zeros_like(best.coef_[0]), best.coef_[0]], axis=1), np.array([0.0, best.intercept_[0]])
-    return best.coef_.T, best.intercept_
+    k = stacked.shape[2]
+
+    def score(regression: LogisticRegression, features: np.ndarray, y: np.ndarray) -> float:  # a fold may lack a class that others have
+        weights, bias = _of_all_classes(regression, k)
+        return -_log_loss(special.softmax(features @ weights + bias, axis=1), y)
+
+    regression = GridSearchCV(LogisticRegression(max_iter=500), {"C": list(STACKING_STRENGTHS)}, scoring=score, cv=splits, error_score="raise")
+    return _of_all_classes(regression.fit(_features(stacked), y_true).best_estimator_, k)
+
+
+def _of_all_classes(regression: LogisticRegression, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return coefficients of shape (features, k) and intercepts; a class that the regression has not seen is as good as impossible."""
+    coef, intercept = regression.coef_, regression.intercept_
+    if len(coef) == 1:  # of two classes it keeps the second alone
+        coef, intercept = np.vstack([np.zeros_like(coef), coef]), np.r_[0.0, intercept]
+    weights, bias = np.zeros((coef.shape[1], k)), np.full(k, UNSEEN)
+    weights[:, regression.classes_], bias[regression.classes_] = coef.T, intercept
+    return weights, bias
 
 
 def _features(stacked: np.ndarray) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -183,5 +182,4 @@ def _folder(name: str | None, config: Config, run: Workspace) -> Path:
 
 
 def _place(name: str, run: Workspace) -> Workspace:
-    folder = re.sub(r"[^\w.-]+", "-", name)
-    return replace(run, run=f"{run.run}/members/{folder}")
+    return replace(run, run=f"{run.run}/members/{workspace.file_name(name)}")

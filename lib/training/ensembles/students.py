@@ -17,7 +17,7 @@ from lib.config import Config
 from lib.errors import WorkbookError
 from lib.training import trials
 from lib.training.finetune import SOFT
-from lib.training.search import deal
+from lib.training.search.cross_validation import stopping_rows
 from lib.workspace import Workspace
 
 
@@ -92,8 +92,7 @@ def compare_students(
     probs : name -> ndarray of shape (n_scored, k): "one training", "another seed", "soup of both", "vote of both", "student"
     seconds : of the trainings
     """
-    n_parts = min(round(1 / config.cross_validation.stop_share), int(rows.groupby("label")["group"].nunique().min()))
-    stops, settings = deal(rows, n_folds=n_parts, seed=config.seed) == 0, config.ensemble
+    stops, settings = stopping_rows(rows, share=config.cross_validation.stop_share, seed=config.seed), config.ensemble
     soft = with_soft_labels(rows, teacher, y_true, share=settings.teacher_share, temperature=settings.teacher_temperature)
     one_head = config.model_copy(update={"training": config.training.model_copy(update={"head_seed": config.seed})})
     other_seed = one_head.model_copy(update={"seed": (config.seed + 1) % 2**32})

@@ -238,7 +238,7 @@ def build_trainer(train: pd.DataFrame, val: pd.DataFrame, *, config: Config, set
 def watched_rows(val: pd.DataFrame, config: Config) -> pd.DataFrame:
     """Return the validation rows that decide when a training stops and which checkpoint is kept: all, or a sample of `eval_rows`."""
     n_rows = config.training.eval_rows
-    return sample_rows(val, n_rows, seed=config.seed) if n_rows and n_rows < len(val) else val
+    return sample_rows(val, n_rows, seed=config.seed, setting="training.eval_rows") if n_rows and n_rows < len(val) else val
 
 
 def _model(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -37,7 +38,7 @@ class CrossValidation:
     scores: pd.DataFrame
 
 
-def deal(rows: pd.DataFrame, *, n_folds: int, seed: int) -> np.ndarray:
+def deal(rows: pd.DataFrame, *, n_folds: int, seed: int, remedy: str = "set cross_validation.folds lower or rows higher") -> np.ndarray:
     """Return the fold of each row, stratified by label; a group lies in one fold.
 
     Raises
@@ -47,12 +48,28 @@ def deal(rows: pd.DataFrame, *, n_folds: int, seed: int) -> np.ndarray:
     n_groups = rows.groupby("label")["group"].nunique()
     if n_groups.min() < max(2, n_folds):
         few = f"{n_groups.idxmin()!r} has {n_groups.min()} different texts"
-        raise WorkbookError(f"{n_folds} folds need as many texts of each class, and {few}: set cross_validation.folds lower or rows higher")
+        raise WorkbookError(f"{n_folds} folds need as many texts of each class, and {few}: {remedy}")
     fold = np.zeros(len(rows), dtype=int)
     splitter = StratifiedGroupKFold(n_splits=n_folds, shuffle=True, random_state=seed)
     for number, (_, held_out) in enumerate(splitter.split(rows, rows["label"], rows["group"])):
         fold[held_out] = number
     return fold
+
+
+def stopping_rows(rows: pd.DataFrame, *, share: float, seed: int) -> np.ndarray:
+    """Return which of a training's rows stop it: a share of them, stratified by label, near-copies together; a class of one group learns.
+
+    Returns
+    -------
+    ndarray of bool of shape (n,)
+    """
+    splitter = StratifiedGroupKFold(n_splits=round(1 / share), shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class")  # then it has no row in some part
+        held_out = next(splitter.split(rows, rows["label"], rows["group"]))[1]
+    stops = np.zeros(len(rows), dtype=bool)
+    stops[held_out] = True
+    return stops & rows["label"].isin(rows["label"][~stops]).to_numpy()
 
 
 def cross_validate(train: pd.DataFrame, *, config: Config, run: Workspace, progress: bool = True) -> CrossValidation:
@@ -71,7 +88,9 @@ def cross_validate(train: pd.DataFrame, *, config: Config, run: Workspace, progr
     WorkbookError : a class with fewer texts than folds.
     """
     settings = config.cross_validation
-    rows = (sample_rows(train, settings.rows, seed=config.seed) if settings.rows and settings.rows < len(train) else train).reset_index(drop=True)
+    rows = train.reset_index(drop=True)
+    if settings.rows and settings.rows < len(train):  # a rare class is in every fold
+        rows = sample_rows(train, settings.rows, seed=config.seed, at_least=2 * settings.folds, setting="cross_validation.rows")
     classes, y = np.unique(rows["label"].to_numpy().astype(str), return_inverse=True)
     fold = np.stack([deal(rows, n_folds=settings.folds, seed=config.seed + repeat) for repeat in range(settings.repeats)])
     members = [*baseline.LINEAR, *settings.members]
@@ -92,7 +111,8 @@ def compare(scores: pd.DataFrame, *, n_rows: int, n_folds: int, confidence: floa
     Parameters
     ----------
     scores : of a CrossValidation
-    confidence : of a mean's interval, and of the intervals of all gains together (Bonferroni)
+    confidence : of a mean's interval, and of the intervals of all gains together (Bonferroni over all pairs: which of them are compared is
+        seen in the scores)
 
     Returns
     -------
@@ -107,13 +127,14 @@ def compare(scores: pd.DataFrame, *, n_rows: int, n_folds: int, confidence: floa
     table = scores.pivot(index=["repeat", "fold"], columns="member", values="macro_f1")
     table = table[table.mean().sort_values(ascending=False, kind="stable").index]
     n_test = max(1, round(n_rows / n_folds))
-    sizes, each = {"n_train": n_rows - n_test, "n_test": n_test}, 1 - (1 - confidence) / max(1, table.shape[1] - 1)
+    n_members = table.shape[1]
+    sizes, each = {"n_train": n_rows - n_test, "n_test": n_test}, 1 - (1 - confidence) / max(1, n_members * (n_members - 1) // 2)
     found = []
     for place, (name, of_folds) in enumerate(table.items()):
         mean = cross_validation_interval(of_folds.to_numpy(), confidence=confidence, **sizes)
         gain = cross_validation_interval((of_folds - table.iloc[:, 0]).to_numpy(), confidence=each, **sizes)
         verdict = "best" if place == 0 else "worse" if gain.high < 0 else "cannot tell"
-        found.append((name, mean.value, of_folds.std(ddof=1), mean.low, mean.high, gain.value, gain.low, gain.high, verdict))
+        found.append((name, mean.value, of_folds.std(ddof=1), max(0.0, mean.low), min(1.0, mean.high), gain.value, gain.low, gain.high, verdict))
     columns = ["member", "macro_f1", "deviation", "low", "high", "gain", "gain_low", "gain_high", "verdict"]
     compared = pd.DataFrame(found, columns=columns).set_index("member")
     compared["seconds"] = scores.groupby("member")["seconds"].sum()
@@ -132,8 +153,7 @@ def train_on_folds(tables: Mapping[str, pd.DataFrame], *, config: Config, run: W
         started = time.perf_counter()
         model = baseline.LINEAR[name](train["text"].tolist(), train["label"].tolist(), seed=config.seed)
         return model.predict_proba(held_out["text"].tolist()), time.perf_counter() - started
-    n_parts = min(round(1 / config.cross_validation.stop_share), int(train.groupby("label")["group"].nunique().min()))
-    stops = deal(train, n_folds=n_parts, seed=config.seed) == 0
+    stops = stopping_rows(train, share=config.cross_validation.stop_share, seed=config.seed)
     place = Workspace(dataset=run.dataset, run=f"{run.run}/folds")
     settings = config.member_config(name)
     settings = settings.model_copy(update={"seed": settings.seed + repeat})

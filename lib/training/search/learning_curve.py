@@ -9,6 +9,7 @@ import pandas as pd
 from scipy import optimize
 from tqdm import tqdm
 
+from lib.config import FIXED_PARTS
 from lib.evaluation import resampling
 from lib.evaluation.significance import Interval
 from lib.training.baseline import fit_baseline
@@ -60,7 +61,7 @@ def learning_curve(
     """
     if n_sizes < 4:
         raise ValueError(f"three numbers of a law need four sizes or more, got {n_sizes}")
-    held_out = deal(rows, n_folds=5, seed=seed) == 0
+    held_out = deal(rows, n_folds=FIXED_PARTS, seed=seed, remedy="set cross_validation.curve_draws=0, or add rows") == 0
     train, scored = rows[~held_out], rows[held_out]
     classes, y = np.unique(rows["label"].to_numpy().astype(str), return_inverse=True)
     sizes = np.unique(np.geomspace(max(2 * len(classes), SMALLEST_SHARE * len(train)), len(train), n_sizes).round().astype(int))

@@ -18,10 +18,11 @@ import optuna
 import pandas as pd
 from filelock import FileLock, Timeout
 from optuna.trial import TrialState
+from pydantic import ValidationError
 from tqdm import tqdm
 
 from lib import workspace
-from lib.config import Config, TrainingConfig
+from lib.config import FIXED_PARTS, Config, TrainingConfig, said
 from lib.data.sources import sample_rows
 from lib.errors import WorkbookError
 from lib.evaluation.metrics import macro_f1
@@ -31,7 +32,7 @@ from lib.training.search import study as studies
 from lib.training.search.cross_validation import deal
 from lib.workspace import Workspace
 
-N_PARTS = 5  # that the rows are dealt into: one is scored, one stops the training, three are trained on
+N_PARTS = FIXED_PARTS  # that the rows are dealt into: one is scored, one stops the training, three are trained on
 MAX_FAILURES = 5  # trials in a row that end in an error, before it is raised
 
 Watch = Callable[[pd.DataFrame], None]  # is given a training's history after every evaluation
@@ -92,7 +93,10 @@ class SearchResult:
 
 def fine_tune(task: Task, settings: dict[str, Any], watch: Watch | None) -> float:
     """Train with these settings and return macro F1 on the scored rows, 0..1; the predictions are kept."""
-    training = TrainingConfig.model_validate(task.config.training.model_dump() | settings)
+    try:
+        training = TrainingConfig.model_validate(task.config.training.model_dump() | settings)
+    except ValidationError as error:
+        raise WorkbookError(f"settings {settings} of search.space do not go together: {said(error.errors()[0])}") from None
     training = training.model_copy(update={"eval_steps": math.ceil(math.ceil(len(task.fit) / training.batch_size) / studies.LOOKS)})
     name = f"trial-{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]}"
     place = Workspace(dataset=task.place.dataset, run=f"{task.place.run}/{name}")
@@ -147,7 +151,7 @@ def nested(train: pd.DataFrame, *, config: Config, run: Workspace, objective: Ob
     Varma and Simon 2006, "Bias in error estimation when using cross-validation for model selection".
     """
     rows, n_folds = _sample(train, config), config.search.nested_folds
-    fold, found = deal(rows, n_folds=n_folds, seed=config.seed), []
+    fold, found = deal(rows, n_folds=n_folds, seed=config.seed, remedy="set search.nested_folds lower or search.rows higher"), []
     for number in range(n_folds):
         place = Workspace(dataset=run.dataset, run=f"{run.run}/nested/fold-{number}")
         result = _search(_task(rows[fold != number], config, place), objective, desc=f"search {number + 1} of {n_folds}" if progress else "")
@@ -163,7 +167,9 @@ def _sample(train: pd.DataFrame, config: Config) -> pd.DataFrame:
     if not config.search.trials:
         raise WorkbookError("search.trials is 0, and a search tries settings at least once: set search.trials=20, or do not search")
     rows = config.search.rows
-    return (sample_rows(train, rows, seed=config.seed) if rows and rows < len(train) else train).reset_index(drop=True)
+    if rows and rows < len(train):  # a rare class is in every part
+        return sample_rows(train, rows, seed=config.seed, at_least=2 * N_PARTS, setting="search.rows")
+    return train.reset_index(drop=True)
 
 
 def _task(rows: pd.DataFrame, config: Config, place: Workspace) -> Task:

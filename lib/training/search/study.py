@@ -22,6 +22,7 @@ JOURNAL, NAME = "journal.jsonl", "search"
 LOOKS = 2  # evaluations an epoch, at which trials are compared
 MIN_COMPLETE = 5  # trials, for importances to be more than noise
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)  # what counts against the budget
+MACHINE = {"threads", "processes", "launch_options", "activation_cache_gb"}  # training settings that are the same task on another machine
 
 
 def open_study(folder: Path, *, config: Config, data: Mapping[str, Any]) -> optuna.Study:
@@ -41,9 +42,16 @@ def open_study(folder: Path, *, config: Config, data: Mapping[str, Any]) -> optu
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     _mend(folder / JOURNAL)
     try:
-        study = optuna.load_study(study_name=NAME, storage=_storage(folder))
-    except KeyError:
-        study = optuna.create_study(study_name=NAME, storage=_storage(folder), direction="maximize")
+        storage = _storage(folder)
+        known_names = [each.study_name for each in storage.get_all_studies()]
+    except Exception as error:  # records that are no study's: what Optuna then throws has no name
+        raise WorkbookError(
+            f"{folder / JOURNAL} is no journal of a study ({type(error).__name__}: {error}). Nothing was changed: delete the folder to search anew"
+        ) from error
+    if NAME in known_names:
+        study = optuna.load_study(study_name=NAME, storage=storage)
+    else:
+        study = optuna.create_study(study_name=NAME, storage=storage, direction="maximize")
     made_with = _made_with(config, data)
     known = study.user_attrs.get("made_with", made_with)
     changed = [
@@ -130,9 +138,10 @@ def _mend(journal: Path) -> None:
 
 def _is_record(line: bytes) -> bool:
     try:
-        return "op_code" in json.loads(line)
-    except (ValueError, TypeError):
+        record = json.loads(line)
+    except ValueError:
         return False
+    return isinstance(record, dict) and "op_code" in record
 
 
 def _storage(folder: Path) -> JournalStorage:
@@ -142,7 +151,7 @@ def _storage(folder: Path) -> JournalStorage:
 
 def _made_with(config: Config, data: Mapping[str, Any]) -> dict[str, Any]:
     """Return what must not change while a study goes on, by dotted name."""
-    searched = {*config.search.space, "eval_steps"}
+    searched = {*config.search.space, "eval_steps", *MACHINE}
     space = {f"search.space.{key}": values.model_dump() if isinstance(values, Range) else values for key, values in config.search_space().items()}
     training = {f"training.{key}": value for key, value in config.training.model_dump(mode="json").items() if key not in searched}
     return json.loads(json.dumps({**space, **training, "seed": config.seed, **data}))

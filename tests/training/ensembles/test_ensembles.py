@@ -96,6 +96,22 @@ def test_the_strength_of_a_stack_is_chosen_on_the_same_folds_of_the_rows_left(mo
     assert seen == [[fold for fold in range(5) if fold != held_out] for held_out in range(5)]
 
 
+def test_a_stack_is_fitted_where_a_fold_lacks_a_class():
+    oof, y = drawn(300, strengths=(3.0, 2.0))
+    rare = np.flatnonzero(y == 2)
+    fold = np.arange(300) % 3
+    fold[rare] = 0  # all rows of a class in one fold
+    assert ensembles.fit_ensemble(oof, y, method="stacking", fold=fold).predict_probs(oof).shape == (300, 3)
+    unseen = ensembles.out_of_fold(oof, y, fold, method="stacking")
+    np.testing.assert_allclose(unseen.sum(axis=1), 1)
+    assert unseen[rare, 2].max() < 1e-6  # fitted without that class
+    left = fold > 0
+    assert macro_f1(y[left], unseen[left].argmax(axis=1), n_classes=3) > 0.6  # the mean over three classes, one of them without rows
+    two = fold != 1  # the strength is chosen by what folds without the class say of the others
+    found = ensembles.fit_ensemble({name: probs[two] for name, probs in oof.items()}, y[two], method="stacking", fold=fold[two])
+    assert np.abs(found.weights).max() > 0.2
+
+
 def test_greedy_selection_keeps_the_best_draws_and_not_the_last():
     y = np.arange(90) % 2
     unsure = np.arange(90) // 2 % 3  # the member that does not know a row
@@ -118,6 +134,7 @@ def test_the_simplest_way_is_chosen_unless_another_is_better():
     better = {"soft": oof["m0"], "weighted": np.eye(3)[y], "greedy": oof["m1"]}
     assert ensembles.choose(better, y, n_resamples=200) == "weighted"
     assert ensembles.choose({"stacking": oof["m0"]}, y, n_resamples=200) == "stacking"
+    assert ensembles.choose(dict(reversed(ways.items())), y, n_resamples=200) == "soft"  # whatever the order they are named in
 
 
 def test_the_gain_curve_starts_with_the_best_and_ends_with_all():

@@ -476,3 +476,40 @@ def test_optimism_is_what_the_rows_that_chose_say_more_than_rows_that_did_not(ho
     again, _ = search.nested(rows, config=settings, run=RUN, objective=flattered, progress=False)
     assert len(calls) == 21 + 3
     pd.testing.assert_frame_equal(found, again)
+
+
+@pytest.mark.parametrize("record", ['{"op_code": 99, "worker_id": "x"}', '{"op_code": 4}'])
+def test_records_that_are_no_studys_are_named_and_nothing_is_changed(home, record):
+    folder = RUN.folder("models/{run}") / "search"
+    folder.mkdir(parents=True)
+    (folder / "journal.jsonl").write_text(record + "\n")
+    with pytest.raises(WorkbookError, match=r"journal\.jsonl is no journal of a study .* delete the folder to search anew"):
+        found(config(trials=1))
+    assert (folder / "journal.jsonl").read_text() == record + "\n"
+
+
+def test_a_study_goes_on_with_other_threads(home):
+    first = config(trials=1)
+    more = config(trials=2)
+    more = more.model_copy(update={"training": more.training.model_copy(update={"threads": 3, "activation_cache_gb": 1.0})})
+    assert [len(found(settings).trials) for settings in (first, more)] == [1, 2]
+
+
+def test_settings_that_never_go_together_are_one_line(home):
+    settings = config(trials=2, space={"lora_rank": [4, 8], "frozen_layers": [1, 2]})
+    with pytest.raises(WorkbookError, match=r"settings \{'lora_rank': .*\} of search\.space do not go together: lora_rank trains small matrices"):
+        search.search(table(), config=settings, run=RUN, progress=False)
+
+
+def test_a_rare_class_is_in_every_part_of_the_sample(home):
+    rows = pd.DataFrame({"label": ["a"] * 1_000 + ["b"] * 900 + ["rare"] * 12, "group": np.arange(1_912)}).assign(
+        text=lambda t: "text " + t["group"].astype(str)
+    )
+    seen = []
+
+    def look(task, settings, watch):
+        seen.extend(set(part["label"]) for part in (task.fit, task.stop, task.scored))
+        return 0.5
+
+    found(config(trials=1, rows=100), look, rows)
+    assert seen == [{"a", "b", "rare"}] * 3
