@@ -438,19 +438,30 @@ def test_a_single_class_is_an_error():
         check_labels(table_of(*["x"] * 30, None), settings("t.csv"))
 
 
+FEW = {"search__trials": 0, "cross_validation__curve_draws": 0}  # what deals a class into five parts, whatever the folds
+FEWER = "take fewer folds with --set labels.folds=2 --set cross_validation.folds=2 --set search.trials=0 --set cross_validation.curve_draws=0"
+
+
 def test_a_class_with_too_few_rows_is_named_with_its_count():
     labels = ["news"] * 30 + ["rare"] * 3 + ["odd"] * 8 + ["just enough"] * 9
     with pytest.raises(
-        WorkbookError, match=r"t.csv: .*fewer than the 9 rows that three splits and 5 folds need: 'rare' \(3\), 'odd' \(8\); add rows, .*labels.folds=2$"
+        WorkbookError, match=rf"t.csv: .*fewer than the 9 rows that three splits and 5 folds need: 'rare' \(3\), 'odd' \(8\); add rows, .*{FEWER}$"
     ):
         check_labels(table_of(*labels), settings("t.csv"))
 
 
 def test_fewer_folds_need_fewer_rows_until_the_shares_do():
     labels = ["news"] * 30 + ["rare"] * 8
-    check_labels(table_of(*labels), settings("t.csv", labels__folds=2))
+    fewest = settings("t.csv", labels__folds=2, cross_validation__folds=2, **FEW)
+    check_labels(table_of(*labels), fewest)
     with pytest.raises(WorkbookError, match=r"fewer than the 8 rows that three splits and 2 folds need: 'rare' \(7\)"):
-        check_labels(table_of(*labels[:-1]), settings("t.csv", labels__folds=2))
+        check_labels(table_of(*labels[:-1]), fewest)
+    for more in ({"labels__folds": 7}, {"cross_validation__folds": 7}):
+        with pytest.raises(WorkbookError, match="fewer than the 11 rows that three splits and 7 folds need"):
+            check_labels(table_of(*labels), settings("t.csv", **{"labels__folds": 2, "cross_validation__folds": 2, **FEW, **more}))
+    for more in ({"search__trials": 1}, {"cross_validation__curve_draws": 1}):
+        with pytest.raises(WorkbookError, match="fewer than the 9 rows that three splits and 5 folds need"):
+            check_labels(table_of(*labels), settings("t.csv", **{"labels__folds": 2, "cross_validation__folds": 2, **FEW, **more}))
 
 
 def test_a_class_that_lost_rows_says_how_many_and_to_which_rules():
@@ -458,17 +469,18 @@ def test_a_class_that_lost_rows_says_how_many_and_to_which_rules():
     rules = {"green": ["exact_duplicate"] * 3 + ["min_words"] * 7, "blue": ["exact_duplicate"], "red": ["min_words"], None: ["null_label"] * 4}
     dropped = pd.DataFrame([(label, rule) for label, lost in rules.items() for rule in lost], columns=["label", "rule"])
     listed = r"'green' \(0 of 10 left: min_words took 7, exact_duplicate took 3\), 'blue' \(2 of 3 left: exact_duplicate took 1\), 'odd' \(5\)"
-    remedies = "add rows, drop the class, keep more of its rows with other settings of cleaning, or take fewer folds with --set labels.folds=2"
+    remedies = f"add rows, drop the class, keep more of its rows with other settings of cleaning, or {FEWER}"
     with pytest.raises(WorkbookError, match=rf"^t, after cleaning: .*: {listed}; {remedies}$"):
         check_class_sizes(counts, settings("t"), where="t, after cleaning", dropped=dropped)
 
 
 def test_a_remedy_that_would_not_help_is_not_named():
+    three = settings("t", labels__folds=3, cross_validation__folds=3, **FEW)
     dropped = pd.DataFrame({"label": ["blue", "red"], "rule": ["drop", "min_words"]})
     with pytest.raises(WorkbookError, match=r"need: 'blue' \(2 of 3 left: drop took 1\); add rows, drop the class, or change decisions$"):
-        check_class_sizes(pd.Series({"red": 30, "blue": 2}), settings("t", labels__folds=3), where="t", dropped=dropped)
+        check_class_sizes(pd.Series({"red": 30, "blue": 2}), three, where="t", dropped=dropped)
     with pytest.raises(WorkbookError, match=r"the 8 rows .*'blue' \(7\); add rows, or drop the class$"):
-        check_class_sizes(pd.Series({"red": 8, "blue": 7}), settings("t", labels__folds=3), where="t")
+        check_class_sizes(pd.Series({"red": 8, "blue": 7}), three, where="t")
 
 
 def test_of_many_small_classes_ten_are_listed_and_the_rest_counted():
