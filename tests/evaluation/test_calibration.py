@@ -103,6 +103,6 @@ def test_few_rows_that_are_all_right_do_not_settle_the_error():
 
 
 def test_rows_that_are_all_right_do_not_make_it_surer_than_a_bound():
-    probs = np.tile([0.9, 0.1], (50, 1))
+    probs = np.tile([0.6, 0.4], (50, 1))
     calibrator = calibration.fit_calibrator(probs, np.zeros(50, dtype=int), method="temperature")
     assert np.exp(-3) <= calibrator.temperature < 0.07
