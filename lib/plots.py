@@ -220,11 +220,11 @@ def scores_with_intervals(scores: pd.DataFrame, *, title: str, ax: Axes | None =
         ticks.append(y + (len(rows) - 1) * 0.35 / 2)
         names.append(_short(str(metric)))
         for (_, model), row in rows.iterrows():
-            colour = COLOURS[models.index(model)]
+            colour = COLOURS[models.index(model) % len(COLOURS)]
             ax.errorbar(
                 row["value"],
                 y,
-                xerr=[[row["value"] - row["low"]], [row["high"] - row["value"]]],
+                xerr=[[max(0, row["value"] - row["low"])], [max(0, row["high"] - row["value"])]],  # a corrected interval may lie beside its value
                 fmt="os^D"[models.index(model) % 4],
                 color=colour,
                 capsize=3,
@@ -232,11 +232,11 @@ def scores_with_intervals(scores: pd.DataFrame, *, title: str, ax: Axes | None =
             )
             y += 0.35
         y += 0.35
-    handles = [plt.Line2D([], [], marker="os^D"[i % 4], linestyle="", color=COLOURS[i], label=model) for i, model in enumerate(models)]
+    handles = [plt.Line2D([], [], marker="os^D"[i % 4], linestyle="", color=COLOURS[i % len(COLOURS)], label=model) for i, model in enumerate(models)]
     ax.legend(handles=handles, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     ax.set_yticks(ticks, names)
-    ax.invert_yaxis()
-    _label(ax, title=title, xlabel="score (bars: 95 % interval over rows)")
+    ax.set_ylim(y - 0.35, -0.35)
+    _label(ax, title=title, xlabel="score (bars: intervals over rows)")
     ax.grid(axis="y", visible=False)
     return ax
 
@@ -405,7 +405,8 @@ def conformal(tables: dict[str, pd.DataFrame], *, n: int) -> Axes:
     _label(kept, title="Do the sets hold the right class?", xlabel="coverage promised", ylabel="texts whose set holds their class")
     _label(cost, title="How many classes do they name?", xlabel="coverage promised", ylabel="classes in a set (mean)")
     for ax in (kept, cost):
-        ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        ax.set_xticks(sorted({coverage for table in tables.values() for coverage in table.index}))
+        ax.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
     kept.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     kept.legend(frameon=False)
     figure.suptitle(f"Prediction sets (n = {n:,} texts; bars: 95 % intervals)", x=0.01, ha="left", fontsize=11)
