@@ -181,7 +181,7 @@ def check_class_sizes(counts: pd.Series, config: Config, *, where: str, dropped:
         remedies.append("keep more of its rows with other settings of cleaning")
     if dropped is not None and dropped["rule"].isin(["drop", "relabel"]).any():
         remedies.append("change decisions")
-    if _needed_rows(config, folds=2) < needed:
+    if (small >= _needed_rows(config, folds=2)).any():
         remedies.append("take fewer folds with " + " ".join(f"--set {setting}" for setting in config.fewer_folds))
     raise WorkbookError(
         f"{where}: classes with fewer than the {needed} rows that three splits and {config.n_folds} folds need: {listed}{more}; "

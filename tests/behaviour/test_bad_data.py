@@ -75,7 +75,7 @@ def test_equal_texts_under_two_labels_leave_too_few_rows_and_the_rule_is_named(t
     source = table_file(tmp_path / "same.csv", [("one and the same text for all", kind) for _ in range(200) for kind in ("red", "blue")])
     said = refused(tmp_path, source, "--from", "02", "--to", "02")
     assert "02_clean_and_split stopped under 'Are the splits the right size?'" in said
-    assert "same, after cleaning: classes with fewer than the 8 rows that three splits and 3 folds need: " in said
+    assert "same, after cleaning: classes with fewer than the 9 rows that three splits and 5 folds need: " in said
     for kind in ("red", "blue"):
         assert f"'{kind}' (1 of 200 left: exact_duplicate took 199)" in said
     assert said.endswith("; add rows, or drop the class")
@@ -86,7 +86,7 @@ def test_a_class_that_cleaning_empties_is_named_with_the_rules_that_took_it(tmp_
     gone = [("<p><br></p><!-- nothing -->", "green")] * 10 + [(f"two {i}", "green") for i in range(20)] + [(None, "green")] * 3
     source = table_file(tmp_path / "gone.csv", GOOD + gone)
     said = refused(tmp_path, source, "--from", "02", "--to", "02")
-    assert "gone, after cleaning: classes with fewer than the 8 rows that three splits and 3 folds need: 'green' (0 of 33 left: min_words took 33); " in said
+    assert "gone, after cleaning: classes with fewer than the 9 rows that three splits and 5 folds need: 'green' (0 of 33 left: min_words took 33); " in said
     assert said.endswith("; add rows, drop the class, or keep more of its rows with other settings of cleaning")
     assert not list(tmp_path.glob("data/processed/*/bad/*.parquet"))
 
@@ -188,7 +188,7 @@ def test_a_class_that_decisions_empty_is_named(odd_home, tmp_path, decision, new
     labels.record_decisions(home / "data/review/odd/decisions.csv", decided)
     said = refused(home, odd_home / "odd.jsonl", "--from", "03", "--to", "03")
     assert (
-        "stopped under 'What have people decided so far?': WorkbookError: odd, after the decisions in decisions.csv: classes with fewer than the 8 rows" in said
+        "stopped under 'What have people decided so far?': WorkbookError: odd, after the decisions in decisions.csv: classes with fewer than the 9 rows" in said
     )
     took = f"drop took {len(blue) - 5}, relabel took 5" if new_label else f"drop took {len(blue)}"
     assert f"need: 'blue' (0 of {len(blue)} left: {took})" in said and found.strip(", ") in said
