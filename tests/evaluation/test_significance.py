@@ -59,6 +59,11 @@ def test_arrays_of_one_row_or_of_two_lengths_are_refused():
         significance.bootstrap_interval(lambda a, b: 0.0, np.zeros(3), np.zeros(2))
 
 
+def test_a_stratum_of_one_row_is_named():
+    with pytest.raises(ValueError, match="a stratum needs two rows or groups, to be drawn from; rare has one"):
+        significance.bootstrap_interval(np.mean, np.arange(5.0), strata=np.array(["often", "often", "rare", "often", "often"]))
+
+
 def scored(*sizes):
     y_true = np.repeat(np.arange(len(sizes)), sizes)
     noise = np.random.default_rng(4).dirichlet(np.ones(len(sizes)), len(y_true))

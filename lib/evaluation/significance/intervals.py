@@ -42,7 +42,7 @@ def bootstrap_interval(
     statistic : takes the arrays, returns a number
     arrays : each of length n; rows are resampled together
     groups : (n,) of anything; rows of a group (near-copies) are drawn together
-    strata : (n,) of anything; each keeps its number of rows, or of groups
+    strata : (n,) of anything; each keeps its number of rows, or of groups, two at least
     n_resamples : 2,000 gives the ends to about a twentieth of the interval's width
     confidence : share of intervals that hold the truth, 0..1
 
@@ -56,6 +56,8 @@ def bootstrap_interval(
         raise ValueError(f"arrays must have one length of at least 2, got {[len(array) for array in arrays]}")
 
     how = resampling.draws(n, groups=groups, strata=strata)
+    if (small := np.flatnonzero(np.bincount(how.stratum) < 2)).size:
+        raise ValueError(f"a stratum needs two rows or groups, to be drawn from; {np.unique(strata)[small[0]]!s} has one")
     order, sizes = np.argsort(how.unit, kind="stable"), np.bincount(how.unit)
     rows_of = np.split(order, np.cumsum(sizes)[:-1])
 

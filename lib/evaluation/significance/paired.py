@@ -28,7 +28,8 @@ class PairedTest:
     p_macro_f1 : approximate randomisation test of equal macro F1, two-sided; not below 1 / 2,001
     disagreement : share of rows where one model alone is right, 0..1
     detectable : the smallest true accuracy gain that as many rows show in 80 % of the cases; a smaller one shows in fewer
-    verdict : "better", "worse" or "cannot tell": both tests and the interval of the macro F1 gain must agree
+    verdict : "better", "worse" or "cannot tell": both tests, which take rows for independent, and the interval of the macro F1 gain,
+        which draws groups together, must agree
     """
 
     accuracy_gain: Interval
