@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -28,6 +29,7 @@ from lib.training import backbones, engine, tracking
 from lib.workspace import FILES, STEPS, Step, Workspace
 
 NEEDED_DISK_BYTES = 1e9  # a run on 20,000 texts writes some 300 MB, most of it the model
+LAST_ANSWER = 0.5  # seconds that a kernel has to finish its last answer before it is ended
 
 
 @dataclass(frozen=True)
@@ -245,8 +247,16 @@ def _execute(step: Step, config: Config, ws: Workspace, parameters: dict[str, An
 def _papermill(step: Step, output: Path, parameters: dict[str, Any], *, progress: bool) -> str | None:
     """Execute one notebook; return None, or the failing cell's error with the heading it stands under."""
     import papermill
+    from jupyter_client.manager import AsyncKernelManager
     from nbclient.exceptions import DeadKernelError
     from traitlets.config import Config as Traits
+
+    class KernelManager(AsyncKernelManager):
+        """Ends a kernel with an interrupt first, as jupyter_client does, but not within its last answer: the kernel's own code would print a traceback."""
+
+        async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:  # type: ignore[override]  # theirs is a coroutine too
+            await asyncio.sleep(LAST_ANSWER)
+            await super().shutdown_kernel(now=now, restart=restart)
 
     try:
         with tempfile.TemporaryDirectory(prefix="kernel-") as sockets:  # of this kernel alone: a shared name mixes up runs side by side
@@ -258,7 +268,7 @@ def _papermill(step: Step, output: Path, parameters: dict[str, Any], *, progress
                 cwd=str(workspace.NOTEBOOKS),
                 log_output=True,
                 progress_bar={"desc": "  cells", "leave": False} if progress else False,
-                kernel_manager_class="jupyter_client.manager.AsyncKernelManager",
+                kernel_manager_class=KernelManager,
                 config=Traits({"KernelManager": {"transport": "ipc", "connection_file": f"{sockets}/kernel.json"}}),  # no open port
             )
     except papermill.PapermillExecutionError as error:

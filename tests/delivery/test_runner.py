@@ -174,6 +174,31 @@ def test_kernels_side_by_side_share_no_socket_and_leave_none(tmp_path, monkeypat
     assert [path for path in tmp_path.iterdir() if path.is_socket()] == []
 
 
+SLOW_ANSWER = """
+import time
+
+handlers = get_ipython().kernel.shell_handlers
+answer = handlers["kernel_info_request"]
+
+
+async def slowly(*request):  # the notebook's last one: the answer is out, the kernel is not done with it
+    await answer(*request)
+    time.sleep(0.25)
+
+
+handlers["kernel_info_request"] = slowly
+raise ValueError("here it ends")
+"""
+
+
+def test_a_kernel_may_finish_its_last_answer_before_it_is_ended(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(workspace, "NOTEBOOKS", tmp_path)
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(SLOW_ANSWER)]), tmp_path / "slow.ipynb")
+    said = runner._papermill(Step("slow", question="", settings=(), reads=()), tmp_path / "slow.out.ipynb", {}, progress=False)
+    assert said == "slow stopped under '': ValueError: here it ends"
+    assert "KeyboardInterrupt" not in capfd.readouterr().err
+
+
 def test_a_step_is_stale_when_what_it_depends_on_changes_and_only_then(tmp_path, home, monkeypatch):
     source = tmp_path / "good.csv"
     source.write_text(GOOD)

@@ -56,7 +56,7 @@ def bootstrap_interval(
         raise ValueError(f"arrays must have one length of at least 2, got {[len(array) for array in arrays]}")
 
     how = resampling.draws(n, groups=groups, strata=strata)
-    if (small := np.flatnonzero(np.bincount(how.stratum) < 2)).size:
+    if strata is not None and (small := np.flatnonzero(np.bincount(how.stratum) < 2)).size:
         raise ValueError(f"a stratum needs two rows or groups, to be drawn from; {np.unique(strata)[small[0]]!s} has one")
     order, sizes = np.argsort(how.unit, kind="stable"), np.bincount(how.unit)
     rows_of = np.split(order, np.cumsum(sizes)[:-1])
