@@ -150,8 +150,19 @@ class MLflow:
         if found:
             return found.experiment_id
         with suppress(Exception):  # another process may have been faster
-            return self.client.create_experiment(name, artifact_location=None if self.uri else (local_folder() / "artifacts").as_uri())
+            return self.client.create_experiment(name, artifact_location=self._artifacts_folder())
         return self.client.get_experiment_by_name(name).experiment_id
+
+    def _artifacts_folder(self) -> str | None:
+        """Return where files go: beside a SQLite file, of another database beside the local store (MLflow would take the working folder); None: a server knows."""
+        from mlflow.store.db.db_types import DATABASE_ENGINES
+
+        uri = self.uri or local_uri()
+        engine = uri.partition(":")[0].partition("+")[0]
+        if engine not in DATABASE_ENGINES:
+            return None
+        folder = Path(uri.partition("///")[2]).absolute().parent if engine == "sqlite" else local_folder()
+        return (folder / "artifacts").as_uri()
 
     def _begin(self, opening: Opening, tags: dict[str, str]) -> str:
         from mlflow.entities import Param

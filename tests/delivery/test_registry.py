@@ -244,7 +244,9 @@ def test_a_registry_that_does_not_answer_is_one_line(home):
     assert message == "the model registry http://127.0.0.1:9 cannot be used: [Errno 111] Connection refused"
 
 
-def test_the_commands_say_what_was_done(home):
+def test_the_commands_say_what_was_done(home, monkeypatch):
+    monkeypatch.chdir(home)
+
     def said(*words):
         result = CliRunner().invoke(main, words)
         assert result.exit_code == 0, result.output
@@ -255,8 +257,10 @@ def test_the_commands_say_what_was_done(home):
     scores = said("register", "one").removeprefix(f"registered as {FIRST}, challenger: ")
     assert scores.startswith("macro F1 0.917 [") and said("register", "one") == f"known already as {FIRST}: {scores}"
     assert scores.endswith(f"to put it in use: workbook promote {FIRST}\n")
-    elsewhere = f"sqlite:///{home / 'other.db'}"
+    elsewhere = f"sqlite:///{home / 'other' / 'store.db'}"
+    (home / "other").mkdir()
     assert said("register", "one", "--uri", elsewhere).endswith(f"workbook promote {FIRST} --uri {elsewhere}\n")
+    assert len(list((home / "other" / "artifacts").rglob("metrics.json"))) == 1 and not (home / "mlruns").exists()
     assert said("promote", FIRST) == f"{FIRST} is the champion: the first champion\n"
     head, row = said("models").splitlines()
     assert head.split() == ["model", "alias", "macro", "F1", "accuracy", "data", "run", "date", "commit"]
