@@ -154,7 +154,10 @@ class MLflow:
         return self.client.get_experiment_by_name(name).experiment_id
 
     def _artifacts_folder(self) -> str | None:
-        """Return where files go: beside a SQLite file, of another database beside the local store (MLflow would take the working folder); None: a server knows."""
+        """Return where files go: beside a SQLite file, of another database beside the local store; None: where a server says.
+
+        Left alone, MLflow takes the working folder for a database.
+        """
         from mlflow.store.db.db_types import DATABASE_ENGINES
 
         uri = self.uri or local_uri()
