@@ -183,7 +183,7 @@ answer = handlers["kernel_info_request"]
 
 async def slowly(*request):  # the notebook's last one: the answer is out, the kernel is not done with it
     await answer(*request)
-    time.sleep(0.25)
+    time.sleep(0.1)
 
 
 handlers["kernel_info_request"] = slowly
