@@ -2,7 +2,9 @@
 
 import nbformat
 
+from lib import workspace
 from lib.delivery import site
+from lib.workspace import Workspace
 
 
 def test_progress_bars_do_not_reach_the_page(tmp_path):
@@ -14,3 +16,21 @@ def test_progress_bars_do_not_reach_the_page(tmp_path):
     page = (tmp_path / "note.html").read_text(encoding="utf-8")
     assert "the result" in page
     assert "Loading weights" not in page and "training: 7%" not in page
+
+
+def test_a_score_that_an_earlier_version_did_not_measure_is_a_dash(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path))
+    ws, interval = Workspace("d", "r"), {"value": 0.9, "low": 0.8, "high": 0.95, "n": 40, "confidence": 0.95}
+    scores = {"intervals": {"accuracy": interval, "macro_f1": interval, "ece": interval}}
+    workspace.write_json({"n_test": 40, "models": {"transformer": scores}, "verdict": "v"}, ws.path("metrics.json"))
+    record = {
+        "profile": "quick",
+        "data": {},
+        "overrides": {},
+        "settings": {"seed": 1, "training.backbone": "b"},
+        "machine": workspace.machine_facts(),
+        "steps": {},
+        "finished": None,
+    }
+    page = site.write_index(ws, record).read_text(encoding="utf-8")
+    assert page.count("0.900 <span") == 2 and '<td class="number">–</td>' in page

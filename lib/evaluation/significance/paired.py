@@ -25,7 +25,7 @@ class PairedTest:
     ----------
     accuracy_gain, macro_f1_gain : differences with bootstrap intervals, -1..1
     p_value : exact McNemar test of equal accuracy, two-sided
-    p_macro_f1 : approximate randomisation test of equal macro F1, two-sided; not below 1 / 2,001
+    p_macro_f1 : approximate randomisation test of equal macro F1, two-sided, of 2,000 swaps or more: not below 1 / 2,001 then
     disagreement : share of rows where one model alone is right, 0..1
     detectable : the smallest true accuracy gain that as many rows show in 80 % of the cases; a smaller one shows in fewer
     verdict : "better", "worse" or "cannot tell": both tests, which take rows for independent, and the interval of the macro F1 gain,

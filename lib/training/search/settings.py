@@ -32,7 +32,6 @@ from lib.training.search import study as studies
 from lib.training.search.cross_validation import deal
 from lib.workspace import Workspace
 
-N_PARTS = FIXED_PARTS  # that the rows are dealt into: one is scored, one stops the training, three are trained on
 MAX_FAILURES = 5  # trials in a row that end in an error, before it is raised
 
 Watch = Callable[[pd.DataFrame], None]  # is given a training's history after every evaluation
@@ -168,16 +167,16 @@ def _sample(train: pd.DataFrame, config: Config) -> pd.DataFrame:
         raise WorkbookError("search.trials is 0, and a search tries settings at least once: set search.trials=20, or do not search")
     rows = config.search.rows
     if rows and rows < len(train):  # a rare class is in every part
-        return sample_rows(train, rows, seed=config.seed, at_least=2 * N_PARTS, setting="search.rows")
+        return sample_rows(train, rows, seed=config.seed, at_least=2 * FIXED_PARTS, setting="search.rows")
     return train.reset_index(drop=True)
 
 
 def _task(rows: pd.DataFrame, config: Config, place: Workspace) -> Task:
     n_groups = rows.groupby("label")["group"].nunique()
-    if n_groups.min() < N_PARTS:
+    if n_groups.min() < FIXED_PARTS:
         few = f"{n_groups.idxmin()!r} has {n_groups.min()} different texts of {len(rows):,}"
-        raise WorkbookError(f"the search needs {N_PARTS} texts of each class, and {few}: set search.rows higher, or search.trials=0")
-    part = deal(rows, n_folds=N_PARTS, seed=config.seed)
+        raise WorkbookError(f"the search needs {FIXED_PARTS} texts of each class, and {few}: set search.rows higher, or search.trials=0")
+    part = deal(rows, n_folds=FIXED_PARTS, seed=config.seed)  # one is scored, one stops the training, the others are trained on
     return Task(rows[part > 1], rows[part == 1], rows[part == 0], config, place)
 
 
