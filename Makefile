@@ -13,7 +13,7 @@ help:  ## list the targets
 
 setup:  ## create .venv and install, where it is missing or stale
 	@if [ -z "$(PYTHON)" ]; then echo "setup: no Python 3.11 or 3.12 found; install one, or name it: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; fi
-	@$(PYTHON) lib/delivery/bootstrap.py
+	@$(PYTHON) tools/bootstrap.py
 
 run: setup  ## the main job: all notebooks on 20,000 texts, a report in reports/quick (ARGS="--profile base ..." for more)
 	@$(BIN)/workbook run $(ARGS)

@@ -221,7 +221,7 @@ def our_trainer(folder: str, train: pd.DataFrame, **settings) -> run.RecipeTrain
     same = {"backbone": folder, "max_length": plain.MAX_LENGTH, "batch_size": plain.BATCH, "unfreeze": (), "averaging": "none"}
     chosen = TrainingConfig(**same, **settings)
     config, place = Config(profile="bench", training=chosen, tracking=NO_TRACKING), Workspace(dataset="bench", run="speed")
-    trainer = run.build_trainer(train, train.head(64), config=config, settings=chosen, run=place)
+    trainer = run.build_trainer(train, train.head(64), config=config, settings=chosen, ws=place)
     trainer.args.eval_strategy = trainer.args.save_strategy = "no"
     trainer.args.load_best_model_at_end = False
     return trainer
@@ -261,7 +261,7 @@ def full_run(folder: str, train: pd.DataFrame, val: pd.DataFrame, args: argparse
         config = Config.load("large", {"training.backbone": folder, "training.attention_kernel": kernel, "tracking.backend": "none"})
         config = config.model_copy(update={"training": config.training.model_copy(update={"patience": 1_000})})  # to the end: random weights hardly learn
         started = time.perf_counter()
-        result = finetune.train(train, val, config=config, run=Workspace(dataset="bench", run=f"full-{kernel}"), progress=False)
+        result = finetune.train(train, val, config=config, ws=Workspace(dataset="bench", run=f"full-{kernel}"), progress=False)
         minutes = (time.perf_counter() - started) / 60
         facts, every = result.facts, config.training.eval_steps
         told = f"{facts['steps']:,} steps of {len(train):,} texts, {len(val):,} scored every {every} steps: {minutes:.2f} minutes from table to probabilities, "
@@ -281,7 +281,7 @@ def learning(train: pd.DataFrame, test: pd.DataFrame, args: argparse.Namespace) 
             recipe = {"backbone": folder, "learning_rate": 5e-4, "epochs": 10, "unfreeze": (), **settings}
             config, place = Config(profile="bench", seed=seed, training=TrainingConfig(**recipe), tracking=NO_TRACKING), Workspace("bench", f"learn-{seed}")
             started = time.perf_counter()
-            result = finetune.train(train, test, config=config, run=place, progress=False)
+            result = finetune.train(train, test, config=config, ws=place, progress=False)
             seconds[way] += (time.perf_counter() - started) / args.seeds
             predicted[way].append(result.val_probs.argmax(axis=1))
     tell(args.out, f"\n## Does it learn? ({len(train):,} texts, {len(test):,} held out, which also stop the training; {args.seeds} seeds)\n")

@@ -20,9 +20,9 @@ from sklearn.metrics import average_precision_score
 
 from lib.config import LabelsConfig
 from lib.data import duplicates, sources
-from lib.data.labels import confusion_rates, plant_noise
-from lib.training import laboratory
-from lib.training.laboratory import COMBINED, PLAIN
+from lib.review.labels import confusion_rates, inject_label_noise
+from lib.review import laboratory
+from lib.review.laboratory import COMBINED, PLAIN
 
 RATES, PROMISED_GAIN = (0.05, 0.10), 10
 
@@ -53,7 +53,7 @@ def cases(posts: pd.DataFrame, *, n_seeds: int):
     print(f"{len(texts):,} posts; TF-IDF gives {(own.argmax(axis=1) == codes).mean():.1%} of the labels as they came")
     for rate in RATES:
         for seed in range(42, 42 + n_seeds):
-            noisy, planted = plant_noise(codes, rate=rate, n_classes=len(classes), confusion=confusion_rates(codes, own), seed=seed)
+            noisy, planted = inject_label_noise(codes, rate=rate, n_classes=len(classes), confusion=confusion_rates(codes, own), seed=seed)
             yield rate, seed, noisy, planted, laboratory.judge(views, noisy, groups, n_classes=len(classes), seed=seed)
 
 

@@ -39,7 +39,7 @@ def seconds(objective: search.Objective, *, sampler: str = "tpe", workers: int =
     config = Config(profile="bench", search=SearchConfig(trials=N_TRIALS, sampler=sampler, pruner="none"), compute=ComputeConfig(workers=workers))
     started = time.perf_counter()
     result = search.search(
-        rows(), config=config, run=Workspace(dataset="bench", run=f"{sampler}-{workers}-{objective.__name__}"), objective=objective, progress=False
+        rows(), config=config, ws=Workspace(dataset="bench", run=f"{sampler}-{workers}-{objective.__name__}"), objective=objective, progress=False
     )
     assert (result.trials["state"] == "COMPLETE").sum() == N_TRIALS
     return time.perf_counter() - started

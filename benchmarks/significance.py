@@ -14,7 +14,7 @@ from joblib import Parallel, delayed
 from scipy import special
 from tqdm import tqdm
 
-from lib.evaluation import abstention, calibration, significance
+from lib.evaluation import selective, calibration, significance
 
 N_DRAWS, N_ROWS, N_CLASSES, N_RESAMPLES = 1_000, 1_000, 5, 1_000
 RECALL = np.array([0.95, 0.90, 0.85, 0.80, 0.75])  # of each class; an error falls on the next class twice as often as on any other
@@ -69,8 +69,8 @@ def held_by_sets(seed: int, *, coverage: float, by_class: bool) -> float:
     y = rng.integers(0, N_CLASSES, 2 * N_ROWS)
     odds = np.exp(3 * (rng.normal(0, 1, (2 * N_ROWS, N_CLASSES)) + np.eye(N_CLASSES)[y] * (1 + y[:, None] / 2)))  # later classes are easier
     probs, known = odds / odds.sum(axis=1, keepdims=True), np.arange(2 * N_ROWS) < N_ROWS
-    thresholds = abstention.conformal_thresholds(probs[known], y[known], coverage=coverage, by_class=by_class)
-    return float(abstention.prediction_sets(probs[~known], thresholds)[np.arange(N_ROWS), y[~known]].mean())
+    thresholds = selective.conformal_thresholds(probs[known], y[known], coverage=coverage, by_class=by_class)
+    return float(selective.prediction_sets(probs[~known], thresholds)[np.arange(N_ROWS), y[~known]].mean())
 
 
 def speed() -> None:

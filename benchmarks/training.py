@@ -32,7 +32,7 @@ from lib.data import cleaning, sources
 from lib.evaluation.metrics import accuracy, macro_f1
 from lib.evaluation.significance import gain_over_seeds
 from lib.training import backbones, baseline, finetune
-from lib.training.finetune import heads, kernels, machine, run
+from lib.training.finetune import heads, kernels, devices, run
 from lib.workspace import Workspace
 
 BACKBONES = ("MiniLM", "six-layer DeBERTa-v3")
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def speed(models: list[str], *, steps: int) -> None:
-    """Time both recipes, each model in a process of its own: `machine.prepare_torch` sets the allocator for all that follows."""
+    """Time both recipes, each model in a process of its own: `devices.prepare_torch` sets the allocator for all that follows."""
     print("| model | | plain | ours | ratio |\n|---|---|---|---|---|", flush=True)
     for name in models:
         with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as process:
@@ -111,7 +111,7 @@ def our_training_rate(name: str, rows: pd.DataFrame) -> float:
     """Time the trainer that `finetune.train` trains with, without evaluations and callbacks."""
     settings = same_recipe(name, epochs=1)
     config = Config(profile="bench", training=settings)
-    trainer = run.build_trainer(rows, rows, config=config, settings=settings, run=Workspace(dataset="bench", run="speed"))
+    trainer = run.build_trainer(rows, rows, config=config, settings=settings, ws=Workspace(dataset="bench", run="speed"))
     trainer.args.eval_strategy = trainer.args.save_strategy = "no"
     trainer.args.load_best_model_at_end = False
     return plain.rate(trainer.train, len(rows))
@@ -148,7 +148,7 @@ def equal(models: list[str], *, n_seeds: int, n_train: int = 2_000) -> None:
     train, test = docstrings()
     test = test[:1_000]
     y, classes = codes(train, test)
-    machine.prepare_torch(same_recipe("MiniLM"))  # the plain recipe is not timed here: it may have the allocator's settings too
+    devices.prepare_torch(same_recipe("MiniLM"))  # the plain recipe is not timed here: it may have the allocator's settings too
     for name in models:
         predicted: dict[str, list[np.ndarray]] = {"plain": [], "ours": []}
         for seed in range(n_seeds):
@@ -193,7 +193,7 @@ def plain_run(name: str, train: pd.DataFrame, test: pd.DataFrame, classes: list[
 def our_run(train: pd.DataFrame, test: pd.DataFrame, settings: TrainingConfig, *, seed: int) -> np.ndarray:
     place = Workspace(dataset="bench", run="ours")
     result = finetune.train(
-        train, train.head(40), config=Config(profile="bench", seed=seed, training=settings, tracking=TrackingConfig(backend="none")), run=place, progress=False
+        train, train.head(40), config=Config(profile="bench", seed=seed, training=settings, tracking=TrackingConfig(backend="none")), ws=place, progress=False
     )
     tokenizer, model, _ = finetune.load_model(result.model_dir)
     predicted = finetune.predict_probs(tokenizer, model, test["text"].tolist(), settings=settings, progress=False).argmax(axis=1)

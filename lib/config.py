@@ -170,9 +170,9 @@ class TrainingConfig(_Section):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     r_drop: float = Field(0.0, ge=0)  # weight of the divergence between two dropout masks
     mixup: float = Field(0.0, ge=0)  # alpha of the Beta distribution that pooled embeddings are mixed with; 0 is off
-    head_dropouts: int = Field(1, ge=1)  # dropout masks of the head that the loss is averaged over
+    multisample_dropout: int = Field(1, ge=1)  # dropout masks of the head that the loss is averaged over
     adversarial: Literal["none", "embeddings", "weights"] = "none"  # what is perturbed for a second gradient
-    adversarial_size: float = Field(0.01, gt=0)  # of the perturbation, relative to the norm of what it perturbs
+    adversarial_epsilon: float = Field(0.01, gt=0)  # of the perturbation, relative to the norm of what it perturbs
     # looking and stopping
     eval_steps: int = Field(100, ge=1)
     eval_rows: int | None = Field(None, ge=10)  # validation rows for early stopping; None takes all
@@ -215,7 +215,7 @@ class CrossValidationConfig(_Section):
     folds: int = Field(5, ge=2)
     repeats: int = Field(1, ge=1)  # each deals the rows out anew
     rows: int | None = Field(None, ge=20)  # a stratified sample of the training rows; None takes all
-    stop_share: float = Field(0.1, gt=0, lt=0.5)  # of a fold's training rows, that stop the training: never the rows it is scored on
+    early_stopping_share: float = Field(0.1, gt=0, lt=0.5)  # of a fold's training rows, that stop the training: never the rows it is scored on
     curve_draws: int = Field(3, ge=0)  # of each size of the learning curve, which takes all training rows; 0: no curve
     members: dict[str, dict[str, Any]] = {"transformer": {}}  # name: training settings that differ from the run's, `seed` among them
 

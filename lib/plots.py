@@ -169,7 +169,7 @@ def detectors(table: pd.DataFrame, *, n: int, n_seeds: int) -> Axes:
     return panels[0][0]
 
 
-def outlook(table: pd.DataFrame, *, k: int, rate: float, n_seeds: int, ax: Axes | None = None) -> Axes:
+def expected_yield(table: pd.DataFrame, *, k: int, rate: float, n_seeds: int, ax: Axes | None = None) -> Axes:
     """Real errors to expect among the first rows of a ranking, from `depth.outlook`, and where the queue ends."""
     ax = ax or _axes(height=3.0)
     ax.errorbar(table.index, table["errors"], yerr=[table["errors"] - table["low"], table["high"] - table["errors"]], fmt="o-", color=COLOURS[0], capsize=3)
@@ -414,7 +414,7 @@ def conformal(tables: dict[str, pd.DataFrame], *, n: int) -> Axes:
 
 
 def accuracy_answered(tables: dict[str, pd.DataFrame], *, n: int, ax: Axes | None = None) -> Axes:
-    """Accuracy on the texts that a model is surest of, by the share of them, from `abstention.accuracy_by_share_answered`."""
+    """Accuracy on the texts that a model is surest of, by the share of them, from `abstention.accuracy_coverage_curve`."""
     ax = ax or _axes(height=3.2)
     for (name, table), style, marker in zip(tables.items(), _line_styles(), "os^D" * 8):
         ax.plot(table.index, table["accuracy"], marker=marker, markersize=4, label=_short(name), **style)
@@ -492,8 +492,8 @@ def token_lengths(n_tokens: Sequence[int], *, max_length: int, ax: Axes | None =
     return ax
 
 
-def telling_terms(terms: pd.DataFrame, balance: pd.DataFrame, *, confidence: float = 0.95, max_classes: int = 12) -> Axes:
-    """Most telling words of each class with their intervals, a panel a class, from `profiling.telling_terms` and `label_balance`.
+def distinctive_terms(terms: pd.DataFrame, balance: pd.DataFrame, *, confidence: float = 0.95, max_classes: int = 12) -> Axes:
+    """Most telling words of each class with their intervals, a panel a class, from `profiling.distinctive_terms` and `label_balance`.
 
     Characters that the font lacks are drawn as boxes. With more than `max_classes` classes the largest are shown.
     """

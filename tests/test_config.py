@@ -251,7 +251,7 @@ def test_the_default_training_is_the_recipe_for_a_pretrained_model():
     training = TrainingConfig()
     assert (training.unfreeze, training.averaging, training.averaging_start, training.ema_decay) == ((0, 6), "ema", 0.5, 0.999)
     off = {"pooling": "cls", "reinit_layers": 0, "lora_rank": 0, "pretraining_epochs": 0, "truncation": "head", "layer_decay": 1, "frozen_layers": 0}
-    off |= {"class_weights": "none", "label_smoothing": 0, "r_drop": 0, "mixup": 0, "head_dropouts": 1, "adversarial": "none", "processes": 1}
+    off |= {"class_weights": "none", "label_smoothing": 0, "r_drop": 0, "mixup": 0, "multisample_dropout": 1, "adversarial": "none", "processes": 1}
     assert {name: value for name, value in training.model_dump().items() if name in off} == off
 
 

@@ -296,7 +296,7 @@ def test_token_lengths_all_on_one_side_of_the_limit_are_all_drawn(values, limit)
 
 
 def test_telling_terms_have_a_panel_a_class_with_their_intervals():
-    ax = plots.telling_terms(telling(["a", "b"]), balance(["b", "a", "c"], [30, 20, 10]))
+    ax = plots.distinctive_terms(telling(["a", "b"]), balance(["b", "a", "c"], [30, 20, 10]))
     panels = ax.figure.axes
     assert [panel.get_title(loc="left") for panel in panels] == ["b\nn = 30", "a\nn = 20", "c\nn = 10; no word tells it"]
     ax.figure.canvas.draw()
@@ -311,19 +311,19 @@ def test_telling_terms_have_a_panel_a_class_with_their_intervals():
 )
 def test_telling_terms_of_many_classes_show_the_twelve_largest_and_say_so(n, drawn, words):
     names = [f"class {i}" for i in range(n)]
-    ax = plots.telling_terms(telling(names), balance(names, range(100, 100 - n, -1)))
+    ax = plots.distinctive_terms(telling(names), balance(names, range(100, 100 - n, -1)))
     ax.figure.canvas.draw()
     assert len(ax.figure.axes) == drawn
     assert words in titles(ax)
 
 
 def test_no_telling_term_at_all_can_be_drawn():
-    plots.telling_terms(telling([]), balance(["a", "b"], [1, 1])).figure.canvas.draw()
+    plots.distinctive_terms(telling([]), balance(["a", "b"], [1, 1])).figure.canvas.draw()
 
 
 @pytest.mark.filterwarnings("error:Glyph")
 def test_terms_and_classes_are_shown_as_they_are_and_without_missing_glyphs():
-    ax = plots.telling_terms(telling(NASTY, terms=("$x_{1$", "文字a", "w" * 50)), balance(NASTY, range(7, 0, -1)))
+    ax = plots.distinctive_terms(telling(NASTY, terms=("$x_{1$", "文字a", "w" * 50)), balance(NASTY, range(7, 0, -1)))
     ax.figure.canvas.draw()
     assert [label.get_text() for label in ax.get_yticklabels()] == [r"\$x_{1\$", "□□a", "w" * 17 + "…"]
     shown = [panel.get_title(loc="left") for panel in ax.figure.axes]
@@ -378,7 +378,7 @@ def test_detectable_gains_are_drawn_in_points_with_the_size_of_each_split():
 
 def test_the_outlook_shows_what_looking_finds_with_intervals_and_where_the_queue_ends():
     table = pd.DataFrame({"errors": [20.0, 30.0], "low": [15.0, 22.0], "high": [24.0, 40.0], "recall": [0.4, 0.6], "minutes": [6, 12]}, index=[25, 50])
-    ax = plots.outlook(table, k=40, rate=0.05, n_seeds=3)
+    ax = plots.expected_yield(table, k=40, rate=0.05, n_seeds=3)
     assert "read off 5% of planted errors; 3 seeds" in ax.get_title(loc="left")
     assert [text.get_text() for text in ax.texts] == ["40% found", "60% found"]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["the queue: 40 rows"]

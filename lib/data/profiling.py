@@ -83,7 +83,7 @@ def label_schema(labels: pd.Series, *, min_rows: int = 10, min_similarity: float
     return pd.DataFrame(rows, columns=["problem", "labels", "n_rows"])
 
 
-def telling_terms(texts: Sequence[str], labels: Sequence[str], *, n: int = 10, confidence: float = 0.95, max_terms: int = 50_000) -> pd.DataFrame:
+def distinctive_terms(texts: Sequence[str], labels: Sequence[str], *, n: int = 10, confidence: float = 0.95, max_terms: int = 50_000) -> pd.DataFrame:
     """Return the words that tell each class from all others, by log-odds ratio with an informative Dirichlet prior.
 
     A word counts once a text, so no single long text makes a word telling. The prior is a tenth of the table's own counts. Words are
@@ -304,7 +304,7 @@ def audit(
     features, damage : from `text_features` and `encoding_damage`
     n_exact, n_near, n_conflicting : texts equal to an earlier one, near-duplicate pairs, rows whose text has another label elsewhere
     schema, tokens, languages, linguistic, terms : from `label_schema`, `length_summary`, `language_mix`, `linguistic_outliers` and
-        `telling_terms`
+        `distinctive_terms`
     """
     return {
         "rows": len(table),
@@ -322,7 +322,7 @@ def audit(
         "tokens": tokens,
         "languages": languages["share"].round(4).to_dict(),
         "linguistic_outliers": linguistic["n_outliers"].to_dict(),
-        "telling_terms": {label: rows["term"].tolist() for label, rows in terms.groupby("label", sort=False)},
+        "distinctive_terms": {label: rows["term"].tolist() for label, rows in terms.groupby("label", sort=False)},
     }
 
 

@@ -71,7 +71,7 @@ def run(  # noqa: PLR0917 (click passes them by name)
 @click.argument("second", metavar="RUN")
 def compare(first: str, second: str) -> None:
     """Say whether the second of two finished runs is better, on their sealed test set."""
-    from lib.delivery.comparing import compare
+    from lib.delivery.comparison import compare
 
     found = compare(first, second)
     _print_table(found.scores)

@@ -17,8 +17,8 @@ import pandas as pd
 
 from lib import workspace
 from lib.config import closest
-from lib.delivery import comparing
-from lib.delivery.comparing import Evaluated
+from lib.delivery import comparison
+from lib.delivery.comparison import Evaluated
 from lib.errors import WorkbookError
 from lib.evaluation import sealed, significance
 from lib.training import recorders, tracking
@@ -111,7 +111,7 @@ def register(run: str, *, uri: str = "") -> tuple[Version, bool]:
     ------
     WorkbookError : the run is not there or not finished, its model has changed since its evaluation, or the registry cannot be used.
     """
-    found = comparing.evaluated_run(run)
+    found = comparison.evaluated_run(run)
     uri, folder = _uri_of(found, uri), found.ws.existing(MODEL)
     if workspace.path_fingerprint(folder) != found.metrics["fingerprints"][MODEL]:
         raise WorkbookError(f"{folder} is not the model that was evaluated: `workbook run --run {run}` evaluates it")
@@ -134,7 +134,7 @@ def register(run: str, *, uri: str = "") -> tuple[Version, bool]:
 
 def server_of(run: str, *, uri: str = "") -> str:
     """Return the address of the server that a run's model is registered on, without a password; "" where it is the local store."""
-    return recorders.without_password(_uri_of(comparing.evaluated_run(run), uri))
+    return recorders.without_password(_uri_of(comparison.evaluated_run(run), uri))
 
 
 def _uri_of(found: Evaluated, uri: str) -> str:
@@ -220,7 +220,7 @@ def _store(client: Any, run_id: str, label: str, found: Evaluated) -> None:
     """Log the model, and what it is compared by when its run has long been made anew."""
     client.log_artifacts(run_id, str(found.ws.path(MODEL)), f"{label}/model")
     with tempfile.TemporaryDirectory() as scratch:
-        for name in comparing.EVALUATED:
+        for name in comparison.EVALUATED:
             (Path(scratch) / name).write_bytes(found.ws.path(name).read_bytes())
         client.log_artifacts(run_id, scratch, f"{label}/evaluation")
 
@@ -240,15 +240,15 @@ def _judged(client: Any, champion: Version, challenger: Version) -> tuple[str, s
     (first_metrics, first_probs), (metrics, probs) = (_evaluation(client, version) for version in (champion, challenger))
     classes = metrics["class_names"]
     try:
-        comparing.refuse_unlike(champion.label, first_metrics["class_names"], champion.tags["test_set"], challenger.label, classes, challenger.tags["test_set"])
+        comparison.check_comparable(champion.label, first_metrics["class_names"], champion.tags["test_set"], challenger.label, classes, challenger.tags["test_set"])
     except WorkbookError as error:
         return str(error), ""
     test = _test_set(challenger, champion)
     y_true = pd.Categorical(test["label"], categories=classes).codes.astype(int)
-    y_pred = [comparing.predicted(of, MODEL, classes, test, what=version.label) for of, version in ((first_probs, champion), (probs, challenger))]
+    y_pred = [comparison.predicted(of, MODEL, classes, test, what=version.label) for of, version in ((first_probs, champion), (probs, challenger))]
     groups = test["group"].to_numpy()
     paired = significance.paired_test(y_true, *y_pred, groups=groups)
-    words = comparing.in_words(paired, challenger.label, champion.label).rstrip(".")
+    words = comparison.in_words(paired, challenger.label, champion.label).rstrip(".")
     each = 1 - (1 - paired.macro_f1_gain.confidence) / len(classes)
     gains = significance.class_f1_gains(y_true, *y_pred, n_classes=len(classes), groups=groups, confidence=each)
     worse = [f"{label} {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]" for label, gain in zip(classes, gains) if gain.high < 0]
@@ -268,7 +268,7 @@ def _test_set(challenger: Version, champion: Version) -> pd.DataFrame:
     for version in (challenger, champion):
         ws = Workspace(dataset=version.tags["dataset"], run=version.tags["run"])
         if ws.path("seal.json").exists() and workspace.read_json(ws.path("seal.json"))["sha256"] == challenger.tags["test_set"]:
-            return sealed.open_test(ws, model=version.tags["measured"], why=f"{comparing.WHY} of {challenger.label} with {champion.label}")
+            return sealed.open_test(ws, model=version.tags["measured"], why=f"{comparison.WHY} of {challenger.label} with {champion.label}")
     raise WorkbookError(f"no run has the test set of {challenger.label} any more: `workbook run --run {challenger.tags['run']}` makes it again")
 
 

@@ -14,7 +14,7 @@ MAX_JACKKNIFE = 1_000  # parts that are left out in turn for the acceleration
 
 
 @dataclass(frozen=True)
-class Draws:
+class ResamplingPlan:
     """How rows are drawn again.
 
     Attributes
@@ -34,7 +34,7 @@ class Draws:
         return int(self.cell.max()) + 1
 
 
-def draws(n: int, *, cell: np.ndarray | None = None, groups: np.ndarray | None = None, strata: np.ndarray | None = None) -> Draws:
+def draws(n: int, *, cell: np.ndarray | None = None, groups: np.ndarray | None = None, strata: np.ndarray | None = None) -> ResamplingPlan:
     """Say how n rows are drawn again.
 
     Parameters
@@ -55,16 +55,16 @@ def draws(n: int, *, cell: np.ndarray | None = None, groups: np.ndarray | None =
         raise ValueError(f"resampling needs two rows or groups at least, found {len(stratum)} in {n} rows")
     if (astray := np.flatnonzero(stratum[unit] != kind)).size:
         raise ValueError(f"a group must lie in one stratum; that of row {astray[0]} lies in several")
-    return Draws(np.arange(n) if cell is None else cell, unit, stratum)
+    return ResamplingPlan(np.arange(n) if cell is None else cell, unit, stratum)
 
 
-def cells_of(*arrays: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+def unique_cells(*arrays: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     """Return the cell of each row, and the arrays by cell: rows with equal values in all arrays are one cell."""
     distinct, cell = np.unique(np.stack(arrays), axis=1, return_inverse=True)
     return cell.reshape(-1), list(distinct)
 
 
-def resampled(statistic: WeightedStatistic, how: Draws, *, n_resamples: int, seed: int) -> np.ndarray:
+def resampled(statistic: WeightedStatistic, how: ResamplingPlan, *, n_resamples: int, seed: int) -> np.ndarray:
     """Return a statistic of every resample: ndarray of shape (n_resamples, ...).
 
     Parameters
@@ -74,7 +74,7 @@ def resampled(statistic: WeightedStatistic, how: Draws, *, n_resamples: int, see
     return np.concatenate([statistic(weights) for weights in _weights(how, n_resamples, np.random.default_rng(seed))])
 
 
-def bca_ends(statistic: WeightedStatistic, how: Draws, *, n_resamples: int, confidence: float, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def bca_interval(statistic: WeightedStatistic, how: ResamplingPlan, *, n_resamples: int, confidence: float, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return value, low and high end of a statistic with several columns, each of shape (j,): bias-corrected and accelerated.
 
     The acceleration is that of a jackknife over units, over random parts of them where there are more than 1,000. A column that is
@@ -103,7 +103,7 @@ def _ends(scores: np.ndarray, value: float, acceleration: float, confidence: flo
     return float(low), float(high)
 
 
-def _acceleration(statistic: WeightedStatistic, how: Draws, *, seed: int) -> np.ndarray:
+def _acceleration(statistic: WeightedStatistic, how: ResamplingPlan, *, seed: int) -> np.ndarray:
     """Return the skewness of the units' influence over six, for each column."""
     n_units, whole = len(how.stratum), np.bincount(how.cell, minlength=how.n_cells)
     alone = n_units == len(how.unit)  # every row is a unit: to leave out one row of a cell is to leave out any
@@ -133,7 +133,7 @@ def _parts(stratum: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, n
     return part, np.repeat(np.arange(len(n_each)), n_parts)
 
 
-def _weights(how: Draws, n_resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+def _weights(how: ResamplingPlan, n_resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
     members = [np.flatnonzero(how.stratum == s) for s in range(how.stratum.max() + 1)]
     alone, batch = len(how.stratum) == len(how.unit), max(1, BATCH_CELLS // how.n_cells)
     for start in range(0, n_resamples, batch):

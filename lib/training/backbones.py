@@ -63,7 +63,7 @@ def load_backbone(name: str, *, class_names: Sequence[str]) -> tuple[PreTrainedT
     labels = dict(enumerate(class_names))
     tokenizer, model, info = load_checkpoint(name, AutoModelForSequenceClassification, id2label=labels, label2id={label: i for i, label in labels.items()})
     check_keys(info, name=name)
-    make_room(tokenizer, model)
+    resize_embeddings(tokenizer, model)
     return tokenizer, model
 
 
@@ -130,7 +130,7 @@ def load_checkpoint(
     return tokenizer, model, info
 
 
-def make_room(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+def resize_embeddings(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
     """Make the model's table of embeddings long enough for the tokenizer, which has `[URL]` and `[EMAIL]` beside the checkpoint's tokens."""
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:  # DeBERTa's table is longer than its tokenizer: never shrink it
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)

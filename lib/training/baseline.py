@@ -105,7 +105,7 @@ def keeps_label(parents: pd.DataFrame, copies: pd.DataFrame, *, folds: int = 3, 
     return kept
 
 
-def worth_of_copies(
+def augmentation_gain(
     parents: pd.DataFrame,
     copies: pd.DataFrame,
     held_out: pd.DataFrame,
@@ -143,7 +143,7 @@ def worth_of_copies(
     return table.rename_axis("method")
 
 
-def worth_of_leaks(
+def leakage_inflation(
     texts: Sequence[str], labels: Sequence[str], split: Sequence[str], leaked: np.ndarray, *, n_resamples: int = 2_000, confidence: float = 0.95, seed: int = 42
 ) -> dict[str, float | int | Interval]:
     """Measure by how much test rows with a near-copy in training flatter the baseline's accuracy.
@@ -156,7 +156,7 @@ def worth_of_leaks(
     Returns
     -------
     `n_leaked`, `right_leaked` and `right_others` (shares of test rows predicted rightly, 0..1; NaN where there are none) and
-    `flattery` (Interval: accuracy on all test rows minus that on those without a copy)
+    `inflation` (Interval: accuracy on all test rows minus that on those without a copy)
     """
     rows, given, part = (np.asarray(values, dtype=object) for values in (texts, labels, split))
     train, test = part == "train", part == "test"
@@ -165,12 +165,12 @@ def worth_of_leaks(
     if seen.all():
         raise ValueError("every test row has a near-copy in training: nothing is left to compare with")
 
-    def flattery(right: np.ndarray, seen: np.ndarray) -> float:
+    def inflation(right: np.ndarray, seen: np.ndarray) -> float:
         return float(right.mean() - right[~seen].mean()) if not seen.all() else 0.0
 
-    interval = bootstrap_interval(flattery, right, seen, n_resamples=n_resamples, confidence=confidence, seed=seed)
+    interval = bootstrap_interval(inflation, right, seen, n_resamples=n_resamples, confidence=confidence, seed=seed)
     right_leaked = float(right[seen].mean()) if seen.any() else float("nan")
-    return {"n_leaked": int(seen.sum()), "right_leaked": right_leaked, "right_others": float(right[~seen].mean()), "flattery": interval}
+    return {"n_leaked": int(seen.sum()), "right_leaked": right_leaked, "right_others": float(right[~seen].mean()), "inflation": interval}
 
 
 def save_baseline(model: Pipeline, folder: Path, *, key: str = "") -> None:

@@ -49,7 +49,7 @@ def run_tasks(
     *,
     tables: Mapping[str, pd.DataFrame],
     config: Config,
-    run: Workspace,
+    ws: Workspace,
     desc: str = "",
     progress: bool = True,
 ) -> list[Any]:
@@ -61,9 +61,9 @@ def run_tasks(
 
     Raises
     ------
-    WorkbookError : of `starter`. An error of a task is raised as it is.
+    WorkbookError : of `submitter`. An error of a task is raised as it is.
     """
-    with starter(tables, config=config, run=run) as start, tqdm(total=len(jobs), desc=desc, unit="training", disable=not progress) as bar:
+    with submitter(tables, config=config, ws=ws) as start, tqdm(total=len(jobs), desc=desc, unit="training", disable=not progress) as bar:
         begun = []
         for job in jobs:
             begun.append(start(task, **job))
@@ -76,7 +76,7 @@ def run_tasks(
 
 
 @contextmanager
-def starter(tables: Mapping[str, pd.DataFrame], *, config: Config, run: Workspace) -> Iterator[Callable[..., Future]]:
+def submitter(tables: Mapping[str, pd.DataFrame], *, config: Config, ws: Workspace) -> Iterator[Callable[..., Future]]:
     """Give a function `start(task, **job)` that begins `task(tables, config=config, run=run, **job)` where `config.compute` says.
 
     In other processes a task reads the tables from the run's folder `tables`, by fingerprint: no data is pickled. With Ray, all nodes must see
@@ -90,12 +90,12 @@ def starter(tables: Mapping[str, pd.DataFrame], *, config: Config, run: Workspac
     check(config)
     if config.compute.engine == "local" and config.compute.workers == 1:
         executor = _ThisProcess()
-        yield lambda task, **job: executor.submit(task, tables, config=config, run=run, **job)
+        yield lambda task, **job: executor.submit(task, tables, config=config, ws=ws, **job)
         return
-    kept = {name: str(_keep(table, run)) for name, table in tables.items()}
+    kept = {name: str(_keep(table, ws)) for name, table in tables.items()}
     facts = config.model_dump(mode="json")
     with (_on_ray if config.compute.engine == "ray" else _in_processes)(config.compute) as call:
-        yield lambda task, **job: call(task, kept, facts, {"run": run, **job})
+        yield lambda task, **job: call(task, kept, facts, {"ws": ws, **job})
 
 
 class _ThisProcess(Executor):
@@ -133,10 +133,10 @@ def _begin_worker(parent: int, environment: Mapping[str, str], threads: int) -> 
     os.environ.update(environment)  # which may have changed since the first worker
     threadpool_limits(threads)
     torch.set_num_threads(threads)
-    end_with(parent)
+    exit_with_parent(parent)
 
 
-def end_with(parent: int) -> None:
+def exit_with_parent(parent: int) -> None:
     """End this process when the process `parent` is gone: it would train what nobody reads."""
 
     def watch() -> None:
@@ -210,8 +210,8 @@ def _call(task: Task, kept: Mapping[str, str], config: Mapping[str, Any], job: M
     return task({name: _table(path) for name, path in kept.items()}, config=Config.model_validate(config), **job)
 
 
-def _keep(table: pd.DataFrame, run: Workspace) -> Path:
-    path = run.folder(workspace.MODELS) / "tables" / f"{workspace.table_fingerprint(table)}.parquet"
+def _keep(table: pd.DataFrame, ws: Workspace) -> Path:
+    path = ws.folder(workspace.MODELS) / "tables" / f"{workspace.table_fingerprint(table)}.parquet"
     if not path.exists():
         workspace.write_table(table, path)
     return path

@@ -15,7 +15,7 @@ from lib.data.sources import sample_rows
 from lib.errors import WorkbookError
 from lib.evaluation.metrics import macro_f1
 from lib.evaluation.significance import gain_over_seeds
-from lib.training import rewriting, trials
+from lib.training import rewriting, cached_training
 from lib.workspace import Workspace
 
 AUGMENTED = "augmented copies"
@@ -32,7 +32,7 @@ TECHNIQUES: dict[str, dict[str, Any]] = {  # name: what is switched on
     "mean pooling": {"pooling": "mean"},
     "attention pooling": {"pooling": "attention"},
     "fresh top layer": {"reinit_layers": 1},
-    "five head dropouts": {"head_dropouts": 5},
+    "five head dropouts": {"multisample_dropout": 5},
     "no attention dropout": {"attention_dropout": 0.0},
     "head and tail of the text": {"truncation": "head_tail"},
     "pretraining on the texts": {"pretraining_epochs": 1.0},
@@ -63,7 +63,7 @@ def chosen_techniques(names: tuple[str, ...]) -> list[str]:
     return [name for name in TECHNIQUES if name in names]
 
 
-def trick_ledger(train: pd.DataFrame, val: pd.DataFrame, *, config: Config, run: Workspace, progress: bool = True) -> pd.DataFrame:
+def trick_ledger(train: pd.DataFrame, val: pd.DataFrame, *, config: Config, ws: Workspace, progress: bool = True) -> pd.DataFrame:
     """Train the plain recipe and each technique over the same seeds; compare on the same validation rows.
 
     Finished trainings are kept: a ledger that was interrupted goes on with the next.
@@ -99,7 +99,7 @@ def trick_ledger(train: pd.DataFrame, val: pd.DataFrame, *, config: Config, run:
             for name, variant in variants.items():
                 bar.set_postfix_str(name)
                 taught = _with_copies(rows, scored, config, seed=seed) if name == AUGMENTED else rows
-                found[name].append(_once(taught, scored, config.model_copy(update={"training": variant, "seed": seed}), run=run, name=name))
+                found[name].append(_once(taught, scored, config.model_copy(update={"training": variant, "seed": seed}), ws=ws, name=name))
                 bar.update()
     return _table(y_true, found, notes, n_classes=len(classes), confidence=1 - (1 - config.evaluation.confidence) / max(1, len(variants) - 1))
 
@@ -120,10 +120,10 @@ def _with_copies(rows: pd.DataFrame, scored: pd.DataFrame, config: Config, *, se
     return augmentation.with_copies(rows, copies[copies["rejected"] == ""])
 
 
-def _once(train: pd.DataFrame, val: pd.DataFrame, config: Config, *, run: Workspace, name: str) -> tuple[np.ndarray, float]:
+def _once(train: pd.DataFrame, val: pd.DataFrame, config: Config, *, ws: Workspace, name: str) -> tuple[np.ndarray, float]:
     """Train once, unless it was done before; return the classes predicted for `val` and the seconds it took."""
-    place = Workspace(dataset=run.dataset, run=f"{run.run}/ledger")
-    probs, seconds = trials.train_and_predict(train, val, config=config, run=place, name=name)
+    place = Workspace(dataset=ws.dataset, run=f"{ws.run}/ledger")
+    probs, seconds = cached_training.train_and_predict(train, val, config=config, ws=place, name=name)
     return probs.argmax(axis=1), seconds
 
 

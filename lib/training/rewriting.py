@@ -16,7 +16,7 @@ from lib.data import augmentation
 from lib.data.sources import sample_rows
 from lib.errors import WorkbookError
 from lib.training import backbones, baseline
-from lib.training.finetune import encoding
+from lib.training.finetune import tokenization
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -122,7 +122,7 @@ def replace_in_context(
     masked = [" ".join(mask if place in chosen[i] else word for place, word in enumerate(words[i])) for i in wanted]
     ids = tokenizer(masked, truncation=True, max_length=max_tokens)["input_ids"] if masked else []
     for batch in _batches(ids, network.device, progress=progress, what=setting):
-        tokens, attended = encoding.padded([ids[i] for i in batch], pad=tokenizer.pad_token_id or 0, device=network.device)
+        tokens, attended = tokenization.padded([ids[i] for i in batch], pad=tokenizer.pad_token_id or 0, device=network.device)
         with torch.inference_mode():
             logits = network(input_ids=tokens, attention_mask=attended).logits  # (texts, tokens, vocabulary)
         for row, i in enumerate(batch):
@@ -158,7 +158,7 @@ def generate(texts: Sequence[str], *, model: str, setting: str, prefix: str = ""
     with torch.random.fork_rng(), torch.inference_mode():
         torch.manual_seed(seed)
         for batch in _batches([row for _, row in short], network.device, progress=progress, what=setting):
-            tokens, attended = encoding.padded([short[i][1] for i in batch], pad=tokenizer.pad_token_id or 0, device=network.device)
+            tokens, attended = tokenization.padded([short[i][1] for i in batch], pad=tokenizer.pad_token_id or 0, device=network.device)
             limit = 2 * tokens.shape[1] + 8
             out = network.generate(
                 input_ids=tokens, attention_mask=attended, do_sample=True, top_p=TOP_P, top_k=0, num_beams=1, max_length=None, max_new_tokens=limit
@@ -176,7 +176,7 @@ def _load_masked(model: str, setting: str) -> tuple[PreTrainedTokenizerBase, Pre
     _check_whole(info, model, setting)
     if tokenizer.mask_token is None:
         raise WorkbookError(f"{setting}: the tokenizer of {model!r} has no mask token; name a masked language model, for instance roberta-base")
-    backbones.make_room(tokenizer, network)
+    backbones.resize_embeddings(tokenizer, network)
     return tokenizer, network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
@@ -189,7 +189,7 @@ def _check_whole(info: dict[str, Any], model: str, setting: str) -> None:
 
 def _batches(ids: Sequence[list[int]], device: torch.device, *, progress: bool, what: str) -> Iterator[list[int]]:
     with tqdm(total=len(ids), desc=what.removeprefix("augmentation."), unit="text", disable=not progress) as bar:
-        for batch in encoding.sorted_batches(np.array([len(row) for row in ids], np.int64), device=device):
+        for batch in tokenization.sorted_batches(np.array([len(row) for row in ids], np.int64), device=device):
             yield batch.tolist()
             bar.update(len(batch))
 

@@ -146,19 +146,19 @@ def workbook_run(config: Config, ws: Workspace) -> Iterator[Record | None]:
 
 
 @contextmanager
-def training(train: pd.DataFrame, val: pd.DataFrame, *, config: Config, run: Workspace, name: str = "") -> Iterator[Record | None]:
+def training(train: pd.DataFrame, val: pd.DataFrame, *, config: Config, ws: Workspace, name: str = "") -> Iterator[Record | None]:
     """Give the record of one training, within that of its workbook run, and end it with the block; None where nothing is recorded.
 
     Parameters
     ----------
     train, val : with `text` and `label`
-    run : of a series such as "quick/folds" the first part is the workbook run
+    ws : of a series such as "quick/folds" the first part is the workbook run
     name : of a trial of a series
     """
     if not _is_on(config):
         yield None
         return
-    with _closing(Record(config, _of_training(train, val, config=config, run=run, name=name))) as record:
+    with _closing(Record(config, _of_training(train, val, config=config, ws=ws, name=name))) as record:
         record.start()
         yield record
 
@@ -201,17 +201,17 @@ def _of_run(config: Config, ws: Workspace) -> Opening:
     return Opening(ws.run, ws.dataset, ws.run, "", key, {"profile": config.profile, **settings}, tags)
 
 
-def _of_training(train: pd.DataFrame, val: pd.DataFrame, *, config: Config, run: Workspace, name: str) -> Opening:
-    of_run, series, *deeper = [*run.run.split("/"), ""]
+def _of_training(train: pd.DataFrame, val: pd.DataFrame, *, config: Config, ws: Workspace, name: str) -> Opening:
+    of_run, series, *deeper = [*ws.run.split("/"), ""]
     tables = {f"data.{part}": workspace.table_fingerprint(table[["text", "label"]]) for part, table in (("train", train), ("val", val))}
     settings = {key: value for key, value in config.flat().items() if key == "seed" or key.startswith("training.")}
     shown = "/".join(part for part in (series, name or deeper[0] if series else "training", f"seed {config.seed}") if part)
-    key = _digest([run.dataset, run.run, name, *tables.values(), settings, workspace.code_fingerprint()])
-    whole = Workspace(dataset=run.dataset, run=of_run)
+    key = _digest([ws.dataset, ws.run, name, *tables.values(), settings, workspace.code_fingerprint()])
+    whole = Workspace(dataset=ws.dataset, run=of_run)
     # a trial's settings are its own: where nobody has opened the workbook run yet, nothing is known of that one's
-    parent = _of_run(config, whole) if not series else Opening(of_run, run.dataset, of_run, "", "", tags=_machine())
+    parent = _of_run(config, whole) if not series else Opening(of_run, ws.dataset, of_run, "", "", tags=_machine())
     rows = {"data.train_rows": len(train), "data.val_rows": len(val)}
-    return Opening(shown, run.dataset, of_run, series, key, settings, {**tables, **rows, **_machine()}, parent)
+    return Opening(shown, ws.dataset, of_run, series, key, settings, {**tables, **rows, **_machine()}, parent)
 
 
 def reason(error: Exception) -> str:

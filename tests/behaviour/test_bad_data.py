@@ -11,7 +11,8 @@ from click.testing import CliRunner
 
 from lib import workspace
 from lib.config import Config
-from lib.data import cleaning, duplicates, labels, sources, splits
+from lib.data import cleaning, duplicates, sources, splits
+from lib.review import labels
 from lib.delivery.cli import main
 from lib.errors import WorkbookError
 

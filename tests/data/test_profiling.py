@@ -24,7 +24,7 @@ from lib.data.profiling import (
     linguistic_titles,
     outliers,
     save_profile_page,
-    telling_terms,
+    distinctive_terms,
     text_features,
 )
 
@@ -280,7 +280,7 @@ def test_numbers_blanks_and_rare_labels_are_listed_with_their_rows():
 
 def test_a_telling_term_has_the_log_odds_of_the_formula():
     texts, labels = ["cat cat x", "cat y", "dog x", "dog dog dog y", "dog cat"], list("aabbb")
-    terms = telling_terms([text + " zz zz" for text in texts], labels)
+    terms = distinctive_terms([text + " zz zz" for text in texts], labels)
     assert terms[["label", "term"]].to_numpy().tolist() == [["b", "dog"], ["a", "cat"], ["a", "zz"]]
     # cat: 2 of a's 4 words (cat cat zz zz), 1 of b's 7 (dog dog dog cat zz zz zz); the prior is a tenth of 3 and of 11
     log_odds = np.log(2.3 / (4 + 1.1 - 2.3)) - np.log(1.3 / (7 + 1.1 - 1.3))
@@ -292,45 +292,45 @@ def test_a_telling_term_has_the_log_odds_of_the_formula():
 
 def test_a_word_repeated_in_one_text_does_not_outdo_one_that_many_texts_have():
     texts = ["spam " * 1000 + "common", *["common word"] * 9, *["plain word"] * 10]
-    terms = telling_terms(texts, ["a"] * 10 + ["b"] * 10)
+    terms = distinctive_terms(texts, ["a"] * 10 + ["b"] * 10)
     assert terms[terms["label"] == "a"]["term"].tolist()[0] == "common"
     assert terms.set_index("term")["n_texts"]["spam"] == 1
 
 
 def test_the_most_telling_word_comes_first_and_a_rare_one_last():
     texts = ["often rare", *["often"] * 50, *["other"] * 51]
-    terms = telling_terms(texts, ["a"] * 51 + ["b"] * 51)
+    terms = distinctive_terms(texts, ["a"] * 51 + ["b"] * 51)
     assert terms[terms["label"] == "a"]["term"].tolist() == ["often", "rare"]
     assert terms.iloc[0]["low"] > 0 > terms.set_index("term")["low"]["rare"]
-    assert telling_terms(texts, ["a"] * 51 + ["b"] * 51, n=1)["term"].tolist() == ["often", "other"]
+    assert distinctive_terms(texts, ["a"] * 51 + ["b"] * 51, n=1)["term"].tolist() == ["often", "other"]
 
 
 def test_a_rare_word_with_high_odds_comes_behind_a_common_one_that_is_sure():
-    terms = telling_terms(["often rare", *["often plain"] * 80, *["plain"] * 41], ["a"] * 61 + ["b"] * 61)
+    terms = distinctive_terms(["often rare", *["often plain"] * 80, *["plain"] * 41], ["a"] * 61 + ["b"] * 61)
     assert terms[terms["label"] == "a"]["term"].tolist() == ["often", "rare"]
     assert terms["log_odds"][0] < terms["log_odds"][1]
 
 
 def test_the_largest_class_comes_first_and_rows_without_a_label_are_left_out():
     texts, labels = ["apple", "pear", "pear", "plum plum"], ["a", "b", "b", None]
-    assert telling_terms(texts, labels)[["label", "term"]].to_numpy().tolist() == [["b", "pear"], ["a", "apple"]]
+    assert distinctive_terms(texts, labels)[["label", "term"]].to_numpy().tolist() == [["b", "pear"], ["a", "apple"]]
 
 
 def test_the_interval_follows_the_confidence_and_the_commonest_words_are_kept():
     texts, labels = ["apple fig", "apple", "pear", "pear"], list("aabb")
-    wide, narrow = (telling_terms(texts, labels, confidence=c).set_index("term") for c in (0.99, 0.5))
+    wide, narrow = (distinctive_terms(texts, labels, confidence=c).set_index("term") for c in (0.99, 0.5))
     assert ((wide["high"] - wide["low"]) / (narrow["high"] - narrow["low"])).tolist() == pytest.approx([2.575829 / 0.674490] * 3, abs=1e-4)
-    assert set(telling_terms(texts, labels, max_terms=2)["term"]) == {"apple", "pear"}
+    assert set(distinctive_terms(texts, labels, max_terms=2)["term"]) == {"apple", "pear"}
 
 
 @pytest.mark.parametrize("texts", [["", "?!"], ["x" * 51, "y"], ["same same", "same"]])
 def test_texts_without_a_telling_word_give_an_empty_table_with_columns(texts):
-    terms = telling_terms(texts, ["a", "b"])
+    terms = distinctive_terms(texts, ["a", "b"])
     assert (len(terms), terms.columns.tolist()) == (0, ["label", "term", "log_odds", "low", "high", "n_texts"])
 
 
 def test_a_lone_class_has_no_telling_word():
-    assert len(telling_terms(["apple pear", "apple"], ["a", "a"])) == 0
+    assert len(distinctive_terms(["apple pear", "apple"], ["a", "a"])) == 0
 
 
 GERMAN = "Der Zug nach Hamburg fährt heute nicht, weil es in der Nacht sehr viel geschneit hat."
@@ -417,7 +417,7 @@ def test_the_audit_gathers_the_figures_ready_for_json():
         linguistic=pd.DataFrame({"n_outliers": [np.int64(4)]}, index=["sentences"]),
         terms=pd.DataFrame({"label": ["y", "x", "y"], "term": ["b", "a", "c"]}),
     )
-    assert list(figures["telling_terms"]) == ["y", "x"]
+    assert list(figures["distinctive_terms"]) == ["y", "x"]
     features = figures.pop("features")
     assert json.loads(json.dumps(figures)) == {
         "rows": 4,
@@ -432,7 +432,7 @@ def test_the_audit_gathers_the_figures_ready_for_json():
         "tokens": {"n_texts": 2, "max_length": 3, "truncated_share": 0.5, "median_tokens": 3.0, "p95_tokens": 3.9, "max_tokens": 4},
         "languages": {"English": 0.6667, UNKNOWN: 0.3333},
         "linguistic_outliers": {"sentences": 4},
-        "telling_terms": {"y": ["b", "c"], "x": ["a"]},
+        "distinctive_terms": {"y": ["b", "c"], "x": ["a"]},
         "length_outliers": 0,
         "encoding_damage": {"mojibake": 1, "replacement character U+FFFD": 0, "control characters": 0, "invisible characters": 0},
     }

@@ -36,7 +36,7 @@ def test_auc_without_any_class_to_rank_is_not_a_number():
 
 def test_rows_of_a_cell_are_alike_and_the_cells_give_the_rows_back():
     y, probs = rows()
-    cell, (of_y, of_pred) = resampling.cells_of(y, probs.argmax(axis=1))
+    cell, (of_y, of_pred) = resampling.unique_cells(y, probs.argmax(axis=1))
     assert cell.max() + 1 == len(of_y) <= 16
     assert of_y[cell].tolist() == y.tolist()
     assert of_pred[cell].tolist() == probs.argmax(axis=1).tolist()
@@ -45,19 +45,19 @@ def test_rows_of_a_cell_are_alike_and_the_cells_give_the_rows_back():
 def test_cells_give_the_interval_that_rows_give():
     y, probs = rows()
     y_pred = probs.argmax(axis=1)
-    cell, (of_y, of_pred) = resampling.cells_of(y, y_pred)
+    cell, (of_y, of_pred) = resampling.unique_cells(y, y_pred)
     options = {"n_resamples": 300, "confidence": 0.9, "seed": 1}
-    by_cell = resampling.bca_ends(
+    by_cell = resampling.bca_interval(
         lambda w: resampling.weighted_macro_f1(w, of_y, of_pred, n_classes=4)[:, None], resampling.draws(len(y), cell=cell), **options
     )
-    by_row = resampling.bca_ends(lambda w: resampling.weighted_macro_f1(w, y, y_pred, n_classes=4)[:, None], resampling.draws(len(y)), **options)
+    by_row = resampling.bca_interval(lambda w: resampling.weighted_macro_f1(w, y, y_pred, n_classes=4)[:, None], resampling.draws(len(y)), **options)
     assert np.ravel(by_cell) == pytest.approx(np.ravel(by_row), abs=1e-9)
 
 
 def test_the_ends_are_those_of_scipy_but_for_the_draw():
     values = np.random.default_rng(5).exponential(size=60)  # skewed: bias and acceleration matter
     options = {"n_resamples": 20_000, "confidence": 0.95, "seed": 3}
-    _, low, high = (ends[0] for ends in resampling.bca_ends(lambda w: resampling.weighted_mean(w, values)[:, None], resampling.draws(60), **options))
+    _, low, high = (ends[0] for ends in resampling.bca_interval(lambda w: resampling.weighted_mean(w, values)[:, None], resampling.draws(60), **options))
     scipys = significance.bootstrap_interval(np.mean, values, n_resamples=20_000)
     plain = np.quantile(resampling.resampled(lambda w: resampling.weighted_mean(w, values), resampling.draws(60), n_resamples=20_000, seed=3), [0.025, 0.975])
     width = scipys.high - scipys.low
@@ -71,7 +71,7 @@ def test_many_rows_are_left_out_in_parts_with_nearly_the_same_ends(monkeypatch):
     found = []
     for most in (1_000, 100):
         monkeypatch.setattr(resampling, "MAX_JACKKNIFE", most)
-        found.append(np.ravel(resampling.bca_ends(lambda w: resampling.weighted_mean(w, values)[:, None], resampling.draws(900), **options)))
+        found.append(np.ravel(resampling.bca_interval(lambda w: resampling.weighted_mean(w, values)[:, None], resampling.draws(900), **options)))
     assert found[0] != pytest.approx(found[1], abs=1e-12)
     assert found[0] == pytest.approx(found[1], abs=0.1 * (found[0][2] - found[0][1]))
 
@@ -118,7 +118,7 @@ def test_a_stratified_interval_is_scipys_of_several_samples():
     strata, options = np.repeat([0, 1], [60, 10]), {"n_resamples": 20_000, "confidence": 0.95, "seed": 3}
     scipys = significance.bootstrap_interval(np.mean, values, strata=strata, n_resamples=20_000)
     how = resampling.draws(70, strata=strata)
-    _, low, high = (ends[0] for ends in resampling.bca_ends(lambda w: resampling.weighted_mean(w, values)[:, None], how, **options))
+    _, low, high = (ends[0] for ends in resampling.bca_interval(lambda w: resampling.weighted_mean(w, values)[:, None], how, **options))
     assert (low, high) == pytest.approx((scipys.low, scipys.high), abs=0.02 * (scipys.high - scipys.low))
 
 

@@ -202,38 +202,38 @@ def test_a_stricter_confidence_needs_more():
 
 
 def test_three_thousand_rows_show_gains_of_about_a_point():
-    gains = [100 * significance.smallest_detectable_gain(3000, disagreement=share) for share in (0.02, 0.03, 0.04, 0.05, 0.06)]
+    gains = [100 * significance.minimum_detectable_effect(3000, disagreement=share) for share in (0.02, 0.03, 0.04, 0.05, 0.06)]
     assert gains == sorted(gains)
     assert (round(gains[0], 1), round(gains[-1], 2)) == (0.7, 1.25)
 
 
 def test_the_smallest_gain_has_the_power_it_claims():
     n, disagreement = 2000, 0.1
-    gain = significance.smallest_detectable_gain(n, disagreement=disagreement)
+    gain = significance.minimum_detectable_effect(n, disagreement=disagreement)
     rng = np.random.default_rng(3)
     won, _, lost = rng.multinomial(n, [(disagreement + gain) / 2, 1 - disagreement, (disagreement - gain) / 2], size=4000).T
     assert np.mean((won - lost) / np.sqrt(won + lost) > stats.norm.ppf(0.975)) == pytest.approx(0.8, abs=0.02)
 
 
 def test_the_smallest_gain_solves_connors_equation():
-    gain = significance.smallest_detectable_gain(60, disagreement=0.3)
+    gain = significance.minimum_detectable_effect(60, disagreement=0.3)
     assert gain * 60**0.5 == pytest.approx(1.959964 * 0.3**0.5 + 0.841621 * (0.3 - gain**2) ** 0.5, abs=1e-5)
 
 
 def test_four_times_the_rows_show_about_half_the_gain():
-    one, four = (significance.smallest_detectable_gain(n, disagreement=0.05) for n in (3000, 12000))
+    one, four = (significance.minimum_detectable_effect(n, disagreement=0.05) for n in (3000, 12000))
     assert four == pytest.approx(one / 2, rel=0.01)
 
 
 def test_no_gain_shows_beyond_the_disagreement():
-    assert significance.smallest_detectable_gain(20, disagreement=0.02) == 0.02
-    assert significance.smallest_detectable_gain(20, disagreement=0) == 0
+    assert significance.minimum_detectable_effect(20, disagreement=0.02) == 0.02
+    assert significance.minimum_detectable_effect(20, disagreement=0) == 0
 
 
 @pytest.mark.parametrize(("n", "disagreement"), [(0, 0.1), (10, -0.1), (10, 1.1), (10, float("nan"))])
 def test_impossible_arguments_are_refused(n, disagreement):
     with pytest.raises(ValueError, match=f"got {disagreement} and {n}"):
-        significance.smallest_detectable_gain(n, disagreement=disagreement)
+        significance.minimum_detectable_effect(n, disagreement=disagreement)
 
 
 def seeds_of_predictions(*shares, n=400):

@@ -7,17 +7,17 @@ from pathlib import Path
 from lib.errors import WorkbookError
 
 
-def add_up(tables, *, config, run, row, seconds=0.0):
+def add_up(tables, *, config, ws, row, seconds=0.0):
     """Return a row's number, the seed, and the process that did it."""
     time.sleep(seconds)
-    return int(tables["rows"]["number"].iloc[row]) + config.seed, run.run, os.getpid()
+    return int(tables["rows"]["number"].iloc[row]) + config.seed, ws.run, os.getpid()
 
 
-def variable(tables, *, config, run, name):
+def variable(tables, *, config, ws, name):
     return os.environ.get(name)
 
 
-def sleep(tables, *, config, run, folder):
+def sleep(tables, *, config, ws, folder):
     """Write down which process sleeps."""
     Path(folder, str(os.getpid())).touch()
     time.sleep(60)
@@ -27,12 +27,12 @@ def mark_trial(task, settings, watch):
     """Do as `leave_a_mark` for a trial of a search; its value is its learning rate."""
     import pandas as pd
 
-    number = leave_a_mark({"rows": pd.DataFrame({"number": [0]})}, config=task.config, run=task.place, row=0, folder=str(task.folder), seconds=2.0)[0]
+    number = leave_a_mark({"rows": pd.DataFrame({"number": [0]})}, config=task.config, ws=task.place, row=0, folder=str(task.folder), seconds=2.0)[0]
     watch(pd.DataFrame({"eval_macro_f1": [settings["learning_rate"]]}))
     return settings["learning_rate"] + number
 
 
-def threads(tables, *, config, run):
+def threads(tables, *, config, ws):
     """Return the threads of torch, and the most of any library."""
     import threadpoolctl
     import torch
@@ -40,23 +40,23 @@ def threads(tables, *, config, run):
     return torch.get_num_threads(), max(each["num_threads"] for each in threadpoolctl.threadpool_info())
 
 
-def fail(tables, *, config, run, row):
+def fail(tables, *, config, ws, row):
     if row == 1:
         raise WorkbookError("row 1 cannot be used")
     return row
 
 
-def fail_or_sleep(tables, *, config, run, seconds):
+def fail_or_sleep(tables, *, config, ws, seconds):
     if not seconds:
         raise WorkbookError("there is nothing to wait for")
     time.sleep(seconds)
 
 
-def die(tables, *, config, run):
+def die(tables, *, config, ws):
     os._exit(9)
 
 
-def leave_a_mark(tables, *, config, run, row, folder, seconds):
+def leave_a_mark(tables, *, config, ws, row, folder, seconds):
     """Write down that the task began, work a while, write down that it ended."""
     import ray
 

@@ -93,21 +93,21 @@ def test_leaks_flatter_the_accuracy_by_what_copies_are_easier():
     labels = random.choice(["a", "b"], 400)
     texts, given, split = [*noise, *noise[:50]], [*labels, *labels[:50]], ["train"] * 300 + ["test"] * 150
     leaked = np.arange(450) >= 400  # exact copies of training rows; the labels mean nothing, so other rows are guessed
-    worth = baseline.worth_of_leaks(texts, given, split, leaked, n_resamples=200)
+    worth = baseline.leakage_inflation(texts, given, split, leaked, n_resamples=200)
     assert worth["n_leaked"] == 50
     assert worth["right_leaked"] > 0.9 and worth["right_others"] < 0.65
     expected = (50 * worth["right_leaked"] + 100 * worth["right_others"]) / 150 - worth["right_others"]
-    assert worth["flattery"].value == pytest.approx(expected)
-    assert 0.05 < worth["flattery"].low < worth["flattery"].value < worth["flattery"].high
+    assert worth["inflation"].value == pytest.approx(expected)
+    assert 0.05 < worth["inflation"].low < worth["inflation"].value < worth["inflation"].high
 
 
 def test_without_leaks_nothing_is_flattered_and_with_leaks_alone_nothing_can_be_told():
     texts, labels = rows(90)
     split = ["train"] * 60 + ["test"] * 30
-    worth = baseline.worth_of_leaks(texts, labels, split, np.zeros(90, dtype=bool), n_resamples=100)
-    assert worth["n_leaked"] == 0 and np.isnan(worth["right_leaked"]) and worth["flattery"].value == worth["flattery"].high == 0
+    worth = baseline.leakage_inflation(texts, labels, split, np.zeros(90, dtype=bool), n_resamples=100)
+    assert worth["n_leaked"] == 0 and np.isnan(worth["right_leaked"]) and worth["inflation"].value == worth["inflation"].high == 0
     with pytest.raises(ValueError, match="every test row has a near-copy"):
-        baseline.worth_of_leaks(texts, labels, split, np.ones(90, dtype=bool))
+        baseline.leakage_inflation(texts, labels, split, np.ones(90, dtype=bool))
 
 
 def table(texts, labels, groups=None):
@@ -157,7 +157,7 @@ def test_copies_that_teach_new_words_are_better_and_those_under_wrong_labels_wor
     held_out = table(of(unseen, 10), labels * 10)
     turned = dict(zip(WORDS, [unseen[label] for label in [*list(WORDS)[1:], next(iter(WORDS))]]))
     copies = pd.DataFrame({"method": ["good"] * 120 + ["bad"] * 120, "label": labels * 8, "text": of(unseen, 4) + of(turned, 4)})
-    worth = baseline.worth_of_copies(parents, copies, held_out, n_resamples=200, progress=False)
+    worth = baseline.augmentation_gain(parents, copies, held_out, n_resamples=200, progress=False)
     assert worth.index.tolist() == ["good", "bad", "all together"]
     assert worth["n_texts"].tolist() == [120, 120, 240]
     assert worth.loc["good", "macro_f1"] == 1.0
@@ -171,7 +171,7 @@ def test_the_intervals_of_several_methods_hold_together():
     parents, held_out = table(*rows(60)), table(*rows(90))
     held_out["text"] = held_out["text"].str.split().str[0]
     one = pd.DataFrame({"method": "a", "label": np.random.default_rng(0).permutation(parents["label"]), "text": parents["text"]})
-    alone = baseline.worth_of_copies(parents, one, held_out, n_resamples=1_000, progress=False).loc["a"]
-    among = baseline.worth_of_copies(parents, pd.concat([one, one.assign(method="b")]), held_out, n_resamples=1_000, progress=False).loc["a"]
+    alone = baseline.augmentation_gain(parents, one, held_out, n_resamples=1_000, progress=False).loc["a"]
+    among = baseline.augmentation_gain(parents, pd.concat([one, one.assign(method="b")]), held_out, n_resamples=1_000, progress=False).loc["a"]
     assert alone["gain"] == among["gain"]
     assert among["high"] - among["low"] > alone["high"] - alone["low"] > 0

@@ -32,7 +32,7 @@ def config(**compute):
 
 
 def run_tasks(task, jobs, *, tables=None, **compute):
-    return engine.run_tasks(task, jobs, tables={"rows": ROWS} if tables is None else tables, config=config(**compute), run=RUN, progress=False)
+    return engine.run_tasks(task, jobs, tables={"rows": ROWS} if tables is None else tables, config=config(**compute), ws=RUN, progress=False)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def importable(monkeypatch):
 def test_results_come_in_the_order_of_the_jobs(home, importable, workers):
     jobs = [{"row": row, "seconds": 0.3 * (row == 0)} for row in (0, 3, 1)]
     found = run_tasks(engine_tasks.add_up, jobs, workers=workers)
-    assert [(number, run) for number, run, _ in found] == [(52, "run"), (82, "run"), (62, "run")]
+    assert [(number, ws) for number, ws, _ in found] == [(52, "run"), (82, "run"), (62, "run")]
     processes = {process for *_, process in found}
     assert (os.getpid() in processes) == (workers == 1)
     assert len(processes) == workers
@@ -95,9 +95,9 @@ def test_an_error_of_a_task_is_raised_as_it_is(home, importable, workers):
 def test_an_error_ends_what_has_not_begun_and_what_is_at_work(home, importable):
     begun = []
 
-    def task(tables, *, config, run, row):
+    def task(tables, *, config, ws, row):
         begun.append(row)
-        engine_tasks.fail(tables, config=config, run=run, row=row)
+        engine_tasks.fail(tables, config=config, ws=ws, row=row)
 
     with pytest.raises(WorkbookError, match="row 1"):
         run_tasks(task, [{"row": row} for row in range(4)])
@@ -135,7 +135,7 @@ def test_cross_validation_in_two_processes_is_that_in_one(home, monkeypatch):
     for workers in (1, 2):
         place = Workspace(dataset="data", run=f"with-{workers}")
         settings = base.model_copy(update={"compute": ComputeConfig(workers=workers)})
-        found.append(search.cross_validate(rows, config=settings, run=place, progress=False))
+        found.append(search.cross_validate(rows, config=settings, ws=place, progress=False))
     for name in found[0].probs:
         assert (found[0].probs[name] == found[1].probs[name]).all(), name
     assert found[0].scores.drop(columns="seconds").equals(found[1].scores.drop(columns="seconds"))
@@ -219,7 +219,7 @@ def test_a_search_on_ray_comes_to_its_budget_though_a_node_is_killed(home, clust
     space = SearchConfig(trials=4, rows=None, pruner="none", space={"learning_rate": {"low": 0.1, "high": 0.2}})
     settings = config(engine="ray", address=cluster.address, workers=2).model_copy(update={"search": space})
     with one_lost(cluster, home) as lost:
-        result = search.search(rows, config=settings, run=RUN, objective=engine_tasks.mark_trial, progress=False)
+        result = search.search(rows, config=settings, ws=RUN, objective=engine_tasks.mark_trial, progress=False)
     assert len(lost) == 1
     assert result.trials["state"].tolist() == ["COMPLETE"] * 4
     assert result.trials["value"].tolist() == result.trials["learning_rate"].tolist()

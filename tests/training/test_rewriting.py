@@ -192,4 +192,4 @@ def test_no_methods_give_no_copies():
     assert len(parents) == 12
     assert copies.empty
     assert list(copies) == ["parent_id", "method", "text", "label", "group", "rejected"]
-    assert baseline.worth_of_copies(parents, copies, topics(12), progress=False).empty
+    assert baseline.augmentation_gain(parents, copies, topics(12), progress=False).empty

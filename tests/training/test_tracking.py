@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from lib import workspace
 from lib.config import ComputeConfig, Config, TrackingConfig, TrainingConfig
 from lib.errors import WorkbookError
-from lib.training import finetune, recorders, tracking, trials
+from lib.training import finetune, recorders, tracking, cached_training
 from lib.training.finetune import callbacks, launching
 from lib.training.finetune import run as run_module
 from lib.workspace import Workspace
@@ -40,7 +40,7 @@ def tracked(seed=42, learning=None, **settings):
 
 
 def train(run="r", name="", config=None, watch=None):
-    return finetune.train(TRAIN, VAL, config=config or tracked(), run=place(run), progress=False, watch=watch, name=name)
+    return finetune.train(TRAIN, VAL, config=config or tracked(), ws=place(run), progress=False, watch=watch, name=name)
 
 
 def recorded(uri=""):
@@ -134,7 +134,7 @@ def test_a_training_that_was_stopped_goes_on_in_the_same_record(home):
 
 
 def test_a_training_whose_process_died_is_marked_when_another_takes_its_place(home):
-    opening = tracking._of_training(TRAIN, VAL, config=tracked(learning={"epochs": 5}), run=place("r"), name="")
+    opening = tracking._of_training(TRAIN, VAL, config=tracked(learning={"epochs": 5}), ws=place("r"), name="")
     tracking.Record(tracked(), opening).start()  # and never closed
     train()
     assert sorted(run.info.status for run in of_kind("training")) == ["FINISHED", "KILLED"]
@@ -152,7 +152,7 @@ def test_a_search_that_stops_a_trial_has_not_failed(home):
     class TrialPruned(Exception):  # noqa: N818 - Optuna's
         pass
 
-    with pytest.raises(TrialPruned), tracking.training(TRAIN, VAL, config=tracked(), run=place("r/search")):
+    with pytest.raises(TrialPruned), tracking.training(TRAIN, VAL, config=tracked(), ws=place("r/search")):
         raise TrialPruned
     assert of_kind("training")[0].info.status == "KILLED"
 
@@ -201,7 +201,7 @@ def test_a_server_that_never_answers_is_given_up_soon(home, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.perf_counter()
-        with tracking.training(TRAIN, VAL, config=tracked(uri=f"http://127.0.0.1:{silent.getsockname()[1]}"), run=place("r")) as record:
+        with tracking.training(TRAIN, VAL, config=tracked(uri=f"http://127.0.0.1:{silent.getsockname()[1]}"), ws=place("r")) as record:
             record.metrics({"loss": 1.0}, step=1)
     assert time.perf_counter() - started < 10
     assert [note.split(": ")[-1] for note in record.notes] == ["timed out"]
@@ -273,7 +273,7 @@ def test_what_a_record_draws_at_random_moves_nothing_of_a_training(home, monkeyp
     random.seed(1)
     np.random.seed(1)
     expected = random.Random(1).random(), np.random.RandomState(1).rand()
-    with tracking.training(TRAIN, VAL, config=tracked(), run=place("r")) as record:
+    with tracking.training(TRAIN, VAL, config=tracked(), ws=place("r")) as record:
         record.tags({"a": "b"})
     assert (random.random(), np.random.rand()) == expected
 
@@ -284,14 +284,14 @@ def test_without_tracking_nothing_is_imported_or_written(tmp_path):
     assert said.stdout.strip() == "[]", said.stderr
     with home_of_its_own(tmp_path):
         assert Config.load("smoke").tracking.backend == "none" and Config.load("quick").tracking.backend == "mlflow"
-        with tracking.training(TRAIN, VAL, config=tracked(backend="none"), run=place("r")) as record:
+        with tracking.training(TRAIN, VAL, config=tracked(backend="none"), ws=place("r")) as record:
             assert record is None
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_load_of_the_machine_is_recorded_beside_a_training(home, monkeypatch):
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "1")
-    with tracking.training(TRAIN, VAL, config=tracked(system_metrics=True), run=place("r")):
+    with tracking.training(TRAIN, VAL, config=tracked(system_metrics=True), ws=place("r")):
         time.sleep(1.5)
     (child,) = of_kind("training")
     assert 0 <= child.data.metrics["system/cpu_utilization_percentage"] <= 100
@@ -307,7 +307,7 @@ def test_settings_of_tracking_train_no_trial_again(home, monkeypatch):
 
     monkeypatch.setattr(finetune, "train", once)
     for config in (tracked(), tracked(backend="none"), tracked(uri=DEAD)):
-        trials.train_and_predict(TRAIN, VAL, config=config, run=place("r/folds"), name="one")
+        cached_training.train_and_predict(TRAIN, VAL, config=config, ws=place("r/folds"), name="one")
     assert calls == ["one"]
 
 

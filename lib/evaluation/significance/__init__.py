@@ -10,7 +10,7 @@ from lib.evaluation.significance.intervals import (
     metric_intervals,
     share_interval,
 )
-from lib.evaluation.significance.paired import PairedTest, gain_over_seeds, paired_test, paired_tests, smallest_detectable_gain
+from lib.evaluation.significance.paired import PairedTest, gain_over_seeds, paired_test, paired_tests, minimum_detectable_effect
 
 __all__ = [
     "Interval",
@@ -25,5 +25,5 @@ __all__ = [
     "paired_test",
     "paired_tests",
     "share_interval",
-    "smallest_detectable_gain",
+    "minimum_detectable_effect",
 ]

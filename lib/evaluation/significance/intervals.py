@@ -136,7 +136,7 @@ def class_f1_intervals(
     seed: int = 42,
 ) -> list[Interval]:
     """Return the interval of each class's F1; where resamples cannot differ (all of its rows right, or all wrong), from Wilson's of the rows concerned."""
-    cell, (of_true, of_pred) = resampling.cells_of(y_true, y_pred)
+    cell, (of_true, of_pred) = resampling.unique_cells(y_true, y_pred)
     how = resampling.draws(len(y_true), cell=cell, groups=groups)
 
     def class_f1(weights: np.ndarray) -> np.ndarray:
@@ -164,7 +164,7 @@ def class_f1_gains(
     seed: int = 42,
 ) -> list[Interval]:
     """Return the interval of each class's gain in F1, second minus first, on the same rows."""
-    cell, (y, a, b) = resampling.cells_of(y_true, pred_first, pred_second)
+    cell, (y, a, b) = resampling.unique_cells(y_true, pred_first, pred_second)
 
     def gains(weights: np.ndarray) -> np.ndarray:
         first, second = (resampling.weighted_class_f1(weights, y, predicted, n_classes=n_classes)[0] for predicted in (a, b))
@@ -186,7 +186,7 @@ def macro_f1_gains(
     seed: int = 42,
 ) -> list[Interval]:
     """Return the interval of the gain in macro F1 of each of several predictions over the first, on the same rows."""
-    cell, (y, a, *predicted) = resampling.cells_of(y_true, first, *others)
+    cell, (y, a, *predicted) = resampling.unique_cells(y_true, first, *others)
 
     def gains(weights: np.ndarray) -> np.ndarray:
         before, *after = (resampling.weighted_macro_f1(weights, y, each, n_classes=n_classes) for each in (a, *predicted))
@@ -239,9 +239,9 @@ def cross_validation_interval(scores: np.ndarray, *, n_train: int, n_test: int, 
     return Interval(mean, float(mean - reach), float(mean + reach), n_train + n_test, confidence)
 
 
-def intervals_of(statistic: resampling.WeightedStatistic, how: resampling.Draws, *, n_resamples: int, confidence: float, seed: int) -> list[Interval]:
-    """Return the interval of each column of a statistic of weighted rows, as `resampling.bca_ends` takes it."""
-    ends = resampling.bca_ends(statistic, how, n_resamples=n_resamples, confidence=confidence, seed=seed)
+def intervals_of(statistic: resampling.WeightedStatistic, how: resampling.ResamplingPlan, *, n_resamples: int, confidence: float, seed: int) -> list[Interval]:
+    """Return the interval of each column of a statistic of weighted rows, as `resampling.bca_interval` takes it."""
+    ends = resampling.bca_interval(statistic, how, n_resamples=n_resamples, confidence=confidence, seed=seed)
     return [Interval(float(value), float(low), float(high), len(how.cell), confidence) for value, low, high in zip(*ends)]
 
 

@@ -67,7 +67,7 @@ def paired_test(
     won, lost = int((second & ~first).sum()), int((first & ~second).sum())
     p_value = float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
     k = int(max(y_true.max(), pred_first.max(), pred_second.max())) + 1
-    cell, (y, a, b) = resampling.cells_of(y_true, pred_first, pred_second)
+    cell, (y, a, b) = resampling.unique_cells(y_true, pred_first, pred_second)
 
     def gains(weights: np.ndarray) -> np.ndarray:
         of_accuracy = resampling.weighted_mean(weights, (b == y).astype(float) - (a == y))
@@ -80,7 +80,7 @@ def paired_test(
     sure = max(p_value, p_macro_f1) < 1 - confidence
     verdict = "better" if sure and f1.low > 0 and won > lost else "worse" if sure and f1.high < 0 and lost > won else "cannot tell"
     disagreement = (won + lost) / len(y_true)
-    detectable = smallest_detectable_gain(len(y_true), disagreement=disagreement, alpha=1 - confidence)
+    detectable = minimum_detectable_effect(len(y_true), disagreement=disagreement, alpha=1 - confidence)
     return PairedTest(gain, f1, p_value, p_macro_f1, disagreement, detectable, verdict)
 
 
@@ -150,7 +150,7 @@ def gain_over_seeds(y_true: np.ndarray, first: np.ndarray, second: np.ndarray, *
     if first.shape != second.shape or first.ndim != 2 or first.shape[1:] != y_true.shape or len(first) < 2:
         raise ValueError(f"first and second must be of shape (seeds, {len(y_true)}) with two seeds or more, got {first.shape} and {second.shape}")
     k, n_seeds = int(max(y_true.max(), first.max(), second.max())) + 1, len(first)
-    cell, (y, *predicted) = resampling.cells_of(y_true, *first, *second)
+    cell, (y, *predicted) = resampling.unique_cells(y_true, *first, *second)
 
     def gains(weights: np.ndarray) -> np.ndarray:
         f1 = np.stack([resampling.weighted_macro_f1(weights, y, each, n_classes=k) for each in predicted], axis=1)
@@ -164,7 +164,7 @@ def gain_over_seeds(y_true: np.ndarray, first: np.ndarray, second: np.ndarray, *
     return Interval(float(of_seeds.mean()), float(low), float(high), len(y_true), confidence)
 
 
-def smallest_detectable_gain(n: int, *, disagreement: float, power: float = 0.8, alpha: float = 0.05) -> float:
+def minimum_detectable_effect(n: int, *, disagreement: float, power: float = 0.8, alpha: float = 0.05) -> float:
     """Return the smallest accuracy gain that a paired test on n rows shows with the given power.
 
     Parameters
@@ -182,7 +182,7 @@ def smallest_detectable_gain(n: int, *, disagreement: float, power: float = 0.8,
 
     Examples
     --------
-    >>> round(100 * smallest_detectable_gain(3000, disagreement=0.05), 2)
+    >>> round(100 * minimum_detectable_effect(3000, disagreement=0.05), 2)
     1.14
     """
     if not 0 <= disagreement <= 1 or n < 1:

@@ -18,7 +18,7 @@ from lib import workspace
 from lib.config import Config
 from lib.errors import WorkbookError
 from lib.evaluation.calibration import Calibrator
-from lib.training import baseline, engine, finetune, trials
+from lib.training import baseline, engine, finetune, cached_training
 from lib.training.ensembles.combining import Ensemble
 from lib.training.search import CrossValidation
 from lib.workspace import Workspace
@@ -82,16 +82,16 @@ def read_members(table: pd.DataFrame, rows: pd.DataFrame) -> tuple[dict[str, np.
     return probs, kept, aligned["fold"].to_numpy(dtype=int)
 
 
-def with_searched(config: Config, run: Workspace) -> Config:
+def with_searched(config: Config, ws: Workspace) -> Config:
     """Return the settings with the search's best as a member `searched`, where `search.cross_validate` says so and there was a search."""
-    best = yaml.safe_load(run.existing("best_settings.yaml").read_text(encoding="utf-8"))["training"]
+    best = yaml.safe_load(ws.existing("best_settings.yaml").read_text(encoding="utf-8"))["training"]
     if not (best and config.search.cross_validate):
         return config
     named = {**config.cross_validation.members, "searched": best}
     return config.model_copy(update={"cross_validation": config.cross_validation.model_copy(update={"members": named})})
 
 
-def fit_all(names: Sequence[str], train: pd.DataFrame, val: pd.DataFrame, *, config: Config, run: Workspace, progress: bool = True) -> list[Path]:
+def fit_all(names: Sequence[str], train: pd.DataFrame, val: pd.DataFrame, *, config: Config, ws: Workspace, progress: bool = True) -> list[Path]:
     """Train members on all training rows, unless notebook 04 or an earlier run did; return their folders.
 
     Parameters
@@ -101,28 +101,28 @@ def fit_all(names: Sequence[str], train: pd.DataFrame, val: pd.DataFrame, *, con
     """
     tables = {"train": train[["text", "label"]], "val": val[["text", "label"]]}
     jobs = [{"name": name} for name in names]
-    return engine.run_tasks(fit, jobs, tables=tables, config=config, run=run, desc="members on all rows", progress=progress)
+    return engine.run_tasks(fit, jobs, tables=tables, config=config, ws=ws, desc="members on all rows", progress=progress)
 
 
-def fit(tables: Mapping[str, pd.DataFrame], *, name: str, config: Config, run: Workspace) -> Path:
+def fit(tables: Mapping[str, pd.DataFrame], *, name: str, config: Config, ws: Workspace) -> Path:
     """Train one member on the table `train`, with the table `val` to stop a transformer; return its folder."""
     train, val = tables["train"], tables["val"]
-    folder = _folder(name, config, run)
+    folder = _folder(name, config, ws)
     if name in baseline.LINEAR:
         key = f"{workspace.table_fingerprint(train[['text', 'label']])} {config.seed} {workspace.code_fingerprint()}"
-        if folder != run.path("baseline") and not (folder.exists() and workspace.read_json(folder / "baseline.json")["key"] == key):
+        if folder != ws.path("baseline") and not (folder.exists() and workspace.read_json(folder / "baseline.json")["key"] == key):
             baseline.save_baseline(baseline.LINEAR[name](train["text"].tolist(), train["label"].tolist(), seed=config.seed), folder, key=key)
-    elif folder != run.path("transformer"):
-        trials.train_once(train, val, config=config.member_config(name), run=_place(name, run))
+    elif folder != ws.path("transformer"):
+        cached_training.train_once(train, val, config=config.member_config(name), ws=_place(name, ws))
     return folder
 
 
-def of_the_run(config: Config) -> str | None:
+def member_of_run(config: Config) -> str | None:
     """Return the member that notebook 04 has trained: the one with the run's own settings and seed; None where there is none such."""
     return next((name for name in config.cross_validation.members if config.member_config(name) == config), None)
 
 
-def predictor(name: str | None, *, config: Config, run: Workspace) -> Callable[[Sequence[str]], np.ndarray]:
+def predictor(name: str | None, *, config: Config, ws: Workspace) -> Callable[[Sequence[str]], np.ndarray]:
     """Return a function that takes texts and returns a trained member's probabilities, columns in the sorted order of the labels.
 
     Parameters
@@ -133,7 +133,7 @@ def predictor(name: str | None, *, config: Config, run: Workspace) -> Callable[[
     ------
     WorkbookError : it has not been trained.
     """
-    folder = _folder(name, config, run)
+    folder = _folder(name, config, ws)
     if not folder.exists():
         raise WorkbookError(f"member {name!r} is not in {folder}: run 06_build_ensemble again")
     if name in baseline.LINEAR:
@@ -143,7 +143,7 @@ def predictor(name: str | None, *, config: Config, run: Workspace) -> Callable[[
 
 
 def predict_all(
-    names: Sequence[str | None], texts: Sequence[str], *, config: Config, run: Workspace, progress: bool = True
+    names: Sequence[str | None], texts: Sequence[str], *, config: Config, ws: Workspace, progress: bool = True
 ) -> tuple[dict[str | None, np.ndarray], pd.Series]:
     """Predict with trained members; return member -> ndarray of shape (n, k), and the milliseconds a text that each took.
 
@@ -151,35 +151,35 @@ def predict_all(
     """
     probs, milliseconds = dict[str | None, np.ndarray](), {}
     for name in tqdm(names, "members", unit="member", disable=not progress):
-        predict = predictor(name, config=config, run=run)
+        predict = predictor(name, config=config, ws=ws)
         started = time.perf_counter()
         probs[name] = np.asarray(predict(texts), dtype=float)
         milliseconds[name] = 1000 * (time.perf_counter() - started) / len(texts)
     return probs, pd.Series(milliseconds, name="ms_per_text")
 
 
-def model_id(ensemble: Ensemble, calibrator: Calibrator, *, config: Config, run: Workspace) -> str:
+def model_id(ensemble: Ensemble, calibrator: Calibrator, *, config: Config, ws: Workspace) -> str:
     """Return a SHA-256 over the trained members of an ensemble and both models of notebook 04, how members combine and what calibrates them."""
-    trained = [workspace.path_fingerprint(_folder(name, config, run)) for name in dict.fromkeys([*ensemble.members, "TF-IDF", None])]
+    trained = [workspace.path_fingerprint(_folder(name, config, ws)) for name in dict.fromkeys([*ensemble.members, "TF-IDF", None])]
     numbers = [array.tolist() for array in (ensemble.weights, ensemble.bias, calibrator.scale, calibrator.shift)]
     return hashlib.sha256(json.dumps([trained, ensemble.method, ensemble.members, numbers]).encode()).hexdigest()
 
 
-def unwatched(names: Sequence[str], val: pd.DataFrame, *, config: Config) -> pd.DataFrame:
+def untouched_rows(names: Sequence[str], val: pd.DataFrame, *, config: Config) -> pd.DataFrame:
     """Return the validation rows that stopped no member's training; they may be none."""
-    watched = [finetune.watched_rows(val, config.member_config(name))["row_id"] for name in names if name not in baseline.LINEAR]
+    watched = [finetune.early_stopping_rows(val, config.member_config(name))["row_id"] for name in names if name not in baseline.LINEAR]
     return val[~val["row_id"].isin(pd.concat(watched))] if watched else val
 
 
-def _folder(name: str | None, config: Config, run: Workspace) -> Path:
+def _folder(name: str | None, config: Config, ws: Workspace) -> Path:
     if name == "TF-IDF":
-        return run.path("baseline")
+        return ws.path("baseline")
     if name in baseline.LINEAR:
-        return _place(name, run).path("baseline")
+        return _place(name, ws).path("baseline")
     if name is None or config.member_config(name) == config:
-        return run.path("transformer")
-    return _place(name, run).path("transformer")
+        return ws.path("transformer")
+    return _place(name, ws).path("transformer")
 
 
-def _place(name: str, run: Workspace) -> Workspace:
-    return replace(run, run=f"{run.run}/members/{workspace.file_name(name)}")
+def _place(name: str, ws: Workspace) -> Workspace:
+    return replace(ws, run=f"{ws.run}/members/{workspace.file_name(name)}")

@@ -15,9 +15,9 @@ from tqdm import tqdm
 from lib import workspace
 from lib.config import Config
 from lib.errors import WorkbookError
-from lib.training import trials
+from lib.training import cached_training
 from lib.training.finetune import SOFT
-from lib.training.search.cross_validation import stopping_rows
+from lib.training.search.cross_validation import early_stopping_mask
 from lib.workspace import Workspace
 
 
@@ -75,7 +75,7 @@ def soup(folders: Sequence[Path], out: Path) -> Path:
 
 
 def compare_students(
-    rows: pd.DataFrame, teacher: np.ndarray, y_true: np.ndarray, scored: pd.DataFrame, *, config: Config, run: Workspace, progress: bool = True
+    rows: pd.DataFrame, teacher: np.ndarray, y_true: np.ndarray, scored: pd.DataFrame, *, config: Config, ws: Workspace, progress: bool = True
 ) -> tuple[dict[str, np.ndarray], pd.Series]:
     """Train one model with hard labels, one with another seed, and one with the ensemble's probabilities, on the same rows.
 
@@ -83,7 +83,7 @@ def compare_students(
 
     Parameters
     ----------
-    rows : n rows with `text`, `label`, `group`; a share of them (`cross_validation.stop_share`) stops the trainings
+    rows : n rows with `text`, `label`, `group`; a share of them (`cross_validation.early_stopping_share`) stops the trainings
     teacher : ndarray of shape (n, k), the ensemble's out-of-fold probabilities
     scored : with `text`; rows that none of them has seen
 
@@ -92,18 +92,18 @@ def compare_students(
     probs : name -> ndarray of shape (n_scored, k): "one training", "another seed", "soup of both", "vote of both", "student"
     seconds : of the trainings
     """
-    stops, settings = stopping_rows(rows, share=config.cross_validation.stop_share, seed=config.seed), config.ensemble
+    stops, settings = early_stopping_mask(rows, share=config.cross_validation.early_stopping_share, seed=config.seed), config.ensemble
     soft = with_soft_labels(rows, teacher, y_true, share=settings.teacher_share, temperature=settings.teacher_temperature)
     one_head = config.model_copy(update={"training": config.training.model_copy(update={"head_seed": config.seed})})
     other_seed = one_head.model_copy(update={"seed": (config.seed + 1) % 2**32})
     trainings = {"one training": (rows, one_head), "another seed": (rows, other_seed), "student": (soft, one_head)}
     folders, seconds, probs = {}, {}, {}
     for name, (learnt, its) in tqdm(trainings.items(), "students", unit="training", disable=not progress):
-        place = replace(run, run=f"{run.run}/students/{name.replace(' ', '-')}")
-        folders[name], seconds[name] = trials.train_once(learnt[~stops], rows[stops], config=its, run=place)
-        probs[name] = trials.predict(folders[name], scored, settings=config.training)
+        place = replace(ws, run=f"{ws.run}/students/{name.replace(' ', '-')}")
+        folders[name], seconds[name] = cached_training.train_once(learnt[~stops], rows[stops], config=its, ws=place)
+        probs[name] = cached_training.predict(folders[name], scored, settings=config.training)
     two = ("one training", "another seed")
-    mixed = soup([folders[name] for name in two], run.folder(workspace.MODELS) / "students" / "soup")
-    probs["soup of both"] = trials.predict(mixed, scored, settings=config.training)
+    mixed = soup([folders[name] for name in two], ws.folder(workspace.MODELS) / "students" / "soup")
+    probs["soup of both"] = cached_training.predict(mixed, scored, settings=config.training)
     probs["vote of both"] = np.mean([probs[name] for name in two], axis=0)
     return probs, pd.Series(seconds, name="seconds")

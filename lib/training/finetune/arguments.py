@@ -11,7 +11,7 @@ import torch
 from lib.config import Config, TrainingConfig
 from lib.errors import WorkbookError
 from lib.training.finetune import launching
-from lib.training.finetune.machine import precision
+from lib.training.finetune.devices import precision
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments

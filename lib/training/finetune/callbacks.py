@@ -21,7 +21,7 @@ from lib import workspace
 from lib.config import TrainingConfig
 from lib.errors import WorkbookError
 from lib.training.finetune import freezing
-from lib.training.finetune.objective import RecipeTrainer
+from lib.training.finetune.trainer import RecipeTrainer
 
 PLATEAU_STEPS = 100  # steps after warm-up within which the loss has to leave chance
 PLATEAU_SHARE = 0.97  # of the loss of guessing: above it nothing was learned
@@ -162,7 +162,7 @@ def cached_depth(settings: TrainingConfig, epoch: int, *, n_layers: int) -> int:
     return cached
 
 
-class Keeping(TrainerCallback):
+class ResumeState(TrainerCallback):
     """Keep beside each checkpoint what the Trainer does not, and take it up again on resuming.
 
     These are the number of micro-batches, which grows where memory runs out, the messages, and the seconds spent. A run that had

@@ -12,14 +12,14 @@ import pandas as pd
 
 from lib import workspace
 from lib.config import Config
-from lib.training.finetune import callbacks, encoding, launching
+from lib.training.finetune import callbacks, tokenization, launching
 
 WHOLE = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state*.pth", "*model.safetensors", callbacks.RECIPE)  # of a checkpoint
 
 
 def key_of(train: pd.DataFrame, val: pd.DataFrame, config: Config) -> str:
     """Return what checkpoints belong to: the data, the settings, the code."""
-    tables = [workspace.table_fingerprint(encoding.learnable(table)) for table in (train, val)]
+    tables = [workspace.table_fingerprint(tokenization.learnable(table)) for table in (train, val)]
     what = [*tables, config.training.model_dump(mode="json"), config.seed, workspace.code_fingerprint()]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from lib.config import TrainingConfig
 from lib.errors import WorkbookError
 from lib.training.backbones import encoder_layers
-from lib.training.finetune import encoding
+from lib.training.finetune import tokenization
 
 
 def frozen_depth(settings: TrainingConfig, epoch: int, *, n_layers: int) -> int:
@@ -83,8 +83,8 @@ class ActivationCache:
         device = next(model.parameters()).device
         model.eval()
         with tqdm(total=len(lengths), desc="frozen layers", unit="piece", disable=not progress) as bar, torch.inference_mode():
-            for batch in encoding.sorted_batches(lengths, device=device):
-                tokens, mask = encoding.padded(ids[batch]["input_ids"], pad=pad, device=device)
+            for batch in tokenization.sorted_batches(lengths, device=device):
+                tokens, mask = tokenization.padded(ids[batch]["input_ids"], pad=pad, device=device)
                 given = lower_layers(model, tokens, mask, depth=self.depth).float().cpu().numpy()
                 for piece, value in zip(batch, given):
                     self.values[self.starts[piece] : self.starts[piece + 1]] = value[: self.kept[piece]]

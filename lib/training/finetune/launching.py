@@ -19,7 +19,7 @@ from lib import workspace
 from lib.config import Config
 from lib.errors import WorkbookError
 from lib.training import engine
-from lib.training.finetune import encoding
+from lib.training.finetune import tokenization
 from lib.workspace import Workspace
 
 LOOK_SECONDS = 0.5  # between looks at what the processes write
@@ -50,7 +50,7 @@ def first_process_first() -> Iterator[None]:
 
 
 def launch(
-    train: pd.DataFrame, val: pd.DataFrame, *, config: Config, run: Workspace, progress: bool = False, watch: Callable[[pd.DataFrame], None] | None = None
+    train: pd.DataFrame, val: pd.DataFrame, *, config: Config, ws: Workspace, progress: bool = False, watch: Callable[[pd.DataFrame], None] | None = None
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Train in `config.training.processes` processes of a launcher; return facts and history.
 
@@ -62,11 +62,11 @@ def launch(
     ----------
     watch : is given the history after every evaluation; what it raises ends the processes
     """
-    folder = run.folder(workspace.MODELS) / "launch"
+    folder = ws.folder(workspace.MODELS) / "launch"
     shutil.rmtree(folder, ignore_errors=True)  # of a launch that was killed
-    workspace.write_table(encoding.learnable(train), folder / "train.parquet")
+    workspace.write_table(tokenization.learnable(train), folder / "train.parquet")
     workspace.write_table(val[["text", "label"]], folder / "val.parquet")
-    workspace.write_json({"config": config.model_dump(mode="json"), "dataset": run.dataset, "run": run.run}, folder / "job.json")
+    workspace.write_json({"config": config.model_dump(mode="json"), "dataset": ws.dataset, "run": ws.run}, folder / "job.json")
     with (folder / "output.txt").open("w") as output:
         words, environment = launch_command(config, str(folder)), {**os.environ, PARENT: str(os.getpid())}
         process = subprocess.Popen(words, cwd=workspace.REPOSITORY, env=environment, stdout=output, stderr=subprocess.STDOUT)
@@ -125,7 +125,7 @@ def main(folder: str) -> None:
     from lib.training.finetune import run
 
     if PARENT in os.environ:
-        engine.end_with(int(os.environ[PARENT]))
+        engine.exit_with_parent(int(os.environ[PARENT]))
     job = workspace.read_json(Path(folder) / "job.json")
     train, val = (workspace.read_table(Path(folder) / f"{name}.parquet") for name in ("train", "val"))
     place = Workspace(dataset=job["dataset"], run=job["run"])
@@ -133,7 +133,7 @@ def main(folder: str) -> None:
     def watch(history: pd.DataFrame) -> None:  # of the first process alone
         workspace.write_json(_rows(history), Path(folder) / "history.json")
 
-    facts, history = run.train_in_this_process(train, val, config=Config.model_validate(job["config"]), run=place, progress=False, watch=watch)
+    facts, history = run.train_in_this_process(train, val, config=Config.model_validate(job["config"]), ws=place, progress=False, watch=watch)
     if is_first():
         workspace.write_json({"facts": facts, "history": _rows(history)}, Path(folder) / "result.json")
 

@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from lib.config import TrainingConfig
-from lib.training.finetune import encoding, heads, kernels, machine
+from lib.training.finetune import tokenization, heads, kernels, devices
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -48,8 +48,8 @@ def predict_probs(
     ndarray of float64 of shape (n, k), rows summing to 1
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    pieces = encoding.encode(texts, tokenizer, max_length=settings.max_length, truncation=settings.truncation)
-    with machine.mixed_precision(settings):
+    pieces = tokenization.encode(texts, tokenizer, max_length=settings.max_length, truncation=settings.truncation)
+    with devices.mixed_precision(settings):
         logits = predict_logits(model.to(device), pieces, n_rows=len(texts), pad=tokenizer.pad_token_id or 0, progress=progress)
     return softmax(logits)
 
@@ -67,13 +67,13 @@ def embed(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, texts: Seq
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoder = model.base_model.to(device).eval()
-    pieces = encoding.encode(texts, tokenizer, max_length=max_length)
+    pieces = tokenization.encode(texts, tokenizer, max_length=max_length)
     lengths, ids = np.asarray(pieces["length"], np.int64), pieces.with_format("numpy")
     vectors = np.zeros((len(texts), encoder.config.hidden_size), np.float32)
     bar = tqdm(total=len(lengths), desc="embedding", unit="text", disable=not progress)
-    with bar, torch.inference_mode(), machine.mixed_precision(TrainingConfig()):
-        for batch in encoding.sorted_batches(lengths, device=device):
-            tokens, mask = encoding.padded(ids[batch]["input_ids"], pad=tokenizer.pad_token_id or 0, device=device)
+    with bar, torch.inference_mode(), devices.mixed_precision(TrainingConfig()):
+        for batch in tokenization.sorted_batches(lengths, device=device):
+            tokens, mask = tokenization.padded(ids[batch]["input_ids"], pad=tokenizer.pad_token_id or 0, device=device)
             hidden = encoder(input_ids=tokens, attention_mask=mask).last_hidden_state.float()
             if hidden.shape[:2] != mask.shape:
                 raise ValueError("the model computes the first token alone (heads.read_first_token_only): its tokens have no mean")
@@ -97,7 +97,7 @@ def predict_logits(
 
     Parameters
     ----------
-    pieces : from `encoding.encode`, of `n_rows` texts
+    pieces : from `tokenization.encode`, of `n_rows` texts
     hidden : what frozen layers gave for pieces (numbers, tokens), to be used in place of their token ids
     share : (i, n) for the i-th of n processes, each of which does every n-th batch; the sum of what they return is the whole
 
@@ -110,8 +110,8 @@ def predict_logits(
     lengths, rows, ids = np.asarray(pieces["length"], np.int64), np.asarray(pieces["row"], np.int64), pieces.with_format("numpy")
     logits, done, given = np.zeros((n_rows, model.config.num_labels)), [np.zeros(0, np.int64)], [torch.zeros(0, model.config.num_labels, device=device)]
     with tqdm(total=len(lengths), desc="predicting", unit="piece", disable=not progress) as bar, torch.inference_mode():
-        for batch in islice(encoding.sorted_batches(lengths, device=device), share[0], None, share[1]):
-            tokens, mask = encoding.padded(ids[batch]["input_ids"], pad=pad, device=device)
+        for batch in islice(tokenization.sorted_batches(lengths, device=device), share[0], None, share[1]):
+            tokens, mask = tokenization.padded(ids[batch]["input_ids"], pad=pad, device=device)
             inputs = {"input_ids": tokens} if hidden is None else {"inputs_embeds": hidden(batch, mask.shape[1]).to(device)}
             given.append(model(**inputs, attention_mask=mask).logits)
             done.append(rows[batch])

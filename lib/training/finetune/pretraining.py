@@ -118,7 +118,7 @@ def load_masked(source: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     backbones.check_keys(info, name=source)
     if tokenizer.mask_token is None:
         raise WorkbookError(f"the tokenizer of backbone {source!r} has no mask token, which pretraining needs: set training.pretraining_epochs to 0")
-    backbones.make_room(tokenizer, model)
+    backbones.resize_embeddings(tokenizer, model)
     kernels.use_needed_positions(model)
     return tokenizer, model
 

@@ -22,9 +22,9 @@ from lib.data.sources import sample_rows
 from lib.errors import WorkbookError
 from lib.evaluation.metrics import macro_f1
 from lib.training import backbones, tracking
-from lib.training.finetune import callbacks, checkpoints, encoding, heads, kernels, launching, machine, prediction, pretraining
+from lib.training.finetune import callbacks, checkpoints, tokenization, heads, kernels, launching, devices, prediction, pretraining
 from lib.training.finetune.arguments import training_arguments
-from lib.training.finetune.objective import RecipeTrainer
+from lib.training.finetune.trainer import RecipeTrainer
 from lib.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def train(
     val: pd.DataFrame,
     *,
     config: Config,
-    run: Workspace,
+    ws: Workspace,
     progress: bool = True,
     watch: Callable[[pd.DataFrame], None] | None = None,
     name: str = "",
@@ -72,8 +72,8 @@ def train(
 
     Parameters
     ----------
-    train, val : with `text` and `label`; `train` may have soft labels to learn in their place (`encoding.soft_labels`)
-    run : where the model goes
+    train, val : with `text` and `label`; `train` may have soft labels to learn in their place (`tokenization.soft_labels`)
+    ws : where the model goes
     watch : is given the history after every evaluation; what it raises ends the training
     name : of a trial in a series, for the record
 
@@ -85,8 +85,8 @@ def train(
     unknown = sorted(set(val["label"]) - set(train["label"]))
     if unknown:
         raise WorkbookError(f"label {unknown[0]!r} is in the validation rows but not in the training rows")
-    with tracking.training(train, val, config=config, run=run, name=name) as record:
-        result = _train(train, val, config=config, run=run, progress=progress, watch=watch, record=record)
+    with tracking.training(train, val, config=config, ws=ws, name=name) as record:
+        result = _train(train, val, config=config, ws=ws, progress=progress, watch=watch, record=record)
         if record:
             _record(record, result, val)
     return result
@@ -97,22 +97,22 @@ def _train(
     val: pd.DataFrame,
     *,
     config: Config,
-    run: Workspace,
+    ws: Workspace,
     progress: bool,
     watch: Callable[[pd.DataFrame], None] | None,
     record: tracking.Record | None,
 ) -> TrainingResult:
     started = time.perf_counter()
     if config.training.processes > 1 or config.training.launch_options:
-        machine.prepare_torch(config.training)
-        _starting_point(config, run, train["text"], progress=progress)  # pretraining is done by one process
-        facts, history = launching.launch(train, val, config=config, run=run, progress=progress, watch=watch)
+        devices.prepare_torch(config.training)
+        _starting_point(config, ws, train["text"], progress=progress)  # pretraining is done by one process
+        facts, history = launching.launch(train, val, config=config, ws=ws, progress=progress, watch=watch)
     else:
-        facts, history = train_in_this_process(train, val, config=config, run=run, progress=progress, watch=watch, record=record)
-    tokenizer, trained, class_names = prediction.load_model(run.path("transformer"))  # as saved
+        facts, history = train_in_this_process(train, val, config=config, ws=ws, progress=progress, watch=watch, record=record)
+    tokenizer, trained, class_names = prediction.load_model(ws.path("transformer"))  # as saved
     val_probs = prediction.predict_probs(tokenizer, trained, val["text"].tolist(), settings=config.training, progress=progress)
     facts["seconds"] = round(time.perf_counter() - started, 1)
-    return TrainingResult(run.path("transformer"), val_probs, class_names, history, facts)
+    return TrainingResult(ws.path("transformer"), val_probs, class_names, history, facts)
 
 
 def _record(record: tracking.Record, result: TrainingResult, val: pd.DataFrame) -> None:
@@ -130,19 +130,19 @@ def train_in_this_process(
     val: pd.DataFrame,
     *,
     config: Config,
-    run: Workspace,
+    ws: Workspace,
     progress: bool,
     watch: Callable[[pd.DataFrame], None] | None,
     record: tracking.Record | None = None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Train in this process, a second time at a lower rate where the first diverges; return facts and history."""
-    folder = run.folder(workspace.MODELS) / "checkpoints"
+    folder = ws.folder(workspace.MODELS) / "checkpoints"
     key = checkpoints.key_of(train, val, config)
     tried = checkpoints.open_or_clear(folder, key)
     settings = lower_rate(config.training) if tried else config.training
     while True:
         try:
-            return _attempt(train, val, config=config, settings=settings, tried=tried, run=run, progress=progress, watch=watch, record=record)
+            return _attempt(train, val, config=config, settings=settings, tried=tried, ws=ws, progress=progress, watch=watch, record=record)
         except callbacks.Diverged as error:
             tried = [*tried, f"at a learning rate of {settings.learning_rate:g} with a warm-up of {settings.warmup_share:.0%}: {error}"]
             if len(tried) > 1:
@@ -168,25 +168,25 @@ def _attempt(
     config: Config,
     settings: TrainingConfig,
     tried: list[str],
-    run: Workspace,
+    ws: Workspace,
     progress: bool,
     watch: Callable[[pd.DataFrame], None] | None,
     record: tracking.Record | None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     started = time.perf_counter()
     progress = progress and launching.is_first()
-    folder = run.folder(workspace.MODELS) / "checkpoints"
-    trainer = build_trainer(train, val, config=config, settings=settings, run=run, progress=progress)
+    folder = ws.folder(workspace.MODELS) / "checkpoints"
+    trainer = build_trainer(train, val, config=config, settings=settings, ws=ws, progress=progress)
     trainer.messages += [f"a second try, after one {attempt}" for attempt in tried]
-    keeping, average = callbacks.Keeping(trainer, started=started), callbacks.WeightAverage(trainer.model, settings)
+    keeping, average = callbacks.ResumeState(trainer, started=started), callbacks.WeightAverage(trainer.model, settings)
     _add_callbacks(trainer, folder, train["label"], keeping=keeping, average=average, progress=progress, watch=watch, record=record)
     trainer.train(resume_from_checkpoint=checkpoints.last(folder))
     kept_average = _put_in_average(trainer, average)
-    _save(trainer, run)
+    _save(trainer, ws)
     facts = {
         "backbone": settings.backbone,
         "device": str(trainer.args.device),
-        "precision": machine.precision(settings),
+        "precision": devices.precision(settings),
         "processes": trainer.args.world_size,
         "weights": sum(p.numel() for p in trainer.model.parameters()),
         "weights_learning": n_learning(trainer),
@@ -203,49 +203,49 @@ def _attempt(
     return facts, history
 
 
-def build_trainer(train: pd.DataFrame, val: pd.DataFrame, *, config: Config, settings: TrainingConfig, run: Workspace, progress: bool = False) -> RecipeTrainer:
+def build_trainer(train: pd.DataFrame, val: pd.DataFrame, *, config: Config, settings: TrainingConfig, ws: Workspace, progress: bool = False) -> RecipeTrainer:
     """Load the model, encode the texts, and put both into a trainer that is ready to train, but for what watches it.
 
     Parameters
     ----------
     settings : those of `config`, or of a second try
     """
-    machine.prepare_torch(settings)
+    devices.prepare_torch(settings)
     class_names = sorted(train["label"].unique())
-    tokenizer, model, messages = _model(config, settings, run, train["text"], class_names, progress=progress)
+    tokenizer, model, messages = _model(config, settings, ws, train["text"], class_names, progress=progress)
     codes = {name: code for code, name in enumerate(class_names)}
-    watched = watched_rows(val, config)
-    encode = partial(encoding.encode, tokenizer=tokenizer, max_length=settings.max_length, truncation=settings.truncation, cache=workspace.home() / TOKENS)
+    watched = early_stopping_rows(val, config)
+    encode = partial(tokenization.encode, tokenizer=tokenizer, max_length=settings.max_length, truncation=settings.truncation, cache=workspace.home() / TOKENS)
     with launching.first_process_first():
         encoded, encoded_val = encode(train["text"].tolist()), encode(watched["text"].tolist())
     y_train, y_val = (table["label"].map(codes).to_numpy(np.int64) for table in (train, watched))
     trainer = RecipeTrainer(
         model=model,
-        args=training_arguments(config, settings, run.folder(workspace.MODELS) / "checkpoints", n_train=len(encoded)),
+        args=training_arguments(config, settings, ws.folder(workspace.MODELS) / "checkpoints", n_train=len(encoded)),
         settings=settings,
-        train_dataset=encoding.Pieces(encoded, y_train if (soft := encoding.soft_labels(train)) is None else soft),
-        eval_dataset=encoding.Pieces(encoded_val, y_val),
+        train_dataset=tokenization.EncodedTexts(encoded, y_train if (soft := tokenization.soft_labels(train)) is None else soft),
+        eval_dataset=tokenization.EncodedTexts(encoded_val, y_val),
         watched=(encoded_val, y_val),
         class_weights=class_weights(y_train, settings.class_weights, n_classes=len(class_names)),
         processing_class=tokenizer,
-        data_collator=partial(encoding.collate, pad=tokenizer.pad_token_id or 0, multiple=encoding.GPU_MULTIPLE if torch.cuda.is_available() else 1),
+        data_collator=partial(tokenization.collate, pad=tokenizer.pad_token_id or 0, multiple=tokenization.GPU_MULTIPLE if torch.cuda.is_available() else 1),
     )
     trainer.remove_callback(transformers.PrinterCallback)  # the history is drawn, not printed
     trainer.messages += messages
     return trainer
 
 
-def watched_rows(val: pd.DataFrame, config: Config) -> pd.DataFrame:
+def early_stopping_rows(val: pd.DataFrame, config: Config) -> pd.DataFrame:
     """Return the validation rows that decide when a training stops and which checkpoint is kept: all, or a sample of `eval_rows`."""
     n_rows = config.training.eval_rows
     return sample_rows(val, n_rows, seed=config.seed, setting="training.eval_rows") if n_rows and n_rows < len(val) else val
 
 
 def _model(
-    config: Config, settings: TrainingConfig, run: Workspace, texts: pd.Series, class_names: list[str], *, progress: bool
+    config: Config, settings: TrainingConfig, ws: Workspace, texts: pd.Series, class_names: list[str], *, progress: bool
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, list[str]]:
     """Load the backbone and change it as the settings say; return it with what a reader should know."""
-    source, messages = _starting_point(config, run, texts, progress=progress)
+    source, messages = _starting_point(config, ws, texts, progress=progress)
     transformers.set_seed(config.seed if settings.head_seed is None else settings.head_seed)
     tokenizer, model = backbones.load_backbone(source, class_names=class_names)
     if settings.head_seed is not None:
@@ -255,7 +255,7 @@ def _model(
     heads.compute_logits_in_float32(model)
     if settings.reinit_layers:
         heads.reinit_top_layers(model, settings.reinit_layers, seed=config.seed)
-    if settings.head_dropouts > 1 and hasattr(model, "dropout"):
+    if settings.multisample_dropout > 1 and hasattr(model, "dropout"):
         model.dropout.p = 0.0  # the loss draws the head's masks itself
     if settings.attention_kernel == "fused":
         messages.append(kernels.use_fused_attention(model))
@@ -271,12 +271,12 @@ def _model(
     return tokenizer, model, messages
 
 
-def _starting_point(config: Config, run: Workspace, texts: pd.Series, *, progress: bool) -> tuple[str, list[str]]:
+def _starting_point(config: Config, ws: Workspace, texts: pd.Series, *, progress: bool) -> tuple[str, list[str]]:
     """Return where the weights to start from are, pretrained on the texts where that is configured, and what a reader should know."""
-    source = _backbone_source(config, run, texts)
+    source = _backbone_source(config, ws, texts)
     if not config.training.pretraining_epochs:
         return source, []
-    folder = run.folder(workspace.MODELS) / "pretrained"
+    folder = ws.folder(workspace.MODELS) / "pretrained"
     with launching.first_process_first():
         facts = pretrain_once(texts.tolist(), source=source, folder=folder, config=config, progress=progress)
     return str(folder), [f"pretrained on the training texts: masked loss {facts['eval_loss_before']:.2f} before, {facts['eval_loss_after']:.2f} after"]
@@ -290,7 +290,7 @@ def pretrain_once(texts: list[str], *, source: str, folder: Path, config: Config
     if folder.exists() and record.exists() and (known := workspace.read_json(record))["key"] == key:
         return known["facts"]
     record.unlink(missing_ok=True)  # before the folder changes: a record never stands beside other weights
-    epochs, kind = settings.pretraining_epochs, machine.precision(settings)
+    epochs, kind = settings.pretraining_epochs, devices.precision(settings)
     facts = pretraining.pretrain(texts, source=source, folder=folder, epochs=epochs, precision=kind, seed=config.seed, progress=progress)
     workspace.write_json({"key": key, "facts": facts}, record)
     return facts
@@ -301,7 +301,7 @@ def _add_callbacks(
     folder: Path,
     labels: pd.Series,
     *,
-    keeping: callbacks.Keeping,
+    keeping: callbacks.ResumeState,
     average: callbacks.WeightAverage,
     progress: bool,
     watch: Any,
@@ -341,15 +341,15 @@ def _put_in_average(trainer: RecipeTrainer, average: callbacks.WeightAverage) ->
     return False
 
 
-def _save(trainer: RecipeTrainer, run: Workspace) -> None:
+def _save(trainer: RecipeTrainer, ws: Workspace) -> None:
     if trainer.settings.lora_rank:
         trainer.model = heads.merge_lora(trainer.model)
     trainer.accelerator.wait_for_everyone()  # the others may still be reading the best checkpoint
     if launching.is_first():
-        with workspace.atomic_path(run.path("transformer")) as scratch:
+        with workspace.atomic_path(ws.path("transformer")) as scratch:
             trainer.model.save_pretrained(scratch)
             trainer.processing_class.save_pretrained(scratch)
-        checkpoints.clear(run.folder(workspace.MODELS) / "checkpoints")
+        checkpoints.clear(ws.folder(workspace.MODELS) / "checkpoints")
 
 
 def n_learning(trainer: RecipeTrainer) -> int:
@@ -388,13 +388,13 @@ def guessing_loss(y_train: np.ndarray, weights: np.ndarray, *, label_smoothing: 
     return float(-(targets[targets > 0] * np.log(targets[targets > 0])).sum())
 
 
-def _backbone_source(config: Config, run: Workspace, texts: pd.Series) -> str:
+def _backbone_source(config: Config, ws: Workspace, texts: pd.Series) -> str:
     """Return the configured backbone; `tiny` is built first, from the training texts."""
     if config.training.backbone == "minilm":
         return str(backbones.offline_encoder())
     if config.training.backbone != "tiny":
         return config.training.backbone
-    folder = run.folder(workspace.MODELS) / "tiny-deberta"
+    folder = ws.folder(workspace.MODELS) / "tiny-deberta"
     with launching.first_process_first():
         if launching.is_first():
             with workspace.atomic_path(folder) as scratch:

@@ -16,7 +16,7 @@ from lib.data.sources import sample_rows
 from lib.errors import WorkbookError
 from lib.evaluation.metrics import accuracy, macro_f1
 from lib.evaluation.significance import cross_validation_interval
-from lib.training import baseline, engine, trials
+from lib.training import baseline, engine, cached_training
 from lib.workspace import Workspace
 
 
@@ -38,7 +38,7 @@ class CrossValidation:
     scores: pd.DataFrame
 
 
-def deal(rows: pd.DataFrame, *, n_folds: int, seed: int, remedy: str = "set cross_validation.folds lower or rows higher") -> np.ndarray:
+def assign_folds(rows: pd.DataFrame, *, n_folds: int, seed: int, remedy: str = "set cross_validation.folds lower or rows higher") -> np.ndarray:
     """Return the fold of each row, stratified by label; a group lies in one fold.
 
     Raises
@@ -56,7 +56,7 @@ def deal(rows: pd.DataFrame, *, n_folds: int, seed: int, remedy: str = "set cros
     return fold
 
 
-def stopping_rows(rows: pd.DataFrame, *, share: float, seed: int) -> np.ndarray:
+def early_stopping_mask(rows: pd.DataFrame, *, share: float, seed: int) -> np.ndarray:
     """Return which of a training's rows stop it: a share of them, stratified by label, near-copies together; a class of one group learns.
 
     Returns
@@ -72,7 +72,7 @@ def stopping_rows(rows: pd.DataFrame, *, share: float, seed: int) -> np.ndarray:
     return stops & rows["label"].isin(rows["label"][~stops]).to_numpy()
 
 
-def cross_validate(train: pd.DataFrame, *, config: Config, run: Workspace, progress: bool = True) -> CrossValidation:
+def cross_validate(train: pd.DataFrame, *, config: Config, ws: Workspace, progress: bool = True) -> CrossValidation:
     """Train every member on each set of folds but one, and predict the one.
 
     What stops a transformer's training is a share of its own training rows: the rows that it is scored on decide nothing. Finished
@@ -92,11 +92,11 @@ def cross_validate(train: pd.DataFrame, *, config: Config, run: Workspace, progr
     if settings.rows and settings.rows < len(train):  # a rare class is in every fold
         rows = sample_rows(train, settings.rows, seed=config.seed, at_least=2 * settings.folds, setting="cross_validation.rows")
     classes, y = np.unique(rows["label"].to_numpy().astype(str), return_inverse=True)
-    fold = np.stack([deal(rows, n_folds=settings.folds, seed=config.seed + repeat) for repeat in range(settings.repeats)])
+    fold = np.stack([assign_folds(rows, n_folds=settings.folds, seed=config.seed + repeat) for repeat in range(settings.repeats)])
     members = [*baseline.LINEAR, *settings.members]
     deals = [(name, repeat, number) for repeat, number in np.ndindex(settings.repeats, settings.folds) for name in members]
     jobs = [{"name": name, "repeat": repeat, "fold": number} for name, repeat, number in deals]
-    trained = engine.run_tasks(train_on_folds, jobs, tables={"rows": rows}, config=config, run=run, desc="cross-validation", progress=progress)
+    trained = engine.run_tasks(train_on_folds, jobs, tables={"rows": rows}, config=config, ws=ws, desc="cross-validation", progress=progress)
     probs, scores = {name: np.empty((*fold.shape, len(classes))) for name in members}, []
     for (name, repeat, number), (found, seconds) in zip(deals, trained):
         held_out, y_pred = fold[repeat] == number, found.argmax(axis=1)
@@ -144,17 +144,17 @@ def compare(scores: pd.DataFrame, *, n_rows: int, n_folds: int, confidence: floa
     return compared
 
 
-def train_on_folds(tables: Mapping[str, pd.DataFrame], *, config: Config, run: Workspace, name: str, repeat: int, fold: int) -> tuple[np.ndarray, float]:
+def train_on_folds(tables: Mapping[str, pd.DataFrame], *, config: Config, ws: Workspace, name: str, repeat: int, fold: int) -> tuple[np.ndarray, float]:
     """Train a member on the table `rows` without one fold, and predict that; return probabilities of shape (n_fold, k) and seconds."""
     rows = tables["rows"]
-    out = deal(rows, n_folds=config.cross_validation.folds, seed=config.seed + repeat) == fold
+    out = assign_folds(rows, n_folds=config.cross_validation.folds, seed=config.seed + repeat) == fold
     train, held_out = rows[~out], rows[out]
     if name in baseline.LINEAR:
         started = time.perf_counter()
         model = baseline.LINEAR[name](train["text"].tolist(), train["label"].tolist(), seed=config.seed)
         return model.predict_proba(held_out["text"].tolist()), time.perf_counter() - started
-    stops = stopping_rows(train, share=config.cross_validation.stop_share, seed=config.seed)
-    place = Workspace(dataset=run.dataset, run=f"{run.run}/folds")
+    stops = early_stopping_mask(train, share=config.cross_validation.early_stopping_share, seed=config.seed)
+    place = Workspace(dataset=ws.dataset, run=f"{ws.run}/folds")
     settings = config.member_config(name)
     settings = settings.model_copy(update={"seed": settings.seed + repeat})
-    return trials.train_and_predict(train[~stops], train[stops], held_out, config=settings, run=place, name=f"{name}-{repeat}-{fold}")
+    return cached_training.train_and_predict(train[~stops], train[stops], held_out, config=settings, ws=place, name=f"{name}-{repeat}-{fold}")

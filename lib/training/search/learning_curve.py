@@ -13,7 +13,7 @@ from lib.config import FIXED_PARTS
 from lib.evaluation import resampling
 from lib.evaluation.significance import Interval
 from lib.training.baseline import fit_baseline
-from lib.training.search.cross_validation import deal
+from lib.training.search.cross_validation import assign_folds
 
 SMALLEST_SHARE = 1 / 16  # of the training rows, where the curve begins
 
@@ -61,7 +61,7 @@ def learning_curve(
     """
     if n_sizes < 4:
         raise ValueError(f"three numbers of a law need four sizes or more, got {n_sizes}")
-    held_out = deal(rows, n_folds=FIXED_PARTS, seed=seed, remedy="set cross_validation.curve_draws=0, or add rows") == 0
+    held_out = assign_folds(rows, n_folds=FIXED_PARTS, seed=seed, remedy="set cross_validation.curve_draws=0, or add rows") == 0
     train, scored = rows[~held_out], rows[held_out]
     classes, y = np.unique(rows["label"].to_numpy().astype(str), return_inverse=True)
     sizes = np.unique(np.geomspace(max(2 * len(classes), SMALLEST_SHARE * len(train)), len(train), n_sizes).round().astype(int))
@@ -80,7 +80,7 @@ def learning_curve(
         return np.stack([np.mean(each, axis=0) for each in of_draws], axis=1)
 
     how = resampling.draws(len(scored), groups=scored["group"].to_numpy())
-    value, low, high = resampling.bca_ends(scores, how, n_resamples=max(n_resamples, 200), confidence=confidence, seed=seed)
+    value, low, high = resampling.bca_interval(scores, how, n_resamples=max(n_resamples, 200), confidence=confidence, seed=seed)
     law = power_law(sizes, value)
     gains = [_doubled(sizes, power_law(sizes, each)) for each in resampling.resampled(scores, how, n_resamples=n_resamples, seed=seed)]
     ends = np.quantile(gains, [(1 - confidence) / 2, (1 + confidence) / 2])

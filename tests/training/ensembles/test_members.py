@@ -69,14 +69,14 @@ def test_a_linear_member_is_fitted_once_and_predicts_as_fitted(home):
     texts = [f"{word} {i % 7}" for word in ("crow finch", "saw drill", "plum pear") for i in range(30)]
     train = pd.DataFrame({"row_id": range(90), "text": texts, "label": np.repeat(["birds", "tools", "fruit"], 30), "group": range(90)})
     name, place = "TF-IDF: naive Bayes", RUN
-    [folder] = members.fit_all([name], train, train, config=config(), run=place, progress=False)
-    predict = members.predictor(name, config=config(), run=place)
+    [folder] = members.fit_all([name], train, train, config=config(), ws=place, progress=False)
+    predict = members.predictor(name, config=config(), ws=place)
     fitted = baseline.fit_naive_bayes(train["text"], train["label"])
     np.testing.assert_allclose(predict(texts), fitted.predict_proba(texts), atol=1e-6)
     before = (folder / "weights.safetensors").stat().st_mtime_ns
-    members.fit_all([name], train, train, config=config(), run=place, progress=False)
+    members.fit_all([name], train, train, config=config(), ws=place, progress=False)
     assert (folder / "weights.safetensors").stat().st_mtime_ns == before
-    members.fit_all([name], train[:80], train, config=config(), run=place, progress=False)
+    members.fit_all([name], train[:80], train, config=config(), ws=place, progress=False)
     assert (folder / "weights.safetensors").stat().st_mtime_ns > before
 
 
@@ -96,18 +96,18 @@ def test_the_member_with_the_runs_settings_is_the_runs_transformer(home, monkeyp
     settings = config(plain={}, other={"seed": 7}, longer={"epochs": 2})
     calls = []
 
-    def train(train, stop, *, config, run, progress):
-        calls.append((config.seed, config.training.epochs, run.run))
-        folder = run.path("transformer")
+    def train(train, stop, *, config, ws, progress):
+        calls.append((config.seed, config.training.epochs, ws.run))
+        folder = ws.path("transformer")
         folder.mkdir(parents=True, exist_ok=True)
         return type("Result", (), {"facts": {"training_seconds": 1.0}})
 
     monkeypatch.setattr(finetune, "train", train)
     rows = ROWS[["row_id", "text", "label"]]
-    assert members.of_the_run(settings) == "plain"
-    assert members.of_the_run(config(other={"seed": 7})) is None
+    assert members.member_of_run(settings) == "plain"
+    assert members.member_of_run(config(other={"seed": 7})) is None
     for _ in range(2):
-        folders = members.fit_all(["plain", "other", "longer"], rows, rows, config=settings, run=RUN, progress=False)
+        folders = members.fit_all(["plain", "other", "longer"], rows, rows, config=settings, ws=RUN, progress=False)
     assert folders[0] == RUN.path("transformer")
     assert calls == [(7, 5.0, "run/members/other"), (42, 2.0, "run/members/longer")]
 
@@ -115,18 +115,18 @@ def test_the_member_with_the_runs_settings_is_the_runs_transformer(home, monkeyp
 def test_rows_that_stopped_any_member_are_left_out():
     val = pd.DataFrame({"row_id": range(40), "text": "t", "label": ["a", "b"] * 20})
     settings = config(one={"eval_rows": 10}, two={"eval_rows": 10, "seed": 7})
-    of_one = finetune.watched_rows(val, settings.member_config("one"))["row_id"]
-    of_two = finetune.watched_rows(val, settings.member_config("two"))["row_id"]
+    of_one = finetune.early_stopping_rows(val, settings.member_config("one"))["row_id"]
+    of_two = finetune.early_stopping_rows(val, settings.member_config("two"))["row_id"]
     assert set(of_one) != set(of_two)
-    left = members.unwatched(["TF-IDF", "one", "two"], val, config=settings)["row_id"]
+    left = members.untouched_rows(["TF-IDF", "one", "two"], val, config=settings)["row_id"]
     assert set(left) == set(val["row_id"]) - set(of_one) - set(of_two)
-    assert len(members.unwatched(["TF-IDF"], val, config=settings)) == 40
-    assert members.unwatched(["whole"], val, config=config(whole={})).empty
+    assert len(members.untouched_rows(["TF-IDF"], val, config=settings)) == 40
+    assert members.untouched_rows(["whole"], val, config=config(whole={})).empty
 
 
 def test_a_member_that_was_not_trained_is_named(home):
     with pytest.raises(WorkbookError, match=r"member 'TF-IDF' is not in .*baseline: run 06_build_ensemble again"):
-        members.predictor("TF-IDF", config=config(), run=RUN)
+        members.predictor("TF-IDF", config=config(), ws=RUN)
 
 
 def test_the_id_of_an_ensemble_changes_with_its_members_and_its_weights(home):
@@ -135,8 +135,8 @@ def test_the_id_of_an_ensemble_changes_with_its_members_and_its_weights(home):
     workspace.write_text("one", folder / "weights")
     y = np.array([0, 2, 1, 0])
     ensemble, as_it_is = fit_ensemble({"TF-IDF": PROBS}, y, method="soft"), Calibrator(np.ones(3), np.zeros(3))
-    first = members.model_id(ensemble, as_it_is, config=config(), run=RUN)
-    assert members.model_id(ensemble, as_it_is, config=config(), run=RUN) == first
-    assert members.model_id(ensemble, Calibrator(np.ones(3), np.ones(3)), config=config(), run=RUN) != first
+    first = members.model_id(ensemble, as_it_is, config=config(), ws=RUN)
+    assert members.model_id(ensemble, as_it_is, config=config(), ws=RUN) == first
+    assert members.model_id(ensemble, Calibrator(np.ones(3), np.ones(3)), config=config(), ws=RUN) != first
     workspace.write_text("two", folder / "weights")
-    assert members.model_id(ensemble, as_it_is, config=config(), run=RUN) != first
+    assert members.model_id(ensemble, as_it_is, config=config(), ws=RUN) != first

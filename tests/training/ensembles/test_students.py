@@ -14,7 +14,7 @@ from lib import workspace
 from lib.config import Config, EnsembleConfig
 from lib.errors import WorkbookError
 from lib.training.ensembles import students
-from lib.training.finetune import encoding
+from lib.training.finetune import tokenization
 
 ONE_HOT = np.eye(3)[pd.Categorical(TRAIN["label"]).codes]
 
@@ -33,11 +33,11 @@ def soft(probs, *, share=1.0, temperature=1.0, y=None):
 def test_soft_labels_are_the_flattened_teacher_and_the_label_in_their_shares():
     teacher = np.tile([0.64, 0.32, 0.04], (60, 1))
     flat = np.sqrt(teacher) / np.sqrt(teacher).sum(axis=1, keepdims=True)
-    found = encoding.soft_labels(soft(teacher, share=0.75, temperature=2.0))
+    found = tokenization.soft_labels(soft(teacher, share=0.75, temperature=2.0))
     np.testing.assert_allclose(found, 0.75 * flat + 0.25 * ONE_HOT, atol=1e-6)
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-6)
-    assert encoding.soft_labels(TRAIN) is None
-    assert encoding.learnable(soft(teacher).assign(row_id=1)).columns.tolist() == ["text", "label", "soft label 0", "soft label 1", "soft label 2"]
+    assert tokenization.soft_labels(TRAIN) is None
+    assert tokenization.learnable(soft(teacher).assign(row_id=1)).columns.tolist() == ["text", "label", "soft label 0", "soft label 1", "soft label 2"]
 
 
 def test_soft_labels_that_are_the_labels_train_the_same_model():
@@ -45,7 +45,7 @@ def test_soft_labels_that_are_the_labels_train_the_same_model():
     np.testing.assert_allclose(student.val_probs, plain.val_probs, atol=2e-3)
 
 
-@pytest.mark.parametrize("technique", [{"r_drop": 0.5}, {"mixup": 0.3}, {"head_dropouts": 3}, {"class_weights": "balanced"}, {"truncation": "windows"}])
+@pytest.mark.parametrize("technique", [{"r_drop": 0.5}, {"mixup": 0.3}, {"multisample_dropout": 3}, {"class_weights": "balanced"}, {"truncation": "windows"}])
 def test_a_student_learns_what_the_teacher_says_not_the_label(technique):
     shifted = np.roll(ONE_HOT, 1, axis=1) * 0.98 + 0.02 / 3
     found = run("shifted", train=soft(shifted), epochs=4, eval_steps=32, **technique)  # one look: an early one, at the labels, would keep an early model
@@ -92,7 +92,7 @@ def compared():
     )
     y = pd.Categorical(learnt["label"]).codes.astype(int)
     teacher = np.roll(np.eye(3)[y], 1, axis=1) * 0.97 + 0.01
-    return students.compare_students(learnt, teacher, y, VAL, config=config, run=place("compared"), progress=False)
+    return students.compare_students(learnt, teacher, y, VAL, config=config, ws=place("compared"), progress=False)
 
 
 def test_students_are_one_training_another_seed_their_soup_their_vote_and_the_pupil(compared):

@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, Electra
 from lib.config import TrainingConfig
 from lib.errors import WorkbookError
 from lib.training import backbones
-from lib.training.finetune import encoding, freezing, heads
+from lib.training.finetune import tokenization, freezing, heads
 
 SMALL = {"vocab_size": 40, "hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 8, "max_position_embeddings": 20}
 CONFIGS = {
@@ -50,7 +50,7 @@ def pieces():
 
 
 def batch(pieces, rows):
-    return encoding.padded([pieces[row]["input_ids"] for row in rows], pad=0)
+    return tokenization.padded([pieces[row]["input_ids"] for row in rows], pad=0)
 
 
 def checkpointed(model):
@@ -164,7 +164,7 @@ def hooks(model):
 )
 @DEPTHS
 def test_what_was_kept_gives_the_same_logits_and_gradients_as_computing_it(pieces, tmp_path, monkeypatch, built, depth):
-    monkeypatch.setattr(encoding, "CPU_TOKENS", 16)  # several batches of padded texts
+    monkeypatch.setattr(tokenization, "CPU_TOKENS", 16)  # several batches of padded texts
     model = classifier(*built)
     freezing.freeze(model, depth)
     cache = freezing.ActivationCache(model, pieces, depth=depth, path=tmp_path / "new" / "kept.f32", pad=0)

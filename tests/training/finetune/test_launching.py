@@ -95,7 +95,7 @@ def launcher(code):
 def test_a_launcher_that_fails_or_leaves_no_result_is_an_error(monkeypatch, code, reason):
     monkeypatch.setattr(launching, "launch_command", launcher(code))
     with pytest.raises(WorkbookError) as caught:
-        launching.launch(rows(6, seed=0), VAL, config=configured(processes=3), run=place("failed"))
+        launching.launch(rows(6, seed=0), VAL, config=configured(processes=3), ws=place("failed"))
     assert str(caught.value) == f"training in 3 processes failed: {reason}"
 
 
@@ -105,7 +105,7 @@ def test_the_result_of_an_earlier_launch_is_not_taken_for_this_ones(monkeypatch)
     (folder / "result.json").write_text('{"facts": {}, "history": []}', encoding="utf-8")
     monkeypatch.setattr(launching, "launch_command", launcher("sys.exit(0)"))
     with pytest.raises(WorkbookError, match="failed: no output"):
-        launching.launch(rows(6, seed=0), VAL, config=configured(processes=2), run=place("stale"))
+        launching.launch(rows(6, seed=0), VAL, config=configured(processes=2), ws=place("stale"))
 
 
 def test_what_watches_sees_each_evaluation_and_may_end_the_processes():

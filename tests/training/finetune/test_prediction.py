@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, PreTrai
 
 from lib.config import TrainingConfig
 from lib.training import backbones
-from lib.training.finetune import encoding, heads, prediction
+from lib.training.finetune import tokenization, heads, prediction
 
 PAD, CLS, SEP, UNK = range(4)
 SMALL = {"vocab_size": 40, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8, "max_position_embeddings": 64}
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch):
-    monkeypatch.setattr(encoding, "CPU_TOKENS", 24)
+    monkeypatch.setattr(tokenization, "CPU_TOKENS", 24)
 
 
 def tokenizer():
@@ -58,7 +58,7 @@ def texts():
 
 
 def pieces(rows=None, **options):
-    return encoding.encode([texts()[row] for row in rows] if rows else texts(), tokenizer(), **{"max_length": 64, **options})
+    return tokenization.encode([texts()[row] for row in rows] if rows else texts(), tokenizer(), **{"max_length": 64, **options})
 
 
 def logits(model, encoded, n_rows):
@@ -115,7 +115,7 @@ def test_states_of_frozen_layers_stand_in_for_token_ids(kind):
 
     def hidden(numbers, n_tokens):
         asked.extend(numbers.tolist())
-        ids = encoding.padded([pieces()["input_ids"][number] for number in numbers], pad=PAD)[0]
+        ids = tokenization.padded([pieces()["input_ids"][number] for number in numbers], pad=PAD)[0]
         assert ids.shape[1] == n_tokens
         return table[ids]
 
@@ -126,7 +126,7 @@ def test_states_of_frozen_layers_stand_in_for_token_ids(kind):
 
 @KINDS
 def test_reading_the_first_token_only_saves_work_and_changes_nothing(kind):
-    ids, mask = encoding.padded(pieces()["input_ids"], pad=PAD)
+    ids, mask = tokenization.padded(pieces()["input_ids"], pad=PAD)
     found = []
     for first_only in (False, True):
         model, seen = classifier(kind, first_only=first_only).train(), []

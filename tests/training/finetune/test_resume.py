@@ -12,7 +12,7 @@ from transformers import TrainerState
 from lib import workspace
 from lib.training.finetune import callbacks, checkpoints
 from lib.training.finetune import run as run_module
-from lib.training.finetune.objective import RecipeTrainer
+from lib.training.finetune.trainer import RecipeTrainer
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -60,13 +60,13 @@ def killed(where, step=None):
 @pytest.fixture
 def began(monkeypatch):
     """The step that each training of the test began at."""
-    steps, begin = [], callbacks.Keeping.on_train_begin
+    steps, begin = [], callbacks.ResumeState.on_train_begin
 
     def noted(self, args, state, control, **more):
         steps.append(state.global_step)
         return begin(self, args, state, control, **more)
 
-    monkeypatch.setattr(callbacks.Keeping, "on_train_begin", noted)
+    monkeypatch.setattr(callbacks.ResumeState, "on_train_begin", noted)
     return steps
 
 
@@ -95,7 +95,7 @@ CASES = {
     ),
     "attention pooling and mixup": ({"pooling": "attention", "mixup": 0.4, "epochs": 1, "eval_steps": 3}, [("step", 5)], [0, 3]),
     "two passes a step": (
-        {"r_drop": 1, "adversarial": "weights", "head_dropouts": 2, "layer_decay": 0.8, "reinit_layers": 1, "epochs": 1, "eval_steps": 3},
+        {"r_drop": 1, "adversarial": "weights", "multisample_dropout": 2, "layer_decay": 0.8, "reinit_layers": 1, "epochs": 1, "eval_steps": 3},
         [("step", 5)],
         [0, 3],
     ),
@@ -170,7 +170,7 @@ import os, signal, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import tiny_runs, torch
 from lib import workspace
-from lib.training.finetune.objective import RecipeTrainer
+from lib.training.finetune.trainer import RecipeTrainer
 workspace.code_fingerprint = lambda: "as it is"
 torch.set_num_threads(1)
 step = RecipeTrainer.training_step

@@ -144,7 +144,7 @@ TECHNIQUES = {
     "a rate that falls with depth": {"layer_decay": 0.7},
     "R-Drop": {"r_drop": 1.0},
     "mixup": {"mixup": 0.4},
-    "several dropout masks": {"head_dropouts": 4},
+    "several dropout masks": {"multisample_dropout": 4},
     "adversarial embeddings": {"adversarial": "embeddings"},
     "adversarial weights": {"adversarial": "weights"},
     "head and tail": {"truncation": "head_tail", "max_length": 12},

@@ -53,7 +53,7 @@ def place(name):
 
 
 def run(name, train=TRAIN, val=VAL, seed=42, watch=None, **settings):
-    return finetune.train(train, val, config=configured(seed, **settings), run=place(name), progress=False, watch=watch)
+    return finetune.train(train, val, config=configured(seed, **settings), ws=place(name), progress=False, watch=watch)
 
 
 def weights_file(result):
@@ -79,7 +79,7 @@ def differences(first, second):
 
 def let_average_score(patch, gap):
     """Let the averaged weights, scored after training, seem better than the best checkpoint by `gap`."""
-    from lib.training.finetune.objective import RecipeTrainer
+    from lib.training.finetune.trainer import RecipeTrainer
 
     as_it_is = RecipeTrainer.score
 

@@ -9,7 +9,7 @@ from lib.config import Config, CrossValidationConfig, TrainingConfig
 from lib.errors import WorkbookError
 from lib.evaluation.metrics import macro_f1
 from lib.evaluation.significance import cross_validation_interval
-from lib.training import finetune, trials
+from lib.training import finetune, cached_training
 from lib.training.search import cross_validation
 from lib.workspace import Workspace
 
@@ -33,10 +33,10 @@ def trained(monkeypatch, home):
     """In place of training: a model that knows the class of the texts it was shown, and guesses the first class for all others."""
     calls = []
 
-    def train(train, stop, *, config, run, progress, watch, name):
-        folder = run.path("transformer")
+    def train(train, stop, *, config, ws, progress, watch, name):
+        folder = ws.path("transformer")
         folder.mkdir(parents=True, exist_ok=True)
-        calls.append(SimpleNamespace(train=train, stop=stop, config=config, run=run.run, folder=folder))
+        calls.append(SimpleNamespace(train=train, stop=stop, config=config, ws=ws.run, folder=folder))
         return SimpleNamespace(model_dir=folder, val_probs=np.eye(3)[[0] * len(stop)], facts={"training_seconds": 2.0})
 
     def predict_probs(tokenizer, model, texts, **_):
@@ -51,22 +51,22 @@ def trained(monkeypatch, home):
 
 def test_folds_hold_groups_whole_and_classes_in_equal_shares():
     rows = table()
-    fold = cross_validation.deal(rows, n_folds=3, seed=1)
+    fold = cross_validation.assign_folds(rows, n_folds=3, seed=1)
     assert (pd.Series(fold).groupby(rows["group"]).nunique() == 1).all()
     assert (pd.crosstab(rows["label"], fold) == 10).all().all()
-    assert (cross_validation.deal(rows, n_folds=3, seed=1) == fold).all()
-    assert (cross_validation.deal(rows, n_folds=3, seed=2) != fold).any()
+    assert (cross_validation.assign_folds(rows, n_folds=3, seed=1) == fold).all()
+    assert (cross_validation.assign_folds(rows, n_folds=3, seed=2) != fold).any()
 
 
 def test_a_class_of_fewer_texts_than_folds_is_named_with_the_remedy():
     rows = table().drop(index=range(12, 90, 6)).drop(index=range(13, 90, 6))  # birds: two groups are left
     with pytest.raises(WorkbookError, match=r"3 folds need as many texts of each class, and 'birds' has 2 different texts: set cross_validation\.folds lower"):
-        cross_validation.deal(rows, n_folds=3, seed=1)
+        cross_validation.assign_folds(rows, n_folds=3, seed=1)
 
 
 def test_every_row_is_predicted_once_a_repetition_by_models_that_saw_no_copy_of_it(trained):
     rows = table()
-    found = cross_validation.cross_validate(rows, config=config(repeats=2), run=RUN, progress=False)
+    found = cross_validation.cross_validate(rows, config=config(repeats=2), ws=RUN, progress=False)
     assert set(found.probs) == {"TF-IDF", "TF-IDF: naive Bayes", "transformer"}
     assert found.rows["row_id"].tolist() == rows["row_id"].tolist()
     assert len(trained) == 6
@@ -86,7 +86,7 @@ def test_every_row_is_predicted_once_a_repetition_by_models_that_saw_no_copy_of_
 
 def test_scores_are_those_of_the_held_out_rows(trained):
     rows = table()
-    found = cross_validation.cross_validate(rows, config=config(), run=RUN, progress=False)
+    found = cross_validation.cross_validate(rows, config=config(), ws=RUN, progress=False)
     y = np.searchsorted(["birds", "fruit", "tools"], rows["label"])
     for row in found.scores.itertuples():
         held_out = found.fold[row.repeat] == row.fold
@@ -98,27 +98,27 @@ def test_scores_are_those_of_the_held_out_rows(trained):
 
 
 def test_finished_trainings_are_kept_and_changed_ones_done_again(trained):
-    first = cross_validation.cross_validate(table(), config=config(), run=RUN, progress=False)
-    again = cross_validation.cross_validate(table(), config=config(), run=RUN, progress=False)
+    first = cross_validation.cross_validate(table(), config=config(), ws=RUN, progress=False)
+    again = cross_validation.cross_validate(table(), config=config(), ws=RUN, progress=False)
     assert len(trained) == 3
     np.testing.assert_array_equal(first.probs["transformer"], again.probs["transformer"])
     assert not any(call.folder.exists() for call in trained)  # predictions are kept, models are not
     next((RUN.path("transformer").parent / "folds").glob("transformer-0-1*")).unlink()  # as after a kill
-    cross_validation.cross_validate(table(), config=config(), run=RUN, progress=False)
+    cross_validation.cross_validate(table(), config=config(), ws=RUN, progress=False)
     assert len(trained) == 4
-    cross_validation.cross_validate(table(), config=config(members={"transformer": {"epochs": 2}}), run=RUN, progress=False)
+    cross_validation.cross_validate(table(), config=config(members={"transformer": {"epochs": 2}}), ws=RUN, progress=False)
     assert len(trained) == 7
 
 
 def test_members_differ_in_their_settings_and_share_the_folds(trained):
     members = {"plain": {}, "smooth": {"label_smoothing": 0.1}}
-    cross_validation.cross_validate(table(), config=config(members=members), run=RUN, progress=False)
+    cross_validation.cross_validate(table(), config=config(members=members), ws=RUN, progress=False)
     assert [call.config.training.label_smoothing for call in trained] == [0, 0.1] * 3
     assert all(a.predicted == b.predicted for a, b in zip(trained[::2], trained[1::2]))
 
 
 def test_a_sample_of_the_rows_is_stratified_and_no_member_is_fine(trained):
-    found = cross_validation.cross_validate(table(180), config=config(rows=60, members={}), run=RUN, progress=False)
+    found = cross_validation.cross_validate(table(180), config=config(rows=60, members={}), ws=RUN, progress=False)
     assert found.rows["label"].value_counts().tolist() == [20, 20, 20]
     assert (trained, list(found.probs)) == ([], ["TF-IDF", "TF-IDF: naive Bayes"])
 
@@ -181,7 +181,7 @@ def test_a_share_of_the_rows_stops_a_training_also_where_a_class_is_rare():
     rows = pd.DataFrame({"label": ["a"] * 60 + ["b"] * 60 + ["rare"] * 4 + [f"one {i}" for i in range(8)], "text": "x"})
     rows = rows.assign(group=[*range(120), 120, 120, *range(121, 131)])
     for seed in range(20):
-        stops = cross_validation.stopping_rows(rows, share=0.1, seed=seed)
+        stops = cross_validation.early_stopping_mask(rows, share=0.1, seed=seed)
         assert 10 <= stops.sum() <= 16
         assert rows[stops]["label"].value_counts()[["a", "b"]].tolist() == [6, 6]
         assert set(rows[~stops]["label"]) == set(rows["label"])  # what is in one group alone learns
@@ -192,7 +192,7 @@ def test_a_trial_is_known_by_its_rows_settings_and_seed(trained):
     rows, other = table(), table().assign(text=lambda t: t["text"] + "!")
     base = config()
     for scored, settings in ((rows, base), (rows, base), (other, base), (None, base), (rows, base.model_copy(update={"seed": 1}))):
-        trials.train_and_predict(rows, rows, scored, config=settings, run=RUN, name="a/b c")
+        cached_training.train_and_predict(rows, rows, scored, config=settings, ws=RUN, name="a/b c")
     assert len(trained) == 4
     assert sorted(path.name for path in RUN.folder("models/{run}").iterdir()) == [f"{workspace.file_name('a/b c')}-{seed}.parquet" for seed in (1, 42)]
 
@@ -200,7 +200,7 @@ def test_a_trial_is_known_by_its_rows_settings_and_seed(trained):
 def test_a_rare_class_is_in_every_fold_of_a_sample(trained):
     rows = pd.DataFrame({"label": ["a"] * 600 + ["b"] * 500 + ["rare"] * 5, "group": np.arange(1_105)})
     rows = rows.assign(text="text " + rows["group"].astype(str), row_id=rows["group"])
-    found = cross_validation.cross_validate(rows, config=config(rows=90, members={}), run=RUN, progress=False)
+    found = cross_validation.cross_validate(rows, config=config(rows=90, members={}), ws=RUN, progress=False)
     assert len(found.rows) == 90
     assert all("rare" in set(found.rows["label"][found.fold[0] == fold]) for fold in range(3))
     assert found.probs["TF-IDF"].shape == (1, 90, 3)

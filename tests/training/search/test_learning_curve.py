@@ -33,7 +33,7 @@ def test_flat_and_falling_scores_promise_nothing():
 def test_the_curve_is_the_baselines_score_on_rows_that_no_size_learns_from():
     rows = table()
     found = learning_curve.learning_curve(rows, n_sizes=4, draws=1, progress=False)
-    held_out = cross_validation.deal(rows, n_folds=5, seed=42) == 0
+    held_out = cross_validation.assign_folds(rows, n_folds=5, seed=42) == 0
     train, scored = rows[~held_out], rows[held_out]
     assert found.table.index.tolist() == [30, 76, 190, 480]
     assert found.n_held_out == len(scored) == found.doubled.n == 120

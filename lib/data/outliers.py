@@ -20,7 +20,7 @@ SIGNIFICANCE, MAX_GAP = 0.01, 0.95  # a gap nearer to 1 is found in many rows, a
 
 
 @dataclass(frozen=True)
-class Oddities:
+class Outliers:
     """What Datalab says of rows without looking at their labels.
 
     Attributes
@@ -37,7 +37,7 @@ class Oddities:
     n_different: int
 
 
-def odd_rows(vectors: np.ndarray, *, seed: int = 42, max_rows: int = MAX_ROWS) -> Oddities:
+def find_outliers(vectors: np.ndarray, *, seed: int = 42, max_rows: int = MAX_ROWS) -> Outliers:
     """Find rows that are unlike their nearest ones, and test whether near rows are near in the file too.
 
     Parameters
@@ -58,16 +58,16 @@ def odd_rows(vectors: np.ndarray, *, seed: int = 42, max_rows: int = MAX_ROWS) -
     _, first, copy_of = np.unique(unit, axis=0, return_index=True, return_inverse=True)
     order = np.argsort(first)  # np.unique sorts the rows; the test is about the order of the file
     if len(first) < MIN_ROWS:
-        return Oddities(pd.DataFrame({"row": judged, "score": 1.0, "is_outlier": False}), float("nan"), float("nan"), len(first))
+        return Outliers(pd.DataFrame({"row": judged, "score": 1.0, "is_outlier": False}), float("nan"), float("nan"), len(first))
     graph = _nearest(unit[first[order]])
     table, p_value = _datalab(graph, seed=seed)
     of_row = np.argsort(order)[copy_of.ravel()]
     rows = pd.DataFrame({"row": judged, "score": table["outlier_score"].to_numpy()[of_row], "is_outlier": table["is_outlier_issue"].to_numpy()[of_row]})
     gaps = np.abs(graph.indices.reshape(len(first), -1) - np.arange(len(first))[:, None])
-    return Oddities(rows.sort_values("score", kind="stable", ignore_index=True), p_value, float(gaps.mean() / ((len(first) + 1) / 3)), len(first))
+    return Outliers(rows.sort_values("score", kind="stable", ignore_index=True), p_value, float(gaps.mean() / ((len(first) + 1) / 3)), len(first))
 
 
-def reading(oddities: Oddities) -> str:
+def reading(oddities: Outliers) -> str:
     """Say in words what the order of the rows tells, and how many are odd."""
     odd = f"{int(oddities.rows['is_outlier'].sum()):,} of {len(oddities.rows):,} texts are unlike all others."
     if np.isnan(oddities.order_p_value):

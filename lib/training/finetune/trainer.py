@@ -16,7 +16,7 @@ from lib.config import TrainingConfig
 from lib.errors import WorkbookError
 from lib.evaluation.metrics import accuracy, macro_f1
 from lib.training.backbones import encoder_layers
-from lib.training.finetune import encoding, freezing, prediction
+from lib.training.finetune import tokenization, freezing, prediction
 
 CPU_MICRO_TOKENS = 1_024  # a micro-batch that stays in the processor's cache; larger ones were slower
 
@@ -27,7 +27,7 @@ class RecipeTrainer(Trainer):
     Parameters
     ----------
     settings : the recipe
-    watched : encoded validation texts (`encoding.encode`), their classes as (n,) ints, and their cache or None
+    watched : encoded validation texts (`tokenization.encode`), their classes as (n,) ints, and their cache or None
     class_weights : of shape (k,), mean 1 over the training rows
     """
 
@@ -52,7 +52,7 @@ class RecipeTrainer(Trainer):
     # --- batches ---
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler:
-        self.sampler = encoding.LengthGroupedSampler(self.train_dataset.lengths, batch_size=self._train_batch_size * self.args.world_size, seed=self.args.seed)
+        self.sampler = tokenization.LengthGroupedSampler(self.train_dataset.lengths, batch_size=self._train_batch_size * self.args.world_size, seed=self.args.seed)
         return self.sampler
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], None]:
@@ -78,7 +78,7 @@ class RecipeTrainer(Trainer):
             try:
                 loss = self._gradients(model, inputs)
                 if self.settings.adversarial != "none":
-                    with perturbed(self.model, what=self.settings.adversarial, size=self.settings.adversarial_size):
+                    with perturbed(self.model, what=self.settings.adversarial, size=self.settings.adversarial_epsilon):
                         self._gradients(model, inputs)
                 return loss
             except RuntimeError as error:  # torch.OutOfMemoryError is one; a CPU's allocator raises the plain kind
@@ -90,7 +90,7 @@ class RecipeTrainer(Trainer):
 
     def _gradients(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         n_rows, total = inputs["weight"].sum(), torch.zeros((), device=self.args.device)
-        parts = list(encoding.micro_batches(inputs, n_parts=self.n_parts, max_tokens=self.max_tokens))
+        parts = list(tokenization.micro_batches(inputs, n_parts=self.n_parts, max_tokens=self.max_tokens))
         for i, part in enumerate(parts):
             last = i == len(parts) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
@@ -125,9 +125,9 @@ class RecipeTrainer(Trainer):
             logits = model(**inputs).logits.float()
         if settings.mixup:
             losses = self._mixed_up(labels)
-        elif settings.head_dropouts > 1:
+        elif settings.multisample_dropout > 1:
             features = self._features[: len(labels)]  # taken once: the head's own passes are remembered too
-            losses = torch.stack([self._cross_entropy(self._head(features), labels) for _ in range(settings.head_dropouts)]).mean(0)
+            losses = torch.stack([self._cross_entropy(self._head(features), labels) for _ in range(settings.multisample_dropout)]).mean(0)
         elif settings.r_drop:
             losses = 0.5 * sum(self._cross_entropy(half, labels) for half in logits.chunk(2))
         else:

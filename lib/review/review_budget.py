@@ -106,7 +106,7 @@ def nearest_rate(depths: pd.DataFrame, share: float) -> float:
     return float(min(sorted(depths["rate"].unique()), key=lambda rate: abs(rate - share)))
 
 
-def outlook(depths: pd.DataFrame, *, detector: str, rate: float, n_rows: int, at: Sequence[int] = (25, 50, 100, 200, 500, 1_000, 2_000)) -> pd.DataFrame:
+def expected_yield(depths: pd.DataFrame, *, detector: str, rate: float, n_rows: int, at: Sequence[int] = (25, 50, 100, 200, 500, 1_000, 2_000)) -> pd.DataFrame:
     """Return what a person finds who looks at the first rows of a ranking.
 
     Parameters

@@ -21,12 +21,12 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 from tqdm import tqdm
 
-from lib.data.labels import confusion_rates, plant_noise, rank_label_issues
+from lib.review.labels import confusion_rates, inject_label_noise, rank_label_issues
 from lib.errors import WorkbookError
 from lib.evaluation.metrics import macro_f1
 from lib.evaluation.significance import gain_over_seeds
 from lib.training.baseline import SMOOTHING
-from lib.training.depth import hits_by_depth
+from lib.review.review_budget import hits_by_depth
 
 PLAIN, BAYES, COMBINED = "TF-IDF", "TF-IDF: naive Bayes", "combined"
 MAX_TERMS, N_TOPICS, N_NEIGHBOURS = 50_000, 100, 15
@@ -203,7 +203,7 @@ def label_laboratory(
     detection, depths, noisy_runs = [], [], {}
     for kind, rate, case_seed in tqdm(cases, "label laboratory", unit="case", disable=not progress):
         noisy, planted = labels.copy(), np.zeros(len(labels), dtype=bool)
-        noisy[rows], planted[rows] = plant_noise(labels[rows], rate=rate, n_classes=n_classes, confusion=confusion[kind], seed=case_seed)
+        noisy[rows], planted[rows] = inject_label_noise(labels[rows], rate=rate, n_classes=n_classes, confusion=confusion[kind], seed=case_seed)
         probs = judge(views, noisy, groups, n_classes=n_classes, fitted=~held_out, folds=folds, seed=case_seed)
         for detector, each in probs.items():
             doubts = doubt(each[rows], noisy[rows])

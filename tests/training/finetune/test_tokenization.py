@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from lib.training import backbones
-from lib.training.finetune import encoding
+from lib.training.finetune import tokenization
 
 PAD, CLS, SEP, UNK, URL, EMAIL = range(6)
 TRUNCATIONS = pytest.mark.parametrize("truncation", ["head", "head_tail", "windows"])
@@ -54,7 +54,7 @@ def words(n, start=10):
 
 
 def encoded(texts, max_length=10, truncation="head", **options):
-    return encoding.encode(texts, options.pop("by", None) or tokenizer(), max_length=max_length, truncation=truncation, **options)
+    return tokenization.encode(texts, options.pop("by", None) or tokenizer(), max_length=max_length, truncation=truncation, **options)
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,7 @@ def test_what_differs_is_tokenised_anew(tmp_path, other):
 @pytest.mark.parametrize("constant", ["HEAD_SHARE", "WINDOW_OVERLAP", "MAX_WINDOWS"])
 def test_another_rule_is_tokenised_anew(tmp_path, monkeypatch, constant):
     encoded(["12"], cache=tmp_path)
-    monkeypatch.setattr(encoding, constant, getattr(encoding, constant) / 2)
+    monkeypatch.setattr(tokenization, constant, getattr(tokenization, constant) / 2)
     encoded(["12"], cache=tmp_path)
     assert len([*tmp_path.iterdir()]) == 2
 
@@ -228,7 +228,7 @@ def test_the_24_most_recently_used_are_kept(tmp_path):
 
 
 def test_every_text_counts_once_however_many_windows_it_has():
-    pieces = encoding.Pieces(encoded([words(20), "7", words(9), "8"], truncation="windows"), np.array([2, 0, 1, 0]))
+    pieces = tokenization.EncodedTexts(encoded([words(20), "7", words(9), "8"], truncation="windows"), np.array([2, 0, 1, 0]))
     assert len(pieces) == 7
     assert pieces.weights.tolist() == [1 / 3] * 3 + [1] + [1 / 2] * 2 + [1]
     assert pieces.labels.tolist() == [2, 2, 2, 0, 1, 1, 0]
@@ -238,8 +238,8 @@ def test_every_text_counts_once_however_many_windows_it_has():
 
 
 def test_pieces_are_padded_to_the_longest_of_them():
-    pieces = encoding.Pieces(encoded(["7", words(20), "12 13"]), np.array([2, 0, 1]))
-    batch = encoding.collate([pieces[2], pieces[0]], pad=99)
+    pieces = tokenization.EncodedTexts(encoded(["7", words(20), "12 13"]), np.array([2, 0, 1]))
+    batch = tokenization.collate([pieces[2], pieces[0]], pad=99)
     assert {name: values.tolist() for name, values in batch.items()} == {
         "input_ids": [[CLS, 12, 13, SEP], [CLS, 7, SEP, 99]],
         "attention_mask": [[1, 1, 1, 1], [1, 1, 1, 0]],
@@ -251,9 +251,9 @@ def test_pieces_are_padded_to_the_longest_of_them():
 
 
 def test_for_a_gpu_the_padded_length_is_a_multiple_of_eight():
-    pieces = encoding.Pieces(encoded(["7", words(8)]), np.array([2, 0]))
-    batch = encoding.collate([pieces[0], pieces[1]], pad=99, multiple=8)
-    plain = encoding.collate([pieces[0], pieces[1]], pad=99)
+    pieces = tokenization.EncodedTexts(encoded(["7", words(8)]), np.array([2, 0]))
+    batch = tokenization.collate([pieces[0], pieces[1]], pad=99, multiple=8)
+    plain = tokenization.collate([pieces[0], pieces[1]], pad=99)
     assert plain["input_ids"].shape == (2, 10)
     assert batch["input_ids"].shape == batch["attention_mask"].shape == (2, 16)
     assert (batch["input_ids"][:, :10].tolist(), batch["attention_mask"][:, :10].tolist()) == (plain["input_ids"].tolist(), plain["attention_mask"].tolist())
@@ -261,7 +261,7 @@ def test_for_a_gpu_the_padded_length_is_a_multiple_of_eight():
 
 
 def test_a_batch_that_need_not_be_split_stays_as_it_is():
-    (part,) = encoding.micro_batches(BATCH, n_parts=1, max_tokens=None)
+    (part,) = tokenization.micro_batches(BATCH, n_parts=1, max_tokens=None)
     assert part is BATCH
 
 
@@ -279,7 +279,7 @@ def test_a_batch_that_need_not_be_split_stays_as_it_is():
     ],
 )
 def test_a_batch_is_split_into_parts_of_like_length(n_parts, max_tokens, parts):
-    found = list(encoding.micro_batches(BATCH, n_parts=n_parts, max_tokens=max_tokens))
+    found = list(tokenization.micro_batches(BATCH, n_parts=n_parts, max_tokens=max_tokens))
     assert [part["piece"].tolist() for part in found] == parts
     for part, rows in zip(found, parts):
         longest = max(LENGTHS[row] for row in rows)
@@ -299,7 +299,7 @@ def test_a_batch_is_split_into_parts_of_like_length(n_parts, max_tokens, parts):
     ],
 )
 def test_rows_are_cut_where_tokens_or_rows_are_enough(lengths, max_tokens, max_rows, ends):
-    found = list(encoding.token_batches(lengths, max_tokens=max_tokens, max_rows=max_rows))
+    found = list(tokenization.token_batches(lengths, max_tokens=max_tokens, max_rows=max_rows))
     assert found == [slice(start, end) for start, end in zip([0, *ends], ends)]
 
 
@@ -307,7 +307,7 @@ def test_rows_are_cut_where_tokens_or_rows_are_enough(lengths, max_tokens, max_r
 def test_all_rows_are_predicted_from_the_longest_to_the_shortest(device, limit):
     lengths = np.random.default_rng(0).integers(2, 512, size=3_000)
     lengths[:1_100] = 1
-    batches = list(encoding.sorted_batches(lengths, device=torch.device(device)))
+    batches = list(tokenization.sorted_batches(lengths, device=torch.device(device)))
     order = np.concatenate(batches)
     assert sorted(order.tolist()) == [*range(3_000)]
     assert (np.diff(lengths[order]) <= 0).all()
@@ -316,7 +316,7 @@ def test_all_rows_are_predicted_from_the_longest_to_the_shortest(device, limit):
 
 
 def sampled(lengths, seed=0, epoch=0, batch_size=4):
-    sampler = encoding.LengthGroupedSampler(np.asarray(lengths), batch_size=batch_size, seed=seed)
+    sampler = tokenization.LengthGroupedSampler(np.asarray(lengths), batch_size=batch_size, seed=seed)
     sampler.epoch = epoch
     assert len(sampler) == len(lengths)
     return list(sampler)
@@ -353,7 +353,7 @@ def test_the_order_depends_on_seed_and_epoch_alone():
 
 
 def test_a_sampler_can_be_gone_through_again():
-    sampler = encoding.LengthGroupedSampler(shuffled(40), batch_size=4, seed=0)
+    sampler = tokenization.LengthGroupedSampler(shuffled(40), batch_size=4, seed=0)
     first = list(sampler)
     assert list(sampler) == first
     sampler.epoch = 1

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from nbclient import NotebookClient
 
-from lib.data.labels import DECISION_COLUMNS, QUEUE_COLUMNS, read_decisions, record_decisions
-from lib.delivery import reviewer, site
+from lib.review.labels import DECISION_COLUMNS, QUEUE_COLUMNS, read_decisions, record_decisions
+from lib.delivery import site
+from lib.review import widget
 from lib.errors import WorkbookError
 
 CLASSES = ["art", "news", "sport"]
@@ -34,7 +35,7 @@ def open_review(path):
     """Open a review of three rows (or of another queue) on the one file."""
 
     def opened(queue=None, **words):
-        found = reviewer.review(
+        found = widget.review(
             queue_of("one", "two", "three") if queue is None else queue, decisions_path=path, class_names=words.pop("class_names", CLASSES), **words
         )
         assert found.panel
@@ -223,7 +224,7 @@ def test_one_text_under_two_labels_is_decided_row_by_row(open_review, path):
 
 def test_progress_gives_the_median_seconds_and_the_minutes_left(path):
     ticks = iter([0, 0, 10, 10, 40, 40, 1040, 1040])
-    found = reviewer.Reviewer(queue_of(*"abcdefghi"), decisions_path=path, class_names=CLASSES, neighbours={}, clock=lambda: next(ticks))
+    found = widget.Reviewer(queue_of(*"abcdefghi"), decisions_path=path, class_names=CLASSES, neighbours={}, clock=lambda: next(ticks))
     assert found.progress() == "1 of 9, 0 decided"
     found.move(0)
     for _ in range(3):
@@ -274,7 +275,7 @@ def test_three_neighbours_are_shown_nearest_first_from_a_table_or_a_mapping(open
 
 
 def test_an_empty_queue_is_a_sentence(path):
-    found = reviewer.review(queue_of(), decisions_path=path, class_names=CLASSES)
+    found = widget.review(queue_of(), decisions_path=path, class_names=CLASSES)
     bundle = found._repr_mimebundle_()
     assert [child.value for child in found.panel.children] == ["<p>Nothing is queued for review.</p>"]
     assert (bundle["text/plain"], bundle["text/html"]) == ("Nothing is queued for review.", "<p>Nothing is queued for review.</p>")
@@ -301,7 +302,7 @@ from pathlib import Path
 from lib.delivery import reviewer
 queue = pd.DataFrame([["f0", 1, "train", "art", "news", 0.9, "r", "the only text", "", "", ""]][:ROWS], columns={QUEUE_COLUMNS!r})
 """
-SHOW = "reviewer.review(queue, decisions_path=Path('decisions.csv'), class_names=['art', 'news'])"
+SHOW = "widget.review(queue, decisions_path=Path('decisions.csv'), class_names=['art', 'news'])"
 
 
 def executed(tmp_path, *, rows=1, before=""):
@@ -316,7 +317,7 @@ def kernel_finds_lib(monkeypatch, request):
     monkeypatch.setenv("PYTHONPATH", str(request.config.rootpath))
 
 
-@pytest.mark.parametrize(("rows", "sentence"), [(1, reviewer.ELSEWHERE), (0, reviewer.EMPTY)])
+@pytest.mark.parametrize(("rows", "sentence"), [(1, widget.ELSEWHERE), (0, widget.EMPTY)])
 def test_a_batch_run_shows_the_sentence_and_its_page_asks_for_no_widget(tmp_path, kernel_finds_lib, rows, sentence):
     document = executed(tmp_path, rows=rows)
     (output,) = document.cells[1].outputs
@@ -330,14 +331,14 @@ def test_a_batch_run_shows_the_sentence_and_its_page_asks_for_no_widget(tmp_path
 
 
 def test_a_notebook_saved_with_the_widget_shows_the_sentence_on_a_page_too(tmp_path, kernel_finds_lib):
-    document = executed(tmp_path, before="reviewer._is_interactive = lambda: True")
+    document = executed(tmp_path, before="widget._is_interactive = lambda: True")
     (output,) = document.cells[1].outputs
     assert set(output.data) == {"text/plain", "text/html", VIEW}
     assert "widgets" in document.metadata  # saved with its state
     nbformat.write(document, tmp_path / "note.ipynb")
     site.export_notebook(tmp_path / "note.ipynb", tmp_path / "note.html", run="r")
     page = (tmp_path / "note.html").read_text(encoding="utf-8")
-    assert page.count(f"<p>{reviewer.ELSEWHERE}</p>") == 1
+    assert page.count(f"<p>{widget.ELSEWHERE}</p>") == 1
     assert "html-manager" not in page and "VBox" not in page
 
 
@@ -345,7 +346,7 @@ def test_outside_a_batch_run_the_widget_is_shown_with_the_sentence_beside_it(ope
     found = open_review()
     bundle = found._repr_mimebundle_()
     assert bundle[VIEW]["model_id"] == found.panel.model_id
-    assert bundle["text/plain"] == reviewer.ELSEWHERE
+    assert bundle["text/plain"] == widget.ELSEWHERE
 
 
 def test_recorded_columns_are_the_ones_that_are_replayed(open_review, path):

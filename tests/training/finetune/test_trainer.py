@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, Printer
 from lib.config import TrainingConfig
 from lib.errors import WorkbookError
 from lib.training import backbones
-from lib.training.finetune import encoding, freezing, heads, objective
+from lib.training.finetune import tokenization, freezing, heads, trainer
 
 SMALL = {"vocab_size": 40, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8, "max_position_embeddings": 20}
 LENGTHS = [7, 3, 9, 2, 9, 5]
@@ -26,20 +26,20 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(autouse=True)
 def _no_long_collection(monkeypatch):
-    monkeypatch.setattr(objective.gc, "collect", lambda: None)  # a second each, with all the libraries loaded
+    monkeypatch.setattr(trainer.gc, "collect", lambda: None)  # a second each, with all the libraries loaded
 
 
 @pytest.fixture(scope="module")
 def pieces():
     rng = np.random.default_rng(0)
     ids = [rng.integers(5, SMALL["vocab_size"], size=n).tolist() for n in LENGTHS]
-    return encoding.Pieces(datasets.Dataset.from_dict({"input_ids": ids, "length": LENGTHS, "row": [0, 1, 1, 2, 3, 4]}), LABELS[[0, 1, 3, 4, 5]])
+    return tokenization.EncodedTexts(datasets.Dataset.from_dict({"input_ids": ids, "length": LENGTHS, "row": [0, 1, 1, 2, 3, 4]}), LABELS[[0, 1, 3, 4, 5]])
 
 
 @pytest.fixture
 def batch(pieces):
     """All six pieces, of which 1 and 2 are windows of one text, in another order."""
-    made = encoding.collate([pieces[i] for i in (3, 0, 1, 5, 4, 2)], pad=0)
+    made = tokenization.collate([pieces[i] for i in (3, 0, 1, 5, 4, 2)], pad=0)
     return {**made, "labels": torch.tensor(LABELS)}
 
 
@@ -63,7 +63,7 @@ def make(pieces, tmp_path):
             model = classifier(kind)
             heads.set_dropout(model, hidden=dropout, attention=dropout)
         arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", remove_unused_columns=False, per_device_train_batch_size=2, seed=7)
-        trainer = objective.RecipeTrainer(
+        trainer = trainer.RecipeTrainer(
             model=model,
             args=arguments,
             settings=settings,
@@ -71,7 +71,7 @@ def make(pieces, tmp_path):
             watched=(pieces.encoded, LABELS[[0, 1, 3, 4, 5]]),
             class_weights=class_weights,
             processing_class=SimpleNamespace(pad_token_id=0),
-            data_collator=partial(encoding.collate, pad=0),
+            data_collator=partial(tokenization.collate, pad=0),
         )
         trainer.remove_callback(PrinterCallback)
         trainer.remove_callback(ProgressCallback)
@@ -153,7 +153,7 @@ def test_learning_layers_drop_out_in_a_step_and_frozen_ones_do_not(make, batch, 
 
 
 @KINDS
-@pytest.mark.parametrize(("depth", "settings"), [(1, {}), (2, {}), (1, {"r_drop": 1.0}), (2, {"mixup": 0.5}), (1, {"head_dropouts": 3})], ids=str)
+@pytest.mark.parametrize(("depth", "settings"), [(1, {}), (2, {}), (1, {"r_drop": 1.0}), (2, {"mixup": 0.5}), (1, {"multisample_dropout": 3})], ids=str)
 def test_a_step_from_kept_states_is_that_from_token_ids(make, batch, kind, depth, settings):
     trainer = make(kind, dropout=0.3, accumulation_steps=2, **settings)
     trainer.depth = depth
@@ -169,7 +169,7 @@ def test_training_goes_through_the_rows_in_the_samplers_order(make, pieces):
     loader = trainer.get_train_dataloader()
     for epoch in (0, 1):
         trainer.sampler.epoch = epoch
-        expected = encoding.LengthGroupedSampler(pieces.lengths, batch_size=2, seed=7)
+        expected = tokenization.LengthGroupedSampler(pieces.lengths, batch_size=2, seed=7)
         expected.epoch = epoch
         assert [row for part in loader for row in part["piece"].tolist()] == list(expected)
 
@@ -200,15 +200,15 @@ def test_the_divergence_by_hand():
     first, second = torch.tensor([[0.0, 0.0], [5.0, 5.0], [1.0, 2.0]]), torch.tensor([[0.0, math.log(3)], [0.0, math.log(3)], [1.0, 2.0]])
     forth, back = 0.5 * math.log(2) + 0.5 * math.log(2 / 3), 0.25 * math.log(1 / 2) + 0.75 * math.log(3 / 2)
     expected = [(forth + back) / 2, (forth + back) / 2, 0]
-    assert objective.symmetric_divergence(first, second).tolist() == pytest.approx(expected, abs=1e-6)
-    assert objective.symmetric_divergence(second, first).tolist() == pytest.approx(expected, abs=1e-6)
+    assert trainer.symmetric_divergence(first, second).tolist() == pytest.approx(expected, abs=1e-6)
+    assert trainer.symmetric_divergence(second, first).tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_r_drop_adds_the_divergence_of_two_passes_to_their_mean_loss(make, batch):
     first, second = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), torch.randn(6, 3, generator=torch.Generator().manual_seed(1))
     found, labels = row_losses(make(r_drop=0.7), batch, torch.cat([first, second])), batch["labels"]
     mean = (F.cross_entropy(first, labels, reduction="none") + F.cross_entropy(second, labels, reduction="none")) / 2
-    torch.testing.assert_close(found, mean + 0.7 * objective.symmetric_divergence(first, second))
+    torch.testing.assert_close(found, mean + 0.7 * trainer.symmetric_divergence(first, second))
 
 
 @pytest.mark.parametrize(("dropout", "same"), [(0.0, True), (0.3, False)])
@@ -251,7 +251,7 @@ def test_mixup_draws_a_share_a_step_and_reaches_the_encoder(make, batch):
 
 @KINDS
 def test_the_loss_is_the_mean_over_the_heads_dropout_masks(make, batch, kind):
-    trainer, seen = make(kind, head_dropouts=3), []
+    trainer, seen = make(kind, multisample_dropout=3), []
     trainer.settings = trainer.settings.model_copy(update={"dropout": 0.5})
     trainer.model.classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     model = trainer.model.train()
@@ -273,7 +273,7 @@ def relative_moves(trainer, what, size):
     """Return the gradients, and within `perturbed` each tensor's move."""
     before = snapshot(trainer.model)
     gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
-    with objective.perturbed(trainer.model, what=what, size=size):
+    with trainer.perturbed(trainer.model, what=what, size=size):
         moves = {name: p.detach() - before[name] for name, p in trainer.model.named_parameters()}
     assert unchanged(trainer.model, before)
     return before, gradients, {name: move for name, move in moves.items() if move.any()}
@@ -320,7 +320,7 @@ def test_an_error_within_leaves_the_weights_as_they_were(make, batch, what):
     trainer = make()
     step(trainer, batch)
     before = snapshot(trainer.model)
-    with pytest.raises(KeyboardInterrupt), objective.perturbed(trainer.model, what=what, size=0.1):
+    with pytest.raises(KeyboardInterrupt), trainer.perturbed(trainer.model, what=what, size=0.1):
         assert not unchanged(trainer.model, before)
         raise KeyboardInterrupt
     assert unchanged(trainer.model, before)
@@ -338,16 +338,16 @@ def test_memory_that_runs_out_while_weights_are_moved_leaves_them_as_they_were(m
         return clone(tensor, *args, **options)
 
     monkeypatch.setattr(torch.Tensor, "clone", short_of_memory)
-    with pytest.raises(torch.OutOfMemoryError), objective.perturbed(trainer.model, what="weights", size=0.1):
+    with pytest.raises(torch.OutOfMemoryError), trainer.perturbed(trainer.model, what="weights", size=0.1):
         pass
     assert unchanged(trainer.model, before)
 
 
 @pytest.mark.parametrize("what", ["weights", "embeddings"])
 def test_an_adversarial_step_adds_the_gradients_at_the_perturbed_weights(make, batch, what):
-    trainer = make(adversarial=what, adversarial_size=0.1)
+    trainer = make(adversarial=what, adversarial_epsilon=0.1)
     before, plain = snapshot(trainer.model), by_hand(trainer, batch)
-    with objective.perturbed(trainer.model, what=what, size=0.1):
+    with trainer.perturbed(trainer.model, what=what, size=0.1):
         second = by_hand(trainer, batch)
     assert_same(step(trainer, batch), (plain[0], {name: gradient + second[1][name] for name, gradient in plain[1].items()}))
     assert abs(second[0] - plain[0]) > 1e-3
@@ -397,7 +397,7 @@ def test_a_step_that_ran_out_of_memory_is_that_of_smaller_micro_batches(make, ba
 
 
 def test_memory_that_runs_out_in_the_adversarial_pass_is_made_up_for(make, batch):
-    settings = {"dropout": 0.3, "adversarial": "weights", "adversarial_size": 0.1}
+    settings = {"dropout": 0.3, "adversarial": "weights", "adversarial_epsilon": 0.1}
     trainer = make(**settings)
     before = snapshot(trainer.model)
     model = Limited(trainer.model, failing=(2,))
@@ -531,7 +531,7 @@ def test_more_frozen_layers_than_there_are_are_refused(make):
 @KINDS
 def test_of_a_model_with_low_rank_matrices_they_and_the_head_learn(kind):
     model = heads.add_lora(classifier(kind), rank=2)
-    groups = objective.parameter_groups(model, TrainingConfig(lora_rank=2, unfreeze=()), decayed=set())
+    groups = trainer.parameter_groups(model, TrainingConfig(lora_rank=2, unfreeze=()), decayed=set())
     learning = [p for p in model.parameters() if p.requires_grad]
     found = [p for group in groups for p in group["params"]]
     assert len(found) == len(learning) > 8
@@ -571,7 +571,7 @@ COSINE = [0.5 * (1 + math.cos(math.pi * share)) for share in (0, 1 / 8, 2 / 8, 3
     ids=str,
 )
 def test_the_rate_of_ten_steps_by_hand(settings, start, rates):
-    rate = objective.rate_schedule(TrainingConfig(**{"warmup_share": 0.2, **settings}), 10, start=start)
+    rate = trainer.rate_schedule(TrainingConfig(**{"warmup_share": 0.2, **settings}), 10, start=start)
     assert [rate(at) for at in range(12)] == pytest.approx(rates, abs=1e-12)
 
 
@@ -597,7 +597,7 @@ def test_the_score_by_hand(make, monkeypatch):
     probs = np.array([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.1, 0.8, 0.1], [1.0, 0.0, 0.0]])
     with np.errstate(divide="ignore"):
         logits = np.log(probs)
-    monkeypatch.setattr(objective.prediction, "predict_logits", lambda *_, **__: logits)
+    monkeypatch.setattr(trainer.prediction, "predict_logits", lambda *_, **__: logits)
     trainer.watched = (None, np.array([0, 0, 1, 2]))
     f1 = [2 / (2 + 1 + 1), 2 / (2 + 1), 0]
     loss = -(math.log(0.5) + math.log(0.25) + math.log(0.8) + math.log(1e-12)) / 4

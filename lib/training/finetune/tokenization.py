@@ -119,7 +119,7 @@ def learnable(table: pd.DataFrame) -> pd.DataFrame:
     return table[[column for column in table.columns if column in {"text", "label"} or str(column).startswith(SOFT)]]
 
 
-class Pieces(torch.utils.data.Dataset):
+class EncodedTexts(torch.utils.data.Dataset):
     """Encoded pieces with the class and the weight of each, as a Trainer takes them.
 
     A piece of a text in n windows weighs 1 / n: every text counts once.

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lib.delivery import bootstrap
+from tools import bootstrap
 
 needs_a_shell = pytest.mark.skipif(os.name == "nt", reason="stands in for Python with a shell script")
 

@@ -3,14 +3,14 @@ import pandas as pd
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 
-from lib.evaluation import mistakes
+from lib.evaluation import error_analysis
 
 ROWS = pd.DataFrame({"row_id": [10, 11, 12, 13], "text": ["p", "q", "r", "s"]}, index=[7, 5, 3, 1])
 PROBS = np.array([[0.2, 0.7, 0.1], [0.5, 0.3, 0.2], [0.05, 0.05, 0.9], [0.1, 0.7, 0.2]])
 
 
 def test_mistakes_are_listed_most_confident_first():
-    found = mistakes.mistakes_table(ROWS, np.array([0, 0, 1, 2]), PROBS, class_names=["a", "b", "c"])
+    found = error_analysis.mistakes_table(ROWS, np.array([0, 0, 1, 2]), PROBS, class_names=["a", "b", "c"])
     expected = pd.DataFrame(
         {
             "row_id": [12, 10, 13],
@@ -25,13 +25,13 @@ def test_mistakes_are_listed_most_confident_first():
 
 
 def test_no_mistake_gives_an_empty_table_with_its_columns():
-    found = mistakes.mistakes_table(ROWS, PROBS.argmax(axis=1), PROBS, class_names=["a", "b", "c"])
+    found = error_analysis.mistakes_table(ROWS, PROBS.argmax(axis=1), PROBS, class_names=["a", "b", "c"])
     assert found.empty
     assert list(found) == ["row_id", "label", "predicted", "confidence", "label_prob", "text"]
 
 
 def test_confusions_have_true_classes_down_and_predicted_across():
-    found = mistakes.confusion_counts(np.array([0, 0, 0, 1, 1]), np.array([0, 1, 1, 1, 0]), class_names=["a", "b", "c"])
+    found = error_analysis.confusion_counts(np.array([0, 0, 0, 1, 1]), np.array([0, 1, 1, 1, 0]), class_names=["a", "b", "c"])
     assert found.to_numpy().tolist() == [[1, 2, 0], [1, 1, 0], [0, 0, 0]]
     assert (found.index.name, found.columns.name) == ("label", "predicted")
     assert found.loc["a", "b"] == 2
@@ -39,7 +39,7 @@ def test_confusions_have_true_classes_down_and_predicted_across():
 
 def test_accuracy_by_length_counts_words_and_gives_wilson_intervals():
     texts = ["one"] * 4 + ["one two  three"] * 4
-    found = mistakes.accuracy_by_length(texts, np.array([True, True, True, False, False, False, False, True]), n_bins=2)
+    found = error_analysis.accuracy_by_length(texts, np.array([True, True, True, False, False, False, False, True]), n_bins=2)
     assert found.index.tolist() == ["1-1", "3-3"]
     assert found["n"].tolist() == [4, 4]
     assert found["accuracy"].tolist() == [0.75, 0.25]
@@ -48,18 +48,18 @@ def test_accuracy_by_length_counts_words_and_gives_wilson_intervals():
 
 def test_bins_are_filled_equally_and_hold_every_row():
     texts = [" ".join(["w"] * n) for n in range(1, 21)]
-    found = mistakes.accuracy_by_length(texts, np.arange(20) % 2 == 0, n_bins=4)
+    found = error_analysis.accuracy_by_length(texts, np.arange(20) % 2 == 0, n_bins=4)
     assert found["n"].tolist() == [5, 5, 5, 5]
     assert found.index.tolist() == ["1-5", "6-10", "11-15", "16-20"]
 
 
 def test_a_bin_that_is_all_right_still_has_an_interval():
-    found = mistakes.accuracy_by_length(["a", "a b"] * 10, np.ones(20, dtype=bool), n_bins=2)
+    found = error_analysis.accuracy_by_length(["a", "a b"] * 10, np.ones(20, dtype=bool), n_bins=2)
     assert found["accuracy"].tolist() == [1, 1]
     assert found["low"].tolist() == pytest.approx([0.7225, 0.7225], abs=1e-3)
     assert found["high"].tolist() == pytest.approx([1, 1])
 
 
 def test_texts_of_one_length_are_one_bin():
-    found = mistakes.accuracy_by_length(["a b c"] * 8, np.array([True] * 6 + [False] * 2))
+    found = error_analysis.accuracy_by_length(["a b c"] * 8, np.array([True] * 6 + [False] * 2))
     assert found[["accuracy", "n"]].to_numpy().tolist() == [[0.75, 8]]

@@ -27,9 +27,9 @@ from lib.data.sources import sample_rows
 from lib.errors import WorkbookError
 from lib.evaluation.metrics import macro_f1
 from lib.evaluation.significance import Interval, cross_validation_interval
-from lib.training import engine, trials
+from lib.training import engine, cached_training
 from lib.training.search import study as studies
-from lib.training.search.cross_validation import deal
+from lib.training.search.cross_validation import assign_folds
 from lib.workspace import Workspace
 
 MAX_FAILURES = 5  # trials in a row that end in an error, before it is raised
@@ -104,7 +104,7 @@ def fine_tune(task: Task, settings: dict[str, Any], watch: Watch | None) -> floa
     with FileLock(folder / ".lock"):  # of two workers with the same settings the second reads what the first predicted
         try:
             config = task.config.model_copy(update={"training": training})
-            probs, _ = trials.train_and_predict(task.fit, task.stop, task.scored, config=config, run=place, name=name, watch=watch)
+            probs, _ = cached_training.train_and_predict(task.fit, task.stop, task.scored, config=config, ws=place, name=name, watch=watch)
         except optuna.TrialPruned:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -113,7 +113,7 @@ def fine_tune(task: Task, settings: dict[str, Any], watch: Watch | None) -> floa
     return macro_f1(y, probs.argmax(axis=1), n_classes=len(classes))
 
 
-def search(train: pd.DataFrame, *, config: Config, run: Workspace, objective: Objective = fine_tune, progress: bool = True) -> SearchResult:
+def search(train: pd.DataFrame, *, config: Config, ws: Workspace, objective: Objective = fine_tune, progress: bool = True) -> SearchResult:
     """Try settings of `search.space` until the study has `search.trials` trials, complete or pruned.
 
     Every finished trial is kept: a search that was stopped goes on with the next. A trial that a killed process left running is failed
@@ -123,7 +123,7 @@ def search(train: pd.DataFrame, *, config: Config, run: Workspace, objective: Ob
     Parameters
     ----------
     train : training rows with `text`, `label`, `group`; a stratified sample of `search.rows` is used
-    run : the study is kept in its folder `search`
+    ws : the study is kept in its folder `search`
     objective : gives the value of settings; what it is handed to watch with stops hopeless trials
 
     Raises
@@ -131,11 +131,11 @@ def search(train: pd.DataFrame, *, config: Config, run: Workspace, objective: Ob
     WorkbookError : `search.trials` is 0; a class has too few texts; the study that is there was made with other settings or rows, or its
         journal is damaged, or another process is at it; several trials in a row end in an error (then that error).
     """
-    task = _task(_sample(train, config), config, Workspace(dataset=run.dataset, run=f"{run.run}/search"))
+    task = _task(_sample(train, config), config, Workspace(dataset=ws.dataset, run=f"{ws.run}/search"))
     return _search(task, objective, desc="search" if progress else "")
 
 
-def nested(train: pd.DataFrame, *, config: Config, run: Workspace, objective: Objective = fine_tune, progress: bool = True) -> tuple[pd.DataFrame, Interval]:
+def nested(train: pd.DataFrame, *, config: Config, ws: Workspace, objective: Objective = fine_tune, progress: bool = True) -> tuple[pd.DataFrame, Interval]:
     """Search anew in each of `search.nested_folds` folds, and score the best trial's training on the rows left out.
 
     The same training is scored on the rows that chose it and on rows that did not: what lies between is the search's optimism alone.
@@ -150,11 +150,11 @@ def nested(train: pd.DataFrame, *, config: Config, run: Workspace, objective: Ob
     Varma and Simon 2006, "Bias in error estimation when using cross-validation for model selection".
     """
     rows, n_folds = _sample(train, config), config.search.nested_folds
-    fold, found = deal(rows, n_folds=n_folds, seed=config.seed, remedy="set search.nested_folds lower or search.rows higher"), []
+    fold, found = assign_folds(rows, n_folds=n_folds, seed=config.seed, remedy="set search.nested_folds lower or search.rows higher"), []
     for number in range(n_folds):
-        place = Workspace(dataset=run.dataset, run=f"{run.run}/nested/fold-{number}")
+        place = Workspace(dataset=ws.dataset, run=f"{ws.run}/nested/fold-{number}")
         result = _search(_task(rows[fold != number], config, place), objective, desc=f"search {number + 1} of {n_folds}" if progress else "")
-        outer = replace(result.task, scored=rows[fold == number], place=Workspace(dataset=run.dataset, run=f"{place.run}/outer"))
+        outer = replace(result.task, scored=rows[fold == number], place=Workspace(dataset=ws.dataset, run=f"{place.run}/outer"))
         found.append((number, result.value, objective(outer, result.best, None)))
     table = pd.DataFrame(found, columns=["fold", "inner", "outer"]).assign(optimism=lambda t: t["inner"] - t["outer"])
     n_test = len(rows) // n_folds
@@ -176,7 +176,7 @@ def _task(rows: pd.DataFrame, config: Config, place: Workspace) -> Task:
     if n_groups.min() < FIXED_PARTS:
         few = f"{n_groups.idxmin()!r} has {n_groups.min()} different texts of {len(rows):,}"
         raise WorkbookError(f"the search needs {FIXED_PARTS} texts of each class, and {few}: set search.rows higher, or search.trials=0")
-    part = deal(rows, n_folds=FIXED_PARTS, seed=config.seed)  # one is scored, one stops the training, the others are trained on
+    part = assign_folds(rows, n_folds=FIXED_PARTS, seed=config.seed)  # one is scored, one stops the training, the others are trained on
     return Task(rows[part > 1], rows[part == 1], rows[part == 0], config, place)
 
 
@@ -201,7 +201,7 @@ def _run_trials(study: optuna.Study, task: Task, objective: Objective, *, desc: 
     budget, at_once, failures = task.config.search.trials, task.config.compute.workers, 0
     tables = {"fit": task.fit, "stop": task.stop, "scored": task.scored}
     running: dict[Future, optuna.Trial] = {}
-    with engine.starter(tables, config=task.config, run=task.place) as start, tqdm(total=budget, desc=desc, unit="trial", disable=not desc) as bar:
+    with engine.submitter(tables, config=task.config, ws=task.place) as start, tqdm(total=budget, desc=desc, unit="trial", disable=not desc) as bar:
         while (n_missing := budget - studies.n_done(study)) > 0:
             while len(running) < min(at_once, n_missing):
                 trial = studies.propose(study, task.config)
@@ -236,9 +236,9 @@ def _show(bar: tqdm, study: optuna.Study) -> None:
     bar.update(studies.n_done(study) - bar.n)
 
 
-def run_trial(tables: Mapping[str, pd.DataFrame], *, config: Config, run: Workspace, objective: Objective, trial_id: int) -> float:
+def run_trial(tables: Mapping[str, pd.DataFrame], *, config: Config, ws: Workspace, objective: Objective, trial_id: int) -> float:
     """Run one proposed trial, in whichever process."""
-    task = Task(tables["fit"], tables["stop"], tables["scored"], config, run)
+    task = Task(tables["fit"], tables["stop"], tables["scored"], config, ws)
     trial, n_seen = studies.attach(task.folder, trial_id, config), 0
 
     def watch(history: pd.DataFrame) -> None:

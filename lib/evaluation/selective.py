@@ -75,7 +75,7 @@ def conformal_table(
     return pd.DataFrame(rows, columns=columns).set_index("coverage")
 
 
-def accuracy_by_share_answered(
+def accuracy_coverage_curve(
     probs: np.ndarray, y_true: np.ndarray, *, shares: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0), confidence: float = 0.95
 ) -> pd.DataFrame:
     """Return how right the model is where it answers only the texts that it is surest of.

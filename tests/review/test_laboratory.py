@@ -4,8 +4,8 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from lib.errors import WorkbookError
-from lib.training import laboratory
-from lib.training.laboratory import BAYES, COMBINED, PLAIN
+from lib.review import laboratory
+from lib.review.laboratory import BAYES, COMBINED, PLAIN
 
 WORDS = {"bird": "crow finch owl wren robin", "fruit": "apple pear plum grape lemon", "tool": "saw drill nail screw hammer"}
 

@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.training import depth
-from lib.training.depth import choose_depth, hits_by_depth, nearest_rate, outlook, summary
+from lib.review import review_budget
+from lib.review.review_budget import choose_depth, hits_by_depth, nearest_rate, expected_yield, summary
 
 STEPS = [(0.05, 1.0), (0.10, 0.5), (0.50, 0.05), (1.00, 0.0)]  # down to this share of the rows, this share of those passed is wrong
 
@@ -93,7 +93,7 @@ def test_the_rate_is_the_nearest_to_the_share_of_flags_and_the_detector_the_one_
 
 
 def test_the_outlook_says_what_the_first_rows_bring():
-    table = outlook(depths(), detector="combined", rate=0.1, n_rows=1_000, at=(50, 100, 25, 2_000))
+    table = expected_yield(depths(), detector="combined", rate=0.1, n_rows=1_000, at=(50, 100, 25, 2_000))
     assert table.index.tolist() == [25, 50, 100]
     assert table["errors"].tolist() == pytest.approx([25, 50, 75]) and table["recall"].tolist() == pytest.approx([25 / 95, 50 / 95, 75 / 95])
     assert table["minutes"].tolist() == [6, 12, 25]
@@ -116,4 +116,4 @@ def test_the_summary_says_why_nothing_is_queued():
     unflagged = choose_depth(depths(), issues(n_flagged=0), detector="combined", budget=200)
     assert summary(unflagged).startswith("No flagged row is queued: confident learning flags none.")
     assert "has no room for one" in summary(choose_depth(depths(), issues(), detector="combined", budget=0))
-    assert depth.minutes(1) == 1
+    assert review_budget.minutes(1) == 1

@@ -3,7 +3,7 @@ import pytest
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from lib.data.oddities import odd_rows, reading
+from lib.data.outliers import find_outliers, reading
 
 WORDS = {"bird": "crow finch owl wren robin gull", "fruit": "apple pear plum grape lemon fig", "tool": "saw drill nail screw hammer axe"}
 
@@ -20,7 +20,7 @@ def shuffled(n=300, *, seed=0):
 
 
 def test_sorted_rows_are_told_from_shuffled_ones():
-    of_order, of_none = odd_rows(clusters()[0]), odd_rows(shuffled())
+    of_order, of_none = find_outliers(clusters()[0]), find_outliers(shuffled())
     assert of_order.order_p_value < 1e-6 and of_order.gap < 0.5
     assert of_none.order_p_value > 0.01 and of_none.gap == pytest.approx(1, abs=0.1)
     assert "they came sorted or in batches (like texts are 3" in reading(of_order)
@@ -29,7 +29,7 @@ def test_sorted_rows_are_told_from_shuffled_ones():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_random_orders_are_not_held_for_sorted_ones(seed):
-    assert "says nothing that matters" in reading(odd_rows(shuffled(150, seed=seed)))
+    assert "says nothing that matters" in reading(find_outliers(shuffled(150, seed=seed)))
 
 
 def test_texts_from_elsewhere_are_the_oddest():
@@ -38,7 +38,7 @@ def test_texts_from_elsewhere_are_the_oddest():
     planted = {17: "interest rates rose apple", 90: "parliament voted on a budget with an owl", 201: "goalkeeper saved penalty hammer minute"}
     for row, text in planted.items():
         texts[row] = text
-    found = odd_rows(TruncatedSVD(30, random_state=0).fit_transform(TfidfVectorizer().fit_transform(texts)))
+    found = find_outliers(TruncatedSVD(30, random_state=0).fit_transform(TfidfVectorizer().fit_transform(texts)))
     assert set(found.rows["row"].head(3)) == set(planted) and found.rows["is_outlier"].head(3).all()
     assert found.rows["score"].is_monotonic_increasing and found.rows["score"].between(0, 1).all()
 
@@ -46,7 +46,7 @@ def test_texts_from_elsewhere_are_the_oddest():
 def test_copies_are_judged_once_and_have_one_score():
     vectors = np.vstack([np.eye(20)[0] * 5, shuffled()])
     vectors[0] += np.random.default_rng(1).normal(0, 0.01, 20)
-    once, copied = odd_rows(vectors), odd_rows(np.vstack([vectors, np.tile(vectors[:1] * 2, (30, 1))]))
+    once, copied = find_outliers(vectors), find_outliers(np.vstack([vectors, np.tile(vectors[:1] * 2, (30, 1))]))
     assert copied.n_different == once.n_different == 301
     scores = copied.rows.set_index("row")["score"]
     assert (scores[[0, *range(301, 331)]] == once.rows.set_index("row").loc[0, "score"]).all()
@@ -54,40 +54,40 @@ def test_copies_are_judged_once_and_have_one_score():
 
 
 def test_copies_side_by_side_are_no_order():
-    beside = odd_rows(np.repeat(shuffled(), 3, axis=0))
+    beside = find_outliers(np.repeat(shuffled(), 3, axis=0))
     assert "says nothing that matters" in reading(beside) and len(beside.rows) == 900
 
 
 def test_rows_of_zeros_are_like_no_other():
     spread = np.random.default_rng(0).normal(size=(300, 100))  # unlike each other, but less than a row that points nowhere
-    found = odd_rows(np.insert(np.abs(spread), [5, 100], 0, axis=0))
+    found = find_outliers(np.insert(np.abs(spread), [5, 100], 0, axis=0))
     assert sorted(found.rows["row"].head(2)) == [5, 101] and found.rows["score"].iloc[1] < found.rows["score"].iloc[2] / 2
 
 
 def test_rows_with_a_value_that_is_no_number_are_left_out():
     vectors = shuffled()
     vectors[3, 2], vectors[7, 0] = np.nan, np.inf
-    found = odd_rows(vectors)
+    found = find_outliers(vectors)
     assert sorted(found.rows["row"]) == [i for i in range(300) if i not in (3, 7)]
 
 
 @pytest.mark.parametrize("vectors", [np.zeros((0, 4)), np.ones((1, 4)), np.ones((80, 4)), np.zeros((80, 4)), np.full((80, 4), np.nan), shuffled(30)])
 def test_too_few_different_rows_have_no_verdict(vectors):
-    found = odd_rows(vectors)
+    found = find_outliers(vectors)
     assert not found.rows["is_outlier"].any() and np.isnan(found.order_p_value)
     assert reading(found).endswith("too few to say which are odd, or whether their order matters.")
 
 
 def test_of_too_many_rows_a_part_is_judged_in_the_order_of_the_file():
-    found = odd_rows(clusters(600)[0], max_rows=200)
+    found = find_outliers(clusters(600)[0], max_rows=200)
     assert len(found.rows) == 200 and found.rows["row"].max() > 550 and found.rows["row"].min() < 50
     assert found.order_p_value < 1e-6
-    assert found.rows.equals(odd_rows(clusters(600)[0], max_rows=200).rows)
+    assert found.rows.equals(find_outliers(clusters(600)[0], max_rows=200).rows)
 
 
 def test_nothing_is_printed_and_the_global_random_state_stays(capsys):
     np.random.seed(7)
     expected = np.random.RandomState(7).random(3).tolist()
-    odd_rows(shuffled())
+    find_outliers(shuffled())
     assert np.random.random(3).tolist() == expected
     assert capsys.readouterr() == ("", "")

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.data import labels
-from lib.data.labels import (
+from lib.review import labels
+from lib.review.labels import (
     DECISION_COLUMNS,
     QUEUE_COLUMNS,
     apply_decisions,
@@ -411,26 +411,26 @@ def test_without_decisions_nothing_changes(tmp_path):
 
 def test_planted_noise_changes_as_many_labels_as_it_says_and_each_of_them():
     clean = np.arange(1_000) % 4
-    noisy, planted = labels.plant_noise(clean, rate=0.1, n_classes=4, seed=3)
+    noisy, planted = labels.inject_label_noise(clean, rate=0.1, n_classes=4, seed=3)
     assert planted.sum() == 100
     assert (noisy[planted] != clean[planted]).all() and (noisy[~planted] == clean[~planted]).all()
-    assert np.array_equal(labels.plant_noise(clean, rate=0.1, n_classes=4, seed=3)[0], noisy)
-    assert not np.array_equal(labels.plant_noise(clean, rate=0.1, n_classes=4, seed=4)[1], planted)
+    assert np.array_equal(labels.inject_label_noise(clean, rate=0.1, n_classes=4, seed=3)[0], noisy)
+    assert not np.array_equal(labels.inject_label_noise(clean, rate=0.1, n_classes=4, seed=4)[1], planted)
     assert clean.tolist() == [0, 1, 2, 3] * 250
 
 
 def test_planted_noise_goes_where_the_confusion_says_and_else_anywhere():
     clean = np.zeros(4_000, dtype=int)
     confusion = np.array([[0, 0.8, 0.2], [1, 0, 0], [0.5, 0.5, 0]])
-    noisy, _ = labels.plant_noise(clean, rate=0.5, n_classes=3, confusion=confusion)
+    noisy, _ = labels.inject_label_noise(clean, rate=0.5, n_classes=3, confusion=confusion)
     assert (noisy == 1).sum() / 2_000 == pytest.approx(0.8, abs=0.04)
-    noisy, _ = labels.plant_noise(clean, rate=0.5, n_classes=3)
+    noisy, _ = labels.inject_label_noise(clean, rate=0.5, n_classes=3)
     assert (noisy == 1).sum() / 2_000 == pytest.approx(0.5, abs=0.05)
-    assert set(labels.plant_noise(np.full(500, 2), rate=1.0, n_classes=3, confusion=confusion)[0]) == {0, 1}
+    assert set(labels.inject_label_noise(np.full(500, 2), rate=1.0, n_classes=3, confusion=confusion)[0]) == {0, 1}
 
 
 def test_one_label_at_least_is_made_wrong():
-    assert labels.plant_noise(np.zeros(10, dtype=int), rate=0.001, n_classes=2)[1].sum() == 1
+    assert labels.inject_label_noise(np.zeros(10, dtype=int), rate=0.001, n_classes=2)[1].sum() == 1
 
 
 def test_confusion_rates_are_shares_of_the_other_classes():

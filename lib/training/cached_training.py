@@ -24,7 +24,7 @@ def train_and_predict(
     scored: pd.DataFrame | None = None,
     *,
     config: Config,
-    run: Workspace,
+    ws: Workspace,
     name: str,
     watch: Callable[[pd.DataFrame], None] | None = None,
 ) -> tuple[np.ndarray, float]:
@@ -34,7 +34,7 @@ def train_and_predict(
     ----------
     train, stop : with `text` and `label`; `stop` decides when training ends and which checkpoint is kept
     scored : with `text`, the rows to predict; None: those of `stop`
-    run : where the trials of a series are kept, for instance of run "quick/ledger"
+    ws : where the trials of a series are kept, for instance of run "quick/ledger"
     name : of this trial, in its file's name
     watch : is given the history after every evaluation; what it raises ends the training
 
@@ -44,10 +44,10 @@ def train_and_predict(
     seconds : that the training took
     """
     key, named = _key(train, stop, config, scored=scored), f"{workspace.file_name(name)}-{config.seed}"
-    path = run.folder(workspace.MODELS) / f"{named}.parquet"
+    path = ws.folder(workspace.MODELS) / f"{named}.parquet"
     if not path.exists() or workspace.read_facts(path).get("key") != key:
-        own = replace(run, run=f"{run.run}/{named}")  # others may be training at the same time
-        result = finetune.train(train, stop, config=config, run=own, progress=False, watch=watch, name=name)
+        own = replace(ws, run=f"{ws.run}/{named}")  # others may be training at the same time
+        result = finetune.train(train, stop, config=config, ws=own, progress=False, watch=watch, name=name)
         probs = result.val_probs if scored is None else predict(result.model_dir, scored, settings=config.training)
         table = pd.DataFrame(probs, columns=[str(code) for code in range(probs.shape[1])])
         workspace.write_table(table, path, facts={"key": key, "seconds": result.facts["training_seconds"]})
@@ -55,15 +55,15 @@ def train_and_predict(
     return workspace.read_table(path).to_numpy(), workspace.read_facts(path)["seconds"]
 
 
-def train_once(train: pd.DataFrame, stop: pd.DataFrame, *, config: Config, run: Workspace, progress: bool = False) -> tuple[Path, float]:
+def train_once(train: pd.DataFrame, stop: pd.DataFrame, *, config: Config, ws: Workspace, progress: bool = False) -> tuple[Path, float]:
     """Fine-tune and keep the model, unless this place has that of the same rows, settings and code; return its folder and the seconds."""
-    record, key = run.folder(workspace.MODELS) / "trained.json", _key(train, stop, config)
-    if not (record.exists() and run.path("transformer").exists()) or (known := workspace.read_json(record))["key"] != key:
+    record, key = ws.folder(workspace.MODELS) / "trained.json", _key(train, stop, config)
+    if not (record.exists() and ws.path("transformer").exists()) or (known := workspace.read_json(record))["key"] != key:
         record.unlink(missing_ok=True)  # before the model changes: a record never stands beside another one
-        result = finetune.train(train, stop, config=config, run=run, progress=progress)
+        result = finetune.train(train, stop, config=config, ws=ws, progress=progress)
         known = {"key": key, "seconds": result.facts["training_seconds"]}
         workspace.write_json(known, record)
-    return run.path("transformer"), known["seconds"]
+    return ws.path("transformer"), known["seconds"]
 
 
 def predict(model_dir: Path, table: pd.DataFrame, *, settings: TrainingConfig, progress: bool = False) -> np.ndarray:

@@ -16,7 +16,7 @@ import ipywidgets as widgets
 import pandas as pd
 import traitlets
 
-from lib.data.labels import read_decisions, record_decisions, withdraw_decision
+from lib.review.labels import read_decisions, record_decisions, withdraw_decision
 from lib.errors import WorkbookError
 
 Neighbours = Mapping[int, Sequence[tuple[str, str]]]

@@ -15,7 +15,7 @@ from lib import workspace
 from lib.config import ComputeConfig, Config, SearchConfig, TrainingConfig
 from lib.errors import WorkbookError
 from lib.evaluation.significance import cross_validation_interval
-from lib.training import finetune, search, trials
+from lib.training import finetune, search, cached_training
 from lib.training.search import study as studies
 from lib.training.search.study import LOOKS
 from lib.workspace import Workspace
@@ -70,8 +70,8 @@ def never_pruned(task, settings, watch):
     return peaked(task, settings, lambda _: None)
 
 
-def found(settings, objective=peaked, rows=None, run=RUN):
-    return search.search(table() if rows is None else rows, config=settings, run=run, objective=objective, progress=False)
+def found(settings, objective=peaked, rows=None, ws=RUN):
+    return search.search(table() if rows is None else rows, config=settings, ws=ws, objective=objective, progress=False)
 
 
 def proposed(result):
@@ -160,7 +160,7 @@ def test_a_study_killed_in_the_middle_goes_on_to_exactly_its_budget_as_if_uninte
     resumed = found(config(trials=6))
     assert len(proposed(resumed)) == 6
     assert states(resumed).get("FAIL", 0) <= 1
-    whole = found(config(trials=6), run=Workspace(dataset="data", run="whole"))
+    whole = found(config(trials=6), ws=Workspace(dataset="data", run="whole"))
     pd.testing.assert_frame_equal(proposed(resumed), proposed(whole), check_exact=True)
 
 
@@ -217,7 +217,7 @@ def test_a_second_search_of_the_same_run_is_refused(home):
 def test_the_same_seed_gives_the_same_study_and_another_seed_another(home, sampler):
     def study(name, seed):
         settings = config(trials=12, sampler=sampler, pruner="none").model_copy(update={"seed": seed})
-        return proposed(found(settings, run=Workspace(dataset="data", run=name)))
+        return proposed(found(settings, ws=Workspace(dataset="data", run=name)))
 
     first = study("a", 1)
     pd.testing.assert_frame_equal(first, study("b", 1), check_exact=True)
@@ -229,7 +229,7 @@ def test_the_same_seed_gives_the_same_study_and_another_seed_another(home, sampl
 def test_what_is_proposed_follows_what_was_found(home, sampler):
     def last_values(kind):
         settings = [config(trials=24, sampler=kind, pruner="none").model_copy(update={"seed": seed}) for seed in range(3)]
-        found_by = [found(each, run=Workspace(dataset="data", run=f"{kind}-{each.seed}")).trials["value"] for each in settings]
+        found_by = [found(each, ws=Workspace(dataset="data", run=f"{kind}-{each.seed}")).trials["value"] for each in settings]
         return np.mean([values.tail(10).mean() for values in found_by])
 
     assert last_values(sampler) > last_values("random") + 0.08
@@ -303,13 +303,13 @@ def trained(monkeypatch, home):
         calls.append({"train": train, "stop": stop, "scored": scored, **words})
         return np.eye(3)[np.arange(len(scored)) % 3], 1.0
 
-    monkeypatch.setattr(trials, "train_and_predict", train_and_predict)
+    monkeypatch.setattr(cached_training, "train_and_predict", train_and_predict)
     return calls
 
 
 def test_a_trial_sees_training_rows_alone_in_three_parts_that_share_no_copy(trained):
     rows = table(120)
-    result = search.search(rows, config=config(trials=3, rows=60), run=RUN, progress=False)
+    result = search.search(rows, config=config(trials=3, rows=60), ws=RUN, progress=False)
     for call in trained:
         parts = [call[name] for name in ("train", "stop", "scored")]
         ids = pd.concat([part["row_id"] for part in parts])
@@ -319,7 +319,7 @@ def test_a_trial_sees_training_rows_alone_in_three_parts_that_share_no_copy(trai
         assert [round(len(part) / 60, 1) for part in parts] == [0.6, 0.2, 0.2]
         assert [set(part["label"]) for part in parts] == [set(WORDS)] * 3
         assert ids.tolist() == pd.concat([trained[0][name]["row_id"] for name in ("train", "stop", "scored")]).tolist()
-    assert len({call["run"].run for call in trained}) == 3
+    assert len({call["ws"].run for call in trained}) == 3
     assert all(call["config"].seed == 42 for call in trained)
     settings = [(call["config"].training.learning_rate, call["config"].training.batch_size) for call in trained]
     assert settings == list(result.trials[["learning_rate", "batch_size"]].itertuples(index=False, name=None))
@@ -330,7 +330,7 @@ def test_a_trial_sees_training_rows_alone_in_three_parts_that_share_no_copy(trai
 def test_the_value_is_macro_f1_on_the_scored_rows(trained):
     from sklearn.metrics import f1_score
 
-    result = search.search(table(120), config=config(trials=1), run=RUN, progress=False)
+    result = search.search(table(120), config=config(trials=1), ws=RUN, progress=False)
     y = np.searchsorted(sorted(WORDS), trained[0]["scored"]["label"])
     assert result.value == pytest.approx(f1_score(y, np.arange(len(y)) % 3, average="macro"))
 
@@ -361,7 +361,7 @@ def test_real_trainings_are_searched_pruned_and_kept(home, as_it_is, monkeypatch
 
     monkeypatch.setattr(finetune, "train", noted)
     monkeypatch.setattr(studies, "propose", propose)
-    result = search.search(table(), config=config(space={"learning_rate": [1e-2, 1e-7]}, trials=4, training={"epochs": 4}), run=RUN, progress=False)
+    result = search.search(table(), config=config(space={"learning_rate": [1e-2, 1e-7]}, trials=4, training={"epochs": 4}), ws=RUN, progress=False)
     assert result.trials["state"].tolist() == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED"]
     assert trainings == [1e-2, 1e-7, 1e-7]  # the second reads what the first predicted; of a pruned one nothing is kept
     assert result.best == {"learning_rate": 1e-2}
@@ -389,7 +389,7 @@ def test_what_matters_is_told_from_what_does_not(home):
 
 def test_few_trials_or_equal_ones_say_nothing_of_importance(home):
     assert found(config(trials=4), never_pruned).importances == {}
-    assert found(config(trials=7), lambda *_: 0.5, run=Workspace(dataset="data", run="flat")).importances == {}
+    assert found(config(trials=7), lambda *_: 0.5, ws=Workspace(dataset="data", run="flat")).importances == {}
 
 
 def test_choices_may_be_lists_and_words_and_nothing(home):
@@ -460,7 +460,7 @@ def test_optimism_is_what_the_rows_that_chose_say_more_than_rows_that_did_not(ho
 
     rows = table(150)
     settings = config(trials=6, nested_folds=3, pruner="none")
-    found, optimism = search.nested(rows, config=settings, run=RUN, objective=flattered, progress=False)
+    found, optimism = search.nested(rows, config=settings, ws=RUN, objective=flattered, progress=False)
     assert found["fold"].tolist() == [0, 1, 2]
     assert found["optimism"].to_numpy() == pytest.approx((found["inner"] - found["outer"]).to_numpy())
     assert found["optimism"].mean() == pytest.approx(0.1, abs=0.011)
@@ -473,7 +473,7 @@ def test_optimism_is_what_the_rows_that_chose_say_more_than_rows_that_did_not(ho
         assert all(not left_out & (fit | scored) for fit, scored, *_ in inner)
         assert not left_out & seen
         assert best["batch_size"] == 16
-    again, _ = search.nested(rows, config=settings, run=RUN, objective=flattered, progress=False)
+    again, _ = search.nested(rows, config=settings, ws=RUN, objective=flattered, progress=False)
     assert len(calls) == 21 + 3
     pd.testing.assert_frame_equal(found, again)
 
@@ -498,7 +498,7 @@ def test_a_study_goes_on_with_other_threads(home):
 def test_settings_that_never_go_together_are_one_line(home):
     settings = config(trials=2, space={"lora_rank": [4, 8], "frozen_layers": [1, 2]})
     with pytest.raises(WorkbookError, match=r"settings \{'lora_rank': .*\} of search\.space do not go together: lora_rank trains small matrices"):
-        search.search(table(), config=settings, run=RUN, progress=False)
+        search.search(table(), config=settings, ws=RUN, progress=False)
 
 
 def test_a_rare_class_is_in_every_part_of_the_sample(home):

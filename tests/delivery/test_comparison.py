@@ -5,7 +5,7 @@ from click.testing import CliRunner
 from finished_runs import CLASSES, NOTEBOOK, answers, finished_run, sealed_rows
 
 from lib import workspace
-from lib.delivery import comparing
+from lib.delivery import comparison
 from lib.delivery.cli import main
 from lib.errors import WorkbookError
 from lib.evaluation import sealed
@@ -20,7 +20,7 @@ def two(home):
 
 
 def test_a_clear_gain_is_better_and_the_other_way_round_worse(two):
-    found, mirrored = comparing.compare("one", "two"), comparing.compare("two", "one")
+    found, mirrored = comparison.compare("one", "two"), comparison.compare("two", "one")
     assert (found.paired.verdict, mirrored.paired.verdict) == ("better", "worse")
     assert found.paired.accuracy_gain.value == pytest.approx(40 / 240) == -mirrored.paired.accuracy_gain.value
     assert found.words.startswith("The transformer of two is better than the transformer of one: macro F1 +0.16")
@@ -30,7 +30,7 @@ def test_a_clear_gain_is_better_and_the_other_way_round_worse(two):
 
 def test_equal_models_cannot_be_told_apart(home):
     finished_run("one", answers(ROWS, 40)), finished_run("two", answers(ROWS, 41))
-    found = comparing.compare("one", "two")
+    found = comparison.compare("one", "two")
     assert found.paired.verdict == "cannot tell"
     assert "The transformer of two cannot be told apart from the transformer of one" in found.words
     assert f"a gain in accuracy of {found.paired.detectable:.4f} would show" in found.words
@@ -38,7 +38,7 @@ def test_equal_models_cannot_be_told_apart(home):
 
 def test_each_runs_best_model_is_compared(home):
     finished_run("one", answers(ROWS, 60), baseline=answers(ROWS, 10)), finished_run("two", answers(ROWS, 20))
-    found = comparing.compare("one", "two")
+    found = comparison.compare("one", "two")
     assert found.words.startswith("The transformer of two ")
     assert " the TF-IDF baseline of one: " in found.words
     assert found.paired.accuracy_gain.value == pytest.approx(-10 / 240)
@@ -47,8 +47,8 @@ def test_each_runs_best_model_is_compared(home):
 def test_near_copies_are_drawn_together(home):
     rows = ROWS.assign(group=ROWS.index // 80)  # three groups: the gain is far less sure
     finished_run("one", answers(rows, 60), rows=rows), finished_run("two", answers(rows, 20), rows=rows)
-    alone = (finished_run("three", answers(ROWS, 60)), finished_run("four", answers(ROWS, 20))) and comparing.compare("three", "four")
-    grouped = comparing.compare("one", "two")
+    alone = (finished_run("three", answers(ROWS, 60)), finished_run("four", answers(ROWS, 20))) and comparison.compare("three", "four")
+    grouped = comparison.compare("one", "two")
     assert grouped.paired.macro_f1_gain.value == alone.paired.macro_f1_gain.value
     assert grouped.paired.macro_f1_gain.low != alone.paired.macro_f1_gain.low
 
@@ -68,9 +68,9 @@ def test_the_command_prints_every_model_with_intervals_and_the_verdict(two):
 
 
 def test_a_comparison_is_written_down_and_is_no_new_look(two):
-    ws = comparing.evaluated_run("two").ws
+    ws = comparison.evaluated_run("two").ws
     before = sealed.ledger(ws)
-    comparing.compare("one", "two")
+    comparison.compare("one", "two")
     after = sealed.ledger(ws)
     assert len(after) == len(before) + 1 and sealed.n_looks(after) == sealed.n_looks(before) == 2
     assert after["why"].iloc[-1] == "comparison with run 'one'" and after["model"].iloc[-1] == before["model"].iloc[-1]
@@ -78,7 +78,7 @@ def test_a_comparison_is_written_down_and_is_no_new_look(two):
 
 def refused(*words):
     with pytest.raises(WorkbookError) as caught:
-        comparing.compare(*words)
+        comparison.compare(*words)
     return str(caught.value)
 
 
@@ -108,13 +108,13 @@ def test_an_unfinished_run_is_refused(two, change, state):
 
 
 def test_scores_that_the_evaluation_did_not_write_are_refused(two):
-    ws = comparing.evaluated_run("two").ws
+    ws = comparison.evaluated_run("two").ws
     workspace.write_table(workspace.read_table(ws.path("test_probs.parquet")).iloc[::-1], ws.path("test_probs.parquet"))
     assert "test_probs.parquet is not what 07_evaluate_and_analyse_errors wrote" in refused("one", "two")
 
 
 def test_a_test_set_that_was_sealed_anew_is_refused(two):
-    ws = comparing.evaluated_run("two").ws
+    ws = comparison.evaluated_run("two").ws
     workspace.write_table(sealed_rows(seed=7), ws.path("test.parquet"))
     sealed.seal(ws)
     assert refused("one", "two") == "the test set of run 'two' has changed since its evaluation: `workbook run --run two` evaluates again"
@@ -122,15 +122,15 @@ def test_a_test_set_that_was_sealed_anew_is_refused(two):
 
 def test_predictions_of_other_rows_are_refused():
     with pytest.raises(WorkbookError, match="the probabilities of run 'x' are of other rows"):
-        comparing.predicted(ROWS[["row_id"]].iloc[::-1], "transformer", list(CLASSES), ROWS, what="run 'x'")
+        comparison.predicted(ROWS[["row_id"]].iloc[::-1], "transformer", list(CLASSES), ROWS, what="run 'x'")
 
 
 def test_a_run_is_known_by_the_model_that_it_evaluated_itself(two):
-    ws = comparing.evaluated_run("one").ws
+    ws = comparison.evaluated_run("one").ws
     own = f"all models of {workspace.path_fingerprint(ws.path('transformer'))}"
     sealed.open_test(ws, model="another", why="comparison of others")
-    comparing.compare("one", "two")
-    assert comparing.evaluated_run("one").model_id == own != comparing.evaluated_run("two").model_id
+    comparison.compare("one", "two")
+    assert comparison.evaluated_run("one").model_id == own != comparison.evaluated_run("two").model_id
 
 
 def test_a_damaged_record_of_a_run_is_named(two):
@@ -138,4 +138,4 @@ def test_a_damaged_record_of_a_run_is_named(two):
     for damaged in ("{", "[]", '{"data": 1}'):
         path.write_text(damaged)
         with pytest.raises(WorkbookError, match=r"run\.json is damaged .*: `workbook run --run two` writes it anew"):
-            comparing.compare("one", "two")
+            comparison.compare("one", "two")

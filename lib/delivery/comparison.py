@@ -111,7 +111,7 @@ def compare(first: str, second: str) -> Comparison:
     WorkbookError : a run is not there or not finished; they have other classes or another test set.
     """
     a, b = evaluated_run(first), evaluated_run(second)
-    refuse_unlike(f"run {first!r}", a.metrics["class_names"], a.test_set, f"run {second!r}", b.metrics["class_names"], b.test_set)
+    check_comparable(f"run {first!r}", a.metrics["class_names"], a.test_set, f"run {second!r}", b.metrics["class_names"], b.test_set)
     test = sealed.open_test(b.ws, model=b.model_id, why=f"{WHY} with run {first!r}")
     y_true = pd.Categorical(test["label"], categories=b.metrics["class_names"]).codes.astype(int)
     y_pred = [predicted(run.probs, run.best, run.metrics["class_names"], test, what=f"run {run.ws.run!r}") for run in (a, b)]
@@ -120,7 +120,7 @@ def compare(first: str, second: str) -> Comparison:
     return Comparison(_scores(a, b), paired, in_words(paired, f"The {b.best} of {second}", f"the {a.best} of {first}"), warning)
 
 
-def refuse_unlike(first: str, first_classes: list[str], first_test: str, second: str, second_classes: list[str], second_test: str) -> None:  # noqa: PLR0917
+def check_comparable(first: str, first_classes: list[str], first_test: str, second: str, second_classes: list[str], second_test: str) -> None:  # noqa: PLR0917
     """Raise WorkbookError where two models have other classes, or were measured on another test set."""
     if first_classes != second_classes:
         alone = [f"{label!r} is a class of {who} alone" for who, label in _alone(first, first_classes, second, second_classes)]

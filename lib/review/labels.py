@@ -94,7 +94,7 @@ def confusion_rates(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
     return rates / rates.sum(axis=1, keepdims=True)
 
 
-def plant_noise(
+def inject_label_noise(
     labels: np.ndarray, *, rate: float, n_classes: int, confusion: np.ndarray | None = None, seed: int = 42
 ) -> tuple[np.ndarray, np.ndarray]:
     """Make a share of the labels wrong.
