@@ -35,13 +35,21 @@ def main() -> None:
             ratio(lambda: a_pass_a_rule(table), lambda: clean_texts(texts), time.process_time),
             ">= 3",
         ),
-        ("one worker: texts/s over the plain recipe's, one pass", ratio(lambda: one_pass(table), lambda: clean_texts(texts), time.process_time), "no bound"),
+        (
+            "one worker: texts/s over the plain recipe's, one pass",
+            ratio(lambda: one_pass(table), lambda: clean_texts(texts), time.process_time),
+            "no bound",
+        ),
     ]
     if cores() >= 2:
         clean_texts(texts, workers=2)  # starts the processes, which joblib keeps
-        gain = ratio(lambda: clean_texts(texts), lambda: clean_texts(texts, workers=2), time.perf_counter)
+        gain = ratio(
+            lambda: clean_texts(texts), lambda: clean_texts(texts, workers=2), time.perf_counter
+        )
         rows.append((f"two workers: texts/s over one worker's, load {load():.1f}", gain, ">= 1.6"))
-    print(f"{cores()} cores, {len(texts):,} texts, {sum(map(len, texts)) / 1e6:.1f} million characters, {ROUNDS} rounds")
+    print(
+        f"{cores()} cores, {len(texts):,} texts, {sum(map(len, texts)) / 1e6:.1f} million characters, {ROUNDS} rounds"
+    )
     for name, value, bound in rows:
         print(f"{name:<70} {value:8.4g}   ({bound})")
     if cores() < 2:
@@ -56,7 +64,9 @@ def load() -> float:
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
 
 
-def ratio(slower: Callable[[], object], faster: Callable[[], object], clock: Callable[[], float]) -> float:
+def ratio(
+    slower: Callable[[], object], faster: Callable[[], object], clock: Callable[[], float]
+) -> float:
     return median(seconds(slower, clock) / seconds(faster, clock) for _ in range(ROUNDS))
 
 

@@ -40,7 +40,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="workbook-bench-") as folder:
         os.environ["WORKBOOK_HOME"] = folder
         config = Config.load("quick")
-        texts = clean_texts(raw_table(config)["text"].tolist(), settings=config.cleaning, workers=2).texts
+        texts = clean_texts(
+            raw_table(config)["text"].tolist(), settings=config.cleaning, workers=2
+        ).texts
     seconds, against = against_datasketch(texts)
     rows += accuracy_rows("embedded data", texts) + against
     for threshold in (0.95, 0.8):
@@ -55,7 +57,13 @@ def accuracy_rows(name: str, texts: list[str]) -> list[tuple[str, float, str]]:
     near_misses = len(true_pairs(texts, 0.90)) - len(truth)
     pairs = near_duplicate_pairs(texts)
     found = pairs_of(pairs)
-    error = max((abs(truth.get((i, j), 1.0) - similarity) for i, j, similarity in pairs.itertuples(index=False)), default=0.0)
+    error = max(
+        (
+            abs(truth.get((i, j), 1.0) - similarity)
+            for i, j, similarity in pairs.itertuples(index=False)
+        ),
+        default=0.0,
+    )
     name = f"{name} ({len(texts):,} texts; {len(truth):,} pairs from 0.95 on, {near_misses:,} from 0.90 to 0.95)"
     return [
         (f"{name}: recall", len(found & set(truth)) / len(truth), "1"),
@@ -76,7 +84,11 @@ def against_datasketch(texts: list[str]) -> tuple[float, list[tuple[str, float, 
         quick = min(quick, seconds)
     return ours, [
         ("seconds of datasketch / ours, its hash SHA-1", theirs / ours, ">= 10"),
-        ("seconds of datasketch / ours, its hash CRC-32 in place of SHA-1", quick / ours, "no bound: not its own hash"),
+        (
+            "seconds of datasketch / ours, its hash CRC-32 in place of SHA-1",
+            quick / ours,
+            "no bound: not its own hash",
+        ),
         ("recall of datasketch, its hash SHA-1", len(by_sha1 & truth) / len(truth), "<= ours"),
         ("recall of datasketch, its hash CRC-32", len(by_crc & truth) / len(truth), "<= ours"),
     ]
@@ -86,8 +98,16 @@ def growth_rows(threshold: float) -> list[tuple[str, float, str]]:
     (few, some, many), peaks = zip(*[in_process("growth", n, threshold) for n in SIZES])
     bits = f"threshold {threshold}: exponent of growth"
     return [
-        (f"{bits}, {SIZES[0]:,} to {SIZES[1]:,} short texts", np.log(some / few) / np.log(SIZES[1] / SIZES[0]), "<= 1.25"),
-        (f"{bits}, {SIZES[1]:,} to {SIZES[2]:,} short texts", np.log(many / some) / np.log(SIZES[2] / SIZES[1]), "<= 1.25"),
+        (
+            f"{bits}, {SIZES[0]:,} to {SIZES[1]:,} short texts",
+            np.log(some / few) / np.log(SIZES[1] / SIZES[0]),
+            "<= 1.25",
+        ),
+        (
+            f"{bits}, {SIZES[1]:,} to {SIZES[2]:,} short texts",
+            np.log(many / some) / np.log(SIZES[2] / SIZES[1]),
+            "<= 1.25",
+        ),
         (f"  peak memory at {SIZES[2]:,} / {MEMORY_GB} GB", peaks[-1] / MEMORY_GB / 1e9, "<= 1"),
     ]
 
@@ -96,14 +116,25 @@ def hostile_rows(ordinary: float) -> list[tuple[str, float, str]]:
     rows = []
     for shape, (n, _) in SHAPES.items():
         seconds, peak = in_process(shape, n, 0.95)
-        rows.append((f"{n:,} texts, {shape}: seconds a text / of the embedded data", seconds / n / (ordinary / 20_000), "<= 10"))
+        rows.append(
+            (
+                f"{n:,} texts, {shape}: seconds a text / of the embedded data",
+                seconds / n / (ordinary / 20_000),
+                "<= 10",
+            )
+        )
         rows.append((f"  peak memory / {MEMORY_GB} GB", peak / MEMORY_GB / 1e9, "<= 1"))
     return rows
 
 
 def in_process(shape: str, n: int, threshold: float) -> tuple[float, int]:
     """Return seconds and the peak of memory in bytes of the join of `n` texts in a process of its own (Linux counts its parent's peak as the least)."""
-    done = subprocess.run([sys.executable, __file__, shape, str(n), str(threshold)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, __file__, shape, str(n), str(threshold)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     seconds, peak = done.stdout.split()
     return float(seconds), int(peak)
 
@@ -115,7 +146,11 @@ def join_alone(shape: str, n: int, threshold: float) -> None:
     if shape != "growth":
         n_groups = group_ids(n, pairs).max() + 1
         assert n_groups == (1 if shape in ONE_GROUP else n), f"{shape}: {n_groups} groups"
-    print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+    print(
+        seconds,
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        * (1 if sys.platform == "darwin" else 1024),
+    )
 
 
 def numbered(name: str, n: int) -> str:
@@ -124,11 +159,26 @@ def numbered(name: str, n: int) -> str:
 
 ONE_GROUP = ("all identical", "equal but for the last of 60 words")
 SHAPES: dict[str, tuple[int, Callable[[int], list[str]]]] = {
-    "all identical": (1_000_000, lambda n: ["The same twelve words in each of a great many identical texts."] * n),
-    "equal but for the last of 60 words": (HOSTILE, lambda n: [f"{numbered('w', 59)} own{i}" for i in range(n)]),
-    "equal but for a word amid 100": (HOSTILE, lambda n: [f"{numbered('w', 50)} own{i} {numbered('v', 49)}" for i in range(n)]),
-    "a header of 3 words before 20": (HOSTILE, lambda n: [f"all rights reserved {numbered(f'own{i}x', 20)}" for i in range(n)]),
-    "50 words of boilerplate before 5": (HOSTILE, lambda n: [f"{numbered('w', 50)} {numbered(f'own{i}x', 5)}" for i in range(n)]),
+    "all identical": (
+        1_000_000,
+        lambda n: ["The same twelve words in each of a great many identical texts."] * n,
+    ),
+    "equal but for the last of 60 words": (
+        HOSTILE,
+        lambda n: [f"{numbered('w', 59)} own{i}" for i in range(n)],
+    ),
+    "equal but for a word amid 100": (
+        HOSTILE,
+        lambda n: [f"{numbered('w', 50)} own{i} {numbered('v', 49)}" for i in range(n)],
+    ),
+    "a header of 3 words before 20": (
+        HOSTILE,
+        lambda n: [f"all rights reserved {numbered(f'own{i}x', 20)}" for i in range(n)],
+    ),
+    "50 words of boilerplate before 5": (
+        HOSTILE,
+        lambda n: [f"{numbered('w', 50)} {numbered(f'own{i}x', 5)}" for i in range(n)],
+    ),
 }
 
 
@@ -144,7 +194,16 @@ def pairs_of(pairs: pd.DataFrame) -> Pairs:
 
 def shingles(text: str) -> set[bytes]:
     words = re.findall(r"\w+", text.lower())
-    return {shingle.encode() for shingle in (map(" ".join, zip(words, words[1:], words[2:])) if len(words) > 2 else [" ".join(words)] if words else [])}
+    return {
+        shingle.encode()
+        for shingle in (
+            map(" ".join, zip(words, words[1:], words[2:]))
+            if len(words) > 2
+            else [" ".join(words)]
+            if words
+            else []
+        )
+    }
 
 
 def true_pairs(texts: list[str], threshold: float) -> dict[tuple[int, int], float]:
@@ -156,13 +215,25 @@ def true_pairs(texts: list[str], threshold: float) -> dict[tuple[int, int], floa
     columns: dict[bytes, int] = {}
     codes = [[columns.setdefault(shingle, len(columns)) for shingle in s] for s in first]
     sizes, positions = np.array([len(s) for s in first]), np.array(list(first.values()))
-    matrix = csr_array((np.ones(sizes.sum(), dtype=np.int32), np.concatenate(codes), np.append(0, np.cumsum(sizes))), shape=(len(sizes), len(columns)))
+    matrix = csr_array(
+        (
+            np.ones(sizes.sum(), dtype=np.int32),
+            np.concatenate(codes),
+            np.append(0, np.cumsum(sizes)),
+        ),
+        shape=(len(sizes), len(columns)),
+    )
     for start in range(0, len(sizes), 500):
         shared = (matrix[start : start + 500] @ matrix.T).tocoo()
         a, b = shared.row + start, shared.col
         similarity = shared.data / (sizes[a] + sizes[b] - shared.data)
         kept = (a < b) & (similarity >= threshold - 1e-12)
-        pairs |= dict(zip(zip(positions[a[kept]].tolist(), positions[b[kept]].tolist()), similarity[kept].tolist()))
+        pairs |= dict(
+            zip(
+                zip(positions[a[kept]].tolist(), positions[b[kept]].tolist()),
+                similarity[kept].tolist(),
+            )
+        )
     return pairs
 
 
@@ -172,12 +243,21 @@ def datasketch_pairs(texts: list[str], hashfunc: Callable | None) -> Pairs:
     for i, sketch in enumerate(MinHash.generator(sets, num_perm=128, hashfunc=hashfunc)):
         pairs.update((j, i) for j in index.query(sketch))
         index.insert(i, sketch, check_duplication=False)
-    return {(i, j) for i, j in pairs if sets[i] and len(sets[i] & sets[j]) / len(sets[i] | sets[j]) >= 0.95 - 1e-12}
+    return {
+        (i, j)
+        for i, j in pairs
+        if sets[i] and len(sets[i] & sets[j]) / len(sets[i] | sets[j]) >= 0.95 - 1e-12
+    }
 
 
 def zipf_words(n: int, seed: int) -> list[str]:
     ranks = np.arange(1, 50_001)
-    return [f"w{k}" for k in np.random.default_rng(seed).choice(ranks, size=n, p=1 / ranks / (1 / ranks).sum()).tolist()]
+    return [
+        f"w{k}"
+        for k in np.random.default_rng(seed)
+        .choice(ranks, size=n, p=1 / ranks / (1 / ranks).sum())
+        .tolist()
+    ]
 
 
 def planted_texts(n: int, *, seed: int) -> list[str]:
@@ -189,7 +269,11 @@ def planted_texts(n: int, *, seed: int) -> list[str]:
     for k in rng.integers(0, n // 2, n - n // 2):
         text, edited = texts[k], int(rng.integers(0, len(texts[k]) // 10 + 1))
         fresh = [words[ends[-1] + i] for i in rng.integers(0, 20 * n, edited)]
-        texts.append([text[: len(text) - edited], text[: len(text) - edited] + fresh, text + fresh][rng.integers(3)])
+        texts.append(
+            [text[: len(text) - edited], text[: len(text) - edited] + fresh, text + fresh][
+                rng.integers(3)
+            ]
+        )
     return [" ".join(text) for text in texts]
 
 

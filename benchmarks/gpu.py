@@ -38,7 +38,10 @@ from lib.training import backbones, finetune
 from lib.training.finetune import kernels, run
 from lib.workspace import Workspace
 
-V3_TOKENS, N_TOKENS = 128_100, 16_000  # DeBERTa-v3's table of embeddings; of the tokenizer trained here
+V3_TOKENS, N_TOKENS = (
+    128_100,
+    16_000,
+)  # DeBERTa-v3's table of embeddings; of the tokenizer trained here
 SHAPES = {  # hidden size, layers, heads, table of embeddings; the feed-forward layer is four times as wide
     "base": (768, 12, 12, V3_TOKENS),  # microsoft/deberta-v3-base
     "large": (1024, 24, 16, V3_TOKENS),  # microsoft/deberta-v3-large
@@ -95,7 +98,9 @@ class Clock(TrainerCallback):
 def main() -> None:
     args = arguments()
     if not torch.cuda.is_available() and args.shapes != ["tiny"]:
-        sys.exit(f"no GPU is visible to torch {torch.__version__}: this benchmark measures one (--shapes tiny is a trial on a CPU)")
+        sys.exit(
+            f"no GPU is visible to torch {torch.__version__}: this benchmark measures one (--shapes tiny is a trial on a CPU)"
+        )
     table = pd.read_parquet(args.texts)[["text", "label"]].reset_index(names="row_id")
     held_out = sample_rows(table, min(N_HELD_OUT, len(table) // 5), seed=0)
     train = table[~table["row_id"].isin(held_out["row_id"])]
@@ -103,27 +108,50 @@ def main() -> None:
     tell(args.out, machine(), mode="w")
     with tempfile.TemporaryDirectory(prefix="workbook-gpu-") as home:
         os.environ["WORKBOOK_HOME"] = home
-        folders = {shape: checkpoint(shape, train["text"].tolist(), Path(home) / shape) for shape in args.shapes}
+        folders = {
+            shape: checkpoint(shape, train["text"].tolist(), Path(home) / shape)
+            for shape in args.shapes
+        }
         if args.full:
             full_run(folders[args.shapes[-1]], train, held_out, args)
         elif args.learn:
             learning(train, held_out, args)
         else:
-            tell(args.out, "\n## Is the fused kernel right?\n\n" + "\n".join(f"- {shape}: {kernel_check(folder)}" for shape, folder in folders.items()))
+            tell(
+                args.out,
+                "\n## Is the fused kernel right?\n\n"
+                + "\n".join(
+                    f"- {shape}: {kernel_check(folder)}" for shape, folder in folders.items()
+                ),
+            )
             for shape, folder in folders.items():
                 speed_table(shape, folder, train, args)
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--texts", type=Path, required=True, help="Parquet file with text and label")
+    parser.add_argument(
+        "--texts", type=Path, required=True, help="Parquet file with text and label"
+    )
     parser.add_argument("--out", type=Path, required=True, help="Markdown file to write")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["base", "large"])
-    parser.add_argument("--steps", type=int, default=80, help="timed steps of each row; half as many come before")
-    parser.add_argument("--full", action="store_true", help="five epochs of the last shape, with the settings of the profile `large`")
-    parser.add_argument("--learn", action="store_true", help="macro F1 of a small model from scratch, fused, and pretrained")
+    parser.add_argument(
+        "--steps", type=int, default=80, help="timed steps of each row; half as many come before"
+    )
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="five epochs of the last shape, with the settings of the profile `large`",
+    )
+    parser.add_argument(
+        "--learn",
+        action="store_true",
+        help="macro F1 of a small model from scratch, fused, and pretrained",
+    )
     parser.add_argument("--seeds", type=int, default=3, help="of `--learn`")
-    parser.add_argument("--pretraining-epochs", type=float, default=40, help="of `--learn`: a few minutes of a GPU")
+    parser.add_argument(
+        "--pretraining-epochs", type=float, default=40, help="of `--learn`: a few minutes of a GPU"
+    )
     return parser.parse_args()
 
 
@@ -149,8 +177,15 @@ def machine() -> str:
 def checkpoint(shape: str, texts: list[str], folder: Path) -> str:
     """Write a model of a shape, with random weights, in the hub's layout."""
     hidden, n_layers, n_heads, vocabulary = SHAPES[shape]
-    sizes = {"hidden_size": hidden, "num_hidden_layers": n_layers, "num_attention_heads": n_heads, "intermediate_size": 4 * hidden}
-    return str(backbones.build_deberta(texts, folder, n_tokens=N_TOKENS, vocab_size=vocabulary, **sizes))
+    sizes = {
+        "hidden_size": hidden,
+        "num_hidden_layers": n_layers,
+        "num_attention_heads": n_heads,
+        "intermediate_size": 4 * hidden,
+    }
+    return str(
+        backbones.build_deberta(texts, folder, n_tokens=N_TOKENS, vocab_size=vocabulary, **sizes)
+    )
 
 
 def kernel_check(folder: str) -> str:
@@ -179,7 +214,11 @@ def speed_table(shape: str, folder: str, train: pd.DataFrame, args: argparse.Nam
     theirs, remarks = None, []
     for step in STEPS:
         try:
-            speed = plain_speed(tokenizer, folder, train, lengths, args) if step is PLAIN else our_speed(step, folder, train, args)
+            speed = (
+                plain_speed(tokenizer, folder, train, lengths, args)
+                if step is PLAIN
+                else our_speed(step, folder, train, args)
+            )
         except torch.OutOfMemoryError:
             tell(args.out, f"| {step.name} | out of memory | | | | |")
             continue
@@ -187,20 +226,27 @@ def speed_table(shape: str, folder: str, train: pd.DataFrame, args: argparse.Nam
         theirs = rate if step is PLAIN else theirs
         mfu = f"{cost * token_rate / peak:.1%}" if peak else "-"
         tell(
-            args.out, f"| {step.name} | {rate:.1f} | {f'{rate / theirs:.2f}' if theirs else '-'} | {token_rate:.0f} | {mfu} | {speed.peak_bytes / 2**30:.1f} |"
+            args.out,
+            f"| {step.name} | {rate:.1f} | {f'{rate / theirs:.2f}' if theirs else '-'} | {token_rate:.0f} | {mfu} | {speed.peak_bytes / 2**30:.1f} |",
         )
         remarks += [f"- {step.name}: {remark}" for remark in speed.remarks]
     tell(args.out, "\n" + "\n".join([*remarks, f"- predicting: {predicting(folder, train, args)}"]))
 
 
-def plain_speed(tokenizer, folder: str, train: pd.DataFrame, lengths: np.ndarray, args: argparse.Namespace) -> Speed:
+def plain_speed(
+    tokenizer, folder: str, train: pd.DataFrame, lengths: np.ndarray, args: argparse.Namespace
+) -> Speed:
     clean()
     _, model = backbones.load_backbone(folder, class_names=sorted(train["label"].unique()))
     clock, n_steps = Clock(args.steps // 2), args.steps + args.steps // 2
-    trainer = plain.trainer(tokenizer, model, train["text"].tolist(), [0] * len(train), max_steps=n_steps)
+    trainer = plain.trainer(
+        tokenizer, model, train["text"].tolist(), [0] * len(train), max_steps=n_steps
+    )
     trainer.add_callback(clock)
     trainer.train()
-    n_texts = args.steps * plain.BATCH  # drawn at random: their tokens are those of as many average texts
+    n_texts = (
+        args.steps * plain.BATCH
+    )  # drawn at random: their tokens are those of as many average texts
     return Speed(clock.seconds, n_texts, round(n_texts * lengths.mean()), peak_bytes())
 
 
@@ -218,9 +264,18 @@ def our_speed(step: Step, folder: str, train: pd.DataFrame, args: argparse.Names
 
 
 def our_trainer(folder: str, train: pd.DataFrame, **settings) -> run.RecipeTrainer:
-    same = {"backbone": folder, "max_length": plain.MAX_LENGTH, "batch_size": plain.BATCH, "unfreeze": (), "averaging": "none"}
+    same = {
+        "backbone": folder,
+        "max_length": plain.MAX_LENGTH,
+        "batch_size": plain.BATCH,
+        "unfreeze": (),
+        "averaging": "none",
+    }
     chosen = TrainingConfig(**same, **settings)
-    config, place = Config(profile="bench", training=chosen, tracking=NO_TRACKING), Workspace(dataset="bench", run="speed")
+    config, place = (
+        Config(profile="bench", training=chosen, tracking=NO_TRACKING),
+        Workspace(dataset="bench", run="speed"),
+    )
     trainer = run.build_trainer(train, train.head(64), config=config, settings=chosen, ws=place)
     trainer.args.eval_strategy = trainer.args.save_strategy = "no"
     trainer.args.load_best_model_at_end = False
@@ -232,9 +287,19 @@ def predicting(folder: str, train: pd.DataFrame, args: argparse.Namespace) -> st
     texts = train["text"].tolist()[: 64 * args.steps]
     tokenizer, model = backbones.load_backbone(folder, class_names=list("abcde"))
     trainer = plain.trainer(tokenizer, model, texts, [0] * len(texts))
-    theirs = [plain.rate(lambda: trainer.predict(trainer.train_dataset), len(texts)) for _ in range(2)][-1]
+    theirs = [
+        plain.rate(lambda: trainer.predict(trainer.train_dataset), len(texts)) for _ in range(2)
+    ][-1]
     settings = TrainingConfig(backbone=folder, max_length=plain.MAX_LENGTH)
-    ours = [plain.rate(lambda: finetune.predict_probs(tokenizer, model, texts, settings=settings, progress=False), len(texts)) for _ in range(2)][-1]
+    ours = [
+        plain.rate(
+            lambda: finetune.predict_probs(
+                tokenizer, model, texts, settings=settings, progress=False
+            ),
+            len(texts),
+        )
+        for _ in range(2)
+    ][-1]
     return f"{ours:.0f} texts/s, tokenising counted; the plain recipe {theirs:.0f}, tokenised before: {ours / theirs:.2f} times"
 
 
@@ -258,10 +323,25 @@ def full_run(folder: str, train: pd.DataFrame, val: pd.DataFrame, args: argparse
     """Time the profile `large` from the table to the validation probabilities, random weights in place of the hub's."""
     for kernel in ("fused", "model"):
         clean()
-        config = Config.load("large", {"training.backbone": folder, "training.attention_kernel": kernel, "tracking.backend": "none"})
-        config = config.model_copy(update={"training": config.training.model_copy(update={"patience": 1_000})})  # to the end: random weights hardly learn
+        config = Config.load(
+            "large",
+            {
+                "training.backbone": folder,
+                "training.attention_kernel": kernel,
+                "tracking.backend": "none",
+            },
+        )
+        config = config.model_copy(
+            update={"training": config.training.model_copy(update={"patience": 1_000})}
+        )  # to the end: random weights hardly learn
         started = time.perf_counter()
-        result = finetune.train(train, val, config=config, ws=Workspace(dataset="bench", run=f"full-{kernel}"), progress=False)
+        result = finetune.train(
+            train,
+            val,
+            config=config,
+            ws=Workspace(dataset="bench", run=f"full-{kernel}"),
+            progress=False,
+        )
         minutes = (time.perf_counter() - started) / 60
         facts, every = result.facts, config.training.eval_steps
         told = f"{facts['steps']:,} steps of {len(train):,} texts, {len(val):,} scored every {every} steps: {minutes:.2f} minutes from table to probabilities, "
@@ -272,23 +352,56 @@ def full_run(folder: str, train: pd.DataFrame, val: pd.DataFrame, args: argparse
 def learning(train: pd.DataFrame, test: pd.DataFrame, args: argparse.Namespace) -> None:
     """Compare macro F1 of a small model on held-out texts: from scratch, with fused attention, pretrained on the training texts first."""
     shape = "tiny" if args.shapes == ["tiny"] else "small"
-    folder = checkpoint(shape, train["text"].tolist(), Path(os.environ["WORKBOOK_HOME"]) / "learner")
-    ways = {"from scratch": {}, "fused attention": {"attention_kernel": "fused"}, "pretrained on the texts": {"pretraining_epochs": args.pretraining_epochs}}
+    folder = checkpoint(
+        shape, train["text"].tolist(), Path(os.environ["WORKBOOK_HOME"]) / "learner"
+    )
+    ways = {
+        "from scratch": {},
+        "fused attention": {"attention_kernel": "fused"},
+        "pretrained on the texts": {"pretraining_epochs": args.pretraining_epochs},
+    }
     y = pd.Categorical(test["label"], categories=sorted(train["label"].unique())).codes.astype(int)
     predicted, seconds = {way: [] for way in ways}, dict.fromkeys(ways, 0.0)
     for seed in range(args.seeds):
         for way, settings in ways.items():
-            recipe = {"backbone": folder, "learning_rate": 5e-4, "epochs": 10, "unfreeze": (), **settings}
-            config, place = Config(profile="bench", seed=seed, training=TrainingConfig(**recipe), tracking=NO_TRACKING), Workspace("bench", f"learn-{seed}")
+            recipe = {
+                "backbone": folder,
+                "learning_rate": 5e-4,
+                "epochs": 10,
+                "unfreeze": (),
+                **settings,
+            }
+            config, place = (
+                Config(
+                    profile="bench",
+                    seed=seed,
+                    training=TrainingConfig(**recipe),
+                    tracking=NO_TRACKING,
+                ),
+                Workspace("bench", f"learn-{seed}"),
+            )
             started = time.perf_counter()
             result = finetune.train(train, test, config=config, ws=place, progress=False)
             seconds[way] += (time.perf_counter() - started) / args.seeds
             predicted[way].append(result.val_probs.argmax(axis=1))
-    tell(args.out, f"\n## Does it learn? ({len(train):,} texts, {len(test):,} held out, which also stop the training; {args.seeds} seeds)\n")
-    tell(args.out, "| way | macro F1 | minus that from scratch | seconds a training |\n|---|---|---|---|")
+    tell(
+        args.out,
+        f"\n## Does it learn? ({len(train):,} texts, {len(test):,} held out, which also stop the training; {args.seeds} seeds)\n",
+    )
+    tell(
+        args.out,
+        "| way | macro F1 | minus that from scratch | seconds a training |\n|---|---|---|---|",
+    )
     for way, each in predicted.items():
-        gain = "" if way == "from scratch" else str(gain_over_seeds(y, np.stack(predicted["from scratch"]), np.stack(each)))
-        tell(args.out, f"| {way} | {np.mean([macro_f1(y, one) for one in each]):.3f} | {gain} | {seconds[way]:.0f} |")
+        gain = (
+            ""
+            if way == "from scratch"
+            else str(gain_over_seeds(y, np.stack(predicted["from scratch"]), np.stack(each)))
+        )
+        tell(
+            args.out,
+            f"| {way} | {np.mean([macro_f1(y, one) for one in each]):.3f} | {gain} | {seconds[way]:.0f} |",
+        )
 
 
 if __name__ == "__main__":

@@ -10,10 +10,15 @@ import transformers
 MAX_LENGTH, BATCH, RATE = 256, 32, 1e-4
 
 
-def trainer(tokenizer, model, texts: list[str], labels: list[int], *, seed: int = 42, **arguments) -> transformers.Trainer:
+def trainer(
+    tokenizer, model, texts: list[str], labels: list[int], *, seed: int = 42, **arguments
+) -> transformers.Trainer:
     """Return HF's Trainer with fp16 (which a CPU ignores) and gradient checkpointing; `arguments` are more of its TrainingArguments."""
     encoded = tokenizer(texts, truncation=True, max_length=MAX_LENGTH, padding="max_length")
-    rows = [{**{key: values[i] for key, values in encoded.items()}, "labels": labels[i]} for i in range(len(texts))]
+    rows = [
+        {**{key: values[i] for key, values in encoded.items()}, "labels": labels[i]}
+        for i in range(len(texts))
+    ]
     recipe = {
         "output_dir": os.environ["WORKBOOK_HOME"],
         "per_device_train_batch_size": BATCH,
@@ -32,7 +37,13 @@ def trainer(tokenizer, model, texts: list[str], labels: list[int], *, seed: int 
         "seed": seed,
     }
     options = transformers.TrainingArguments(**{**recipe, **arguments})
-    return transformers.Trainer(model=model, args=options, train_dataset=rows, processing_class=tokenizer, data_collator=transformers.default_data_collator)
+    return transformers.Trainer(
+        model=model,
+        args=options,
+        train_dataset=rows,
+        processing_class=tokenizer,
+        data_collator=transformers.default_data_collator,
+    )
 
 
 def now() -> float:

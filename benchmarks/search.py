@@ -25,21 +25,39 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="workbook-bench-") as folder:
         os.environ["WORKBOOK_HOME"] = folder
         for sampler in ("tpe", "gp", "random"):
-            print(f"overhead of a trial ({sampler}, {N_TRIALS} trials): {seconds(nothing, sampler=sampler) / N_TRIALS:.3f} s   (below 1 s)", flush=True)
+            print(
+                f"overhead of a trial ({sampler}, {N_TRIALS} trials): {seconds(nothing, sampler=sampler) / N_TRIALS:.3f} s   (below 1 s)",
+                flush=True,
+            )
         rounds = rounds_in(TRIAL_SECONDS)
-        print(f"{joblib.cpu_count()} cores; {N_TRIALS} trials of {rounds} rounds, {TRIAL_SECONDS:.0f} s each on an idle core")
+        print(
+            f"{joblib.cpu_count()} cores; {N_TRIALS} trials of {rounds} rounds, {TRIAL_SECONDS:.0f} s each on an idle core"
+        )
         os.environ["BENCH_ROUNDS"] = str(rounds)
-        print(f"two plain processes at once do {two_at_once(rounds):.2f} times the work of one", flush=True)
+        print(
+            f"two plain processes at once do {two_at_once(rounds):.2f} times the work of one",
+            flush=True,
+        )
         one, four = (seconds(work, workers=workers) for workers in (1, 4))
-        print(f"one worker {one:.1f} s, four workers {four:.1f} s, ratio {one / four:.2f}   (1.7 with two cores of one's own)")
+        print(
+            f"one worker {one:.1f} s, four workers {four:.1f} s, ratio {one / four:.2f}   (1.7 with two cores of one's own)"
+        )
 
 
 def seconds(objective: search.Objective, *, sampler: str = "tpe", workers: int = 1) -> float:
     """Return the seconds that a study of `N_TRIALS` takes."""
-    config = Config(profile="bench", search=SearchConfig(trials=N_TRIALS, sampler=sampler, pruner="none"), compute=ComputeConfig(workers=workers))
+    config = Config(
+        profile="bench",
+        search=SearchConfig(trials=N_TRIALS, sampler=sampler, pruner="none"),
+        compute=ComputeConfig(workers=workers),
+    )
     started = time.perf_counter()
     result = search.search(
-        rows(), config=config, ws=Workspace(dataset="bench", run=f"{sampler}-{workers}-{objective.__name__}"), objective=objective, progress=False
+        rows(),
+        config=config,
+        ws=Workspace(dataset="bench", run=f"{sampler}-{workers}-{objective.__name__}"),
+        objective=objective,
+        progress=False,
     )
     assert (result.trials["state"] == "COMPLETE").sum() == N_TRIALS
     return time.perf_counter() - started
@@ -47,7 +65,14 @@ def seconds(objective: search.Objective, *, sampler: str = "tpe", workers: int =
 
 def rows(n: int = 2_000) -> pd.DataFrame:
     labels = np.array(["a", "b"])[np.arange(n) % 2]
-    return pd.DataFrame({"row_id": np.arange(n), "text": [f"text {i}" for i in range(n)], "label": labels, "group": np.arange(n)})
+    return pd.DataFrame(
+        {
+            "row_id": np.arange(n),
+            "text": [f"text {i}" for i in range(n)],
+            "label": labels,
+            "group": np.arange(n),
+        }
+    )
 
 
 def nothing(task: search.Task, settings: dict, watch: search.Watch | None) -> float:

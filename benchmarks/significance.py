@@ -14,25 +14,50 @@ from joblib import Parallel, delayed
 from scipy import special
 from tqdm import tqdm
 
-from lib.evaluation import selective, calibration, significance
+from lib.evaluation import calibration, selective, significance
 
 N_DRAWS, N_ROWS, N_CLASSES, N_RESAMPLES = 1_000, 1_000, 5, 1_000
-RECALL = np.array([0.95, 0.90, 0.85, 0.80, 0.75])  # of each class; an error falls on the next class twice as often as on any other
-COVERAGE = ("accuracy", "macro F1", "weighted F1", "F1 of a class", "Brier", "gain in macro F1", "copies in groups", "share (Wilson)")
+RECALL = np.array(
+    [0.95, 0.90, 0.85, 0.80, 0.75]
+)  # of each class; an error falls on the next class twice as often as on any other
+COVERAGE = (
+    "accuracy",
+    "macro F1",
+    "weighted F1",
+    "F1 of a class",
+    "Brier",
+    "gain in macro F1",
+    "copies in groups",
+    "share (Wilson)",
+)
 SURE = 0.9
 
 
 def main() -> None:
-    found = Parallel(n_jobs=-1, return_as="generator")(delayed(draw)(seed) for seed in range(N_DRAWS))
+    found = Parallel(n_jobs=-1, return_as="generator")(
+        delayed(draw)(seed) for seed in range(N_DRAWS)
+    )
     rows = list(tqdm(found, "draws", N_DRAWS, unit="draw"))
     print(f"{N_DRAWS:,} draws of {N_ROWS:,} rows, {N_CLASSES} classes, {N_RESAMPLES:,} resamples")
     for name in COVERAGE:
-        print(f"95 % interval of {name:<28} holds the truth in {np.mean([row[name] for row in rows]):7.1%}   (93 to 97 %)")
+        print(
+            f"95 % interval of {name:<28} holds the truth in {np.mean([row[name] for row in rows]):7.1%}   (93 to 97 %)"
+        )
     blind = np.mean([row["copies, groups not told"] for row in rows])
-    print(f"the same copies without saying which are:         {blind:17.1%}   (what groups are for)")
-    for name, bound in (("better", "at most 5 %"), ("worse", "at most 5 %"), ("any of five better or worse", "at most 5 %")):
-        print(f"verdict between equal models: {name:<28} {np.mean([row[name] for row in rows]):12.1%}   ({bound})")
-    print(f"a true gain of {truth_of(0.03)['macro F1'] - truth_of(0)['macro F1']:.3f} is seen in {np.mean([row['seen'] for row in rows]):7.1%}")
+    print(
+        f"the same copies without saying which are:         {blind:17.1%}   (what groups are for)"
+    )
+    for name, bound in (
+        ("better", "at most 5 %"),
+        ("worse", "at most 5 %"),
+        ("any of five better or worse", "at most 5 %"),
+    ):
+        print(
+            f"verdict between equal models: {name:<28} {np.mean([row[name] for row in rows]):12.1%}   ({bound})"
+        )
+    print(
+        f"a true gain of {truth_of(0.03)['macro F1'] - truth_of(0)['macro F1']:.3f} is seen in {np.mean([row['seen'] for row in rows]):7.1%}"
+    )
     conformal()
     calibration_error()
     speed()
@@ -40,11 +65,22 @@ def main() -> None:
 
 def calibration_error() -> None:
     for sharpen in (1.0, 1.15, 1.5, 0.7):
-        true = 0.0 if sharpen == 1 else calibration.debiased_calibration_error(*unsure(0, sharpen=sharpen, n=1_000_000)).value
+        true = (
+            0.0
+            if sharpen == 1
+            else calibration.debiased_calibration_error(
+                *unsure(0, sharpen=sharpen, n=1_000_000)
+            ).value
+        )
         for n in (300, 1_000, 3_000):
-            found = [calibration.debiased_calibration_error(*unsure(1 + seed, sharpen=sharpen, n=n)) for seed in range(N_DRAWS)]
+            found = [
+                calibration.debiased_calibration_error(*unsure(1 + seed, sharpen=sharpen, n=n))
+                for seed in range(N_DRAWS)
+            ]
             held = np.mean([each.low <= true <= each.high for each in found])
-            print(f"95 % intervals of the debiased calibration error, n = {n:>5,}, true error {true:.3f}: hold it in {held:6.1%}   (93 to 97 %)")
+            print(
+                f"95 % intervals of the debiased calibration error, n = {n:>5,}, true error {true:.3f}: hold it in {held:6.1%}   (93 to 97 %)"
+            )
 
 
 def unsure(seed: int, *, sharpen: float, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -58,19 +94,30 @@ def unsure(seed: int, *, sharpen: float, n: int) -> tuple[np.ndarray, np.ndarray
 def conformal() -> None:
     for by_class in (False, True):
         for coverage in (0.80, 0.90, 0.95):
-            held = [held_by_sets(seed, coverage=coverage, by_class=by_class) for seed in range(N_DRAWS)]
+            held = [
+                held_by_sets(seed, coverage=coverage, by_class=by_class) for seed in range(N_DRAWS)
+            ]
             kind = "by class" if by_class else "over all texts"
-            print(f"prediction sets that promise {coverage:.0%} {kind:<15} hold the truth in {np.mean(held):7.2%}   (within 1 point)")
+            print(
+                f"prediction sets that promise {coverage:.0%} {kind:<15} hold the truth in {np.mean(held):7.2%}   (within 1 point)"
+            )
 
 
 def held_by_sets(seed: int, *, coverage: float, by_class: bool) -> float:
     """Return the share of 1,000 rows whose set holds their class, with thresholds from 1,000 others; the model is too sure of itself."""
     rng = np.random.default_rng(seed)
     y = rng.integers(0, N_CLASSES, 2 * N_ROWS)
-    odds = np.exp(3 * (rng.normal(0, 1, (2 * N_ROWS, N_CLASSES)) + np.eye(N_CLASSES)[y] * (1 + y[:, None] / 2)))  # later classes are easier
+    odds = np.exp(
+        3
+        * (rng.normal(0, 1, (2 * N_ROWS, N_CLASSES)) + np.eye(N_CLASSES)[y] * (1 + y[:, None] / 2))
+    )  # later classes are easier
     probs, known = odds / odds.sum(axis=1, keepdims=True), np.arange(2 * N_ROWS) < N_ROWS
-    thresholds = selective.conformal_thresholds(probs[known], y[known], coverage=coverage, by_class=by_class)
-    return float(selective.prediction_sets(probs[~known], thresholds)[np.arange(N_ROWS), y[~known]].mean())
+    thresholds = selective.conformal_thresholds(
+        probs[known], y[known], coverage=coverage, by_class=by_class
+    )
+    return float(
+        selective.prediction_sets(probs[~known], thresholds)[np.arange(N_ROWS), y[~known]].mean()
+    )
 
 
 def speed() -> None:
@@ -79,7 +126,9 @@ def speed() -> None:
     significance.class_f1_intervals(y, y_pred, n_classes=N_CLASSES, n_resamples=10_000)
     middle = time.perf_counter()
     significance.paired_test(y, y_pred, y, n_resamples=10_000)
-    print(f"10,000 resamples of the classes' F1 on 20,000 rows: {middle - started:.1f} s; of a paired test: {time.perf_counter() - middle:.1f} s   (5 s)")
+    print(
+        f"10,000 resamples of the classes' F1 on 20,000 rows: {middle - started:.1f} s; of a paired test: {time.perf_counter() - middle:.1f} s   (5 s)"
+    )
 
 
 def confusions(lift: float) -> np.ndarray:
@@ -96,42 +145,76 @@ def truth_of(lift: float) -> dict[str, float]:
     """Return the scores of a model on endless rows, all classes alike."""
     table = confusions(lift) / N_CLASSES
     f1 = 2 * table.diagonal() / (table.sum(axis=0) + table.sum(axis=1))
-    return {"accuracy": table.trace(), "macro F1": f1.mean(), "weighted F1": f1.mean(), "F1 of a class": f1[4]}
+    return {
+        "accuracy": table.trace(),
+        "macro F1": f1.mean(),
+        "weighted F1": f1.mean(),
+        "F1 of a class": f1[4],
+    }
 
 
-def sample(rng: np.random.Generator, *, n: int = N_ROWS, lifts: tuple[float, ...] = (0.0, 0.0)) -> tuple[np.ndarray, ...]:
+def sample(
+    rng: np.random.Generator, *, n: int = N_ROWS, lifts: tuple[float, ...] = (0.0, 0.0)
+) -> tuple[np.ndarray, ...]:
     """Return true classes and each model's predictions; half of what makes a row hard is common to all models."""
     y, common = rng.integers(0, N_CLASSES, n), rng.random(n)
     predictions = []
     for lift in lifts:
-        place = np.where(rng.random(n) < 0.5, common, rng.random(n))  # uniform again, and alike between models
-        order = (np.arange(N_CLASSES)[None] + y[:, None]) % N_CLASSES  # the right class first, then the next
+        place = np.where(
+            rng.random(n) < 0.5, common, rng.random(n)
+        )  # uniform again, and alike between models
+        order = (
+            np.arange(N_CLASSES)[None] + y[:, None]
+        ) % N_CLASSES  # the right class first, then the next
         shares = np.cumsum(confusions(lift)[y[:, None], order], axis=1)
-        predictions.append(order[np.arange(n), np.minimum((place[:, None] > shares).sum(axis=1), N_CLASSES - 1)])
+        predictions.append(
+            order[np.arange(n), np.minimum((place[:, None] > shares).sum(axis=1), N_CLASSES - 1)]
+        )
     return y, *predictions
 
 
 def draw(seed: int) -> dict[str, bool]:
     """Return for one drawn test set which intervals held the truth, and which verdicts fell."""
-    rng, truth, options = np.random.default_rng(seed), truth_of(0), {"n_resamples": N_RESAMPLES, "seed": seed}
+    rng, truth, options = (
+        np.random.default_rng(seed),
+        truth_of(0),
+        {"n_resamples": N_RESAMPLES, "seed": seed},
+    )
     y, first, second, lifted, *more = sample(rng, lifts=(0, 0, 0.03, 0, 0, 0, 0))
     metric = significance.metric_intervals(y, as_probs(first), **options)
     class_f1 = significance.class_f1_intervals(y, first, n_classes=N_CLASSES, **options)[4]
-    equal, gain = significance.paired_test(y, first, second, **options), significance.paired_test(y, first, lifted, **options)
-    family = significance.paired_tests(y, first, {"second": second, **{str(i): each for i, each in enumerate(more)}}, **options)
+    equal, gain = (
+        significance.paired_test(y, first, second, **options),
+        significance.paired_test(y, first, lifted, **options),
+    )
+    family = significance.paired_tests(
+        y, first, {"second": second, **{str(i): each for i, each in enumerate(more)}}, **options
+    )
     thrice, copies, groups = np.repeat(y, 3), np.repeat(first, 3), np.repeat(np.arange(N_ROWS), 3)
-    told, blind = (significance.class_f1_intervals(thrice, copies, n_classes=N_CLASSES, groups=each, **options)[4] for each in (groups, None))
+    told, blind = (
+        significance.class_f1_intervals(
+            thrice, copies, n_classes=N_CLASSES, groups=each, **options
+        )[4]
+        for each in (groups, None)
+    )
     right = first == y
     held = {
         "accuracy": holds(metric["accuracy"], truth["accuracy"]),
         "macro F1": holds(metric["macro_f1"], truth["macro F1"]),
         "weighted F1": holds(metric["weighted_f1"], truth["weighted F1"]),
-        "Brier": holds(metric["brier_loss"], truth["accuracy"] * loss(right=True) + (1 - truth["accuracy"]) * loss(right=False)),
+        "Brier": holds(
+            metric["brier_loss"],
+            truth["accuracy"] * loss(right=True) + (1 - truth["accuracy"]) * loss(right=False),
+        ),
         "F1 of a class": holds(class_f1, truth["F1 of a class"]),
-        "gain in macro F1": holds(gain.macro_f1_gain, truth_of(0.03)["macro F1"] - truth["macro F1"]),
+        "gain in macro F1": holds(
+            gain.macro_f1_gain, truth_of(0.03)["macro F1"] - truth["macro F1"]
+        ),
         "copies in groups": holds(told, truth["F1 of a class"]),
         "copies, groups not told": holds(blind, truth["F1 of a class"]),
-        "share (Wilson)": holds(significance.share_interval(int(right.sum()), N_ROWS), truth["accuracy"]),
+        "share (Wilson)": holds(
+            significance.share_interval(int(right.sum()), N_ROWS), truth["accuracy"]
+        ),
     }
     return held | {
         "better": equal.verdict == "better",

@@ -21,7 +21,14 @@ class Takeaway:
         return f'<p class="takeaway {self.kind}">{html.escape(self.text)}</p>'
 
 
-def verdict(claim: str, value: float, *, at_least: float | None = None, at_most: float | None = None, n: int | None = None) -> Takeaway:
+def verdict(
+    claim: str,
+    value: float,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    n: int | None = None,
+) -> Takeaway:
     """Assert a claim about a number and return it as a takeaway.
 
     Parameters
@@ -40,11 +47,24 @@ def verdict(claim: str, value: float, *, at_least: float | None = None, at_most:
     >>> verdict("Rows crossing splits", 0, at_most=0)
     Rows crossing splits: 0
     """
-    bounds = [f"{words} {_plain(bound)}" for words, bound in (("at least", at_least), ("at most", at_most)) if bound is not None]
-    kept = (at_least is None or value >= at_least) and (at_most is None or value <= at_most) and not math.isnan(value)
+    bounds = [
+        f"{words} {_plain(bound)}"
+        for words, bound in (("at least", at_least), ("at most", at_most))
+        if bound is not None
+    ]
+    kept = (
+        (at_least is None or value >= at_least)
+        and (at_most is None or value <= at_most)
+        and not math.isnan(value)
+    )
     if not kept:
-        raise AssertionError(f"{claim}: {_plain(value)}, expected {' and '.join(bounds) or 'a number'}" + (f" (n = {n:,})" if n is not None else ""))
-    return Takeaway(f"{claim}: {_plain(value)}" + (f" (n = {n:,})" if n is not None else ""), "held")
+        raise AssertionError(
+            f"{claim}: {_plain(value)}, expected {' and '.join(bounds) or 'a number'}"
+            + (f" (n = {n:,})" if n is not None else "")
+        )
+    return Takeaway(
+        f"{claim}: {_plain(value)}" + (f" (n = {n:,})" if n is not None else ""), "held"
+    )
 
 
 def takeaway(text: str) -> Takeaway:
@@ -53,4 +73,10 @@ def takeaway(text: str) -> Takeaway:
 
 
 def _plain(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, Integral) else f"{value:.4g}" if isinstance(value, float) else f"{value:g}"
+    return (
+        f"{value:,}"
+        if isinstance(value, Integral)
+        else f"{value:.4g}"
+        if isinstance(value, float)
+        else f"{value:g}"
+    )

@@ -28,7 +28,9 @@ class DataConfig(_Section):
     text_column: str = "text"
     label_column: str = "label"
     split_column: str | None = None  # says train, val or test of each row; None draws the splits
-    time_column: str | None = None  # dates or numbers: the latest rows become the test set, those before them validation
+    time_column: str | None = (
+        None  # dates or numbers: the latest rows become the test set, those before them validation
+    )
     encoding: str | None = None  # of CSV, TSV and JSON files; None tells it from the bytes
     rows: int | None = Field(None, ge=10)  # a stratified sample of this many rows; None takes all
     merge_labels: bool = False  # treat labels that differ in case or blanks alone as one
@@ -36,7 +38,9 @@ class DataConfig(_Section):
     @model_validator(mode="after")
     def _one_way_to_split(self) -> DataConfig:
         if self.split_column and self.time_column:
-            raise ValueError(f"rows are split by split_column={self.split_column!r} or by time_column={self.time_column!r}, not by both: unset one")
+            raise ValueError(
+                f"rows are split by split_column={self.split_column!r} or by time_column={self.time_column!r}, not by both: unset one"
+            )
         return self
 
 
@@ -45,7 +49,9 @@ class ProfilingConfig(_Section):
 
     linguistic_rows: int = Field(5_000, ge=10)  # rows for the textdescriptives features
     max_chars: int = Field(20_000, ge=100)  # of one text that those features read
-    token_rows: int = Field(5_000, ge=10)  # rows whose tokens are counted with the backbone's tokenizer
+    token_rows: int = Field(
+        5_000, ge=10
+    )  # rows whose tokens are counted with the backbone's tokenizer
     language_rows: int = Field(2_000, ge=10)  # rows whose language is detected
 
 
@@ -60,14 +66,18 @@ class CleaningConfig(_Section):
     urls_emails: Literal["replace", "remove", "keep"] = "replace"
     whitespace: bool = True
     min_words: int = Field(3, ge=1)
-    ablation_rows: int = Field(4_000, ge=0)  # rows to measure on what each rule is worth; 0 does not
+    ablation_rows: int = Field(
+        4_000, ge=0
+    )  # rows to measure on what each rule is worth; 0 does not
 
 
 class SplitConfig(_Section):
     """How rows become training, validation and test sets."""
 
     shares: tuple[float, float, float] = (0.70, 0.15, 0.15)
-    near_duplicate_threshold: float = Field(0.95, gt=0.5, le=1.0)  # Jaccard similarity of word shingles
+    near_duplicate_threshold: float = Field(
+        0.95, gt=0.5, le=1.0
+    )  # Jaccard similarity of word shingles
     shingle_words: int = Field(3, ge=1, le=10)
 
     @model_validator(mode="after")
@@ -82,30 +92,48 @@ class LabelsConfig(_Section):
 
     folds: int = Field(5, ge=2)
     queue_rows: int = Field(200, ge=1)  # rows a person is willing to look at
-    min_hit_share: float = Field(0.2, gt=0, lt=1)  # of real errors among the next texts; below it looking further is not worth it
-    encoder: str | None = "minilm"  # a backbone whose vectors judge labels beside TF-IDF; None: TF-IDF and its topics alone
+    min_hit_share: float = Field(
+        0.2, gt=0, lt=1
+    )  # of real errors among the next texts; below it looking further is not worth it
+    encoder: str | None = (
+        "minilm"  # a backbone whose vectors judge labels beside TF-IDF; None: TF-IDF and its topics alone
+    )
     encoder_tokens: int = Field(128, ge=8, le=512)  # that it reads of a text
-    lab_rows: int = Field(5_000, ge=0)  # rows of the laboratory, which plants errors to see who finds them; 0: none
-    lab_rates: tuple[float, ...] = Field((0.02, 0.05, 0.10, 0.20), min_length=1)  # shares of labels made wrong
+    lab_rows: int = Field(
+        5_000, ge=0
+    )  # rows of the laboratory, which plants errors to see who finds them; 0: none
+    lab_rates: tuple[float, ...] = Field(
+        (0.02, 0.05, 0.10, 0.20), min_length=1
+    )  # shares of labels made wrong
     lab_seeds: int = Field(5, ge=2)
 
     @model_validator(mode="after")
     def _rates_are_shares(self) -> LabelsConfig:
         if not all(0 < rate <= 0.5 for rate in self.lab_rates):
-            raise ValueError(f"lab_rates are shares of the labels, above 0 and at most 0.5, got {self.lab_rates}")
+            raise ValueError(
+                f"lab_rates are shares of the labels, above 0 and at most 0.5, got {self.lab_rates}"
+            )
         return self
 
 
 class AugmentationConfig(_Section):
     """Changed copies of training texts: what they are worth is measured; they are trained on only where `train` says so."""
 
-    methods: tuple[Literal["insert", "delete", "swap", "contextual", "back_translation", "paraphrase"], ...] = ("insert", "delete", "swap")
+    methods: tuple[
+        Literal["insert", "delete", "swap", "contextual", "back_translation", "paraphrase"], ...
+    ] = ("insert", "delete", "swap")
     rows: int | None = Field(4_000, ge=10)  # training rows that get copies; None takes all
     copies: int = Field(1, ge=1, le=20)  # of a text by each method
-    share: float = Field(0.1, gt=0, le=0.5)  # of a text's words that change (insert, delete, swap, contextual)
+    share: float = Field(
+        0.1, gt=0, le=0.5
+    )  # of a text's words that change (insert, delete, swap, contextual)
     masked_model: str | None = None  # for contextual: a masked language model, hub name or folder
-    translators: tuple[str, str] | None = None  # for back_translation: models into another language and back, hub names or folders
-    paraphraser: str | None = None  # for paraphrase: a sequence-to-sequence model, hub name or folder
+    translators: tuple[str, str] | None = (
+        None  # for back_translation: models into another language and back, hub names or folders
+    )
+    paraphraser: str | None = (
+        None  # for paraphrase: a sequence-to-sequence model, hub name or folder
+    )
     paraphrase_prefix: str = "paraphrase: "  # what that model was taught to be asked with
     train: bool = False  # the transformer learns from the copies too
 
@@ -113,12 +141,20 @@ class AugmentationConfig(_Section):
     def _models_are_named(self) -> AugmentationConfig:
         needed = {
             "contextual": ("masked_model", "a masked language model, for instance roberta-base"),
-            "back_translation": ("translators", "two models, for instance [Helsinki-NLP/opus-mt-en-de, Helsinki-NLP/opus-mt-de-en]"),
-            "paraphrase": ("paraphraser", "a sequence-to-sequence model that was taught to paraphrase"),
+            "back_translation": (
+                "translators",
+                "two models, for instance [Helsinki-NLP/opus-mt-en-de, Helsinki-NLP/opus-mt-de-en]",
+            ),
+            "paraphrase": (
+                "paraphraser",
+                "a sequence-to-sequence model that was taught to paraphrase",
+            ),
         }
         for method, (setting, example) in needed.items():
             if method in self.methods and not getattr(self, setting):
-                raise ValueError(f"the method {method} needs augmentation.{setting}: {example}; a folder works offline")
+                raise ValueError(
+                    f"the method {method} needs augmentation.{setting}: {example}; a folder works offline"
+                )
         return self
 
     @property
@@ -130,7 +166,12 @@ class AugmentationConfig(_Section):
             "back_translation": {"translators[0]": there, "translators[1]": back},
             "paraphrase": {"paraphraser": self.paraphraser},
         }
-        return {f"augmentation.{setting}": name for method in self.methods for setting, name in named.get(method, {}).items() if name}
+        return {
+            f"augmentation.{setting}": name
+            for method in self.methods
+            for setting, name in named.get(method, {}).items()
+            if name
+        }
 
 
 class TrainingConfig(_Section):
@@ -142,37 +183,58 @@ class TrainingConfig(_Section):
     dropout: float = Field(0.1, ge=0, lt=1)
     attention_dropout: float = Field(0.1, ge=0, lt=1)  # 0 allows faster attention kernels
     reinit_layers: int = Field(0, ge=0)  # top layers that start anew
-    head_seed: int | None = Field(None, ge=0, lt=2**32)  # draws the head; None: the run's seed draws it
+    head_seed: int | None = Field(
+        None, ge=0, lt=2**32
+    )  # draws the head; None: the run's seed draws it
     lora_rank: int = Field(0, ge=0)  # 0 trains the weights themselves
-    pretraining_epochs: float = Field(0.0, ge=0)  # of masked language modelling on the training texts, before
+    pretraining_epochs: float = Field(
+        0.0, ge=0
+    )  # of masked language modelling on the training texts, before
     # the texts
     max_length: int = Field(256, ge=8, le=512)  # tokens
     truncation: Literal["head", "head_tail", "windows"] = "head"  # what is kept of a longer text
     # the optimiser
     epochs: float = Field(5.0, gt=0)
     learning_rate: float = Field(3e-5, gt=0)
-    layer_decay: float = Field(1.0, gt=0, le=1)  # each layer learns at this multiple of the rate of the one above it
+    layer_decay: float = Field(
+        1.0, gt=0, le=1
+    )  # each layer learns at this multiple of the rate of the one above it
     weight_decay: float = Field(0.01, ge=0)  # none on biases and LayerNorm
     adam_betas: tuple[float, float] = (0.9, 0.999)
     adam_epsilon: float = Field(1e-8, gt=0)
     schedule: Literal["linear", "cosine", "constant"] = "linear"  # after the warm-up
     warmup_share: float = Field(0.1, ge=0, lt=1)
-    batch_size: int = Field(32, ge=1)  # rows an optimiser step learns from, whatever it is split into
+    batch_size: int = Field(
+        32, ge=1
+    )  # rows an optimiser step learns from, whatever it is split into
     accumulation_steps: int = Field(1, ge=1)  # micro-batches that it is split into, at least
     max_grad_norm: float = Field(1.0, gt=0)
     frozen_layers: int = Field(0, ge=0)  # embeddings and this many lower layers stay as pretrained
-    unfreeze: tuple[int, ...] = (0, 6)  # top layers that learn in the first epochs (0: the head alone); then all
-    averaging: Literal["none", "ema", "swa"] = "ema"  # of the weights; swa holds the learning rate from its start on
+    unfreeze: tuple[int, ...] = (
+        0,
+        6,
+    )  # top layers that learn in the first epochs (0: the head alone); then all
+    averaging: Literal["none", "ema", "swa"] = (
+        "ema"  # of the weights; swa holds the learning rate from its start on
+    )
     averaging_start: float = Field(0.5, ge=0, lt=1)  # share of all steps
     ema_decay: float = Field(0.999, gt=0, lt=1)
     # the loss
     class_weights: Literal["none", "balanced"] = "none"
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     r_drop: float = Field(0.0, ge=0)  # weight of the divergence between two dropout masks
-    mixup: float = Field(0.0, ge=0)  # alpha of the Beta distribution that pooled embeddings are mixed with; 0 is off
-    multisample_dropout: int = Field(1, ge=1)  # dropout masks of the head that the loss is averaged over
-    adversarial: Literal["none", "embeddings", "weights"] = "none"  # what is perturbed for a second gradient
-    adversarial_epsilon: float = Field(0.01, gt=0)  # of the perturbation, relative to the norm of what it perturbs
+    mixup: float = Field(
+        0.0, ge=0
+    )  # alpha of the Beta distribution that pooled embeddings are mixed with; 0 is off
+    multisample_dropout: int = Field(
+        1, ge=1
+    )  # dropout masks of the head that the loss is averaged over
+    adversarial: Literal["none", "embeddings", "weights"] = (
+        "none"  # what is perturbed for a second gradient
+    )
+    adversarial_epsilon: float = Field(
+        0.01, gt=0
+    )  # of the perturbation, relative to the norm of what it perturbs
     # looking and stopping
     eval_steps: int = Field(100, ge=1)
     eval_rows: int | None = Field(None, ge=10)  # validation rows for early stopping; None takes all
@@ -180,20 +242,32 @@ class TrainingConfig(_Section):
     # the machine
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     gradient_checkpointing: bool = False
-    attention_kernel: Literal["model", "fused"] = "model"  # fused: DeBERTa on a GPU, with the package disentangled-flash
+    attention_kernel: Literal["model", "fused"] = (
+        "model"  # fused: DeBERTa on a GPU, with the package disentangled-flash
+    )
     compile: bool = False  # torch.compile
-    micro_batch_tokens: int | None = Field(None, ge=8)  # padded tokens in a micro-batch; None: 1,024 on a CPU, no bound on a GPU
-    activation_cache_gb: float = Field(4.0, ge=0)  # disk for what frozen layers give, computed once; 0 computes it every time
+    micro_batch_tokens: int | None = Field(
+        None, ge=8
+    )  # padded tokens in a micro-batch; None: 1,024 on a CPU, no bound on a GPU
+    activation_cache_gb: float = Field(
+        4.0, ge=0
+    )  # disk for what frozen layers give, computed once; 0 computes it every time
     processes: int = Field(1, ge=1)  # on this machine, each with its GPU or its share of the cores
-    launch_options: tuple[str, ...] = ()  # more words for the launcher (`accelerate launch`, on CPUs torchrun), for instance for several machines
+    launch_options: tuple[
+        str, ...
+    ] = ()  # more words for the launcher (`accelerate launch`, on CPUs torchrun), for instance for several machines
     threads: int | None = Field(None, ge=1)  # CPU threads; None leaves it to torch
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrainingConfig:
         if self.adversarial == "embeddings" and (self.frozen_layers or self.lora_rank):
-            raise ValueError("adversarial=embeddings needs embeddings that learn: set frozen_layers and lora_rank to 0, or adversarial to weights")
+            raise ValueError(
+                "adversarial=embeddings needs embeddings that learn: set frozen_layers and lora_rank to 0, or adversarial to weights"
+            )
         if self.lora_rank and (self.frozen_layers or self.unfreeze or self.layer_decay < 1):
-            raise ValueError("lora_rank trains small matrices in all layers alike: set frozen_layers to 0, unfreeze to [] and layer_decay to 1")
+            raise ValueError(
+                "lora_rank trains small matrices in all layers alike: set frozen_layers to 0, unfreeze to [] and layer_decay to 1"
+            )
         if min(self.unfreeze, default=0) < 0:
             raise ValueError(f"unfreeze counts layers from the top, 0 or more, got {self.unfreeze}")
         return self
@@ -202,7 +276,9 @@ class TrainingConfig(_Section):
 class LedgerConfig(_Section):
     """The trick ledger: each technique on and off, over the same seeds and rows."""
 
-    techniques: tuple[str, ...] = ()  # names in lib.training.ledger.TECHNIQUES; `all` takes every one
+    techniques: tuple[
+        str, ...
+    ] = ()  # names in lib.training.ledger.TECHNIQUES; `all` takes every one
     seeds: int = Field(3, ge=2)  # each draws its training rows, its head and its dropout
     train_rows: int = Field(4_000, ge=20)
     val_rows: int = Field(3_000, ge=20)
@@ -214,33 +290,55 @@ class CrossValidationConfig(_Section):
 
     folds: int = Field(5, ge=2)
     repeats: int = Field(1, ge=1)  # each deals the rows out anew
-    rows: int | None = Field(None, ge=20)  # a stratified sample of the training rows; None takes all
-    early_stopping_share: float = Field(0.1, gt=0, lt=0.5)  # of a fold's training rows, that stop the training: never the rows it is scored on
-    curve_draws: int = Field(3, ge=0)  # of each size of the learning curve, which takes all training rows; 0: no curve
-    members: dict[str, dict[str, Any]] = {"transformer": {}}  # name: training settings that differ from the run's, `seed` among them
+    rows: int | None = Field(
+        None, ge=20
+    )  # a stratified sample of the training rows; None takes all
+    early_stopping_share: float = Field(
+        0.1, gt=0, lt=0.5
+    )  # of a fold's training rows, that stop the training: never the rows it is scored on
+    curve_draws: int = Field(
+        3, ge=0
+    )  # of each size of the learning curve, which takes all training rows; 0: no curve
+    members: dict[str, dict[str, Any]] = {
+        "transformer": {}
+    }  # name: training settings that differ from the run's, `seed` among them
 
     @model_validator(mode="after")
     def _members_have_other_names(self) -> CrossValidationConfig:
         if taken := {"TF-IDF", "TF-IDF: naive Bayes", "searched"} & set(self.members):
-            raise ValueError(f"members has {min(taken)!r}, a name that the workbook gives itself: name it otherwise")
+            raise ValueError(
+                f"members has {min(taken)!r}, a name that the workbook gives itself: name it otherwise"
+            )
         return self
 
 
 class EnsembleConfig(_Section):
     """Several models as one, fitted on the out-of-fold probabilities of the cross-validation."""
 
-    methods: tuple[Literal["soft", "weighted", "greedy", "stacking"], ...] = Field(("soft", "weighted", "greedy", "stacking"), min_length=1)
+    methods: tuple[Literal["soft", "weighted", "greedy", "stacking"], ...] = Field(
+        ("soft", "weighted", "greedy", "stacking"), min_length=1
+    )
     calibration: Literal["none", "temperature", "vector"] = "temperature"
-    coverages: tuple[float, ...] = Field((0.8, 0.9, 0.95, 0.99), min_length=1)  # that prediction sets promise
+    coverages: tuple[float, ...] = Field(
+        (0.8, 0.9, 0.95, 0.99), min_length=1
+    )  # that prediction sets promise
     students: bool = True  # one model in place of several: distillation and a soup, three trainings on the cross-validation's rows
-    student_val_rows: int | None = Field(None, ge=20)  # a stratified sample of the validation rows that they are scored on; None takes all
-    teacher_share: float = Field(0.7, ge=0, le=1)  # of a student's labels that is the ensemble's probabilities; the rest is the label
-    teacher_temperature: float = Field(2.0, gt=0)  # above 1: the student hears more of the second-best classes
+    student_val_rows: int | None = Field(
+        None, ge=20
+    )  # a stratified sample of the validation rows that they are scored on; None takes all
+    teacher_share: float = Field(
+        0.7, ge=0, le=1
+    )  # of a student's labels that is the ensemble's probabilities; the rest is the label
+    teacher_temperature: float = Field(
+        2.0, gt=0
+    )  # above 1: the student hears more of the second-best classes
 
     @model_validator(mode="after")
     def _coverages_are_shares(self) -> EnsembleConfig:
         if not all(0 < coverage < 1 for coverage in self.coverages):
-            raise ValueError(f"coverages are shares of texts, between 0 and 1, got {self.coverages}")
+            raise ValueError(
+                f"coverages are shares of texts, between 0 and 1, got {self.coverages}"
+            )
         return self
 
 
@@ -257,11 +355,17 @@ class Range(_Section):
         if self.low >= self.high:
             raise ValueError(f"low is {self.low:g} and high {self.high:g}: low is the smaller one")
         if self.log and (self.low <= 0 or self.step):
-            raise ValueError(f"log needs a low above 0 and no step, found low {self.low:g} and step {self.step}")
+            raise ValueError(
+                f"log needs a low above 0 and no step, found low {self.low:g} and step {self.step}"
+            )
         if self.step and self.step > self.high - self.low:
-            raise ValueError(f"step {self.step:g} leads beyond high {self.high:g}: make it smaller, or leave it out")
+            raise ValueError(
+                f"step {self.step:g} leads beyond high {self.high:g}: make it smaller, or leave it out"
+            )
         if self.step and isinstance(self.low, int) and isinstance(self.high, int) and self.step % 1:
-            raise ValueError(f"step is {self.step:g} between whole numbers: make it whole, or write low as {float(self.low)}")
+            raise ValueError(
+                f"step is {self.step:g} between whole numbers: make it whole, or write low as {float(self.low)}"
+            )
         return self
 
 
@@ -278,18 +382,28 @@ class SearchConfig(_Section):
         "max_length": [256, 384],
     }
     sampler: Literal["tpe", "gp", "random"] = "tpe"  # what proposes settings
-    pruner: Literal["median", "hyperband", "none"] = "median"  # what stops a hopeless trial; it looks twice an epoch
-    rows: int | None = Field(2_000, ge=20)  # a stratified sample of the training rows; None takes all
-    nested_folds: int = Field(0, ge=0)  # each searches anew, to say how optimistic the search is; 0: none
+    pruner: Literal["median", "hyperband", "none"] = (
+        "median"  # what stops a hopeless trial; it looks twice an epoch
+    )
+    rows: int | None = Field(
+        2_000, ge=20
+    )  # a stratified sample of the training rows; None takes all
+    nested_folds: int = Field(
+        0, ge=0
+    )  # each searches anew, to say how optimistic the search is; 0: none
     cross_validate: bool = False  # the best settings join the cross-validation as member `searched`
     restart: bool = False  # a study of other rows or settings is deleted and begun anew; false: that is an error
 
     @model_validator(mode="after")
     def _can_be_searched(self) -> SearchConfig:
         if self.trials and not self.space:
-            raise ValueError("space is empty: name a training setting and its choices, or set trials to 0")
+            raise ValueError(
+                "space is empty: name a training setting and its choices, or set trials to 0"
+            )
         if self.nested_folds == 1:
-            raise ValueError("nested_folds is 1, and one fold leaves no rows to search on: set it to 0, or to 2 or more")
+            raise ValueError(
+                "nested_folds is 1, and one fold leaves no rows to search on: set it to 0, or to 2 or more"
+            )
         return self
 
 
@@ -305,8 +419,12 @@ class ComputeConfig(_Section):
     """Where folds, members and the trials of a search are trained."""
 
     engine: Literal["local", "ray"] = "local"
-    workers: int = Field(1, ge=1)  # processes of this machine that share its cores; also trials of a search at a time, which learn from those before
-    address: str = ""  # of a Ray cluster whose nodes share WORKBOOK_HOME; "" begins one on this machine
+    workers: int = Field(
+        1, ge=1
+    )  # processes of this machine that share its cores; also trials of a search at a time, which learn from those before
+    address: str = (
+        ""  # of a Ray cluster whose nodes share WORKBOOK_HOME; "" begins one on this machine
+    )
     cpus: float = Field(1.0, gt=0)  # that a training takes on Ray
     gpus: float = Field(0.0, ge=0)  # that a training takes on Ray; a fraction shares a GPU
 
@@ -317,7 +435,9 @@ class TrackingConfig(_Section):
     backend: Literal["mlflow", "none"] = "mlflow"
     uri: str = ""  # of a tracking server; "": a SQLite file in models/mlflow
     wandb: bool = False  # W&B too: pip install wandb
-    system_metrics: bool = True  # load of processor, memory, disk, network and GPU, every 10 seconds of a training
+    system_metrics: bool = (
+        True  # load of processor, memory, disk, network and GPU, every 10 seconds of a training
+    )
 
 
 class Config(_Section):
@@ -355,14 +475,24 @@ class Config(_Section):
     @property
     def fewer_folds(self) -> list[str]:
         """Return the settings, with their values, that deal rows into the fewest parts."""
-        fewest = {"labels.folds": 2, "cross_validation.folds": 2, "search.trials": 0, "cross_validation.curve_draws": 0}
+        fewest = {
+            "labels.folds": 2,
+            "cross_validation.folds": 2,
+            "search.trials": 0,
+            "cross_validation.curve_draws": 0,
+        }
         return [f"{key}={value}" for key, value in fewest.items() if self.value(key) != value]
 
     @model_validator(mode="after")
     def _members_can_be_trained(self) -> Config:
         for name in self.cross_validation.members:
-            if not isinstance(seed := self.cross_validation.members[name].get("seed", 0), int) or not 0 <= seed < 2**32:
-                raise ValueError(f"cross_validation.members: {name!r}: seed is a whole number from 0 on, found {seed!r}")
+            if (
+                not isinstance(seed := self.cross_validation.members[name].get("seed", 0), int)
+                or not 0 <= seed < 2**32
+            ):
+                raise ValueError(
+                    f"cross_validation.members: {name!r}: seed is a whole number from 0 on, found {seed!r}"
+                )
             self.member(name)
         return self
 
@@ -373,15 +503,23 @@ class Config(_Section):
 
     def member(self, name: str) -> TrainingConfig:
         """Return the training settings of a member of the cross-validation."""
-        found = {key: value for key, value in self.cross_validation.members[name].items() if key != "seed"}
+        found = {
+            key: value
+            for key, value in self.cross_validation.members[name].items()
+            if key != "seed"
+        }
         for key in found:
             if key not in TrainingConfig.model_fields:
                 known = ", ".join(TrainingConfig.model_fields)
-                raise ValueError(f"cross_validation.members: {name!r} sets {key!r}{closest(key, TrainingConfig.model_fields)}; a member sets seed, {known}")
+                raise ValueError(
+                    f"cross_validation.members: {name!r} sets {key!r}{closest(key, TrainingConfig.model_fields)}; a member sets seed, {known}"
+                )
         try:
             return TrainingConfig.model_validate(self.training.model_dump() | found)
         except ValidationError as error:
-            raise ValueError(f"cross_validation.members: {name!r}: {said(error.errors()[0])}") from None
+            raise ValueError(
+                f"cross_validation.members: {name!r}: {said(error.errors()[0])}"
+            ) from None
 
     @model_validator(mode="after")
     def _space_can_be_trained(self) -> Config:
@@ -394,25 +532,40 @@ class Config(_Section):
 
     def _searched(self, key: str, values: Any) -> tuple[Any, ...] | Range:
         if key not in TrainingConfig.model_fields or key == "eval_steps":
-            why = "is set by the search itself" if key == "eval_steps" else f"is no training setting{closest(key, TrainingConfig.model_fields)}"
+            why = (
+                "is set by the search itself"
+                if key == "eval_steps"
+                else f"is no training setting{closest(key, TrainingConfig.model_fields)}"
+            )
             raise ValueError(f"search.space: {key!r} {why}")
         try:
             if isinstance(values, dict):
-                ends = [self._trained_with(key, end) for end in (Range.model_validate(values).low, Range.model_validate(values).high)]
+                ends = [
+                    self._trained_with(key, end)
+                    for end in (Range.model_validate(values).low, Range.model_validate(values).high)
+                ]
                 if any(isinstance(end, bool) or not isinstance(end, int | float) for end in ends):
-                    raise ValueError(f"a range is for numbers, and it takes {ends[0]!r}: give a list of choices")
+                    raise ValueError(
+                        f"a range is for numbers, and it takes {ends[0]!r}: give a list of choices"
+                    )
                 return Range.model_validate(values | {"low": ends[0], "high": ends[1]})
             if not isinstance(values, list | tuple) or not values:
-                raise ValueError(f"give a list of choices, or {{low: .., high: ..}}; found {values!r}")
+                raise ValueError(
+                    f"give a list of choices, or {{low: .., high: ..}}; found {values!r}"
+                )
             return tuple(self._trained_with(key, value) for value in values)
         except ValidationError as error:
-            found = "; ".join(": ".join([*map(str, one["loc"]), _message(one)]) for one in error.errors())
+            found = "; ".join(
+                ": ".join([*map(str, one["loc"]), _message(one)]) for one in error.errors()
+            )
             raise ValueError(f"search.space.{key}: {found} (found {values!r})") from None
         except ValueError as error:
             raise ValueError(f"search.space.{key}: {error}") from None
 
     def _trained_with(self, key: str, value: Any) -> Any:
-        return getattr(TrainingConfig.model_validate(self.training.model_dump() | {key: value}), key)
+        return getattr(
+            TrainingConfig.model_validate(self.training.model_dump() | {key: value}), key
+        )
 
     @classmethod
     def load(cls, profile: str | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -430,7 +583,9 @@ class Config(_Section):
         """
         profile = profile or os.environ.get("WORKBOOK_PROFILE") or "quick"
         if profile not in profile_names():
-            raise WorkbookError(f"no profile {profile!r}{closest(profile, profile_names())}; there are {', '.join(profile_names())}")
+            raise WorkbookError(
+                f"no profile {profile!r}{closest(profile, profile_names())}; there are {', '.join(profile_names())}"
+            )
         settings = yaml.safe_load((PROFILES / f"{profile}.yaml").read_text(encoding="utf-8")) or {}
         for key, value in (overrides or {}).items():
             _set_dotted(settings, key, value)
@@ -486,12 +641,18 @@ def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
     for word in assignments:
         key, equals, value = word.partition("=")
         if not equals:
-            raise WorkbookError(f"--set takes key=value, found {word!r}; for instance --set training.epochs=3")
+            raise WorkbookError(
+                f"--set takes key=value, found {word!r}; for instance --set training.epochs=3"
+            )
         _check_key(key)
         try:
-            overrides[key] = "" if not value and Config(profile="").value(key) == "" else yaml.safe_load(value)
+            overrides[key] = (
+                "" if not value and Config(profile="").value(key) == "" else yaml.safe_load(value)
+            )
         except yaml.YAMLError:
-            raise WorkbookError(f"--set {key}: {value!r} is no YAML value; quote it, for instance --set {key}='\"{value}\"'") from None
+            raise WorkbookError(
+                f"--set {key}: {value!r} is no YAML value; quote it, for instance --set {key}='\"{value}\"'"
+            ) from None
     return overrides
 
 

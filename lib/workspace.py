@@ -26,10 +26,27 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parents[1]
 NOTEBOOKS = REPOSITORY / "notebooks"
 VERSIONED = (  # the packages whose versions a result depends on
-    *("torch", "transformers", "datasets", "accelerate", "scikit-learn", "numpy", "pandas", "scipy", "pyarrow", "cleanlab", "peft"),
+    *(
+        "torch",
+        "transformers",
+        "datasets",
+        "accelerate",
+        "scikit-learn",
+        "numpy",
+        "pandas",
+        "scipy",
+        "pyarrow",
+        "cleanlab",
+        "peft",
+    ),
     *("textdescriptives", "fg-data-profiling", "ftfy", "papermill", "matplotlib"),
 )
-PROCESSED, REVIEW, MODELS, REPORTS = "data/processed/{dataset}/{run}", "data/review/{dataset}", "models/{run}", "reports/{run}"
+PROCESSED, REVIEW, MODELS, REPORTS = (
+    "data/processed/{dataset}/{run}",
+    "data/review/{dataset}",
+    "models/{run}",
+    "reports/{run}",
+)
 AUGMENTED = "data/augmented/{dataset}/{run}"
 FILES = {  # every file that a notebook hands to another, or to a person: name -> (place, the notebook that writes it)
     "audit.json": (PROCESSED, "01_profile_data"),
@@ -120,7 +137,9 @@ class Workspace:
         """
         path = self.path(name)
         if not path.exists():
-            raise WorkbookError(f"{path} is not there yet: run {FILES[name][1]} first (run {self.run!r}, data {self.dataset!r})")
+            raise WorkbookError(
+                f"{path} is not there yet: run {FILES[name][1]} first (run {self.run!r}, data {self.dataset!r})"
+            )
         return path
 
 
@@ -136,7 +155,9 @@ def file_name(name: str) -> str:
     return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def open_run(*, profile: str, run: str, data: str, settings: Mapping[str, Any]) -> tuple[Config, Workspace]:
+def open_run(
+    *, profile: str, run: str, data: str, settings: Mapping[str, Any]
+) -> tuple[Config, Workspace]:
     """Validate a notebook's parameters and return its settings and folders.
 
     Parameters
@@ -155,7 +176,9 @@ def open_run(*, profile: str, run: str, data: str, settings: Mapping[str, Any]) 
     dataset = dataset_name(config.data.source)
     run = run or (dataset if data else config.profile)
     if not re.fullmatch(r"\w[\w.-]{0,99}", run):
-        raise WorkbookError(f"a run's name is letters, digits, '.', '_' and '-', 100 at most; found {run!r}")
+        raise WorkbookError(
+            f"a run's name is letters, digits, '.', '_' and '-', 100 at most; found {run!r}"
+        )
     return config, Workspace(dataset=dataset, run=run)
 
 
@@ -176,11 +199,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield scratch / path.name
         _replace(scratch / path.name, path)
     except PermissionError as error:
-        raise WorkbookError(f"cannot write {path}: no permission for {error.filename or path.parent}") from error
+        raise WorkbookError(
+            f"cannot write {path}: no permission for {error.filename or path.parent}"
+        ) from error
     except OSError as error:
-        if error.errno in (28, 122) or "No space left" in str(error):  # ENOSPC, EDQUOT; Arrow words it its own way
+        if error.errno in (28, 122) or "No space left" in str(
+            error
+        ):  # ENOSPC, EDQUOT; Arrow words it its own way
             free = shutil.disk_usage(path.parent).free / 1e6
-            raise WorkbookError(f"cannot write {path}: the disk is full ({free:.0f} MB free); nothing was changed, make room and run again") from error
+            raise WorkbookError(
+                f"cannot write {path}: the disk is full ({free:.0f} MB free); nothing was changed, make room and run again"
+            ) from error
         raise WorkbookError(f"cannot write {path}: {error}") from error
     finally:
         if scratch:
@@ -206,7 +235,9 @@ def write_table(table: pd.DataFrame, path: Path, *, facts: Mapping[str, Any] | N
     import pyarrow.parquet as pq
 
     arrow = pa.Table.from_pandas(table, preserve_index=False)
-    arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), b"workbook": json.dumps(dict(facts or {})).encode()})
+    arrow = arrow.replace_schema_metadata(
+        {**(arrow.schema.metadata or {}), b"workbook": json.dumps(dict(facts or {})).encode()}
+    )
     with atomic_path(path) as scratch:
         pq.write_table(arrow, scratch, compression="zstd")
 
@@ -233,7 +264,16 @@ def write_text(text: str, path: Path) -> None:
 
 def write_json(value: Any, path: Path) -> None:
     """Write JSON, whole or not at all; NumPy numbers become plain ones."""
-    write_text(json.dumps(value, indent=2, ensure_ascii=False, default=lambda x: x.item() if hasattr(x, "item") else str(x)) + "\n", path)
+    write_text(
+        json.dumps(
+            value,
+            indent=2,
+            ensure_ascii=False,
+            default=lambda x: x.item() if hasattr(x, "item") else str(x),
+        )
+        + "\n",
+        path,
+    )
 
 
 def read_json(path: Path) -> Any:
@@ -258,7 +298,11 @@ def text_fingerprint(text: str) -> str:
 def path_fingerprint(path: Path) -> str | None:
     """Return a SHA-256 over a file, or over all files of a folder with their names; None where there is nothing."""
     if path.is_dir():
-        parts = [(str(file.relative_to(path)), path_fingerprint(file)) for file in sorted(path.rglob("*")) if file.is_file()]
+        parts = [
+            (str(file.relative_to(path)), path_fingerprint(file))
+            for file in sorted(path.rglob("*"))
+            if file.is_file()
+        ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     if not path.exists():
         return None
@@ -268,8 +312,16 @@ def path_fingerprint(path: Path) -> str | None:
 
 def code_fingerprint() -> str:
     """Return a SHA-256 over the source of `lib`."""
-    files = sorted(file for file in (REPOSITORY / "lib").rglob("*") if file.is_file() and "__pycache__" not in file.parts)
-    return hashlib.sha256("".join(f"{file.relative_to(REPOSITORY)}{path_fingerprint(file)}" for file in files).encode()).hexdigest()
+    files = sorted(
+        file
+        for file in (REPOSITORY / "lib").rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    )
+    return hashlib.sha256(
+        "".join(
+            f"{file.relative_to(REPOSITORY)}{path_fingerprint(file)}" for file in files
+        ).encode()
+    ).hexdigest()
 
 
 def machine_facts() -> dict[str, Any]:
@@ -299,8 +351,12 @@ def commit() -> str | None:
     """Return the repository's commit, with "+changes" where files differ from it; None outside git."""
     git = ["git", "-C", str(REPOSITORY)]
     try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=30).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+        head = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=30
+        ).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=30
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
     return head + ("+changes" if changed else "")
@@ -309,7 +365,9 @@ def commit() -> str | None:
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
@@ -342,13 +400,36 @@ class Step:
 
 
 STEPS = (
-    Step("01_profile_data", "What is in this data?", ("data", "profiling", "split", "training.backbone", "training.max_length"), ("source",)),
-    Step("02_clean_and_split", "What must go, and does anything leak?", ("data", "cleaning", "split", "evaluation.confidence"), ("source",)),
-    Step("03_review_labels", "Which labels are wrong?", ("labels",), ("clean.parquet", "decisions.csv", "review_queue.csv")),
+    Step(
+        "01_profile_data",
+        "What is in this data?",
+        ("data", "profiling", "split", "training.backbone", "training.max_length"),
+        ("source",),
+    ),
+    Step(
+        "02_clean_and_split",
+        "What must go, and does anything leak?",
+        ("data", "cleaning", "split", "evaluation.confidence"),
+        ("source",),
+    ),
+    Step(
+        "03_review_labels",
+        "Which labels are wrong?",
+        ("labels",),
+        ("clean.parquet", "decisions.csv", "review_queue.csv"),
+    ),
     Step(
         "04_train_model",
         "What does the transformer add to a baseline?",
-        ("training", "ledger", "augmentation", "evaluation.n_resamples", "evaluation.confidence", "split.near_duplicate_threshold", "split.shingle_words"),
+        (
+            "training",
+            "ledger",
+            "augmentation",
+            "evaluation.n_resamples",
+            "evaluation.confidence",
+            "split.near_duplicate_threshold",
+            "split.shingle_words",
+        ),
         ("train.parquet", "val.parquet", "clean.parquet"),
     ),
     Step(
@@ -360,13 +441,35 @@ STEPS = (
     Step(
         "06_build_ensemble",
         "Are several models worth their cost?",
-        ("ensemble", "cross_validation", "search.cross_validate", "training", "evaluation.n_resamples", "evaluation.confidence"),
-        ("train.parquet", "val.parquet", "oof_probs.parquet", "best_settings.yaml", "baseline", "transformer"),
+        (
+            "ensemble",
+            "cross_validation",
+            "search.cross_validate",
+            "training",
+            "evaluation.n_resamples",
+            "evaluation.confidence",
+        ),
+        (
+            "train.parquet",
+            "val.parquet",
+            "oof_probs.parquet",
+            "best_settings.yaml",
+            "baseline",
+            "transformer",
+        ),
     ),
     Step(
         "07_evaluate_and_analyse_errors",
         "How good is it, and where does it fail?",
         ("evaluation", "training", "cross_validation", "search.cross_validate"),
-        ("test.parquet", "seal.json", "baseline", "transformer", "members", "ensemble.json", "best_settings.yaml"),
+        (
+            "test.parquet",
+            "seal.json",
+            "baseline",
+            "transformer",
+            "members",
+            "ensemble.json",
+            "best_settings.yaml",
+        ),
     ),
 )

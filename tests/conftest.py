@@ -106,4 +106,12 @@ def workbook(*words, home, cwd=None, **options):
     """Run the command line in a process of its own."""
     environment = {**os.environ, "WORKBOOK_HOME": str(home), **options.pop("env", {})}
     command = [sys.executable, "-m", "lib.delivery.cli", *map(str, words)]
-    return subprocess.run(command, env=environment, cwd=cwd or REPOSITORY, capture_output=True, text=True, timeout=600, **options)
+    return subprocess.run(
+        command,
+        env=environment,
+        cwd=cwd or REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        **options,
+    )

@@ -8,7 +8,9 @@ import pytest
 
 from tools import bootstrap
 
-needs_a_shell = pytest.mark.skipif(os.name == "nt", reason="stands in for Python with a shell script")
+needs_a_shell = pytest.mark.skipif(
+    os.name == "nt", reason="stands in for Python with a shell script"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +19,12 @@ def root(monkeypatch, tmp_path):
     (tmp_path / "pyproject.toml").write_text("[project]\n")
     (tmp_path / "constraints.txt").write_text("numpy==1.26.4\n")
     venv = tmp_path / ".venv"
-    for name, value in {"ROOT": tmp_path, "VENV": venv, "STAMP": venv / "installed", "PYTHON": Path(sys.executable)}.items():
+    for name, value in {
+        "ROOT": tmp_path,
+        "VENV": venv,
+        "STAMP": venv / "installed",
+        "PYTHON": Path(sys.executable),
+    }.items():
         monkeypatch.setattr(bootstrap, name, value)
     return tmp_path
 
@@ -38,7 +45,9 @@ def test_a_python_that_fits_is_no_problem(version):
     assert bootstrap.interpreter_problem(version) is None
 
 
-@pytest.mark.parametrize(("version", "found"), [((3, 10), "3.10"), ((3, 13), "3.13"), ((2, 7), "2.7"), ((4, 0), "4.0")])
+@pytest.mark.parametrize(
+    ("version", "found"), [((3, 10), "3.10"), ((3, 13), "3.13"), ((2, 7), "2.7"), ((4, 0), "4.0")]
+)
 def test_a_python_that_does_not_fit_is_named(version, found):
     problem = bootstrap.interpreter_problem(version)
     assert problem.startswith(f"Python {found} found, 3.11 or 3.12 needed")
@@ -50,12 +59,19 @@ def test_a_python_that_does_not_fit_is_named(version, found):
 def test_a_small_disk_is_a_problem_and_a_gpus_libraries_need_more(monkeypatch, root, gpu, needed):
     monkeypatch.setattr(bootstrap.shutil, "which", lambda name: gpu)
     assert bootstrap.disk_problem(needed * 10**9 + 1) is None
-    assert bootstrap.disk_problem(needed * 10**9 - 10**8) == f"{needed - 0.1:.1f} GB free in {root}, {needed} GB needed; make room, or clone to a larger disk"
+    assert (
+        bootstrap.disk_problem(needed * 10**9 - 10**8)
+        == f"{needed - 0.1:.1f} GB free in {root}, {needed} GB needed; make room, or clone to a larger disk"
+    )
 
 
 def test_the_disk_is_measured_where_the_repository_is(monkeypatch, root):
     asked = []
-    monkeypatch.setattr(bootstrap.shutil, "disk_usage", lambda path: asked.append(path) or SimpleNamespace(free=10**9))
+    monkeypatch.setattr(
+        bootstrap.shutil,
+        "disk_usage",
+        lambda path: asked.append(path) or SimpleNamespace(free=10**9),
+    )
     assert bootstrap.disk_problem().startswith(f"1.0 GB free in {root}")
     assert asked == [root]
 
@@ -91,7 +107,11 @@ def test_a_python_that_no_longer_runs_is_not_current(monkeypatch, root):
 @pytest.fixture
 def pip_alone(monkeypatch):
     """Take away what the machine tells pip, and keep proxies out of the way."""
-    for name in [name for name in os.environ if name.upper().startswith("PIP_") or name.upper().endswith("_PROXY")]:
+    for name in [
+        name
+        for name in os.environ
+        if name.upper().startswith("PIP_") or name.upper().endswith("_PROXY")
+    ]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_DISABLE_PIP_VERSION_CHECK", "1")
@@ -109,8 +129,13 @@ def test_an_index_that_has_the_probe_is_no_problem(monkeypatch, pip_alone, tmp_p
     name, version = bootstrap.PROBE.split("==")
     info = f"{name}-{version}.dist-info"
     with zipfile.ZipFile(tmp_path / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
-        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: by hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        )
+        wheel.writestr(
+            f"{info}/WHEEL",
+            "Wheel-Version: 1.0\nGenerator: by hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
         wheel.writestr(f"{info}/RECORD", "")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
@@ -120,8 +145,15 @@ def test_an_index_that_has_the_probe_is_no_problem(monkeypatch, pip_alone, tmp_p
 @needs_a_shell
 def test_a_venv_that_cannot_be_made_is_said_in_one_line(monkeypatch, root):
     monkeypatch.setattr(bootstrap, "PYTHON", root / "nothing")
-    monkeypatch.setattr(sys, "executable", str(stand_in(root / "bare", "echo two; echo ensurepip is not available >&2; exit 1")))
-    assert bootstrap.venv_problem() == f"cannot make {root / '.venv'} (ensurepip is not available); on Debian and Ubuntu: apt install python3-venv"
+    monkeypatch.setattr(
+        sys,
+        "executable",
+        str(stand_in(root / "bare", "echo two; echo ensurepip is not available >&2; exit 1")),
+    )
+    assert (
+        bootstrap.venv_problem()
+        == f"cannot make {root / '.venv'} (ensurepip is not available); on Debian and Ubuntu: apt install python3-venv"
+    )
 
 
 def test_a_venv_that_runs_is_kept(root):
@@ -132,14 +164,21 @@ def test_a_venv_that_runs_is_kept(root):
 
 @pytest.mark.parametrize(
     ("limit", "words"),
-    [({"OLDEST": (99, 0)}, "setup: Python "), ({"DISK_GB": {"posix-cpu": 10**9, "posix-cuda": 10**9}}, "GB needed; make room")],
+    [
+        ({"OLDEST": (99, 0)}, "setup: Python "),
+        ({"DISK_GB": {"posix-cpu": 10**9, "posix-cuda": 10**9}}, "GB needed; make room"),
+    ],
     ids=["python", "disk"],
 )
-def test_main_says_a_problem_in_one_line_and_creates_nothing(monkeypatch, root, capsys, limit, words):
+def test_main_says_a_problem_in_one_line_and_creates_nothing(
+    monkeypatch, root, capsys, limit, words
+):
     for name, value in {**limit, "PYTHON": root / ".venv" / "bin" / "python"}.items():
         monkeypatch.setattr(bootstrap, name, value)
     for start in ("run", "Popen"):
-        monkeypatch.setattr(bootstrap.subprocess, start, lambda command, **_: pytest.fail(f"started {command}"))
+        monkeypatch.setattr(
+            bootstrap.subprocess, start, lambda command, **_: pytest.fail(f"started {command}")
+        )
     before = sorted(path.name for path in root.iterdir())
     assert bootstrap.main() == 1
     said = capsys.readouterr()
@@ -150,10 +189,14 @@ def test_main_says_a_problem_in_one_line_and_creates_nothing(monkeypatch, root, 
     assert sorted(path.name for path in root.iterdir()) == before
 
 
-def test_main_stops_before_installing_where_the_index_cannot_be_reached(monkeypatch, capsys, pip_alone):
+def test_main_stops_before_installing_where_the_index_cannot_be_reached(
+    monkeypatch, capsys, pip_alone
+):
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/")
     monkeypatch.setattr(bootstrap, "DISK_GB", dict.fromkeys(bootstrap.DISK_GB, 0))
-    monkeypatch.setattr(bootstrap, "install", lambda: pytest.fail("installed in spite of the problem"))
+    monkeypatch.setattr(
+        bootstrap, "install", lambda: pytest.fail("installed in spite of the problem")
+    )
     assert bootstrap.main() == 1
     said = capsys.readouterr()
     assert (said.out, said.err.count("\n")) == ("", 1)
@@ -169,7 +212,11 @@ def test_main_does_nothing_where_all_is_current(monkeypatch, capsys):
 
 @needs_a_shell
 def test_an_install_is_stamped_when_it_is_whole(monkeypatch, root, capfd):
-    monkeypatch.setattr(bootstrap, "PYTHON", stand_in(root / "python", f'echo "$@" >> {root / "calls"}; echo a warning >&2'))
+    monkeypatch.setattr(
+        bootstrap,
+        "PYTHON",
+        stand_in(root / "python", f'echo "$@" >> {root / "calls"}; echo a warning >&2'),
+    )
     bootstrap.VENV.mkdir()
     assert bootstrap.install() == 0
     assert bootstrap.is_current()
@@ -181,7 +228,11 @@ def test_an_install_is_stamped_when_it_is_whole(monkeypatch, root, capfd):
 
 @needs_a_shell
 def test_a_failed_install_leaves_no_stamp(monkeypatch, root, capfd):
-    monkeypatch.setattr(bootstrap, "PYTHON", stand_in(root / "python", f'echo "$@" >> {root / "calls"}; echo no space left >&2; exit 1'))
+    monkeypatch.setattr(
+        bootstrap,
+        "PYTHON",
+        stand_in(root / "python", f'echo "$@" >> {root / "calls"}; echo no space left >&2; exit 1'),
+    )
     bootstrap.VENV.mkdir()
     assert bootstrap.install() == 1
     assert not bootstrap.STAMP.exists()

@@ -7,7 +7,13 @@ from lib.checks import takeaway, verdict
 
 @pytest.mark.parametrize(
     ("value", "bounds"),
-    [(0, {"at_most": 0}), (0.9, {"at_least": 0.9}), (3, {"at_least": 1, "at_most": 5}), (-2.5, {}), (math.inf, {"at_least": 1.0})],
+    [
+        (0, {"at_most": 0}),
+        (0.9, {"at_least": 0.9}),
+        (3, {"at_least": 1, "at_most": 5}),
+        (-2.5, {}),
+        (math.inf, {"at_least": 1.0}),
+    ],
 )
 def test_a_value_on_or_within_its_bounds_holds(value, bounds):
     assert verdict("Score", value, **bounds).kind == "held"
@@ -27,7 +33,9 @@ def test_a_value_out_of_bounds_is_an_error_in_words(value, bounds, words):
         verdict("Score", value, **bounds)
 
 
-@pytest.mark.parametrize("bounds", [{}, {"at_most": 1.0}, {"at_least": 0.0}, {"at_least": 0.0, "at_most": 1.0}])
+@pytest.mark.parametrize(
+    "bounds", [{}, {"at_most": 1.0}, {"at_least": 0.0}, {"at_least": 0.0, "at_most": 1.0}]
+)
 def test_nan_fails_whatever_the_bounds(bounds):
     with pytest.raises(AssertionError, match="Score: nan"):
         verdict("Score", math.nan, **bounds)
@@ -46,7 +54,10 @@ def test_n_of_zero_is_shown():
 
 def test_html_is_escaped_and_plain_text_is_not():
     said = takeaway('<b>5 < 6</b> & "more"')
-    assert said._repr_html_() == '<p class="takeaway note">&lt;b&gt;5 &lt; 6&lt;/b&gt; &amp; &quot;more&quot;</p>'
+    assert (
+        said._repr_html_()
+        == '<p class="takeaway note">&lt;b&gt;5 &lt; 6&lt;/b&gt; &amp; &quot;more&quot;</p>'
+    )
     assert repr(said) == '<b>5 < 6</b> & "more"'
 
 

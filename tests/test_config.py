@@ -34,9 +34,24 @@ def test_every_profile_loads_with_the_values_of_its_file(name):
 
 def test_base_is_the_published_recipe():
     training = Config.load("base").training
-    assert (training.backbone, training.learning_rate, training.epochs, training.batch_size) == ("microsoft/deberta-v3-base", 3e-5, 5.0, 32)
-    assert (training.weight_decay, training.warmup_share, training.max_length, training.patience, training.max_grad_norm) == (0.01, 0.1, 256, 3, 1.0)
-    assert (training.gradient_checkpointing, training.eval_steps, training.precision) == (False, 100, "auto")
+    assert (training.backbone, training.learning_rate, training.epochs, training.batch_size) == (
+        "microsoft/deberta-v3-base",
+        3e-5,
+        5.0,
+        32,
+    )
+    assert (
+        training.weight_decay,
+        training.warmup_share,
+        training.max_length,
+        training.patience,
+        training.max_grad_norm,
+    ) == (0.01, 0.1, 256, 3, 1.0)
+    assert (training.gradient_checkpointing, training.eval_steps, training.precision) == (
+        False,
+        100,
+        "auto",
+    )
 
 
 def test_quick_is_the_profile_where_none_is_named(monkeypatch):
@@ -53,7 +68,10 @@ def test_the_environment_names_the_profile_and_an_argument_beats_it(monkeypatch)
 
 
 def test_an_unknown_profile_names_the_closest_and_lists_all():
-    with pytest.raises(WorkbookError, match=r"no profile 'quik' \(did you mean 'quick'\?\); there are base, .*smoke"):
+    with pytest.raises(
+        WorkbookError,
+        match=r"no profile 'quik' \(did you mean 'quick'\?\); there are base, .*smoke",
+    ):
         Config.load("quik")
 
 
@@ -64,8 +82,16 @@ def test_an_unknown_profile_in_the_environment_is_an_error(monkeypatch):
 
 
 def test_overrides_are_laid_over_the_profile():
-    loaded = Config.load("smoke", {"training.epochs": 7, "seed": 3, "split.shares": [0.8, 0.1, 0.1], "data.rows": None})
-    assert (loaded.training.epochs, loaded.seed, loaded.split.shares, loaded.data.rows) == (7.0, 3, (0.8, 0.1, 0.1), None)
+    loaded = Config.load(
+        "smoke",
+        {"training.epochs": 7, "seed": 3, "split.shares": [0.8, 0.1, 0.1], "data.rows": None},
+    )
+    assert (loaded.training.epochs, loaded.seed, loaded.split.shares, loaded.data.rows) == (
+        7.0,
+        3,
+        (0.8, 0.1, 0.1),
+        None,
+    )
     assert loaded.training.backbone == "tiny"
     assert loaded.labels.folds == 3
 
@@ -76,11 +102,15 @@ def test_an_override_does_not_outlive_its_call():
 
 
 def test_a_misspelt_override_names_the_closest_key():
-    with pytest.raises(WorkbookError, match=r"no setting 'training.epoch' \(did you mean 'training.epochs'\?\)"):
+    with pytest.raises(
+        WorkbookError, match=r"no setting 'training.epoch' \(did you mean 'training.epochs'\?\)"
+    ):
         Config.load("smoke", {"training.epoch": 3})
 
 
-@pytest.mark.parametrize("key", ["profile", "training", "training.", "epochs", "", "training.epochs.x"])
+@pytest.mark.parametrize(
+    "key", ["profile", "training", "training.", "epochs", "", "training.epochs.x"]
+)
 def test_a_key_that_is_no_single_setting_is_refused(key):
     with pytest.raises(WorkbookError, match="no setting"):
         Config.load("smoke", {key: 3})
@@ -117,7 +147,15 @@ def test_a_value_out_of_range_names_the_key_the_bound_and_what_was_found(key, va
     assert f"(found {value!r})" in str(caught.value)
 
 
-@pytest.mark.parametrize("bounds", [("training.max_length", 8), ("training.max_length", 512), ("split.near_duplicate_threshold", 1.0), ("seed", 2**32 - 1)])
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        ("training.max_length", 8),
+        ("training.max_length", 512),
+        ("split.near_duplicate_threshold", 1.0),
+        ("seed", 2**32 - 1),
+    ],
+)
 def test_a_value_on_its_bound_is_taken(bounds):
     key, value = bounds
     assert Config.load("smoke", {key: value}).value(key) == value
@@ -129,7 +167,14 @@ def test_shares_that_do_not_sum_to_one_are_refused(shares):
         Config.load("smoke", {"split.shares": shares})
 
 
-@pytest.mark.parametrize(("key", "value"), [("split.shares", [math.nan] * 3), ("training.epochs", math.inf), ("training.learning_rate", math.inf)])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("split.shares", [math.nan] * 3),
+        ("training.epochs", math.inf),
+        ("training.learning_rate", math.inf),
+    ],
+)
 def test_what_is_no_finite_number_is_refused(key, value):
     with pytest.raises(WorkbookError, match=key.split(".", maxsplit=1)[0]):
         Config.load("smoke", {key: value})
@@ -142,7 +187,9 @@ def test_all_wrong_values_are_named_at_once():
 
 def test_a_misspelt_key_in_a_profile_file_is_an_error(own_profiles):
     (own_profiles / "mine.yaml").write_text("training: {epoch: 3}\n", encoding="utf-8")
-    with pytest.raises(WorkbookError, match=r"no setting 'training.epoch' \(did you mean 'training.epochs'\?\)"):
+    with pytest.raises(
+        WorkbookError, match=r"no setting 'training.epoch' \(did you mean 'training.epochs'\?\)"
+    ):
         Config.load("mine")
 
 
@@ -182,7 +229,14 @@ def test_closest_offers_a_near_name_and_no_far_one():
 
 
 def test_overrides_of_a_command_line_are_read_as_yaml():
-    words = ["training.epochs=3", "data.merge_labels=true", "split.shares=[0.8, 0.1, 0.1]", "data.rows=", "data.source=hub:ag_news", "data.encoding=a=b"]
+    words = [
+        "training.epochs=3",
+        "data.merge_labels=true",
+        "split.shares=[0.8, 0.1, 0.1]",
+        "data.rows=",
+        "data.source=hub:ag_news",
+        "data.encoding=a=b",
+    ]
     assert parse_overrides(words) == {
         "training.epochs": 3,
         "data.merge_labels": True,
@@ -194,7 +248,12 @@ def test_overrides_of_a_command_line_are_read_as_yaml():
 
 
 def test_a_learning_rate_without_a_point_reaches_the_setting():
-    assert Config.load("smoke", parse_overrides(["training.learning_rate=5e-5"])).training.learning_rate == 5e-5
+    assert (
+        Config.load(
+            "smoke", parse_overrides(["training.learning_rate=5e-5"])
+        ).training.learning_rate
+        == 5e-5
+    )
 
 
 def test_the_last_of_two_assignments_counts():
@@ -202,12 +261,17 @@ def test_the_last_of_two_assignments_counts():
 
 
 def test_an_assignment_without_an_equals_sign_shows_how_it_is_written():
-    with pytest.raises(WorkbookError, match=r"key=value, found 'training.epochs'; for instance --set training.epochs=3"):
+    with pytest.raises(
+        WorkbookError,
+        match=r"key=value, found 'training.epochs'; for instance --set training.epochs=3",
+    ):
         parse_overrides(["training.epochs"])
 
 
 def test_an_assignment_to_an_unknown_key_names_the_closest():
-    with pytest.raises(WorkbookError, match=r"no setting 'labels.fold' \(did you mean 'labels.folds'\?\)"):
+    with pytest.raises(
+        WorkbookError, match=r"no setting 'labels.fold' \(did you mean 'labels.folds'\?\)"
+    ):
         parse_overrides(["labels.fold=2"])
 
 
@@ -220,11 +284,23 @@ def test_a_value_that_is_no_yaml_is_an_error_that_names_the_key(word):
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"adversarial": "embeddings", "frozen_layers": 1}, "adversarial=embeddings needs embeddings that learn"),
-        ({"adversarial": "embeddings", "lora_rank": 4, "unfreeze": []}, "adversarial=embeddings needs embeddings that learn"),
-        ({"lora_rank": 4, "frozen_layers": 1, "unfreeze": []}, "lora_rank trains small matrices in all layers alike"),
+        (
+            {"adversarial": "embeddings", "frozen_layers": 1},
+            "adversarial=embeddings needs embeddings that learn",
+        ),
+        (
+            {"adversarial": "embeddings", "lora_rank": 4, "unfreeze": []},
+            "adversarial=embeddings needs embeddings that learn",
+        ),
+        (
+            {"lora_rank": 4, "frozen_layers": 1, "unfreeze": []},
+            "lora_rank trains small matrices in all layers alike",
+        ),
         ({"lora_rank": 4, "unfreeze": [0]}, "lora_rank trains small matrices in all layers alike"),
-        ({"lora_rank": 4, "unfreeze": [], "layer_decay": 0.9}, "lora_rank trains small matrices in all layers alike"),
+        (
+            {"lora_rank": 4, "unfreeze": [], "layer_decay": 0.9},
+            "lora_rank trains small matrices in all layers alike",
+        ),
         ({"unfreeze": [0, -1]}, r"unfreeze counts layers from the top, 0 or more, got \(0, -1\)"),
     ],
 )
@@ -243,15 +319,40 @@ def test_training_settings_that_do_not_go_together_are_refused(settings, reason)
     ],
 )
 def test_training_settings_that_go_together_are_taken(settings):
-    training = Config.load("base", {f"training.{name}": value for name, value in settings.items()}).training
-    assert {name: value for name, value in training.model_dump(mode="json").items() if name in settings} == settings
+    training = Config.load(
+        "base", {f"training.{name}": value for name, value in settings.items()}
+    ).training
+    assert {
+        name: value for name, value in training.model_dump(mode="json").items() if name in settings
+    } == settings
 
 
 def test_the_default_training_is_the_recipe_for_a_pretrained_model():
     training = TrainingConfig()
-    assert (training.unfreeze, training.averaging, training.averaging_start, training.ema_decay) == ((0, 6), "ema", 0.5, 0.999)
-    off = {"pooling": "cls", "reinit_layers": 0, "lora_rank": 0, "pretraining_epochs": 0, "truncation": "head", "layer_decay": 1, "frozen_layers": 0}
-    off |= {"class_weights": "none", "label_smoothing": 0, "r_drop": 0, "mixup": 0, "multisample_dropout": 1, "adversarial": "none", "processes": 1}
+    assert (
+        training.unfreeze,
+        training.averaging,
+        training.averaging_start,
+        training.ema_decay,
+    ) == ((0, 6), "ema", 0.5, 0.999)
+    off = {
+        "pooling": "cls",
+        "reinit_layers": 0,
+        "lora_rank": 0,
+        "pretraining_epochs": 0,
+        "truncation": "head",
+        "layer_decay": 1,
+        "frozen_layers": 0,
+    }
+    off |= {
+        "class_weights": "none",
+        "label_smoothing": 0,
+        "r_drop": 0,
+        "mixup": 0,
+        "multisample_dropout": 1,
+        "adversarial": "none",
+        "processes": 1,
+    }
     assert {name: value for name, value in training.model_dump().items() if name in off} == off
 
 
@@ -259,8 +360,14 @@ def test_the_default_training_is_the_recipe_for_a_pretrained_model():
     ("overrides", "message"),
     [
         ({"search.space": {"lr": [1]}}, "search.space: 'lr' is no training setting"),
-        ({"cross_validation.members": {"x": {"epochs": -1}}}, "cross_validation.members: 'x': epochs: Input should be greater than 0 (found -1)"),
-        ({"cross_validation.members": {"searched": {}}}, "cross_validation: members has 'searched', a name that the workbook gives itself: name it otherwise"),
+        (
+            {"cross_validation.members": {"x": {"epochs": -1}}},
+            "cross_validation.members: 'x': epochs: Input should be greater than 0 (found -1)",
+        ),
+        (
+            {"cross_validation.members": {"searched": {}}},
+            "cross_validation: members has 'searched', a name that the workbook gives itself: name it otherwise",
+        ),
         (
             {"training.lora_rank": 4},
             "training: lora_rank trains small matrices in all layers alike: set frozen_layers to 0, unfreeze to [] and layer_decay to 1",
@@ -275,23 +382,50 @@ def test_the_default_training_is_the_recipe_for_a_pretrained_model():
         ),
     ],
 )
-def test_an_error_of_several_settings_says_what_is_wrong_and_not_the_whole_configuration(overrides, message):
+def test_an_error_of_several_settings_says_what_is_wrong_and_not_the_whole_configuration(
+    overrides, message
+):
     with pytest.raises(WorkbookError) as caught:
         Config.load("base", overrides)
     assert str(caught.value) == message
 
 
 def test_nothing_behind_the_equals_sign_is_the_empty_text_where_that_is_the_default():
-    assert parse_overrides(["tracking.uri=", "training.head_seed="]) == {"tracking.uri": "", "training.head_seed": None}
+    assert parse_overrides(["tracking.uri=", "training.head_seed="]) == {
+        "tracking.uri": "",
+        "training.head_seed": None,
+    }
     assert Config.load("base", parse_overrides(["tracking.uri="])).tracking.uri == ""
 
 
 @pytest.mark.parametrize(
     ("overrides", "n_folds", "fewer"),
     [
-        ({}, 5, ["labels.folds=2", "cross_validation.folds=2", "search.trials=0", "cross_validation.curve_draws=0"]),
-        ({"cross_validation.folds": 7, "search.trials": 0}, 7, ["labels.folds=2", "cross_validation.folds=2", "cross_validation.curve_draws=0"]),
-        ({"labels.folds": 2, "cross_validation.folds": 3, "search.trials": 0, "cross_validation.curve_draws": 0}, 3, ["cross_validation.folds=2"]),
+        (
+            {},
+            5,
+            [
+                "labels.folds=2",
+                "cross_validation.folds=2",
+                "search.trials=0",
+                "cross_validation.curve_draws=0",
+            ],
+        ),
+        (
+            {"cross_validation.folds": 7, "search.trials": 0},
+            7,
+            ["labels.folds=2", "cross_validation.folds=2", "cross_validation.curve_draws=0"],
+        ),
+        (
+            {
+                "labels.folds": 2,
+                "cross_validation.folds": 3,
+                "search.trials": 0,
+                "cross_validation.curve_draws": 0,
+            },
+            3,
+            ["cross_validation.folds=2"],
+        ),
     ],
 )
 def test_the_most_parts_that_a_class_is_dealt_into(overrides, n_folds, fewer):

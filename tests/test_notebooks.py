@@ -22,7 +22,9 @@ EVERY_NOTEBOOK = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.st
 
 
 def cells(path, kind=None):
-    return [cell for cell in nbformat.read(path, as_version=4).cells if kind in (None, cell.cell_type)]
+    return [
+        cell for cell in nbformat.read(path, as_version=4).cells if kind in (None, cell.cell_type)
+    ]
 
 
 def test_steps_and_notebooks_are_the_same():
@@ -51,7 +53,13 @@ def test_parameters_cell_is_plain(path):
 @EVERY_NOTEBOOK
 def test_sections_are_questions_with_prose_between_code(path):
     found = cells(path)
-    heads = [line for cell in found if cell.cell_type == "markdown" for line in cell.source.splitlines() if line.startswith("## ")]
+    heads = [
+        line
+        for cell in found
+        if cell.cell_type == "markdown"
+        for line in cell.source.splitlines()
+        if line.startswith("## ")
+    ]
     assert heads
     assert all(head.endswith("?") or "?" in head for head in heads), heads
     kinds = "".join("c" if cell.cell_type == "code" else "m" for cell in found)
@@ -62,7 +70,9 @@ def test_sections_are_questions_with_prose_between_code(path):
 @EVERY_NOTEBOOK
 def test_code_has_no_magic_no_class_no_long_function(path):
     for cell in cells(path, "code"):
-        assert not re.search(r"^\s*[%!]|^\s*from .* import \*", cell.source, re.MULTILINE), cell.source
+        assert not re.search(r"^\s*[%!]|^\s*from .* import \*", cell.source, re.MULTILINE), (
+            cell.source
+        )
         assert len(cell.source.splitlines()) <= 24, cell.source
         for node in ast.walk(ast.parse(cell.source)):
             assert not isinstance(node, ast.ClassDef | ast.FunctionDef), cell.source
@@ -73,7 +83,9 @@ def test_stored_outputs_are_invariants_that_nbval_compares(path):
     for cell in cells(path, "code"):
         if "keep_output" in cell.metadata.get("tags", []):
             assert cell.source.startswith("# NBVAL_CHECK_OUTPUT"), cell.source
-            assert cell.outputs and "text/plain" in cell.outputs[0]["data"], "run the notebook and store this output"
+            assert cell.outputs and "text/plain" in cell.outputs[0]["data"], (
+                "run the notebook and store this output"
+            )
         else:
             assert not cell.outputs and cell.execution_count is None
 
@@ -82,13 +94,19 @@ def test_stored_outputs_are_invariants_that_nbval_compares(path):
 def test_every_profile_loads_and_reaches_the_notebooks(name):
     config = Config.load(name)
     used = {name.split(".")[0] for step in STEPS for name in step.settings}
-    assert {key.split(".")[0] for key in config.flat() if "." in key} - {"tracking", "compute"} == used  # no result depends on these
+    assert {key.split(".")[0] for key in config.flat() if "." in key} - {
+        "tracking",
+        "compute",
+    } == used  # no result depends on these
     for path in PATHS:
         assert notebook_parameters(path) == ["profile", "run", "data", "settings"]
 
 
 def test_a_misspelt_parameter_names_the_closest():
-    with pytest.raises(WorkbookError, match=r"02_clean_and_split has no parameter 'profle' \(did you mean 'profile'\?\)"):
+    with pytest.raises(
+        WorkbookError,
+        match=r"02_clean_and_split has no parameter 'profle' \(did you mean 'profile'\?\)",
+    ):
         check_parameters("02_clean_and_split", {"profle": "smoke"})
 
 
@@ -97,9 +115,17 @@ def test_nbval_runs_all_notebooks_with_the_results_of_the_runner(make_home, smok
     """nbval starts kernels in notebooks/, papermill where it is called: the same files come out, to the last digit."""
     folder = make_home("nbval")
     options = "--nbval-lax --nbval-current-env --nbval-cell-timeout=300 -p no:xdist -p no:cacheprovider -q -o addopts=".split()
-    command = [sys.executable, "-m", "pytest", *options, *(f"notebooks/{path.name}" for path in PATHS)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        *options,
+        *(f"notebooks/{path.name}" for path in PATHS),
+    ]
     environment = {**os.environ, "WORKBOOK_PROFILE": "smoke", "WORKBOOK_HOME": str(folder)}
-    finished = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=600)
+    finished = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=600
+    )
     assert finished.returncode == 0, finished.stdout[-4000:]
     n_cells = sum(len(cells(path, "code")) for path in PATHS)
     assert f"{n_cells} passed" in finished.stdout
@@ -109,5 +135,11 @@ def test_nbval_runs_all_notebooks_with_the_results_of_the_runner(make_home, smok
 def assert_same_results(one, other):
     place = "reports/smoke/metrics.json"
     assert workspace.read_json(one / place) == workspace.read_json(other / place)
-    for name in ("models/smoke/val_probs.parquet", "models/smoke/test_probs.parquet", "data/processed/docstrings/smoke/label_issues.parquet"):
-        pd.testing.assert_frame_equal(workspace.read_table(one / name), workspace.read_table(other / name), check_exact=True)
+    for name in (
+        "models/smoke/val_probs.parquet",
+        "models/smoke/test_probs.parquet",
+        "data/processed/docstrings/smoke/label_issues.parquet",
+    ):
+        pd.testing.assert_frame_equal(
+            workspace.read_table(one / name), workspace.read_table(other / name), check_exact=True
+        )

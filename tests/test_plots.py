@@ -6,7 +6,15 @@ import pytest
 
 from lib import plots
 
-NASTY = ["$", "$x_{1$ and $\\alpha", "C:\\dir_$HOME", "a long name of many words that goes on and on, " * 5, "<b>&amp;</b>", "", "文字"]
+NASTY = [
+    "$",
+    "$x_{1$ and $\\alpha",
+    "C:\\dir_$HOME",
+    "a long name of many words that goes on and on, " * 5,
+    "<b>&amp;</b>",
+    "",
+    "文字",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +25,9 @@ def _no_figure_is_left():
 
 def titles(ax):
     figure = ax.figure.get_suptitle()
-    return " | ".join([figure, *(panel.get_title(loc) for panel in ax.figure.axes for loc in ("left", "center"))])
+    return " | ".join(
+        [figure, *(panel.get_title(loc) for panel in ax.figure.axes for loc in ("left", "center"))]
+    )
 
 
 def balance(names, counts):
@@ -26,7 +36,9 @@ def balance(names, counts):
 
 
 def square(names):
-    return pd.DataFrame(np.arange(len(names) ** 2).reshape(len(names), -1), index=names, columns=names)
+    return pd.DataFrame(
+        np.arange(len(names) ** 2).reshape(len(names), -1), index=names, columns=names
+    )
 
 
 def scores(names, models=("baseline", "transformer")):
@@ -48,7 +60,9 @@ def history():
 
 
 def features(names):
-    return pd.DataFrame({"a": np.arange(4.0 * len(names)), "b": [np.nan, *np.ones(4 * len(names) - 1)]}), pd.Series(names * 4)
+    return pd.DataFrame(
+        {"a": np.arange(4.0 * len(names)), "b": [np.nan, *np.ones(4 * len(names) - 1)]}
+    ), pd.Series(names * 4)
 
 
 def reliability_table():
@@ -73,19 +87,60 @@ def search_trials():
 FIGURES = {
     "class_balance": (lambda: plots.class_balance(balance(["a", "b"], [1200, 34])), "n = 1,234"),
     "lengths": (lambda: plots.lengths(pd.Series([1, 2, 3, 400]), pd.Series(list("abab"))), "n = 4"),
-    "features_by_class": (lambda: plots.features_by_class(*features(["a", "b"]), titles={"a": "feature A", "b": "feature B"}), "n = 8"),
-    "receipts": (lambda: plots.receipts(pd.DataFrame({"n_texts": [3, 0], "chars_removed": [70, 0]}, index=["html", "space"]), n=2_500), "n = 2,500"),
-    "leak_matrices": (lambda: plots.leak_matrices({"random: 7 cross": square(["train", "test"]), "grouped: 0 cross": square(["train", "test"])}), "7 cross"),
-    "issue_scores": (lambda: plots.issue_scores(pd.Series([0.1, 0.2, 0.99]), pd.Series([False, False, True])), "n = 3"),
+    "features_by_class": (
+        lambda: plots.features_by_class(
+            *features(["a", "b"]), titles={"a": "feature A", "b": "feature B"}
+        ),
+        "n = 8",
+    ),
+    "receipts": (
+        lambda: plots.receipts(
+            pd.DataFrame({"n_texts": [3, 0], "chars_removed": [70, 0]}, index=["html", "space"]),
+            n=2_500,
+        ),
+        "n = 2,500",
+    ),
+    "leak_matrices": (
+        lambda: plots.leak_matrices(
+            {
+                "random: 7 cross": square(["train", "test"]),
+                "grouped: 0 cross": square(["train", "test"]),
+            }
+        ),
+        "7 cross",
+    ),
+    "issue_scores": (
+        lambda: plots.issue_scores(pd.Series([0.1, 0.2, 0.99]), pd.Series([False, False, True])),
+        "n = 3",
+    ),
     "training_curves": (lambda: plots.training_curves(history(), best_step=20), "step 20"),
-    "scores_with_intervals": (lambda: plots.scores_with_intervals(scores(["accuracy"]), title="Validation (n = 50)"), "n = 50"),
-    "confusion_matrix": (lambda: plots.confusion_matrix(square(["a", "b", "c"]), title="Confusions"), "Confusions (n = 36)"),
+    "scores_with_intervals": (
+        lambda: plots.scores_with_intervals(scores(["accuracy"]), title="Validation (n = 50)"),
+        "n = 50",
+    ),
+    "confusion_matrix": (
+        lambda: plots.confusion_matrix(square(["a", "b", "c"]), title="Confusions"),
+        "Confusions (n = 36)",
+    ),
     "reliability": (lambda: plots.reliability({"transformer": reliability_table()}), "n = 1,234"),
     "search_history": (lambda: plots.search_history(search_trials(), n=400), "n = 400"),
-    "importances": (lambda: plots.importances({"epochs": 0.7, "batch_size": 0.3}, n_trials=9), "9 complete trials"),
-    "parallel_coordinates": (lambda: plots.parallel_coordinates(search_trials(), ["learning_rate", "unfreeze", "eval_rows", "compile"]), "3 complete trials"),
+    "importances": (
+        lambda: plots.importances({"epochs": 0.7, "batch_size": 0.3}, n_trials=9),
+        "9 complete trials",
+    ),
+    "parallel_coordinates": (
+        lambda: plots.parallel_coordinates(
+            search_trials(), ["learning_rate", "unfreeze", "eval_rows", "compile"]
+        ),
+        "3 complete trials",
+    ),
     "accuracy_by_length": (
-        lambda: plots.accuracy_by_length(pd.DataFrame({"accuracy": [0.5], "low": [0.4], "high": [0.6], "n": [90]}, index=["1-9"]), overall=0.5),
+        lambda: plots.accuracy_by_length(
+            pd.DataFrame(
+                {"accuracy": [0.5], "low": [0.4], "high": [0.6], "n": [90]}, index=["1-9"]
+            ),
+            overall=0.5,
+        ),
         "short or long texts",
     ),
 }
@@ -104,17 +159,29 @@ def test_a_figure_says_its_n_or_its_finding_and_can_be_drawn(name):
     [
         lambda: plots.class_balance(balance(NASTY, range(1, 8))),
         lambda: plots.lengths(pd.Series(range(14)), pd.Series(NASTY * 2)),
-        lambda: plots.features_by_class(*features(NASTY), titles={"a": "feature A", "b": "feature B"}),
+        lambda: plots.features_by_class(
+            *features(NASTY), titles={"a": "feature A", "b": "feature B"}
+        ),
         lambda: plots.confusion_matrix(square(NASTY), title="Confusions"),
         lambda: plots.scores_with_intervals(scores(NASTY), title="F1 by class (n = 7)"),
     ],
-    ids=["class_balance", "lengths", "features_by_class", "confusion_matrix", "scores_with_intervals"],
+    ids=[
+        "class_balance",
+        "lengths",
+        "features_by_class",
+        "confusion_matrix",
+        "scores_with_intervals",
+    ],
 )
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_dollars_and_long_names_are_shown_as_they_are(draw):
     ax = draw()
     ax.figure.canvas.draw()
-    texts = [*ax.get_xticklabels(), *ax.get_yticklabels(), *(ax.get_legend().get_texts() if ax.get_legend() else [])]
+    texts = [
+        *ax.get_xticklabels(),
+        *ax.get_yticklabels(),
+        *(ax.get_legend().get_texts() if ax.get_legend() else []),
+    ]
     shown = [text.get_text() for text in texts]
     assert any("\\$" in text for text in shown), "a bare $ would open mathematics"
     assert any("(blank)" in text for text in shown)
@@ -122,7 +189,9 @@ def test_dollars_and_long_names_are_shown_as_they_are(draw):
 
 
 def test_a_long_name_without_blanks_keeps_its_beginning():
-    ax = plots.class_balance(balance(["department_of_computer_science_and_engineering", "b"], [2, 1]))
+    ax = plots.class_balance(
+        balance(["department_of_computer_science_and_engineering", "b"], [2, 1])
+    )
     assert any(label.get_text().startswith("department_of") for label in ax.get_yticklabels())
 
 
@@ -145,58 +214,94 @@ def test_lengths_are_a_cumulative_share_with_the_median_in_the_legend():
     ax = plots.lengths(pd.Series([4, 1, 2, 9]), pd.Series(list("aaab")))
     assert ax.lines[0].get_xdata().tolist() == [1, 2, 4]
     np.testing.assert_allclose(ax.lines[0].get_ydata(), [1 / 3, 2 / 3, 1])
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a (median 2)", "b (median 9)"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "a (median 2)",
+        "b (median 9)",
+    ]
 
 
 def test_receipts_are_shares_of_n():
-    ax = plots.receipts(pd.DataFrame({"n_texts": [3, 1], "chars_removed": [70, -5]}, index=["html", "urls"]), n=10)
+    ax = plots.receipts(
+        pd.DataFrame({"n_texts": [3, 1], "chars_removed": [70, -5]}, index=["html", "urls"]), n=10
+    )
     assert sorted(bar.get_width() for bar in ax.patches) == [0.1, 0.3]
-    assert {text.get_text() for text in ax.texts} == {"3 texts, -70 characters", "1 texts, +5 characters"}
+    assert {text.get_text() for text in ax.texts} == {
+        "3 texts, -70 characters",
+        "1 texts, +5 characters",
+    }
 
 
 def test_a_confusion_matrix_shows_counts_and_shares_of_the_true_class():
-    ax = plots.confusion_matrix(pd.DataFrame([[3, 1], [0, 2]], index=["a", "b"], columns=["a", "b"]), title="Confusions")
+    ax = plots.confusion_matrix(
+        pd.DataFrame([[3, 1], [0, 2]], index=["a", "b"], columns=["a", "b"]), title="Confusions"
+    )
     assert [text.get_text() for text in ax.texts] == ["3\n75%", "1\n25%", "0\n0%", "2\n100%"]
 
 
 def test_a_class_without_rows_does_not_break_the_confusion_matrix():
-    ax = plots.confusion_matrix(pd.DataFrame([[3, 0], [0, 0]], index=["a", "b"], columns=["a", "b"]), title="Confusions")
+    ax = plots.confusion_matrix(
+        pd.DataFrame([[3, 0], [0, 0]], index=["a", "b"], columns=["a", "b"]), title="Confusions"
+    )
     ax.figure.canvas.draw()
     assert ax.texts[3].get_text() == "0\n0%"
 
 
 def test_leak_panels_share_one_scale():
-    ax = plots.leak_matrices({"one": pd.DataFrame([[1, 0], [0, 1]]), "other": pd.DataFrame([[80, 9], [9, 80]])})
+    ax = plots.leak_matrices(
+        {"one": pd.DataFrame([[1, 0], [0, 1]]), "other": pd.DataFrame([[80, 9], [9, 80]])}
+    )
     assert [panel.images[0].get_clim() for panel in ax.figure.axes] == [(0, 80), (0, 80)]
 
 
 def test_issue_scores_stack_flagged_on_unflagged():
-    ax = plots.issue_scores(pd.Series([0.01, 0.01, 0.01, 0.99]), pd.Series([False, False, True, True]))
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["not flagged", "flagged (2)"]
+    ax = plots.issue_scores(
+        pd.Series([0.01, 0.01, 0.01, 0.99]), pd.Series([False, False, True, True])
+    )
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "not flagged",
+        "flagged (2)",
+    ]
     unflagged, flagged = ax.containers
-    assert [(bar.get_y(), bar.get_height()) for bar in (unflagged[0], flagged[0], flagged[-1])] == [(0, 2), (2, 1), (0, 1)]
+    assert [(bar.get_y(), bar.get_height()) for bar in (unflagged[0], flagged[0], flagged[-1])] == [
+        (0, 2),
+        (2, 1),
+        (0, 1),
+    ]
 
 
 def test_training_curves_mark_the_checkpoint_and_skip_missing_values():
     loss = plots.training_curves(history(), best_step=10)
     training, validation, mark = loss.lines
     assert training.get_ydata().tolist() == [1.0, 0.8, 0.6, 0.5]
-    assert (validation.get_xdata().tolist(), validation.get_ydata().tolist()) == ([10, 20], [0.9, 0.7])
+    assert (validation.get_xdata().tolist(), validation.get_ydata().tolist()) == (
+        [10, 20],
+        [0.9, 0.7],
+    )
     assert set(mark.get_xdata()) == {10}
 
 
 def test_interval_bars_run_from_low_to_high():
-    ax = plots.scores_with_intervals(scores(["accuracy"], models=["only"]), title="Validation (n = 50)")
+    ax = plots.scores_with_intervals(
+        scores(["accuracy"], models=["only"]), title="Validation (n = 50)"
+    )
     (segment,) = ax.collections[0].get_segments()
     np.testing.assert_allclose(segment[:, 0], [0.7, 0.85])
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["only"]
 
 
 def test_accuracy_by_length_draws_the_intervals_it_is_given():
-    table = pd.DataFrame({"accuracy": [0.5, 0.9], "low": [0.4, 0.6], "high": [0.65, 0.95], "n": [1_090, 10]}, index=["1-9", "10-99"])
+    table = pd.DataFrame(
+        {"accuracy": [0.5, 0.9], "low": [0.4, 0.6], "high": [0.65, 0.95], "n": [1_090, 10]},
+        index=["1-9", "10-99"],
+    )
     ax = plots.accuracy_by_length(table, overall=0.7)
-    np.testing.assert_allclose([segment[:, 1] for segment in ax.collections[0].get_segments()], [[0.4, 0.65], [0.6, 0.95]])
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["1-9\n(n = 1,090)", "10-99\n(n = 10)"]
+    np.testing.assert_allclose(
+        [segment[:, 1] for segment in ax.collections[0].get_segments()], [[0.4, 0.65], [0.6, 0.95]]
+    )
+    assert [label.get_text() for label in ax.get_xticklabels()] == [
+        "1-9\n(n = 1,090)",
+        "10-99\n(n = 10)",
+    ]
 
 
 def test_a_given_axes_is_drawn_into():
@@ -207,19 +312,25 @@ def test_a_given_axes_is_drawn_into():
 @pytest.fixture
 def shown(monkeypatch):
     calls = []
-    monkeypatch.setattr(IPython.display, "display", lambda figure, **more: calls.append((figure, more)))
+    monkeypatch.setattr(
+        IPython.display, "display", lambda figure, **more: calls.append((figure, more))
+    )
     return calls
 
 
 def test_show_gives_the_title_as_alt_text_and_closes_the_figure(shown):
     ax = plots.class_balance(balance(["a", "b"], [3, 1]))
     plots.show(ax)
-    assert shown == [(ax.figure, {"metadata": {"image/png": {"alt": "Figure: Rows a class (n = 4)"}}})]
+    assert shown == [
+        (ax.figure, {"metadata": {"image/png": {"alt": "Figure: Rows a class (n = 4)"}}})
+    ]
     assert not plt.fignum_exists(ax.figure.number)
 
 
 def test_show_names_every_panel(shown):
-    plots.show(plots.leak_matrices({"random\nsplit": square(["a", "b"]), "grouped": square(["a", "b"])}))
+    plots.show(
+        plots.leak_matrices({"random\nsplit": square(["a", "b"]), "grouped": square(["a", "b"])})
+    )
     assert shown[0][1]["metadata"]["image/png"]["alt"] == "Figure: random split; grouped"
 
 
@@ -237,18 +348,27 @@ def test_a_live_figure_is_drawn_in_one_place_again_and_again(monkeypatch):
         def update(self, figure, **more):
             calls.append(("update", figure, more))
 
-    monkeypatch.setattr(IPython.display, "display", lambda figure, **more: calls.append(("display", figure, more)) or Place())
+    monkeypatch.setattr(
+        IPython.display,
+        "display",
+        lambda figure, **more: calls.append(("display", figure, more)) or Place(),
+    )
     redraw = plots.live(plots.class_balance)
     for counts in ([3, 1], [2, 2], [4, 0]):
         redraw(balance(["a", "b"], counts))
     assert [what for what, *_ in calls] == ["display", "update", "update"]
-    assert calls[0][2] == {"display_id": True, "metadata": {"image/png": {"alt": "Figure: Rows a class (n = 4)"}}}
+    assert calls[0][2] == {
+        "display_id": True,
+        "metadata": {"image/png": {"alt": "Figure: Rows a class (n = 4)"}},
+    }
     assert calls[2][2] == {"metadata": {"image/png": {"alt": "Figure: Rows a class (n = 4)"}}}
     assert not plt.get_fignums()
 
 
 def test_training_curves_are_drawn_before_the_best_step_is_known():
-    history = pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0], "learning_rate": [0.1, 0.2], "grad_norm": [1.0, 1.0]})
+    history = pd.DataFrame(
+        {"step": [1, 2], "loss": [2.0, 1.0], "learning_rate": [0.1, 0.2], "grad_norm": [1.0, 1.0]}
+    )
     history = history.assign(eval_loss=np.nan, eval_macro_f1=np.nan, eval_accuracy=np.nan)
     assert "Training so far: 2 steps" in titles(plots.training_curves(history))
     assert "step 2, the best checkpoint" in titles(plots.training_curves(history, best_step=2))
@@ -266,20 +386,34 @@ def test_the_trick_ledger_draws_gains_with_their_intervals_best_on_top():
         index=["plain recipe", "slow one", "quick one"],
     )
     ax = plots.trick_ledger(ledger, n=1_200, n_seeds=3)
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["slow one (2.0x time)", "quick one (1.0x time)"]
-    np.testing.assert_allclose([bars.get_segments()[0][:, 0] for bars in ax.collections], [[-0.15, -0.05], [-0.1, 0.5]])
+    assert [label.get_text() for label in ax.get_yticklabels()] == [
+        "slow one (2.0x time)",
+        "quick one (1.0x time)",
+    ]
+    np.testing.assert_allclose(
+        [bars.get_segments()[0][:, 0] for bars in ax.collections], [[-0.15, -0.05], [-0.1, 0.5]]
+    )
     assert "n = 1,200 rows, 3 seeds" in titles(ax)
 
 
 def telling(names, terms=("one", "two")):
-    rows = [(name, term, 1.5 - i / 10, 1.0, 2.0, 7) for name in names for i, term in enumerate(terms)]
+    rows = [
+        (name, term, 1.5 - i / 10, 1.0, 2.0, 7) for name in names for i, term in enumerate(terms)
+    ]
     return pd.DataFrame(rows, columns=["label", "term", "log_odds", "low", "high", "n_texts"])
 
 
 def test_token_lengths_are_cut_at_the_limit_and_the_title_says_how_many():
     ax = plots.token_lengths([3, 40, 64, 65, 300], max_length=64)
-    assert titles(ax).strip(" |") == "40.0% of the texts are longer than the 64 tokens that the model reads (n = 5)"
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["read whole (3)", "cut (2)", "limit: 64 tokens"]
+    assert (
+        titles(ax).strip(" |")
+        == "40.0% of the texts are longer than the 64 tokens that the model reads (n = 5)"
+    )
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "read whole (3)",
+        "cut (2)",
+        "limit: 64 tokens",
+    ]
     whole, cut = ax.containers
     assert (sum(bar.get_height() for bar in whole), sum(bar.get_height() for bar in cut)) == (3, 2)
     assert {edge for bar in cut if bar.get_height() for edge in [bar.get_x() >= 64.5]} == {True}
@@ -298,16 +432,28 @@ def test_token_lengths_all_on_one_side_of_the_limit_are_all_drawn(values, limit)
 def test_telling_terms_have_a_panel_a_class_with_their_intervals():
     ax = plots.distinctive_terms(telling(["a", "b"]), balance(["b", "a", "c"], [30, 20, 10]))
     panels = ax.figure.axes
-    assert [panel.get_title(loc="left") for panel in panels] == ["b\nn = 30", "a\nn = 20", "c\nn = 10; no word tells it"]
+    assert [panel.get_title(loc="left") for panel in panels] == [
+        "b\nn = 30",
+        "a\nn = 20",
+        "c\nn = 10; no word tells it",
+    ]
     ax.figure.canvas.draw()
     assert [label.get_text() for label in ax.get_yticklabels()] == ["one", "two"]
-    np.testing.assert_allclose([segment[:, 0] for segment in ax.collections[0].get_segments()], [[1, 2], [1, 2]])
+    np.testing.assert_allclose(
+        [segment[:, 0] for segment in ax.collections[0].get_segments()], [[1, 2], [1, 2]]
+    )
     assert ax.get_ylim()[0] > ax.get_ylim()[1], "the first term is on top"
     assert "n = 60 texts)" in titles(ax)
 
 
 @pytest.mark.parametrize(
-    ("n", "drawn", "words"), [(2, 2, "texts)"), (12, 12, "texts)"), (13, 12, "the 12 largest of 13 classes"), (20, 12, "the 12 largest of 20")]
+    ("n", "drawn", "words"),
+    [
+        (2, 2, "texts)"),
+        (12, 12, "texts)"),
+        (13, 12, "the 12 largest of 13 classes"),
+        (20, 12, "the 12 largest of 20"),
+    ],
 )
 def test_telling_terms_of_many_classes_show_the_twelve_largest_and_say_so(n, drawn, words):
     names = [f"class {i}" for i in range(n)]
@@ -323,9 +469,15 @@ def test_no_telling_term_at_all_can_be_drawn():
 
 @pytest.mark.filterwarnings("error:Glyph")
 def test_terms_and_classes_are_shown_as_they_are_and_without_missing_glyphs():
-    ax = plots.distinctive_terms(telling(NASTY, terms=("$x_{1$", "文字a", "w" * 50)), balance(NASTY, range(7, 0, -1)))
+    ax = plots.distinctive_terms(
+        telling(NASTY, terms=("$x_{1$", "文字a", "w" * 50)), balance(NASTY, range(7, 0, -1))
+    )
     ax.figure.canvas.draw()
-    assert [label.get_text() for label in ax.get_yticklabels()] == [r"\$x_{1\$", "□□a", "w" * 17 + "…"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == [
+        r"\$x_{1\$",
+        "□□a",
+        "w" * 17 + "…",
+    ]
     shown = [panel.get_title(loc="left") for panel in ax.figure.axes]
     assert shown[0] == "\\$\nn = 7" and shown[-1] == "□□\nn = 1" and "(blank)" in shown[5]
 
@@ -340,15 +492,31 @@ def test_detectors_are_drawn_by_kind_and_rate_with_the_best_on_top():
     table = pd.DataFrame(rows, columns=["kind", "rate", "detector", "value", "low", "high"])
     ax = plots.detectors(table, n=1_500, n_seeds=3)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["TF-IDF", "combined"]
-    assert [panel.get_title(loc="left") for panel in ax.figure.axes] == ["confusable errors", "uniform errors"]
+    assert [panel.get_title(loc="left") for panel in ax.figure.axes] == [
+        "confusable errors",
+        "uniform errors",
+    ]
     assert "n = 1,500 rows, 3 seeds" in ax.figure.get_suptitle()
-    assert [text.get_text() for text in ax.figure.axes[-1].get_legend().get_texts()] == ["5% wrong", "10% wrong"]
-    np.testing.assert_allclose([bars.get_segments()[-1][:, 0] for bars in ax.collections], [[0.7, 0.85]] * 2)
+    assert [text.get_text() for text in ax.figure.axes[-1].get_legend().get_texts()] == [
+        "5% wrong",
+        "10% wrong",
+    ]
+    np.testing.assert_allclose(
+        [bars.get_segments()[-1][:, 0] for bars in ax.collections], [[0.7, 0.85]] * 2
+    )
 
 
 def test_fold_scores_show_each_fold_the_mean_and_which_member_is_chosen():
     scores = pd.DataFrame({"member": ["a", "b"] * 3, "macro_f1": [0.8, 0.7, 0.9, 0.7, 0.85, 0.7]})
-    compared = pd.DataFrame({"macro_f1": [0.85, 0.7], "low": [0.7, 0.65], "high": [0.95, 0.75], "chosen": [True, False]}, index=["a", "b"])
+    compared = pd.DataFrame(
+        {
+            "macro_f1": [0.85, 0.7],
+            "low": [0.7, 0.65],
+            "high": [0.95, 0.75],
+            "chosen": [True, False],
+        },
+        index=["a", "b"],
+    )
     ax = plots.fold_scores(scores, compared, n=1200)
     assert ax.get_title(loc="left") == "Cross-validation (n = 1,200 texts, 3 folds)"
     assert [label.get_text() for label in ax.get_yticklabels()] == ["a (chosen)", "b"]
@@ -358,7 +526,9 @@ def test_fold_scores_show_each_fold_the_mean_and_which_member_is_chosen():
 
 
 def test_a_learning_curve_is_drawn_with_its_law_up_to_twice_the_texts():
-    table = pd.DataFrame({"macro_f1": [0.6, 0.8], "low": [0.5, 0.7], "high": [0.7, 0.85]}, index=[100, 400])
+    table = pd.DataFrame(
+        {"macro_f1": [0.6, 0.8], "low": [0.5, 0.7], "high": [0.7, 0.85]}, index=[100, 400]
+    )
     ax = plots.learning_curve(table, lambda n: 0.5 + n / 2000, n=90)
     assert ax.get_title(loc="left") == "TF-IDF by training size (n = 90 held-out texts)"
     measured, expected = ax.lines[-2].get_xydata(), ax.lines[-1].get_xydata()
@@ -369,20 +539,41 @@ def test_a_learning_curve_is_drawn_with_its_law_up_to_twice_the_texts():
 
 
 def test_detectable_gains_are_drawn_in_points_with_the_size_of_each_split():
-    table = pd.DataFrame({"val": [0.01, 0.02], "test": [0.005, 0.01], "more": [0.01, 0.02]}, index=[0.05, 0.1])
+    table = pd.DataFrame(
+        {"val": [0.01, 0.02], "test": [0.005, 0.01], "more": [0.01, 0.02]}, index=[0.05, 0.1]
+    )
     ax = plots.detectable_gains(table, sizes=pd.Series({"val": 1000, "test": 4000, "more": 1000}))
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["val, more (n = 1,000)", "test (n = 4,000)"]
-    np.testing.assert_allclose([line.get_xydata() for line in ax.lines], [[[5, 1], [10, 2]], [[5, 0.5], [10, 1]]])
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("rows where one model alone is right (%)", "gain in accuracy (points)")
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "val, more (n = 1,000)",
+        "test (n = 4,000)",
+    ]
+    np.testing.assert_allclose(
+        [line.get_xydata() for line in ax.lines], [[[5, 1], [10, 2]], [[5, 0.5], [10, 1]]]
+    )
+    assert (ax.get_xlabel(), ax.get_ylabel()) == (
+        "rows where one model alone is right (%)",
+        "gain in accuracy (points)",
+    )
 
 
 def test_the_outlook_shows_what_looking_finds_with_intervals_and_where_the_queue_ends():
-    table = pd.DataFrame({"errors": [20.0, 30.0], "low": [15.0, 22.0], "high": [24.0, 40.0], "recall": [0.4, 0.6], "minutes": [6, 12]}, index=[25, 50])
+    table = pd.DataFrame(
+        {
+            "errors": [20.0, 30.0],
+            "low": [15.0, 22.0],
+            "high": [24.0, 40.0],
+            "recall": [0.4, 0.6],
+            "minutes": [6, 12],
+        },
+        index=[25, 50],
+    )
     ax = plots.expected_yield(table, k=40, rate=0.05, n_seeds=3)
     assert "read off 5% of planted errors; 3 seeds" in ax.get_title(loc="left")
     assert [text.get_text() for text in ax.texts] == ["40% found", "60% found"]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["the queue: 40 rows"]
-    np.testing.assert_allclose([segment[:, 1] for segment in ax.collections[0].get_segments()], [[15, 24], [22, 40]])
+    np.testing.assert_allclose(
+        [segment[:, 1] for segment in ax.collections[0].get_segments()], [[15, 24], [22, 40]]
+    )
     assert set(ax.lines[-1].get_xdata()) == {40}
     assert ax.get_xscale() == "log"
 
@@ -393,8 +584,12 @@ def test_many_features_are_drawn_in_two_columns_with_a_panel_each():
     ax = plots.features_by_class(table, pd.Series(["a", "b"] * 10), titles=titles)
     drawn = ax.figure.axes
     assert [panel.get_title(loc="left") for panel in drawn] == list(titles.values())
-    assert len({round(panel.get_subplotspec().get_position(ax.figure).x0, 3) for panel in drawn}) == 2
-    few = plots.features_by_class(table, pd.Series(["a", "b"] * 10), titles=dict(list(titles.items())[:5])).figure.axes
+    assert (
+        len({round(panel.get_subplotspec().get_position(ax.figure).x0, 3) for panel in drawn}) == 2
+    )
+    few = plots.features_by_class(
+        table, pd.Series(["a", "b"] * 10), titles=dict(list(titles.items())[:5])
+    ).figure.axes
     assert len({panel.get_subplotspec().get_position(few[0].figure).x0 for panel in few}) == 1
 
 
@@ -407,15 +602,29 @@ def test_the_history_of_a_search_shows_the_best_so_far_and_pruned_trials_where_t
 
 
 def test_a_line_leads_from_the_settings_of_a_complete_trial_to_its_value():
-    ax = plots.parallel_coordinates(search_trials(), ["learning_rate", "epochs", "eval_rows", "unfreeze"], logarithmic=["learning_rate"])
+    ax = plots.parallel_coordinates(
+        search_trials(),
+        ["learning_rate", "epochs", "eval_rows", "unfreeze"],
+        logarithmic=["learning_rate"],
+    )
     lines = [line.get_ydata() for line in ax.lines if len(line.get_ydata()) == 5]
-    np.testing.assert_allclose(lines, [[0.5, 1, 1, 0, 0], [0, 0, 0, 1, 0.2], [1, 1, 0, 1, 1]])  # the worst first, the best on top
+    np.testing.assert_allclose(
+        lines, [[0.5, 1, 1, 0, 0], [0, 0, 0, 1, 0.2], [1, 1, 0, 1, 1]]
+    )  # the worst first, the best on top
     names = {text.get_text() for text in ax.texts}
     assert {"0.001", "none", "20", "[0, \\$6]", "0.9"} <= names
 
 
 def test_each_member_that_joins_is_drawn_with_its_gain_and_named():
-    curve = pd.DataFrame({"member": ["best", "second"], "gain": [0.0, 0.02], "low": [0.0, 0.01], "high": [0.0, 0.03]}, index=[1, 2])
+    curve = pd.DataFrame(
+        {
+            "member": ["best", "second"],
+            "gain": [0.0, 0.02],
+            "low": [0.0, 0.01],
+            "high": [0.0, 0.03],
+        },
+        index=[1, 2],
+    )
     ax = plots.member_gains(curve, n=1_500)
     assert [label.get_text() for label in ax.get_xticklabels()] == ["best", "+ second"]
     assert ax.get_lines()[0].get_ydata().tolist() == [0.0, 0.02]
@@ -423,17 +632,28 @@ def test_each_member_that_joins_is_drawn_with_its_gain_and_named():
 
 
 def test_prediction_sets_are_drawn_as_promised_and_kept_beside_their_size():
-    table = pd.DataFrame({"covered": [0.82, 0.9], "low": [0.8, 0.88], "high": [0.84, 0.92], "mean_size": [1.0, 1.5]}, index=[0.8, 0.9])
+    table = pd.DataFrame(
+        {"covered": [0.82, 0.9], "low": [0.8, 0.88], "high": [0.84, 0.92], "mean_size": [1.0, 1.5]},
+        index=[0.8, 0.9],
+    )
     ax = plots.conformal({"over all texts": table, "by class": table}, n=300)
     kept, cost = ax.figure.axes
-    assert kept.get_lines()[0].get_xdata().tolist() == kept.get_lines()[0].get_ydata().tolist(), "the line of promises"
+    assert kept.get_lines()[0].get_xdata().tolist() == kept.get_lines()[0].get_ydata().tolist(), (
+        "the line of promises"
+    )
     assert [line.get_ydata().tolist() for line in cost.get_lines()] == [[1.0, 1.5]] * 2
-    assert [text.get_text() for text in kept.get_legend().get_texts()] == ["as promised", "over all texts", "by class"]
+    assert [text.get_text() for text in kept.get_legend().get_texts()] == [
+        "as promised",
+        "over all texts",
+        "by class",
+    ]
     assert "n = 300" in titles(ax)
 
 
 def test_accuracy_is_drawn_from_all_texts_answered_to_the_surest():
-    table = pd.DataFrame({"accuracy": [0.99, 0.9], "low": [0.97, 0.88], "high": [1.0, 0.92]}, index=[0.5, 1.0])
+    table = pd.DataFrame(
+        {"accuracy": [0.99, 0.9], "low": [0.97, 0.88], "high": [1.0, 0.92]}, index=[0.5, 1.0]
+    )
     ax = plots.accuracy_answered({"ensemble": table}, n=300)
     left, right = ax.get_xlim()
     assert left > right, "the share that is answered falls to the right"
@@ -442,7 +662,9 @@ def test_accuracy_is_drawn_from_all_texts_answered_to_the_surest():
 
 
 def test_bins_of_few_rows_are_left_out_of_the_reliability_where_there_are_larger_ones():
-    few = pd.DataFrame({"confidence": [0.25, 0.55, 0.95], "accuracy": [1.0, 0.5, 0.9], "n": [2, 400, 834]})
+    few = pd.DataFrame(
+        {"confidence": [0.25, 0.55, 0.95], "accuracy": [1.0, 0.5, 0.9], "n": [2, 400, 834]}
+    )
     ax = plots.reliability({"a": few})
     assert ax.collections[0].get_offsets().tolist() == [[0.55, 0.5], [0.95, 0.9]]
     assert "n = 1,236; bins of 10 or more" in titles(ax)

@@ -75,11 +75,16 @@ def test_each_file_lives_in_the_folder_of_its_kind(home):
 
 def test_two_runs_share_decisions_and_nothing_else(home):
     one, other = Workspace(dataset="news", run="one"), Workspace(dataset="news", run="other")
-    assert {name for name in FILES if one.path(name) == other.path(name)} == {name for name, (place, _) in FILES.items() if place == workspace.REVIEW}
+    assert {name for name in FILES if one.path(name) == other.path(name)} == {
+        name for name, (place, _) in FILES.items() if place == workspace.REVIEW
+    }
 
 
 def test_a_missing_file_names_the_notebook_that_writes_it(home):
-    with pytest.raises(WorkbookError, match=r"clean.parquet is not there yet: run 02_clean_and_split first \(run 'first', data 'news'\)"):
+    with pytest.raises(
+        WorkbookError,
+        match=r"clean.parquet is not there yet: run 02_clean_and_split first \(run 'first', data 'news'\)",
+    ):
         Workspace(dataset="news", run="first").existing("clean.parquet")
 
 
@@ -90,15 +95,28 @@ def test_an_existing_file_is_found(home):
 
 
 def test_a_run_is_named_after_the_profile_or_the_data():
-    config, ws = workspace.open_run(profile="smoke", run="", data="", settings={"training.epochs": 3})
-    assert (config.training.epochs, config.data.source, ws) == (3.0, "docstrings", Workspace("docstrings", "smoke"))
+    config, ws = workspace.open_run(
+        profile="smoke", run="", data="", settings={"training.epochs": 3}
+    )
+    assert (config.training.epochs, config.data.source, ws) == (
+        3.0,
+        "docstrings",
+        Workspace("docstrings", "smoke"),
+    )
     config, ws = workspace.open_run(profile="smoke", run="", data="my/reviews.csv", settings={})
     assert (config.data.source, ws) == ("my/reviews.csv", Workspace("reviews", "reviews"))
-    assert workspace.open_run(profile="smoke", run="v1.0-b_2", data="my/reviews.csv", settings={})[1] == Workspace("reviews", "v1.0-b_2")
+    assert workspace.open_run(profile="smoke", run="v1.0-b_2", data="my/reviews.csv", settings={})[
+        1
+    ] == Workspace("reviews", "v1.0-b_2")
 
 
 def test_a_source_given_by_name_beats_the_one_in_the_settings():
-    assert workspace.open_run(profile="smoke", run="", data="a.csv", settings={"data.source": "b.csv"})[0].data.source == "a.csv"
+    assert (
+        workspace.open_run(
+            profile="smoke", run="", data="a.csv", settings={"data.source": "b.csv"}
+        )[0].data.source
+        == "a.csv"
+    )
 
 
 @pytest.mark.parametrize("run", ["../up", "a/b", ".hidden", "-x", "a b", "x" * 101, "a\n"])
@@ -108,7 +126,9 @@ def test_a_run_name_that_fits_no_folder_is_refused(run):
 
 
 def test_an_unknown_setting_of_a_notebook_is_refused():
-    with pytest.raises(WorkbookError, match=r"no setting 'training.epoch' \(did you mean 'training.epochs'\?\)"):
+    with pytest.raises(
+        WorkbookError, match=r"no setting 'training.epoch' \(did you mean 'training.epochs'\?\)"
+    ):
         workspace.open_run(profile="smoke", run="", data="", settings={"training.epoch": 1})
 
 
@@ -137,7 +157,9 @@ def test_an_interrupt_keeps_the_old_file(tmp_path):
     with pytest.raises(KeyboardInterrupt), atomic_path(path) as scratch:
         scratch.write_text("half", encoding="utf-8")
         raise KeyboardInterrupt
-    assert [(entry.name, entry.read_text(encoding="utf-8")) for entry in tmp_path.iterdir()] == [("note.txt", "old")]
+    assert [(entry.name, entry.read_text(encoding="utf-8")) for entry in tmp_path.iterdir()] == [
+        ("note.txt", "old")
+    ]
 
 
 def write_folder(folder, **files):
@@ -201,7 +223,14 @@ def test_a_folder_may_be_called_old(tmp_path):
     assert contents(path) == {"weights": "2"}
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, "Quota"), OSError("Arrow: No space left on device")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Quota"),
+        OSError("Arrow: No space left on device"),
+    ],
+)
 def test_a_full_disk_keeps_the_old_table_and_says_so(tmp_path, monkeypatch, error):
     path = tmp_path / "table.parquet"
     workspace.write_table(pd.DataFrame({"x": [1]}), path)
@@ -211,7 +240,10 @@ def test_a_full_disk_keeps_the_old_table_and_says_so(tmp_path, monkeypatch, erro
         raise error
 
     monkeypatch.setattr(pq, "write_table", full)
-    with pytest.raises(WorkbookError, match=r"table.parquet: the disk is full \(\d+ MB free\); nothing was changed, make room and run again"):
+    with pytest.raises(
+        WorkbookError,
+        match=r"table.parquet: the disk is full \(\d+ MB free\); nothing was changed, make room and run again",
+    ):
         workspace.write_table(pd.DataFrame({"x": [2]}), path)
     assert workspace.read_table(path)["x"].tolist() == [1]
     assert [entry.name for entry in tmp_path.iterdir()] == ["table.parquet"]
@@ -232,15 +264,23 @@ def test_a_full_disk_keeps_the_old_text(tmp_path, monkeypatch):
 
 
 def test_another_failure_of_the_disk_names_the_file_and_the_reason(tmp_path):
-    with pytest.raises(WorkbookError, match=r"cannot write .*note.txt: .*Input/output error"), atomic_path(tmp_path / "note.txt"):
+    with (
+        pytest.raises(WorkbookError, match=r"cannot write .*note.txt: .*Input/output error"),
+        atomic_path(tmp_path / "note.txt"),
+    ):
         raise OSError(errno.EIO, "Input/output error")
 
 
 def test_a_folder_without_permission_keeps_the_old_file_and_says_so():
-    with tempfile.TemporaryDirectory() as name:  # outside tmp_path, whose parents are closed to others
+    with (
+        tempfile.TemporaryDirectory() as name
+    ):  # outside tmp_path, whose parents are closed to others
         path = Path(name) / "note.txt"
         path.write_text("old", encoding="utf-8")
-        with read_only(path.parent), pytest.raises(WorkbookError, match=r"cannot write .*note.txt: no permission for "):
+        with (
+            read_only(path.parent),
+            pytest.raises(WorkbookError, match=r"cannot write .*note.txt: no permission for "),
+        ):
             workspace.write_text("new", path)
         assert path.read_text(encoding="utf-8") == "old"
         assert [entry.name for entry in path.parent.iterdir()] == ["note.txt"]
@@ -256,7 +296,9 @@ def test_a_table_and_its_facts_come_back_as_written(tmp_path):
     table = pd.DataFrame({"text": ["a\nb", None, "ä😀"], "n": [1, 2, 3]}, index=[7, 8, 9])
     facts = {"rows": 3, "source": "größe.csv", "nested": {"packages": ["a", 1.5, None]}}
     workspace.write_table(table, tmp_path / "t.parquet", facts=facts)
-    pd.testing.assert_frame_equal(workspace.read_table(tmp_path / "t.parquet"), table.reset_index(drop=True))
+    pd.testing.assert_frame_equal(
+        workspace.read_table(tmp_path / "t.parquet"), table.reset_index(drop=True)
+    )
     assert workspace.read_facts(tmp_path / "t.parquet") == facts
 
 
@@ -268,9 +310,21 @@ def test_a_table_without_facts_has_none(tmp_path):
 
 
 def test_json_comes_back_with_plain_numbers(tmp_path):
-    value = {"score": np.float64(0.25), "n": np.int64(3), "right": np.bool_(True), "where": Path("a"), "name": "ä"}
+    value = {
+        "score": np.float64(0.25),
+        "n": np.int64(3),
+        "right": np.bool_(True),
+        "where": Path("a"),
+        "name": "ä",
+    }
     workspace.write_json(value, tmp_path / "v.json")
-    assert workspace.read_json(tmp_path / "v.json") == {"score": 0.25, "n": 3, "right": True, "where": "a", "name": "ä"}
+    assert workspace.read_json(tmp_path / "v.json") == {
+        "score": 0.25,
+        "n": 3,
+        "right": True,
+        "where": "a",
+        "name": "ä",
+    }
     assert '"ä"' in (tmp_path / "v.json").read_text(encoding="utf-8")
 
 
@@ -278,9 +332,13 @@ TABLE = pd.DataFrame({"text": ["a", "b", None], "label": ["x", "y", "y"], "n": [
 
 
 def test_a_tables_fingerprint_depends_on_its_values_alone(tmp_path):
-    assert workspace.table_fingerprint(TABLE.set_axis([5, 6, 7])) == workspace.table_fingerprint(TABLE)
+    assert workspace.table_fingerprint(TABLE.set_axis([5, 6, 7])) == workspace.table_fingerprint(
+        TABLE
+    )
     workspace.write_table(TABLE, tmp_path / "t.parquet")
-    assert workspace.table_fingerprint(workspace.read_table(tmp_path / "t.parquet")) == workspace.table_fingerprint(TABLE)
+    assert workspace.table_fingerprint(
+        workspace.read_table(tmp_path / "t.parquet")
+    ) == workspace.table_fingerprint(TABLE)
 
 
 @pytest.mark.parametrize(
@@ -297,7 +355,18 @@ def test_a_tables_fingerprint_depends_on_its_values_alone(tmp_path):
         TABLE.rename(columns={"text": "body"}),
         TABLE.rename(columns={"text": "label", "label": "text"}),
     ],
-    ids=["label", "null", "word None", "blank", "number", "order", "length", "columns", "name", "names swapped"],
+    ids=[
+        "label",
+        "null",
+        "word None",
+        "blank",
+        "number",
+        "order",
+        "length",
+        "columns",
+        "name",
+        "names swapped",
+    ],
 )
 def test_a_tables_fingerprint_sees_every_change(other):
     assert workspace.table_fingerprint(other) != workspace.table_fingerprint(TABLE)
@@ -306,9 +375,16 @@ def test_a_tables_fingerprint_sees_every_change(other):
 def test_a_tables_fingerprint_is_the_same_in_another_process():
     code = "import pandas as pd; from lib.workspace import table_fingerprint; print(table_fingerprint(pd.DataFrame({'text': ['a', None], 'n': [1, 2]})))"
     told = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=workspace.REPOSITORY, env={**os.environ, "PYTHONHASHSEED": "7"}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=workspace.REPOSITORY,
+        env={**os.environ, "PYTHONHASHSEED": "7"},
     )
-    assert told.stdout.strip() == workspace.table_fingerprint(pd.DataFrame({"text": ["a", None], "n": [1, 2]}))
+    assert told.stdout.strip() == workspace.table_fingerprint(
+        pd.DataFrame({"text": ["a", None], "n": [1, 2]})
+    )
 
 
 def test_a_texts_fingerprint_is_the_start_of_its_sha256():
@@ -320,7 +396,10 @@ def test_a_texts_fingerprint_is_the_start_of_its_sha256():
 
 def test_a_files_fingerprint_is_its_sha256(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
-    assert workspace.path_fingerprint(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert (
+        workspace.path_fingerprint(tmp_path / "a")
+        == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
     assert workspace.path_fingerprint(tmp_path / "none") is None
 
 
@@ -355,7 +434,9 @@ def test_the_codes_fingerprint_sees_lib_and_nothing_else(tmp_path, monkeypatch):
 
 def git(folder, *words):
     who = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
-    return subprocess.run(["git", "-C", str(folder), *who, *words], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        ["git", "-C", str(folder), *who, *words], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def test_the_commit_is_the_heads_and_marked_where_files_differ(tmp_path, monkeypatch):
@@ -404,4 +485,7 @@ def test_every_step_reads_what_itself_or_an_earlier_one_writes():
 
 def test_every_file_has_a_step_that_writes_it_and_every_section_exists():
     assert {notebook for _, notebook in FILES.values()} <= {step.notebook for step in STEPS}
-    assert {name for step in STEPS for name in step.settings} <= {*Config.model_fields, *setting_keys()}
+    assert {name for step in STEPS for name in step.settings} <= {
+        *Config.model_fields,
+        *setting_keys(),
+    }

@@ -16,8 +16,14 @@ ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STAMP = VENV / "installed"
-OLDEST, NEWEST = (3, 11), (3, 12)  # numpy 1.26, which textdescriptives asks for, has no wheel beyond 3.12
-DISK_GB = {"posix-cpu": 5, "posix-cuda": 12}  # measured: 2.8 GB with the CPU build of torch; room for CUDA libraries is an estimate
+OLDEST, NEWEST = (
+    (3, 11),
+    (3, 12),
+)  # numpy 1.26, which textdescriptives asks for, has no wheel beyond 3.12
+DISK_GB = {
+    "posix-cpu": 5,
+    "posix-cuda": 12,
+}  # measured: 2.8 GB with the CPU build of torch; room for CUDA libraries is an estimate
 PROBE = "nbval==0.11.0"  # a small package: where its index page cannot be had, nothing can
 
 
@@ -60,14 +66,26 @@ def disk_problem(free: int | None = None) -> str | None:
     """Return that the disk is too small, None if it is not; `free` in bytes."""
     free = shutil.disk_usage(ROOT).free if free is None else free
     needed = DISK_GB["posix-cuda" if shutil.which("nvidia-smi") else "posix-cpu"]
-    return None if free > needed * 1e9 else f"{free / 1e9:.1f} GB free in {ROOT}, {needed} GB needed; make room, or clone to a larger disk"
+    return (
+        None
+        if free > needed * 1e9
+        else f"{free / 1e9:.1f} GB free in {ROOT}, {needed} GB needed; make room, or clone to a larger disk"
+    )
 
 
 def venv_problem() -> str | None:
     """Make .venv where there is none that runs; return what kept it from being made."""
     if (
         PYTHON.exists()
-        and subprocess.run([PYTHON, "-c", f"import sys, pip; sys.exit(sys.version_info[:3] != {sys.version_info[:3]})"], capture_output=True).returncode == 0
+        and subprocess.run(
+            [
+                PYTHON,
+                "-c",
+                f"import sys, pip; sys.exit(sys.version_info[:3] != {sys.version_info[:3]})",
+            ],
+            capture_output=True,
+        ).returncode
+        == 0
     ):
         return None
     shutil.rmtree(VENV, ignore_errors=True)
@@ -80,7 +98,21 @@ def venv_problem() -> str | None:
 
 def network_problem() -> str | None:
     """Return that the package index cannot be reached, None if it can; downloads a few kilobytes."""
-    probe = [str(PYTHON), "-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", "--quiet", "--retries", "1", "--timeout", "15", PROBE]
+    probe = [
+        str(PYTHON),
+        "-m",
+        "pip",
+        "install",
+        "--dry-run",
+        "--ignore-installed",
+        "--no-deps",
+        "--quiet",
+        "--retries",
+        "1",
+        "--timeout",
+        "15",
+        PROBE,
+    ]
     found = subprocess.run(probe, capture_output=True, text=True)
     if found.returncode == 0:
         return None
@@ -90,15 +122,29 @@ def network_problem() -> str | None:
 
 def install() -> int:
     """Install torch at its pin, then everything else; write the stamp last, so that an interrupted install is taken up again."""
-    pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", str(ROOT / "constraints.txt")]
+    pip = [
+        str(PYTHON),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "-c",
+        str(ROOT / "constraints.txt"),
+    ]
     print(f"setup: installing into {VENV} (minutes, once)", flush=True)
     for packages in (["torch==2.13.0"], ["-e", f"{ROOT}[dev]"]):
         with subprocess.Popen([*pip, *packages], stderr=subprocess.PIPE, text=True) as process:
             for line in process.stderr or []:
-                if "is ignored: it is neither a file nor a directory" not in line:  # an extra index without that package
+                if (
+                    "is ignored: it is neither a file nor a directory" not in line
+                ):  # an extra index without that package
                     print(line, end="", file=sys.stderr)
         if process.returncode:
-            print("setup: the install failed (see above); run the same command again to go on from here", file=sys.stderr)
+            print(
+                "setup: the install failed (see above); run the same command again to go on from here",
+                file=sys.stderr,
+            )
             return 1
     STAMP.write_text(stamp())
     print("setup: done", flush=True)

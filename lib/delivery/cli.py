@@ -27,7 +27,10 @@ class _OneLineErrors(click.Group):
             click.echo(f"workbook: {error}", err=True)
             sys.exit(1)
         except KeyboardInterrupt:
-            click.echo("workbook: stopped; the same command goes on from the last finished notebook", err=True)
+            click.echo(
+                "workbook: stopped; the same command goes on from the last finished notebook",
+                err=True,
+            )
             sys.exit(130)
 
 
@@ -37,7 +40,12 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--profile", default="", metavar="P", help=f"Settings: {', '.join(profile_names())}. [default: quick]")
+@click.option(
+    "--profile",
+    default="",
+    metavar="P",
+    help=f"Settings: {', '.join(profile_names())}. [default: quick]",
+)
 @click.option(
     "--data",
     default="",
@@ -46,23 +54,60 @@ def main() -> None:
 )
 @click.option("--text-column", metavar="NAME", help="Column of the texts. [default: text]")
 @click.option("--label-column", metavar="NAME", help="Column of the labels. [default: label]")
-@click.option("--run", "run_name", default="", metavar="NAME", help="Name of the run and its report. [default: the profile's, or the data's]")
+@click.option(
+    "--run",
+    "run_name",
+    default="",
+    metavar="NAME",
+    help="Name of the run and its report. [default: the profile's, or the data's]",
+)
 @click.option("--from", "first", metavar="NN", help="First notebook, for instance 03.")
 @click.option("--to", "last", metavar="NN", help="Last notebook, for instance 07.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting, for instance training.epochs=3; may be given again.")
-@click.option("--force", is_flag=True, help="Run also the notebooks that are finished and up to date.")
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A setting, for instance training.epochs=3; may be given again.",
+)
+@click.option(
+    "--force", is_flag=True, help="Run also the notebooks that are finished and up to date."
+)
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def run(  # noqa: PLR0917 (click passes them by name)
-    profile: str, data: str, text_column: str, label_column: str, run_name: str, first: str, last: str, assignments: tuple[str, ...], force: bool, quiet: bool
+    profile: str,
+    data: str,
+    text_column: str,
+    label_column: str,
+    run_name: str,
+    first: str,
+    last: str,
+    assignments: tuple[str, ...],
+    force: bool,
+    quiet: bool,
 ) -> None:
     """Run the notebooks in order and build the report under reports/<run>."""
     from lib.delivery.runner import run_workbook
 
     columns = {"data.text_column": text_column, "data.label_column": label_column}
-    overrides = {**{key: value for key, value in columns.items() if value}, **parse_overrides(assignments)}
+    overrides = {
+        **{key: value for key, value in columns.items() if value},
+        **parse_overrides(assignments),
+    }
     _quiet_libraries()
-    result = run_workbook(profile, run=run_name, data=data, overrides=overrides, first=first, last=last, force=force, progress=not quiet)
-    click.echo(f"{len(result.executed)} notebooks run, {len(result.skipped)} up to date, {result.seconds:.0f} s")
+    result = run_workbook(
+        profile,
+        run=run_name,
+        data=data,
+        overrides=overrides,
+        first=first,
+        last=last,
+        force=force,
+        progress=not quiet,
+    )
+    click.echo(
+        f"{len(result.executed)} notebooks run, {len(result.skipped)} up to date, {result.seconds:.0f} s"
+    )
     click.echo(f"report: {result.index}")
 
 
@@ -82,22 +127,35 @@ def compare(first: str, second: str) -> None:
 
 @main.command()
 @click.argument("run_name", metavar="RUN")
-@click.option("--uri", default="", metavar="URI", help="Tracking server. [default: the run's, else models/mlflow]")
+@click.option(
+    "--uri",
+    default="",
+    metavar="URI",
+    help="Tracking server. [default: the run's, else models/mlflow]",
+)
 def register(run_name: str, uri: str) -> None:
     """Register a finished run's transformer under the next version, as challenger."""
     from lib.delivery import registry
 
     version, new = registry.register(run_name, uri=uri)
-    known = f"registered as {version.label}, challenger" if new else f"known already as {version.label}"
-    click.echo(f"{known}: macro F1 {version.tags['metric.macro_f1']}, accuracy {version.tags['metric.accuracy']}")
+    known = (
+        f"registered as {version.label}, challenger" if new else f"known already as {version.label}"
+    )
+    click.echo(
+        f"{known}: macro F1 {version.tags['metric.macro_f1']}, accuracy {version.tags['metric.accuracy']}"
+    )
     server = registry.server_of(run_name, uri=uri)
-    click.echo(f"to put it in use: workbook promote {version.label}{f' --uri {server}' if server else ''}")
+    click.echo(
+        f"to put it in use: workbook promote {version.label}{f' --uri {server}' if server else ''}"
+    )
 
 
 @main.command()
 @click.argument("label", metavar="NAME-vX.Y.Z")
 @click.option("--force", is_flag=True, help="Promote it whatever the comparison says.")
-@click.option("--reason", default="", metavar="WORDS", help="Why it is forced; kept with the model.")
+@click.option(
+    "--reason", default="", metavar="WORDS", help="Why it is forced; kept with the model."
+)
 @click.option("--uri", default="", metavar="URI", help="Tracking server. [default: models/mlflow]")
 def promote(label: str, force: bool, reason: str, uri: str) -> None:
     """Make a registered model the champion, if it is better than the one that is."""
@@ -124,7 +182,18 @@ def models(uri: str) -> None:
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 def lab(options: tuple[str, ...]) -> None:
     """Open the notebooks in JupyterLab; words after -- go to it."""
-    sys.exit(subprocess.call([sys.executable, "-m", "jupyterlab", f"--notebook-dir={workspace.REPOSITORY}", "--ServerApp.ip=127.0.0.1", *options]))
+    sys.exit(
+        subprocess.call(
+            [
+                sys.executable,
+                "-m",
+                "jupyterlab",
+                f"--notebook-dir={workspace.REPOSITORY}",
+                "--ServerApp.ip=127.0.0.1",
+                *options,
+            ]
+        )
+    )
 
 
 @main.command()

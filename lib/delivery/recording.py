@@ -27,7 +27,13 @@ def record_results(record: Record, ws: Workspace, *, evaluated: bool) -> None:
     if evaluated:
         found = workspace.read_json(ws.path("metrics.json"))
         record.metrics(flat_scores(found))
-        record.tags({"verdict": found["verdict"], "test.rows": found["n_test"], "test.classes": found["class_names"]})
+        record.tags(
+            {
+                "verdict": found["verdict"],
+                "test.rows": found["n_test"],
+                "test.classes": found["class_names"],
+            }
+        )
     with tempfile.TemporaryDirectory() as scratch:
         collect(ws.folder(workspace.REPORTS), Path(scratch))
         record.artifacts(Path(scratch), "report")
@@ -39,7 +45,11 @@ def flat_scores(found: dict[str, Any]) -> dict[str, float]:
     for model, of_model in found["models"].items():
         for metric, interval in of_model["intervals"].items():
             name = f"test/{model}/{metric}"
-            scores |= {name: interval["value"], f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
+            scores |= {
+                name: interval["value"],
+                f"{name}_low": interval["low"],
+                f"{name}_high": interval["high"],
+            }
     return scores
 
 
@@ -50,9 +60,16 @@ def collect(reports: Path, folder: Path) -> None:
             shutil.copy(path, folder)
     (folder / "figures").mkdir()
     for notebook in sorted(reports.glob("[0-9]*.ipynb")):
-        pictures = [output["data"]["image/png"] for cell in nbformat.read(notebook, 4).cells for output in cell.get("outputs", []) if _is_picture(output)]
+        pictures = [
+            output["data"]["image/png"]
+            for cell in nbformat.read(notebook, 4).cells
+            for output in cell.get("outputs", [])
+            if _is_picture(output)
+        ]
         for number, picture in enumerate(pictures, 1):
-            (folder / "figures" / f"{notebook.stem}-{number}.png").write_bytes(base64.b64decode(picture))
+            (folder / "figures" / f"{notebook.stem}-{number}.png").write_bytes(
+                base64.b64decode(picture)
+            )
 
 
 def _is_picture(output: dict[str, Any]) -> bool:

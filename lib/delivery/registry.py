@@ -26,8 +26,22 @@ from lib.workspace import Workspace
 
 MODEL = "transformer"  # what is registered of a run
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"  # aliases
-OURS = {"version", "model", "measured", "test_set", "dataset", "run", "date", "commit", "metric.macro_f1", "metric.accuracy"}  # tags of all that is ours
-MAJOR, MINOR = ("dataset", "classes"), ("training_data", "recipe", "backbone")  # tags that raise a version's first and second number
+OURS = {
+    "version",
+    "model",
+    "measured",
+    "test_set",
+    "dataset",
+    "run",
+    "date",
+    "commit",
+    "metric.macro_f1",
+    "metric.accuracy",
+}  # tags of all that is ours
+MAJOR, MINOR = (
+    ("dataset", "classes"),
+    ("training_data", "recipe", "backbone"),
+)  # tags that raise a version's first and second number
 
 
 @dataclass(frozen=True)
@@ -65,7 +79,10 @@ def short_name(backbone: str) -> str:
     >>> short_name("microsoft/deberta-v3-large"), short_name("/models/My encoder/")
     ('deberta-v3-large', 'my-encoder')
     """
-    return re.sub(r"[^a-z0-9.]+", "-", backbone.rstrip("/").rsplit("/", 1)[-1].lower()).strip("-.") or "model"
+    return (
+        re.sub(r"[^a-z0-9.]+", "-", backbone.rstrip("/").rsplit("/", 1)[-1].lower()).strip("-.")
+        or "model"
+    )
 
 
 def next_version(last: str, before: Mapping[str, str], now: Mapping[str, str]) -> str:
@@ -92,7 +109,11 @@ def next_version(last: str, before: Mapping[str, str], now: Mapping[str, str]) -
     major, minor, patch = map(int, last.split("."))
     if any(before.get(tag) != now[tag] for tag in MAJOR):
         return f"{major + 1}.0.0"
-    return f"{major}.{minor + 1}.0" if any(before.get(tag) != now[tag] for tag in MINOR) else f"{major}.{minor}.{patch + 1}"
+    return (
+        f"{major}.{minor + 1}.0"
+        if any(before.get(tag) != now[tag] for tag in MINOR)
+        else f"{major}.{minor}.{patch + 1}"
+    )
 
 
 def register(run: str, *, uri: str = "") -> tuple[Version, bool]:
@@ -114,7 +135,9 @@ def register(run: str, *, uri: str = "") -> tuple[Version, bool]:
     found = comparison.evaluated_run(run)
     uri, folder = _uri_of(found, uri), found.ws.existing(MODEL)
     if workspace.path_fingerprint(folder) != found.metrics["fingerprints"][MODEL]:
-        raise WorkbookError(f"{folder} is not the model that was evaluated: `workbook run --run {run}` evaluates it")
+        raise WorkbookError(
+            f"{folder} is not the model that was evaluated: `workbook run --run {run}` evaluates it"
+        )
     tags, name = _tags(found), short_name(found.trained_with["training.backbone"])
     with _registry(uri) as client:
         versions = _versions(client, name)
@@ -127,9 +150,13 @@ def register(run: str, *, uri: str = "") -> tuple[Version, bool]:
         _store(client, run_id, f"{name}-v{number}", found)
         if not _registered(client, name):
             client.create_registered_model(name)
-        made = client.create_model_version(name, f"runs:/{run_id}/{name}-v{number}/model", run_id, tags={**tags, "version": number})
+        made = client.create_model_version(
+            name, f"runs:/{run_id}/{name}-v{number}/model", run_id, tags={**tags, "version": number}
+        )
         client.set_registered_model_alias(name, CHALLENGER, made.version)
-        return next(version for version in _versions(client, name) if version.version == number), True
+        return next(
+            version for version in _versions(client, name) if version.version == number
+        ), True
 
 
 def server_of(run: str, *, uri: str = "") -> str:
@@ -141,7 +168,9 @@ def _uri_of(found: Evaluated, uri: str) -> str:
     return uri or found.record["settings"].get("tracking.uri", "")
 
 
-def promote(label: str, *, force: bool = False, reason: str = "", uri: str = "") -> tuple[Version, str]:
+def promote(
+    label: str, *, force: bool = False, reason: str = "", uri: str = ""
+) -> tuple[Version, str]:
     """Make a version the champion of its name, if it is better than the one that is; that one becomes `previous`.
 
     The first champion has nobody to beat. A later one has to be better on the same sealed test set (both paired tests and the interval
@@ -163,16 +192,30 @@ def promote(label: str, *, force: bool = False, reason: str = "", uri: str = "")
     WorkbookError : no such version, it is the champion already, or it is not better and not forced.
     """
     if force != bool(reason.strip()):
-        raise WorkbookError("--force and --reason go together: a forced promotion is kept with its reason")
+        raise WorkbookError(
+            "--force and --reason go together: a forced promotion is kept with its reason"
+        )
     with _registry(uri) as client:
         version = _find(client, label)
-        champion = next((other for other in _versions(client, version.name) if CHAMPION in other.aliases), None)
+        champion = next(
+            (other for other in _versions(client, version.name) if CHAMPION in other.aliases), None
+        )
         if champion and champion.number == version.number:
             raise WorkbookError(f"{label} is the champion already")
-        objection, words = ("", "the first champion") if champion is None else _judged_or_not(client, champion, version, force=force)
+        objection, words = (
+            ("", "the first champion")
+            if champion is None
+            else _judged_or_not(client, champion, version, force=force)
+        )
         if objection and not force:
-            raise WorkbookError(f"{label} is not promoted: {objection}. To do so all the same: --force --reason '...'")
-        kept = {"promoted": _now(), "promotion": objection or words, **({"forced": reason} if force else {})}
+            raise WorkbookError(
+                f"{label} is not promoted: {objection}. To do so all the same: --force --reason '...'"
+            )
+        kept = {
+            "promoted": _now(),
+            "promotion": objection or words,
+            **({"forced": reason} if force else {}),
+        }
         for tag, value in kept.items():
             client.set_model_version_tag(version.name, version.number, tag, value[:4_000])
         _move_aliases(client, version, champion)
@@ -188,13 +231,30 @@ def models(*, uri: str = "") -> pd.DataFrame:
                 for version in sorted(_versions(client, name), key=_order, reverse=True):
                     tags = version.tags
                     scores = (tags["metric.macro_f1"], tags["metric.accuracy"])
-                    rows.append((version.label, ", ".join(version.aliases), *scores, tags["dataset"], tags["run"], tags["date"][:10], tags["commit"][:10]))
-    return pd.DataFrame(rows, columns=["model", "alias", "macro F1", "accuracy", "data", "run", "date", "commit"])
+                    rows.append(
+                        (
+                            version.label,
+                            ", ".join(version.aliases),
+                            *scores,
+                            tags["dataset"],
+                            tags["run"],
+                            tags["date"][:10],
+                            tags["commit"][:10],
+                        )
+                    )
+    return pd.DataFrame(
+        rows, columns=["model", "alias", "macro F1", "accuracy", "data", "run", "date", "commit"]
+    )
 
 
 def _tags(found: Evaluated) -> dict[str, str]:
     record, settings, ws = found.record, found.trained_with, found.ws
-    parts = [workspace.table_fingerprint(workspace.read_table(ws.existing(f"{part}.parquet"))[["text", "label"]]) for part in ("train", "val")]
+    parts = [
+        workspace.table_fingerprint(
+            workspace.read_table(ws.existing(f"{part}.parquet"))[["text", "label"]]
+        )
+        for part in ("train", "val")
+    ]
     sections = ("training.", "augmentation.") if settings["augmentation.train"] else ("training.",)
     backbone = Path(settings["training.backbone"])
     intervals = found.metrics["models"][MODEL]["intervals"]
@@ -202,7 +262,9 @@ def _tags(found: Evaluated) -> dict[str, str]:
         "dataset": ws.dataset,
         "classes": _digest(found.metrics["class_names"]),
         "training_data": _digest(parts),
-        "recipe": _digest({key: value for key, value in settings.items() if key.startswith(sections)}),
+        "recipe": _digest(
+            {key: value for key, value in settings.items() if key.startswith(sections)}
+        ),
         "backbone": workspace.path_fingerprint(backbone) or str(backbone),
         "seed": str(settings["seed"]),
         "model": found.metrics["fingerprints"][MODEL],
@@ -212,7 +274,10 @@ def _tags(found: Evaluated) -> dict[str, str]:
         "commit": str(record["machine"]["commit"]),
         "run": ws.run,
         "date": _now(),
-        **{f"metric.{metric}": str(significance.Interval(**interval)) for metric, interval in intervals.items()},
+        **{
+            f"metric.{metric}": str(significance.Interval(**interval))
+            for metric, interval in intervals.items()
+        },
     }
 
 
@@ -225,7 +290,9 @@ def _store(client: Any, run_id: str, label: str, found: Evaluated) -> None:
         client.log_artifacts(run_id, scratch, f"{label}/evaluation")
 
 
-def _judged_or_not(client: Any, champion: Version, challenger: Version, *, force: bool) -> tuple[str, str]:
+def _judged_or_not(
+    client: Any, champion: Version, challenger: Version, *, force: bool
+) -> tuple[str, str]:
     """Compare the two; where that cannot be done and the promotion is forced, what stands in the way is the objection."""
     try:
         return _judged(client, champion, challenger)
@@ -237,21 +304,39 @@ def _judged_or_not(client: Any, champion: Version, challenger: Version, *, force
 
 def _judged(client: Any, champion: Version, challenger: Version) -> tuple[str, str]:
     """Return what speaks against a promotion ("" where nothing does), and the comparison in words."""
-    (first_metrics, first_probs), (metrics, probs) = (_evaluation(client, version) for version in (champion, challenger))
+    (first_metrics, first_probs), (metrics, probs) = (
+        _evaluation(client, version) for version in (champion, challenger)
+    )
     classes = metrics["class_names"]
     try:
-        comparison.check_comparable(champion.label, first_metrics["class_names"], champion.tags["test_set"], challenger.label, classes, challenger.tags["test_set"])
+        comparison.check_comparable(
+            champion.label,
+            first_metrics["class_names"],
+            champion.tags["test_set"],
+            challenger.label,
+            classes,
+            challenger.tags["test_set"],
+        )
     except WorkbookError as error:
         return str(error), ""
     test = _test_set(challenger, champion)
     y_true = pd.Categorical(test["label"], categories=classes).codes.astype(int)
-    y_pred = [comparison.predicted(of, MODEL, classes, test, what=version.label) for of, version in ((first_probs, champion), (probs, challenger))]
+    y_pred = [
+        comparison.predicted(of, MODEL, classes, test, what=version.label)
+        for of, version in ((first_probs, champion), (probs, challenger))
+    ]
     groups = test["group"].to_numpy()
     paired = significance.paired_test(y_true, *y_pred, groups=groups)
     words = comparison.in_words(paired, challenger.label, champion.label).rstrip(".")
     each = 1 - (1 - paired.macro_f1_gain.confidence) / len(classes)
-    gains = significance.class_f1_gains(y_true, *y_pred, n_classes=len(classes), groups=groups, confidence=each)
-    worse = [f"{label} {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]" for label, gain in zip(classes, gains) if gain.high < 0]
+    gains = significance.class_f1_gains(
+        y_true, *y_pred, n_classes=len(classes), groups=groups, confidence=each
+    )
+    worse = [
+        f"{label} {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+        for label, gain in zip(classes, gains)
+        if gain.high < 0
+    ]
     if worse:
         return f"{words}; its F1 is worse on {', '.join(worse)}", words
     return ("" if paired.verdict == "better" else words), words
@@ -259,23 +344,40 @@ def _judged(client: Any, champion: Version, challenger: Version) -> tuple[str, s
 
 def _evaluation(client: Any, version: Version) -> tuple[dict[str, Any], pd.DataFrame]:
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(client.download_artifacts(version.run_id, f"{version.label}/evaluation", scratch))
-        return workspace.read_json(folder / "metrics.json"), workspace.read_table(folder / "test_probs.parquet")
+        folder = Path(
+            client.download_artifacts(version.run_id, f"{version.label}/evaluation", scratch)
+        )
+        return workspace.read_json(folder / "metrics.json"), workspace.read_table(
+            folder / "test_probs.parquet"
+        )
 
 
 def _test_set(challenger: Version, champion: Version) -> pd.DataFrame:
     """Open the sealed test set where a run still has it; both models have been measured on it before."""
     for version in (challenger, champion):
         ws = Workspace(dataset=version.tags["dataset"], run=version.tags["run"])
-        if ws.path("seal.json").exists() and workspace.read_json(ws.path("seal.json"))["sha256"] == challenger.tags["test_set"]:
-            return sealed.open_test(ws, model=version.tags["measured"], why=f"{comparison.WHY} of {challenger.label} with {champion.label}")
-    raise WorkbookError(f"no run has the test set of {challenger.label} any more: `workbook run --run {challenger.tags['run']}` makes it again")
+        if (
+            ws.path("seal.json").exists()
+            and workspace.read_json(ws.path("seal.json"))["sha256"] == challenger.tags["test_set"]
+        ):
+            return sealed.open_test(
+                ws,
+                model=version.tags["measured"],
+                why=f"{comparison.WHY} of {challenger.label} with {champion.label}",
+            )
+    raise WorkbookError(
+        f"no run has the test set of {challenger.label} any more: `workbook run --run {challenger.tags['run']}` makes it again"
+    )
 
 
 def _move_aliases(client: Any, version: Version, champion: Version | None) -> None:
     """Move champion, previous and challenger; where one cannot be moved, put all back."""
     before = _aliases(client, version.name)
-    after = {**before, CHAMPION: version.number, **({PREVIOUS: champion.number} if champion else {})}
+    after = {
+        **before,
+        CHAMPION: version.number,
+        **({PREVIOUS: champion.number} if champion else {}),
+    }
     if after.get(CHALLENGER) == version.number:
         del after[CHALLENGER]
     try:
@@ -286,7 +388,11 @@ def _move_aliases(client: Any, version: Version, champion: Version | None) -> No
 
 
 def _set_aliases(client: Any, name: str, wanted: Mapping[str, Any]) -> None:
-    for alias in (PREVIOUS, CHAMPION, CHALLENGER):  # each is moved in one piece: there is a champion at every moment
+    for alias in (
+        PREVIOUS,
+        CHAMPION,
+        CHALLENGER,
+    ):  # each is moved in one piece: there is a champion at every moment
         if alias in wanted:
             client.set_registered_model_alias(name, alias, wanted[alias])
         elif alias in _aliases(client, name):
@@ -299,7 +405,9 @@ def _find(client: Any, label: str) -> Version:
         if version.label == label:
             return version
     labels = [version.label for name in _names(client) for version in _versions(client, name)]
-    raise WorkbookError(f"no model {label!r} in the registry{closest(label, labels)}; there are {', '.join(labels) or 'none: workbook register RUN'}")
+    raise WorkbookError(
+        f"no model {label!r} in the registry{closest(label, labels)}; there are {', '.join(labels) or 'none: workbook register RUN'}"
+    )
 
 
 def _versions(client: Any, name: str) -> list[Version]:
@@ -309,7 +417,11 @@ def _versions(client: Any, name: str) -> list[Version]:
     for each in _pages(client.search_model_versions, f"name = '{name}'"):
         if each.tags.keys() >= OURS:  # what others made stands beside
             own = tuple(alias for alias, number in aliases.items() if number == str(each.version))
-            found.append(Version(name, each.tags["version"], str(each.version), each.run_id, dict(each.tags), own))
+            found.append(
+                Version(
+                    name, each.tags["version"], str(each.version), each.run_id, dict(each.tags), own
+                )
+            )
     return found
 
 
@@ -319,7 +431,11 @@ def _registered(client: Any, name: str) -> bool:
 
 def _names(client: Any) -> list[str]:
     """Return the names of all registered models, but those that a filter cannot name: none of ours is such."""
-    return [model.name for model in _pages(client.search_registered_models, None) if "'" not in model.name]
+    return [
+        model.name
+        for model in _pages(client.search_registered_models, None)
+        if "'" not in model.name
+    ]
 
 
 def _pages(search: Callable[..., Any], wanted: str | None) -> Iterator[Any]:
@@ -334,7 +450,9 @@ def _pages(search: Callable[..., Any], wanted: str | None) -> Iterator[Any]:
 
 
 def _aliases(client: Any, name: str) -> dict[str, str]:
-    return {alias: str(number) for alias, number in client.get_registered_model(name).aliases.items()}
+    return {
+        alias: str(number) for alias, number in client.get_registered_model(name).aliases.items()
+    }
 
 
 def _order(version: Version) -> tuple[int, ...]:

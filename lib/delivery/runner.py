@@ -79,9 +79,18 @@ def run_workbook(
         is at this run; a notebook failed (what earlier ones wrote is kept).
     """
     started = time.perf_counter()
-    data = str(Path(data).resolve()) if data and data != "docstrings" and not data.startswith("hub:") else data
+    data = (
+        str(Path(data).resolve())
+        if data and data != "docstrings" and not data.startswith("hub:")
+        else data
+    )
     config, ws = workspace.open_run(profile=profile, run=run, data=data, settings=overrides or {})
-    parameters = {"profile": config.profile, "run": ws.run, "data": data, "settings": dict(overrides or {})}
+    parameters = {
+        "profile": config.profile,
+        "run": ws.run,
+        "data": data,
+        "settings": dict(overrides or {}),
+    }
     steps = chosen_steps(first, last)
     for step in steps:
         check_parameters(step.notebook, parameters)
@@ -92,7 +101,11 @@ def run_workbook(
         backbones.check_available(name, setting=setting)
     if config.labels.encoder and any("labels" in step.settings for step in steps):
         backbones.check_available(config.labels.encoder, setting="labels.encoder")
-    for setting, name in config.augmentation.models.items() if any("augmentation" in step.settings for step in steps) else ():
+    for setting, name in (
+        config.augmentation.models.items()
+        if any("augmentation" in step.settings for step in steps)
+        else ()
+    ):
         backbones.check_available(name, setting=setting)
     table = sources.raw_table(config, progress=progress)
     with _only_run(ws):
@@ -101,12 +114,25 @@ def run_workbook(
                 ws.existing(name)
         record = _opened_record(config, ws, parameters, table)
         with tracking.workbook_run(config, ws) as tracked:
-            executed = _run_steps(steps, config, ws, parameters, record, tracked=tracked, force=force, progress=progress)
+            executed = _run_steps(
+                steps,
+                config,
+                ws,
+                parameters,
+                record,
+                tracked=tracked,
+                force=force,
+                progress=progress,
+            )
             index = site.write_index(ws, record)
             if tracked and executed:
-                recording.record_results(tracked, ws, evaluated=any("metrics.json" in step.writes for step in steps))
+                recording.record_results(
+                    tracked, ws, evaluated=any("metrics.json" in step.writes for step in steps)
+                )
     skipped = [step.notebook for step in steps if step.notebook not in executed]
-    return RunResult(ws.folder(workspace.REPORTS), index, executed, skipped, time.perf_counter() - started)
+    return RunResult(
+        ws.folder(workspace.REPORTS), index, executed, skipped, time.perf_counter() - started
+    )
 
 
 def chosen_steps(first: str | None, last: str | None) -> list[Step]:
@@ -119,7 +145,9 @@ def chosen_steps(first: str | None, last: str | None) -> list[Step]:
     numbers = [step.number for step in STEPS]
     for option, number in (("--from", first), ("--to", last)):
         if number is not None and number not in numbers:
-            raise WorkbookError(f"{option} {number}: no notebook has this number; there are {', '.join(numbers)}")
+            raise WorkbookError(
+                f"{option} {number}: no notebook has this number; there are {', '.join(numbers)}"
+            )
     start, end = numbers.index(first or numbers[0]), numbers.index(last or numbers[-1])
     if start > end:
         raise WorkbookError(f"--from {first} comes after --to {last}")
@@ -131,7 +159,9 @@ def check_parameters(notebook: str, parameters: Mapping[str, Any]) -> None:
     known = notebook_parameters(workspace.NOTEBOOKS / f"{notebook}.ipynb")
     for name in parameters:
         if name not in known:
-            raise WorkbookError(f"{notebook} has no parameter {name!r}{closest(name, known)}; it takes {', '.join(known)}")
+            raise WorkbookError(
+                f"{notebook} has no parameter {name!r}{closest(name, known)}; it takes {', '.join(known)}"
+            )
 
 
 def notebook_parameters(path: Path) -> list[str]:
@@ -152,19 +182,36 @@ def step_key(step: Step, config: Config, ws: Workspace) -> str:
         "source": [(cell.cell_type, cell.source) for cell in document.cells],
         "code": workspace.code_fingerprint(),
         "settings": step_settings(step, config),
-        "reads": {name: workspace.path_fingerprint(_read_path(name, config, ws)) for name in step.reads if name not in step.writes},
-        "backbone": workspace.path_fingerprint(backbone) if _uses_backbone(step) and backbone.is_dir() else None,
+        "reads": {
+            name: workspace.path_fingerprint(_read_path(name, config, ws))
+            for name in step.reads
+            if name not in step.writes
+        },
+        "backbone": workspace.path_fingerprint(backbone)
+        if _uses_backbone(step) and backbone.is_dir()
+        else None,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _backbones(config: Config) -> dict[str, str]:
     """Return the backbones that a run trains: the setting that names each -> hub name or folder."""
-    members = {f"cross_validation.members: {name!r}: backbone": config.member(name).backbone for name in config.cross_validation.members}
+    members = {
+        f"cross_validation.members: {name!r}: backbone": config.member(name).backbone
+        for name in config.cross_validation.members
+    }
     space = config.search_space().get("backbone", ()) if config.search.trials else ()
-    searched = {f"search.space.backbone[{i}]": name for i, name in enumerate(space)} if isinstance(space, tuple) else {}
+    searched = (
+        {f"search.space.backbone[{i}]": name for i, name in enumerate(space)}
+        if isinstance(space, tuple)
+        else {}
+    )
     distinct: dict[str, str] = {}
-    for setting, name in {"training.backbone": config.training.backbone, **members, **searched}.items():
+    for setting, name in {
+        "training.backbone": config.training.backbone,
+        **members,
+        **searched,
+    }.items():
         distinct.setdefault(name, setting)
     return {setting: name for name, setting in distinct.items()}
 
@@ -172,7 +219,11 @@ def _backbones(config: Config) -> dict[str, str]:
 def step_settings(step: Step, config: Config) -> dict[str, Any]:
     """Return the settings that a notebook's result depends on, by dotted key."""
     used = {"seed", *step.settings}
-    return {key: value for key, value in config.flat().items() if key in used or key.split(".")[0] in used}
+    return {
+        key: value
+        for key, value in config.flat().items()
+        if key in used or key.split(".")[0] in used
+    }
 
 
 def _uses_backbone(step: Step) -> bool:
@@ -191,7 +242,10 @@ def _run_steps(
     progress: bool,
 ) -> list[str]:
     executed = []
-    with tqdm(steps, desc="notebooks", unit="notebook", disable=not progress) as bar, _live_output(bar):
+    with (
+        tqdm(steps, desc="notebooks", unit="notebook", disable=not progress) as bar,
+        _live_output(bar),
+    ):
         for step in steps:
             bar.set_description_str(step.notebook)
             if force or not _is_done(step, config, ws, record):
@@ -209,13 +263,29 @@ def _run_steps(
 
 def _is_done(step: Step, config: Config, ws: Workspace, record: dict[str, Any]) -> bool:
     done = record["steps"].get(step.notebook, {})
-    pages = [ws.folder(workspace.REPORTS) / f"{step.notebook}{ending}" for ending in (".ipynb", ".html")]
-    if done.get("state") != "done" or not all(page.exists() for page in pages) or done["key"] != step_key(step, config, ws):
+    pages = [
+        ws.folder(workspace.REPORTS) / f"{step.notebook}{ending}" for ending in (".ipynb", ".html")
+    ]
+    if (
+        done.get("state") != "done"
+        or not all(page.exists() for page in pages)
+        or done["key"] != step_key(step, config, ws)
+    ):
         return False
-    return done["writes"] == {name: workspace.path_fingerprint(ws.path(name)) for name in step.writes}
+    return done["writes"] == {
+        name: workspace.path_fingerprint(ws.path(name)) for name in step.writes
+    }
 
 
-def _execute(step: Step, config: Config, ws: Workspace, parameters: dict[str, Any], record: dict[str, Any], *, progress: bool) -> None:
+def _execute(
+    step: Step,
+    config: Config,
+    ws: Workspace,
+    parameters: dict[str, Any],
+    record: dict[str, Any],
+    *,
+    progress: bool,
+) -> None:
     folder, started = ws.folder(workspace.REPORTS), time.perf_counter()
     for ending in (".html", ".failed.ipynb"):
         (folder / f"{step.notebook}{ending}").unlink(missing_ok=True)
@@ -230,8 +300,12 @@ def _execute(step: Step, config: Config, ws: Workspace, parameters: dict[str, An
             record["steps"][step.notebook] = {"state": "failed", "error": failure, "seconds": None}
             _save_record(ws, record)
             site.write_index(ws, record)
-            raise WorkbookError(f"{failure}\n(the whole notebook: {folder / step.notebook}.failed.ipynb)")
-    site.export_notebook(folder / f"{step.notebook}.ipynb", folder / f"{step.notebook}.html", run=ws.run)
+            raise WorkbookError(
+                f"{failure}\n(the whole notebook: {folder / step.notebook}.failed.ipynb)"
+            )
+    site.export_notebook(
+        folder / f"{step.notebook}.ipynb", folder / f"{step.notebook}.html", run=ws.run
+    )
     record["steps"][step.notebook] = {
         "state": "done",
         "key": key,
@@ -244,7 +318,9 @@ def _execute(step: Step, config: Config, ws: Workspace, parameters: dict[str, An
     site.write_index(ws, record)
 
 
-def _papermill(step: Step, output: Path, parameters: dict[str, Any], *, progress: bool) -> str | None:
+def _papermill(
+    step: Step, output: Path, parameters: dict[str, Any], *, progress: bool
+) -> str | None:
     """Execute one notebook; return None, or the failing cell's error with the heading it stands under."""
     import papermill
     from jupyter_client.manager import AsyncKernelManager
@@ -259,7 +335,9 @@ def _papermill(step: Step, output: Path, parameters: dict[str, Any], *, progress
             await super().shutdown_kernel(now=now, restart=restart)
 
     try:
-        with tempfile.TemporaryDirectory(prefix="kernel-") as sockets:  # of this kernel alone: a shared name mixes up runs side by side
+        with tempfile.TemporaryDirectory(
+            prefix="kernel-"
+        ) as sockets:  # of this kernel alone: a shared name mixes up runs side by side
             papermill.execute_notebook(
                 str(workspace.NOTEBOOKS / f"{step.notebook}.ipynb"),
                 str(output),
@@ -269,7 +347,14 @@ def _papermill(step: Step, output: Path, parameters: dict[str, Any], *, progress
                 log_output=True,
                 progress_bar={"desc": "  cells", "leave": False} if progress else False,
                 kernel_manager_class=KernelManager,
-                config=Traits({"KernelManager": {"transport": "ipc", "connection_file": f"{sockets}/kernel.json"}}),  # no open port
+                config=Traits(
+                    {
+                        "KernelManager": {
+                            "transport": "ipc",
+                            "connection_file": f"{sockets}/kernel.json",
+                        }
+                    }
+                ),  # no open port
             )
     except papermill.PapermillExecutionError as error:
         return f"{step.notebook} stopped under {_heading(output)!r}: {error.ename}: {error.evalue}"
@@ -282,7 +367,9 @@ def _heading(executed: Path) -> str:
     """Return the last heading above the cell that failed, or that was running when the kernel died."""
     heading = ""
     for cell in nbformat.read(executed, as_version=4).cells:
-        if cell.cell_type == "markdown" and "papermill-error-cell-tag" not in cell.metadata.get("tags", []):
+        if cell.cell_type == "markdown" and "papermill-error-cell-tag" not in cell.metadata.get(
+            "tags", []
+        ):
             heads = [line for line in cell.source.splitlines() if line.startswith("#")]
             heading = heads[-1].lstrip("# ") if heads else heading
         if cell.metadata.get("papermill", {}).get("status") in ("failed", "running"):
@@ -296,14 +383,18 @@ def _only_run(ws: Workspace) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     folder = ws.folder(workspace.REPORTS)
-    with workspace.atomic_path(folder / ".lock-probe") as probe:  # says in one line where the folder cannot be written
+    with workspace.atomic_path(
+        folder / ".lock-probe"
+    ) as probe:  # says in one line where the folder cannot be written
         probe.touch()
     (folder / ".lock-probe").unlink()
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise WorkbookError(f"another process is at run {ws.run!r}; wait for it, or name another with --run") from None
+        raise WorkbookError(
+            f"another process is at run {ws.run!r}; wait for it, or name another with --run"
+        ) from None
     try:
         for place in (workspace.PROCESSED, workspace.MODELS, workspace.REPORTS):
             for left_over in ws.folder(place).glob(".*.*"):
@@ -318,10 +409,14 @@ def _check_disk() -> None:
     free = workspace.free_disk()
     if free < NEEDED_DISK_BYTES:
         needed = NEEDED_DISK_BYTES / 1e9
-        raise WorkbookError(f"{free / 1e9:.2f} GB free in {workspace.home()}, {needed:.0f} GB needed; make room, or set WORKBOOK_HOME to a larger disk")
+        raise WorkbookError(
+            f"{free / 1e9:.2f} GB free in {workspace.home()}, {needed:.0f} GB needed; make room, or set WORKBOOK_HOME to a larger disk"
+        )
 
 
-def _opened_record(config: Config, ws: Workspace, parameters: dict[str, Any], table: Any) -> dict[str, Any]:
+def _opened_record(
+    config: Config, ws: Workspace, parameters: dict[str, Any], table: Any
+) -> dict[str, Any]:
     """Return run.json's content: the earlier one's steps with this call's settings, data and machine."""
     path = ws.folder(workspace.REPORTS) / "run.json"
     try:
@@ -368,12 +463,19 @@ def _live_output(bar: tqdm) -> Iterator[None]:
         shown = 0.0
 
         def emit(self, record: logging.LogRecord) -> None:
-            lines = [line for line in record.getMessage().replace("\r", "\n").splitlines() if line.strip()]
+            lines = [
+                line
+                for line in record.getMessage().replace("\r", "\n").splitlines()
+                if line.strip()
+            ]
             if lines and time.monotonic() - self.shown >= pause:
                 bar.set_postfix_str(lines[-1].strip()[:70])
                 self.shown = time.monotonic()
 
-    logger, handler = logging.getLogger("papermill"), LastLine(logging.WARNING)  # papermill logs standard error as warnings
+    logger, handler = (
+        logging.getLogger("papermill"),
+        LastLine(logging.WARNING),
+    )  # papermill logs standard error as warnings
     propagate, logger.propagate = logger.propagate, False
     logger.addHandler(handler)
     try:

@@ -13,7 +13,10 @@ from lib.evaluation.significance import Interval
 
 LEAST_IN_BIN = 10  # rows that the accuracy of a bin is told from
 LEAST = 1e-12  # probabilities below it are taken for it: their logarithm is finite
-SCALES = (-3.0, 3.0)  # logarithms of the inverse of a temperature: where all rows are right, nothing else would bound it
+SCALES = (
+    -3.0,
+    3.0,
+)  # logarithms of the inverse of a temperature: where all rows are right, nothing else would bound it
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,9 @@ class Calibrator:
         return float(np.exp(-np.log(self.scale).mean()))
 
 
-def fit_calibrator(probs: np.ndarray, y_true: np.ndarray, *, method: str, ridge: float = 0.01) -> Calibrator:
+def fit_calibrator(
+    probs: np.ndarray, y_true: np.ndarray, *, method: str, ridge: float = 0.01
+) -> Calibrator:
     """Fit a calibrator that minimises the log loss of rows which the model did not learn from.
 
     Parameters
@@ -61,7 +66,11 @@ def fit_calibrator(probs: np.ndarray, y_true: np.ndarray, *, method: str, ridge:
         raise ValueError(f"method must be 'none', 'temperature' or 'vector', got {method!r}")
     if method == "none":
         return Calibrator(np.ones(k), np.zeros(k))
-    found = optimize.minimize_scalar(lambda log_scale: _log_loss(np.exp(log_scale) * logs, y_true), bounds=SCALES, method="bounded")
+    found = optimize.minimize_scalar(
+        lambda log_scale: _log_loss(np.exp(log_scale) * logs, y_true),
+        bounds=SCALES,
+        method="bounded",
+    )
     start = np.r_[np.full(k, found.x), np.zeros(k)]
     if method == "temperature":
         return Calibrator(np.exp(start[:k]), start[k:])
@@ -71,13 +80,17 @@ def fit_calibrator(probs: np.ndarray, y_true: np.ndarray, *, method: str, ridge:
         scores = logs * scale + values[k:]
         errors = (special.softmax(scores, axis=1) - np.eye(k)[y_true]) / len(y_true)
         gradient = np.r_[(errors * logs).sum(axis=0) * scale, errors.sum(axis=0)]
-        return _log_loss(scores, y_true) + 0.5 * ridge * np.sum((values - start) ** 2), gradient + ridge * (values - start)
+        return _log_loss(scores, y_true) + 0.5 * ridge * np.sum(
+            (values - start) ** 2
+        ), gradient + ridge * (values - start)
 
     values = optimize.minimize(loss, start, jac=True, method="L-BFGS-B").x
     return Calibrator(np.exp(values[:k]), values[k:])
 
 
-def out_of_fold(probs: np.ndarray, y_true: np.ndarray, fold: np.ndarray, *, method: str) -> np.ndarray:
+def out_of_fold(
+    probs: np.ndarray, y_true: np.ndarray, fold: np.ndarray, *, method: str
+) -> np.ndarray:
     """Return calibrated probabilities, those of each fold by what was fitted on the other folds: ndarray of shape (n, k)."""
 
     def fit(rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -87,7 +100,12 @@ def out_of_fold(probs: np.ndarray, y_true: np.ndarray, fold: np.ndarray, *, meth
     return cross_fitted(fit, fold, n_classes=probs.shape[1])
 
 
-def cross_fitted(fit: Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]], fold: np.ndarray, *, n_classes: int) -> np.ndarray:
+def cross_fitted(
+    fit: Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]],
+    fold: np.ndarray,
+    *,
+    n_classes: int,
+) -> np.ndarray:
     """Return probabilities of every row from what was fitted without its fold.
 
     Parameters
@@ -112,10 +130,14 @@ def log_probs(probs: np.ndarray) -> np.ndarray:
 
 
 def _log_loss(scores: np.ndarray, y_true: np.ndarray) -> float:
-    return float(np.mean(special.logsumexp(scores, axis=1) - scores[np.arange(len(y_true)), y_true]))
+    return float(
+        np.mean(special.logsumexp(scores, axis=1) - scores[np.arange(len(y_true)), y_true])
+    )
 
 
-def debiased_calibration_error(probs: np.ndarray, y_true: np.ndarray, *, n_bins: int = 15, confidence: float = 0.95) -> Interval:
+def debiased_calibration_error(
+    probs: np.ndarray, y_true: np.ndarray, *, n_bins: int = 15, confidence: float = 0.95
+) -> Interval:
     """Return the root mean square gap between confidence and accuracy, without the part that chance in the bins adds.
 
     Parameters
@@ -141,15 +163,22 @@ def debiased_calibration_error(probs: np.ndarray, y_true: np.ndarray, *, n_bins:
     if len(probs) < 2:
         raise ValueError(f"the calibration error needs 2 rows or more, got {len(probs)}")
     confidences, right = probs.max(axis=1), probs.argmax(axis=1) == y_true
-    bins = np.array_split(np.argsort(confidences, kind="stable"), max(1, min(n_bins, len(probs) // LEAST_IN_BIN)))
+    bins = np.array_split(
+        np.argsort(confidences, kind="stable"), max(1, min(n_bins, len(probs) // LEAST_IN_BIN))
+    )
     weight = np.array([len(rows) for rows in bins]) / len(probs)
     gap = np.array([confidences[rows].mean() - right[rows].mean() for rows in bins])
     noise = np.array([_noise(right[rows]) for rows in bins])
     square, z = float(weight @ (gap**2 - noise)), stats.norm.ppf(0.5 + confidence / 2)
     # around a true square s, estimates have the variance 4 s (weight^2 noise) + 2 (weight noise)^2, summed over bins
-    middle, least = square + 2 * z**2 * float(weight**2 @ noise), square**2 - 2 * z**2 * float((weight * noise) @ (weight * noise))
+    middle, least = (
+        square + 2 * z**2 * float(weight**2 @ noise),
+        square**2 - 2 * z**2 * float((weight * noise) @ (weight * noise)),
+    )
     half = np.sqrt(max(0.0, middle**2 - least))
-    value, low, high = (float(np.sqrt(min(1.0, max(0.0, each)))) for each in (square, middle - half, middle + half))
+    value, low, high = (
+        float(np.sqrt(min(1.0, max(0.0, each)))) for each in (square, middle - half, middle + half)
+    )
     return Interval(value, low, high, n=len(probs), confidence=confidence)
 
 

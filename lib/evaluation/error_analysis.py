@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 
 
-def mistakes_table(rows: pd.DataFrame, y_true: np.ndarray, probs: np.ndarray, *, class_names: Sequence[str]) -> pd.DataFrame:
+def mistakes_table(
+    rows: pd.DataFrame, y_true: np.ndarray, probs: np.ndarray, *, class_names: Sequence[str]
+) -> pd.DataFrame:
     """Return the rows a model gets wrong, the most confident first.
 
     Parameters
@@ -32,14 +34,22 @@ def mistakes_table(rows: pd.DataFrame, y_true: np.ndarray, probs: np.ndarray, *,
             "text": rows["text"].to_numpy(),
         }
     )
-    return table[y_pred != y_true].sort_values("confidence", ascending=False, kind="stable", ignore_index=True)
+    return table[y_pred != y_true].sort_values(
+        "confidence", ascending=False, kind="stable", ignore_index=True
+    )
 
 
-def confusion_counts(y_true: np.ndarray, y_pred: np.ndarray, *, class_names: Sequence[str]) -> pd.DataFrame:
+def confusion_counts(
+    y_true: np.ndarray, y_pred: np.ndarray, *, class_names: Sequence[str]
+) -> pd.DataFrame:
     """Return counts of rows, true classes down, predicted classes across."""
     k = len(class_names)
     counts = np.bincount(y_true * k + y_pred, minlength=k * k).reshape(k, k)
-    return pd.DataFrame(counts, index=pd.Index(class_names, name="label"), columns=pd.Index(class_names, name="predicted"))
+    return pd.DataFrame(
+        counts,
+        index=pd.Index(class_names, name="label"),
+        columns=pd.Index(class_names, name="predicted"),
+    )
 
 
 def accuracy_by_length(texts: Sequence[str], right: np.ndarray, *, n_bins: int = 5) -> pd.DataFrame:
@@ -52,12 +62,22 @@ def accuracy_by_length(texts: Sequence[str], right: np.ndarray, *, n_bins: int =
     from statsmodels.stats.proportion import proportion_confint
 
     words = pd.Series([len(text.split()) for text in texts])
-    bins = pd.qcut(words, n_bins, duplicates="drop") if words.nunique() > 1 else pd.Series(0, index=words.index)
+    bins = (
+        pd.qcut(words, n_bins, duplicates="drop")
+        if words.nunique() > 1
+        else pd.Series(0, index=words.index)
+    )
     grouped = pd.Series(right.astype(float)).groupby(bins, observed=True)
     n, n_right = grouped.size(), grouped.sum()
     low, high = proportion_confint(n_right, n, alpha=0.05, method="wilson")
     ranges = words.groupby(bins, observed=True).agg(["min", "max"])
     names = [f"{a}-{b}" for a, b in ranges.itertuples(index=False)]
     return pd.DataFrame(
-        {"accuracy": (n_right / n).to_numpy(), "low": np.asarray(low), "high": np.asarray(high), "n": n.to_numpy()}, index=pd.Index(names, name="words")
+        {
+            "accuracy": (n_right / n).to_numpy(),
+            "low": np.asarray(low),
+            "high": np.asarray(high),
+            "n": n.to_numpy(),
+        },
+        index=pd.Index(names, name="words"),
     )

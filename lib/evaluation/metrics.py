@@ -45,9 +45,13 @@ def roc_auc(probs: np.ndarray, y_true: np.ndarray) -> float:
     A class without a row, or with all of them, is left out; NaN where that leaves none.
     """
     n_positive = np.bincount(y_true, minlength=probs.shape[1])
-    rank_sums = np.array([stats.rankdata(probs[:, code])[y_true == code].sum() for code in range(probs.shape[1])])
+    rank_sums = np.array(
+        [stats.rankdata(probs[:, code])[y_true == code].sum() for code in range(probs.shape[1])]
+    )
     with np.errstate(invalid="ignore", divide="ignore"):
-        areas = (rank_sums - n_positive * (n_positive + 1) / 2) / (n_positive * (len(y_true) - n_positive))
+        areas = (rank_sums - n_positive * (n_positive + 1) / 2) / (
+            n_positive * (len(y_true) - n_positive)
+        )
     defined = np.isfinite(areas)
     return float(areas[defined].mean()) if defined.any() else float("nan")
 
@@ -82,7 +86,9 @@ def expected_calibration_error(probs: np.ndarray, y_true: np.ndarray, *, n_bins:
     return float(np.round(np.abs(np.bincount(place, weights=gap)).sum() / len(y_true), 12))
 
 
-def calibration_gaps(probs: np.ndarray, y_true: np.ndarray, *, n_bins: int = 15) -> tuple[np.ndarray, np.ndarray]:
+def calibration_gaps(
+    probs: np.ndarray, y_true: np.ndarray, *, n_bins: int = 15
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the bin of each row, and its confidence minus whether it is right: what the calibration error sums up."""
     probs, place = _binned(probs, y_true, n_bins)
     return place, probs.max(axis=1) - (probs.argmax(axis=1) == y_true)
@@ -91,7 +97,9 @@ def calibration_gaps(probs: np.ndarray, y_true: np.ndarray, *, n_bins: int = 15)
 def reliability_bins(probs: np.ndarray, y_true: np.ndarray, *, n_bins: int = 15) -> pd.DataFrame:
     """Return mean `confidence`, `accuracy` and `n` of each bin of confidence that holds a row."""
     probs, place = _binned(probs, y_true, n_bins)
-    table = pd.DataFrame({"bin": place, "confidence": probs.max(axis=1), "accuracy": probs.argmax(axis=1) == y_true})
+    table = pd.DataFrame(
+        {"bin": place, "confidence": probs.max(axis=1), "accuracy": probs.argmax(axis=1) == y_true}
+    )
     grouped = table.groupby("bin")
     return grouped[["confidence", "accuracy"]].mean().assign(n=grouped.size())
 
@@ -102,7 +110,9 @@ def brier_score_loss(probs: np.ndarray, y_true: np.ndarray) -> float:
     return float(np.mean(np.sum((probs - np.eye(probs.shape[1])[y_true]) ** 2, axis=1)))
 
 
-def classification_metrics(y_true: np.ndarray, probs: np.ndarray, *, class_names: Sequence[str]) -> dict[str, Any]:
+def classification_metrics(
+    y_true: np.ndarray, probs: np.ndarray, *, class_names: Sequence[str]
+) -> dict[str, Any]:
     """Return all metrics of one model.
 
     Parameters
@@ -124,7 +134,9 @@ def classification_metrics(y_true: np.ndarray, probs: np.ndarray, *, class_names
     if probs.shape[1] != len(class_names):
         raise ValueError(f"probs has {probs.shape[1]} columns, class_names {len(class_names)}")
     y_pred, codes = probs.argmax(axis=1), np.arange(len(class_names))
-    precision, recall, f1, n = precision_recall_fscore_support(y_true, y_pred, labels=codes, zero_division=0.0)
+    precision, recall, f1, n = precision_recall_fscore_support(
+        y_true, y_pred, labels=codes, zero_division=0.0
+    )
     return {
         "n": len(y_true),
         "accuracy": accuracy(y_true, y_pred),
@@ -135,7 +147,13 @@ def classification_metrics(y_true: np.ndarray, probs: np.ndarray, *, class_names
         "brier_loss": brier_score_loss(probs, y_true),
         "nll_loss": float(log_loss(y_true, probs, labels=codes)),
         "classes": {
-            name: {"precision": float(precision[i]), "recall": float(recall[i]), "f1": float(f1[i]), "n": int(n[i])} for i, name in enumerate(class_names)
+            name: {
+                "precision": float(precision[i]),
+                "recall": float(recall[i]),
+                "f1": float(f1[i]),
+                "n": int(n[i]),
+            }
+            for i, name in enumerate(class_names)
         },
     }
 
@@ -146,12 +164,18 @@ def checked_probs(probs: np.ndarray, y_true: np.ndarray) -> np.ndarray:
     if probs.ndim != 2 or len(probs) != len(y_true):
         raise ValueError(f"probs must have shape ({len(y_true)}, n_classes), got {probs.shape}")
     if len(probs) and probs.min() < 0:
-        raise ValueError(f"probs must be 0..1; row {np.argmax(probs.min(axis=1) < 0)} has {probs.min():.6g}")
+        raise ValueError(
+            f"probs must be 0..1; row {np.argmax(probs.min(axis=1) < 0)} has {probs.min():.6g}"
+        )
     wrong = np.flatnonzero(~(np.abs(probs.sum(axis=1) - 1) <= 1e-6))
     if len(wrong):
-        raise ValueError(f"probs rows must sum to 1; row {wrong[0]} sums to {probs[wrong[0]].sum():.6g}")
+        raise ValueError(
+            f"probs rows must sum to 1; row {wrong[0]} sums to {probs[wrong[0]].sum():.6g}"
+        )
     if len(y_true) and (np.min(y_true) < 0 or np.max(y_true) >= probs.shape[1]):
-        raise ValueError(f"y_true must be in 0..{probs.shape[1] - 1}, found {np.min(y_true)}..{np.max(y_true)}")
+        raise ValueError(
+            f"y_true must be in 0..{probs.shape[1] - 1}, found {np.min(y_true)}..{np.max(y_true)}"
+        )
     return probs / probs.sum(axis=1, keepdims=True)
 
 

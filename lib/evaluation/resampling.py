@@ -34,7 +34,13 @@ class ResamplingPlan:
         return int(self.cell.max()) + 1
 
 
-def draws(n: int, *, cell: np.ndarray | None = None, groups: np.ndarray | None = None, strata: np.ndarray | None = None) -> ResamplingPlan:
+def draws(
+    n: int,
+    *,
+    cell: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
+    strata: np.ndarray | None = None,
+) -> ResamplingPlan:
     """Say how n rows are drawn again.
 
     Parameters
@@ -48,13 +54,19 @@ def draws(n: int, *, cell: np.ndarray | None = None, groups: np.ndarray | None =
     ValueError : fewer than two rows or groups, or a group that lies in two strata.
     """
     unit = np.unique(groups, return_inverse=True)[1] if groups is not None else np.arange(n)
-    kind = np.unique(strata, return_inverse=True)[1] if strata is not None else np.zeros(n, dtype=int)
+    kind = (
+        np.unique(strata, return_inverse=True)[1] if strata is not None else np.zeros(n, dtype=int)
+    )
     stratum = np.zeros(int(unit.max(initial=-1)) + 1, dtype=int)
     stratum[unit] = kind
     if len(stratum) < 2:
-        raise ValueError(f"resampling needs two rows or groups at least, found {len(stratum)} in {n} rows")
+        raise ValueError(
+            f"resampling needs two rows or groups at least, found {len(stratum)} in {n} rows"
+        )
     if (astray := np.flatnonzero(stratum[unit] != kind)).size:
-        raise ValueError(f"a group must lie in one stratum; that of row {astray[0]} lies in several")
+        raise ValueError(
+            f"a group must lie in one stratum; that of row {astray[0]} lies in several"
+        )
     return ResamplingPlan(np.arange(n) if cell is None else cell, unit, stratum)
 
 
@@ -64,17 +76,28 @@ def unique_cells(*arrays: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     return cell.reshape(-1), list(distinct)
 
 
-def resampled(statistic: WeightedStatistic, how: ResamplingPlan, *, n_resamples: int, seed: int) -> np.ndarray:
+def resampled(
+    statistic: WeightedStatistic, how: ResamplingPlan, *, n_resamples: int, seed: int
+) -> np.ndarray:
     """Return a statistic of every resample: ndarray of shape (n_resamples, ...).
 
     Parameters
     ----------
     statistic : takes weights of shape (b, n_cells), returns (b,) or (b, j)
     """
-    return np.concatenate([statistic(weights) for weights in _weights(how, n_resamples, np.random.default_rng(seed))])
+    return np.concatenate(
+        [statistic(weights) for weights in _weights(how, n_resamples, np.random.default_rng(seed))]
+    )
 
 
-def bca_interval(statistic: WeightedStatistic, how: ResamplingPlan, *, n_resamples: int, confidence: float, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def bca_interval(
+    statistic: WeightedStatistic,
+    how: ResamplingPlan,
+    *,
+    n_resamples: int,
+    confidence: float,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return value, low and high end of a statistic with several columns, each of shape (j,): bias-corrected and accelerated.
 
     The acceleration is that of a jackknife over units, over random parts of them where there are more than 1,000. A column that is
@@ -92,7 +115,9 @@ def bca_interval(statistic: WeightedStatistic, how: ResamplingPlan, *, n_resampl
     return value, low, high
 
 
-def _ends(scores: np.ndarray, value: float, acceleration: float, confidence: float) -> tuple[float, float]:
+def _ends(
+    scores: np.ndarray, value: float, acceleration: float, confidence: float
+) -> tuple[float, float]:
     scores = scores[np.isfinite(scores)]
     if not len(scores) or np.ptp(scores) == 0:
         return (value, value) if not len(scores) else (float(scores[0]), float(scores[0]))
@@ -106,15 +131,26 @@ def _ends(scores: np.ndarray, value: float, acceleration: float, confidence: flo
 def _acceleration(statistic: WeightedStatistic, how: ResamplingPlan, *, seed: int) -> np.ndarray:
     """Return the skewness of the units' influence over six, for each column."""
     n_units, whole = len(how.stratum), np.bincount(how.cell, minlength=how.n_cells)
-    alone = n_units == len(how.unit)  # every row is a unit: to leave out one row of a cell is to leave out any
+    alone = n_units == len(
+        how.unit
+    )  # every row is a unit: to leave out one row of a cell is to leave out any
     if alone and how.n_cells <= MAX_JACKKNIFE and not how.stratum.any():
-        left_out, times, stratum = np.eye(how.n_cells), whole.astype(float), np.zeros(how.n_cells, dtype=int)
+        left_out, times, stratum = (
+            np.eye(how.n_cells),
+            whole.astype(float),
+            np.zeros(how.n_cells, dtype=int),
+        )
     else:
         part, stratum = _parts(how.stratum, np.random.default_rng(seed))
         left_out, times = np.zeros((len(stratum), how.n_cells)), np.ones(len(stratum))
         np.add.at(left_out, (part[how.unit], how.cell), 1)
     scores = statistic((whole - left_out).astype(np.float32))
-    mean = np.stack([np.average(scores[stratum == s], axis=0, weights=times[stratum == s]) for s in range(stratum.max() + 1)])
+    mean = np.stack(
+        [
+            np.average(scores[stratum == s], axis=0, weights=times[stratum == s])
+            for s in range(stratum.max() + 1)
+        ]
+    )
     influence = mean[stratum] - scores
     square = times @ influence**2
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -133,7 +169,9 @@ def _parts(stratum: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, n
     return part, np.repeat(np.arange(len(n_each)), n_parts)
 
 
-def _weights(how: ResamplingPlan, n_resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+def _weights(
+    how: ResamplingPlan, n_resamples: int, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
     members = [np.flatnonzero(how.stratum == s) for s in range(how.stratum.max() + 1)]
     alone, batch = len(how.stratum) == len(how.unit), max(1, BATCH_CELLS // how.n_cells)
     for start in range(0, n_resamples, batch):
@@ -144,7 +182,11 @@ def _weights(how: ResamplingPlan, n_resamples: int, rng: np.random.Generator) ->
             if alone:
                 row[:] = np.bincount(how.cell[drawn], minlength=how.n_cells)
             else:
-                row[:] = np.bincount(how.cell, weights=np.bincount(drawn, minlength=len(how.stratum))[how.unit], minlength=how.n_cells)
+                row[:] = np.bincount(
+                    how.cell,
+                    weights=np.bincount(drawn, minlength=len(how.stratum))[how.unit],
+                    minlength=how.n_cells,
+                )
         yield weights
 
 
@@ -156,21 +198,33 @@ def weighted_mean(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
     return (weights @ values.astype(np.float64)) / weights.sum(axis=1)
 
 
-def weighted_sums(weights: np.ndarray, place: np.ndarray, *, n_places: int, values: np.ndarray | None = None) -> np.ndarray:
+def weighted_sums(
+    weights: np.ndarray, place: np.ndarray, *, n_places: int, values: np.ndarray | None = None
+) -> np.ndarray:
     """Return the sum of weights (times values) of the rows of each place: ndarray of shape (b, n_places)."""
     m = len(place)
-    chosen = sparse.csr_array((np.ones(m) if values is None else values, (place, np.arange(m))), shape=(n_places, m))
+    chosen = sparse.csr_array(
+        (np.ones(m) if values is None else values, (place, np.arange(m))), shape=(n_places, m)
+    )
     return (chosen @ weights.T).T
 
 
-def weighted_class_f1(weights: np.ndarray, y_true: np.ndarray, y_pred: np.ndarray, *, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
+def weighted_class_f1(
+    weights: np.ndarray, y_true: np.ndarray, y_pred: np.ndarray, *, n_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Return each class's F1, and the weight of its rows and predictions together (0: the class is not there); both of shape (b, n_classes)."""
-    together = weighted_sums(weights, y_true, n_places=n_classes) + weighted_sums(weights, y_pred, n_places=n_classes)
-    right = weighted_sums(weights, y_true, n_places=n_classes, values=(y_true == y_pred).astype(float))
+    together = weighted_sums(weights, y_true, n_places=n_classes) + weighted_sums(
+        weights, y_pred, n_places=n_classes
+    )
+    right = weighted_sums(
+        weights, y_true, n_places=n_classes, values=(y_true == y_pred).astype(float)
+    )
     return 2 * right / np.maximum(together, np.finfo(float).tiny), together
 
 
-def weighted_macro_f1(weights: np.ndarray, y_true: np.ndarray, y_pred: np.ndarray, *, n_classes: int) -> np.ndarray:
+def weighted_macro_f1(
+    weights: np.ndarray, y_true: np.ndarray, y_pred: np.ndarray, *, n_classes: int
+) -> np.ndarray:
     """Return `metrics.macro_f1` under each of the weights: ndarray of shape (b,)."""
     f1, together = weighted_class_f1(weights, y_true, y_pred, n_classes=n_classes)
     return f1.sum(axis=1) / np.maximum(1, (together > 0).sum(axis=1))
@@ -182,8 +236,12 @@ def weighted_roc_auc(weights: np.ndarray, y_true: np.ndarray, probs: np.ndarray)
     for code in range(probs.shape[1]):
         order = np.argsort(probs[:, code], kind="stable")
         scores, positive, ordered = probs[order, code], y_true[order] == code, weights[:, order]
-        negatives = np.cumsum(np.pad(ordered * ~positive, ((0, 0), (1, 0))), axis=1, dtype=np.float64)  # weight of negatives below each place
-        first, last = (np.searchsorted(scores, scores[positive], side=side) for side in ("left", "right"))
+        negatives = np.cumsum(
+            np.pad(ordered * ~positive, ((0, 0), (1, 0))), axis=1, dtype=np.float64
+        )  # weight of negatives below each place
+        first, last = (
+            np.searchsorted(scores, scores[positive], side=side) for side in ("left", "right")
+        )
         positives = ordered[:, positive]
         beaten = (positives * (negatives[:, first] + negatives[:, last])).sum(axis=1) / 2
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -194,4 +252,6 @@ def weighted_roc_auc(weights: np.ndarray, y_true: np.ndarray, probs: np.ndarray)
 def _mean_of_defined(areas: np.ndarray) -> np.ndarray:
     defined = np.isfinite(areas)
     with np.errstate(invalid="ignore"):
-        return np.where(defined, areas, 0).sum(axis=1) / np.where(defined.any(axis=1), defined.sum(axis=1), np.nan)
+        return np.where(defined, areas, 0).sum(axis=1) / np.where(
+            defined.any(axis=1), defined.sum(axis=1), np.nan
+        )

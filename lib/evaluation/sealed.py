@@ -33,12 +33,25 @@ def open_test(ws: Workspace, *, model: str, why: str) -> pd.DataFrame:
     ------
     WorkbookError : the test set is not the one that was sealed.
     """
-    test, sealed = workspace.read_table(ws.existing("test.parquet")), workspace.read_json(ws.existing("seal.json"))["sha256"]
+    test, sealed = (
+        workspace.read_table(ws.existing("test.parquet")),
+        workspace.read_json(ws.existing("seal.json"))["sha256"],
+    )
     if workspace.table_fingerprint(test) != sealed:
-        raise WorkbookError(f"{ws.path('test.parquet')} is not the test set that was sealed: run 03_review_labels again")
-    line = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "run": ws.run, "model": model, "why": why, "sha256": sealed}
+        raise WorkbookError(
+            f"{ws.path('test.parquet')} is not the test set that was sealed: run 03_review_labels again"
+        )
+    line = {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "run": ws.run,
+        "model": model,
+        "why": why,
+        "sha256": sealed,
+    }
     _ledger_path(ws).parent.mkdir(parents=True, exist_ok=True)
-    with _ledger_path(ws).open("a", encoding="utf-8") as ledger:  # one short append: whole, also beside another run's
+    with _ledger_path(ws).open(
+        "a", encoding="utf-8"
+    ) as ledger:  # one short append: whole, also beside another run's
         ledger.write(json.dumps(line) + "\n")
     return test
 
@@ -46,8 +59,15 @@ def open_test(ws: Workspace, *, model: str, why: str) -> pd.DataFrame:
 def ledger(ws: Workspace) -> pd.DataFrame:
     """Return every reading of the labels of this very test set: `when`, `run`, `model`, `why`; oldest first."""
     path, sealed = _ledger_path(ws), workspace.read_json(ws.existing("seal.json"))["sha256"]
-    lines: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-    return pd.DataFrame([line for line in lines if line["sha256"] == sealed], columns=["when", "run", "model", "why"])
+    lines: list[dict[str, Any]] = (
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if path.exists()
+        else []
+    )
+    return pd.DataFrame(
+        [line for line in lines if line["sha256"] == sealed],
+        columns=["when", "run", "model", "why"],
+    )
 
 
 def n_looks(ledger: pd.DataFrame) -> int:

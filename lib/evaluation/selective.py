@@ -11,7 +11,9 @@ from lib.evaluation.metrics import checked_probs
 from lib.evaluation.significance import share_interval
 
 
-def conformal_thresholds(probs: np.ndarray, y_true: np.ndarray, *, coverage: float, by_class: bool = False) -> np.ndarray:
+def conformal_thresholds(
+    probs: np.ndarray, y_true: np.ndarray, *, coverage: float, by_class: bool = False
+) -> np.ndarray:
     """Return how probable a class must be to join the prediction set, so that sets hold the truth with a given probability.
 
     Parameters
@@ -41,7 +43,9 @@ def conformal_thresholds(probs: np.ndarray, y_true: np.ndarray, *, coverage: flo
         raise ValueError(f"coverage must be between 0 and 1, got {coverage}")
     given = probs[np.arange(len(probs)), y_true]
     if by_class:
-        return np.array([_threshold(given[y_true == code], coverage) for code in range(probs.shape[1])])
+        return np.array(
+            [_threshold(given[y_true == code], coverage) for code in range(probs.shape[1])]
+        )
     return np.full(probs.shape[1], _threshold(given, coverage))
 
 
@@ -51,7 +55,13 @@ def prediction_sets(probs: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
 
 
 def conformal_table(
-    probs: np.ndarray, y_true: np.ndarray, fold: np.ndarray, *, coverages: Sequence[float], by_class: bool = False, confidence: float = 0.95
+    probs: np.ndarray,
+    y_true: np.ndarray,
+    fold: np.ndarray,
+    *,
+    coverages: Sequence[float],
+    by_class: bool = False,
+    confidence: float = 0.95,
 ) -> pd.DataFrame:
     """Promise coverages and count what comes of them: the sets of each fold have thresholds from the other folds.
 
@@ -65,18 +75,35 @@ def conformal_table(
         sets = np.zeros(probs.shape, dtype=bool)
         for number in np.unique(fold):
             held_out = fold == number
-            thresholds = conformal_thresholds(probs[~held_out], y_true[~held_out], coverage=coverage, by_class=by_class)
+            thresholds = conformal_thresholds(
+                probs[~held_out], y_true[~held_out], coverage=coverage, by_class=by_class
+            )
             sets[held_out] = prediction_sets(probs[held_out], thresholds)
         held, size = sets[np.arange(len(sets)), y_true], sets.sum(axis=1)
         interval = share_interval(int(held.sum()), len(held), confidence=confidence)
         worst = min(held[y_true == code].mean() for code in range(k) if (y_true == code).any())
-        rows.append((coverage, interval.value, interval.low, interval.high, size.mean(), (size == 1).mean(), (size == 0).mean(), worst))
+        rows.append(
+            (
+                coverage,
+                interval.value,
+                interval.low,
+                interval.high,
+                size.mean(),
+                (size == 1).mean(),
+                (size == 0).mean(),
+                worst,
+            )
+        )
     columns = ["coverage", "covered", "low", "high", "mean_size", "single", "empty", "worst_class"]
     return pd.DataFrame(rows, columns=columns).set_index("coverage")
 
 
 def accuracy_coverage_curve(
-    probs: np.ndarray, y_true: np.ndarray, *, shares: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0), confidence: float = 0.95
+    probs: np.ndarray,
+    y_true: np.ndarray,
+    *,
+    shares: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0),
+    confidence: float = 0.95,
 ) -> pd.DataFrame:
     """Return how right the model is where it answers only the texts that it is surest of.
 
@@ -94,8 +121,19 @@ def accuracy_coverage_curve(
     for share in shares:
         answered = surest[: max(1, round(share * len(probs)))]
         interval = share_interval(int(right[answered].sum()), len(answered), confidence=confidence)
-        rows.append((share, probs[answered[-1]].max(), interval.value, interval.low, interval.high, len(answered)))
-    return pd.DataFrame(rows, columns=["share", "least", "accuracy", "low", "high", "n"]).set_index("share")
+        rows.append(
+            (
+                share,
+                probs[answered[-1]].max(),
+                interval.value,
+                interval.low,
+                interval.high,
+                len(answered),
+            )
+        )
+    return pd.DataFrame(rows, columns=["share", "least", "accuracy", "low", "high", "n"]).set_index(
+        "share"
+    )
 
 
 def _threshold(given: np.ndarray, coverage: float) -> float:

@@ -21,7 +21,19 @@ from lib.errors import WorkbookError
 
 DECISIONS = ("keep", "relabel", "drop", "unsure")
 DECISION_COLUMNS = ["fingerprint", "decision", "old_label", "new_label", "who", "when", "why"]
-QUEUE_COLUMNS = ["fingerprint", "row_id", "split", "label", "suggestion", "score", "reason", "text", "decision", "new_label", "why"]
+QUEUE_COLUMNS = [
+    "fingerprint",
+    "row_id",
+    "split",
+    "label",
+    "suggestion",
+    "score",
+    "reason",
+    "text",
+    "decision",
+    "new_label",
+    "why",
+]
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a cell that begins so is a formula to a spreadsheet
 
 
@@ -43,7 +55,13 @@ class Replay:
     unmatched: pd.DataFrame
 
 
-def rank_label_issues(labels: Sequence[str], probs: np.ndarray, *, class_names: Sequence[str], method: str = "self_confidence") -> pd.DataFrame:
+def rank_label_issues(
+    labels: Sequence[str],
+    probs: np.ndarray,
+    *,
+    class_names: Sequence[str],
+    method: str = "self_confidence",
+) -> pd.DataFrame:
     """Rank rows by how wrong their label looks.
 
     Parameters
@@ -67,11 +85,18 @@ def rank_label_issues(labels: Sequence[str], probs: np.ndarray, *, class_names: 
 
     codes = pd.Categorical(labels, categories=list(class_names)).codes.astype(int)
     if (codes < 0).any():
-        raise ValueError(f"labels must be in class_names; row {int(np.argmax(codes < 0))} has {labels[int(np.argmax(codes < 0))]!r}")
+        raise ValueError(
+            f"labels must be in class_names; row {int(np.argmax(codes < 0))} has {labels[int(np.argmax(codes < 0))]!r}"
+        )
     score = 1 - get_label_quality_scores(codes, probs, method=method)
     flagged = find_label_issues(codes, probs, n_jobs=1)
     table = pd.DataFrame(
-        {"row": np.arange(len(codes)), "score": score, "suggestion": np.asarray(class_names, dtype=object)[probs.argmax(axis=1)], "is_issue": flagged}
+        {
+            "row": np.arange(len(codes)),
+            "score": score,
+            "suggestion": np.asarray(class_names, dtype=object)[probs.argmax(axis=1)],
+            "is_issue": flagged,
+        }
     )
     return table.sort_values("score", ascending=False, kind="stable", ignore_index=True)
 
@@ -89,13 +114,26 @@ def confusion_rates(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
     ndarray of shape (k, k), rows summing to 1, zeros on the diagonal; a class without a row is confused with all others alike
     """
     k = probs.shape[1]
-    rates = np.stack([probs[labels == c].mean(axis=0) if (labels == c).any() else np.ones(k) for c in range(k)]) + 1e-9
+    rates = (
+        np.stack(
+            [
+                probs[labels == c].mean(axis=0) if (labels == c).any() else np.ones(k)
+                for c in range(k)
+            ]
+        )
+        + 1e-9
+    )
     np.fill_diagonal(rates, 0)
     return rates / rates.sum(axis=1, keepdims=True)
 
 
 def inject_label_noise(
-    labels: np.ndarray, *, rate: float, n_classes: int, confusion: np.ndarray | None = None, seed: int = 42
+    labels: np.ndarray,
+    *,
+    rate: float,
+    n_classes: int,
+    confusion: np.ndarray | None = None,
+    seed: int = 42,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Make a share of the labels wrong.
 
@@ -112,14 +150,22 @@ def inject_label_noise(
     random = np.random.default_rng(seed)
     planted = np.zeros(len(labels), dtype=bool)
     planted[random.choice(len(labels), max(1, round(rate * len(labels))), replace=False)] = True
-    drawn_from = (np.ones((n_classes, n_classes)) - np.eye(n_classes)) / (n_classes - 1) if confusion is None else confusion
+    drawn_from = (
+        (np.ones((n_classes, n_classes)) - np.eye(n_classes)) / (n_classes - 1)
+        if confusion is None
+        else confusion
+    )
     steps = drawn_from[labels[planted]].cumsum(axis=1)
     noisy = labels.copy()
-    noisy[planted] = np.minimum((random.random(len(steps))[:, None] * steps[:, -1:] >= steps).sum(axis=1), n_classes - 1)
+    noisy[planted] = np.minimum(
+        (random.random(len(steps))[:, None] * steps[:, -1:] >= steps).sum(axis=1), n_classes - 1
+    )
     return noisy, planted
 
 
-def review_queue(rows: pd.DataFrame, issues: pd.DataFrame, conflicts: Sequence[int], *, n_rows: int) -> pd.DataFrame:
+def review_queue(
+    rows: pd.DataFrame, issues: pd.DataFrame, conflicts: Sequence[int], *, n_rows: int
+) -> pd.DataFrame:
     """Order rows for a person: label conflicts first, then flagged rows, worst first.
 
     Of the labels in a conflict at most one is right. The default score of `rank_label_issues` is the judge's probability that
@@ -137,17 +183,27 @@ def review_queue(rows: pd.DataFrame, issues: pd.DataFrame, conflicts: Sequence[i
     DataFrame with QUEUE_COLUMNS; `decision`, `new_label` and `why` are blank, for the person
     """
     known = rows[~rows["decided"]].merge(issues, on="row_id", how="left")
-    conflict = known[known["row_id"].isin(list(conflicts))].assign(reason="same text, several labels")
-    flagged = known[known["is_issue"].eq(True) & ~known["row_id"].isin(conflict["row_id"])].assign(reason="the detectors contradict the label")
-    flagged = flagged.sort_values("score", ascending=False, kind="stable").head(max(0, n_rows - len(conflict)))
-    queue = pd.concat([conflict, flagged], ignore_index=True).assign(decision="", new_label="", why="")
+    conflict = known[known["row_id"].isin(list(conflicts))].assign(
+        reason="same text, several labels"
+    )
+    flagged = known[known["is_issue"].eq(True) & ~known["row_id"].isin(conflict["row_id"])].assign(
+        reason="the detectors contradict the label"
+    )
+    flagged = flagged.sort_values("score", ascending=False, kind="stable").head(
+        max(0, n_rows - len(conflict))
+    )
+    queue = pd.concat([conflict, flagged], ignore_index=True).assign(
+        decision="", new_label="", why=""
+    )
     return queue[QUEUE_COLUMNS]
 
 
 def save_queue(queue: pd.DataFrame, path: Path) -> None:
     """Write the queue as CSV that a spreadsheet opens; no cell can be a formula."""
     safe = queue.assign(score=queue["score"].astype(float).round(4))
-    workspace.write_text("\ufeff" + _to_csv(safe), path)  # the mark tells spreadsheets that it is UTF-8
+    workspace.write_text(
+        "\ufeff" + _to_csv(safe), path
+    )  # the mark tells spreadsheets that it is UTF-8
 
 
 def collect_decisions(queue_path: Path, decisions_path: Path, *, class_names: Sequence[str]) -> int:
@@ -160,16 +216,25 @@ def collect_decisions(queue_path: Path, decisions_path: Path, *, class_names: Se
     if not queue_path.exists():
         return 0
     recorded = read_decisions(decisions_path)
-    last = {(row.fingerprint, row.old_label): (row.decision, row.new_label) for row in recorded.itertuples()}
+    last = {
+        (row.fingerprint, row.old_label): (row.decision, row.new_label)
+        for row in recorded.itertuples()
+    }
     fresh = []
     for line, row in _read_csv(queue_path, required=QUEUE_COLUMNS):
-        decision, new_label, old_label = row["decision"].strip().lower(), _unquoted(row["new_label"]).strip(), _unquoted(row["label"])
+        decision, new_label, old_label = (
+            row["decision"].strip().lower(),
+            _unquoted(row["new_label"]).strip(),
+            _unquoted(row["label"]),
+        )
         if not decision and not new_label:
             continue
         decision = decision or "relabel"
         _check_decision(decision, new_label, class_names, where=f"{queue_path}, line {line}")
         if last.get((row["fingerprint"], old_label)) != (decision, new_label):
-            fresh.append((row["fingerprint"], decision, old_label, new_label, _unquoted(row["why"])))
+            fresh.append(
+                (row["fingerprint"], decision, old_label, new_label, _unquoted(row["why"]))
+            )
     if fresh:
         record_decisions(decisions_path, fresh)
     return len(fresh)
@@ -194,7 +259,11 @@ def record_decisions(path: Path, answers: Sequence[tuple[str, str, str, str, str
     for _, decision, _, new_label, _ in answers:
         _check_decision(decision, new_label, None, where=str(path))
     now, who = datetime.now(UTC).isoformat(timespec="seconds"), _user()
-    added = pd.DataFrame([(*answer[:4], who, now, answer[4]) for answer in answers], columns=DECISION_COLUMNS, dtype=object)
+    added = pd.DataFrame(
+        [(*answer[:4], who, now, answer[4]) for answer in answers],
+        columns=DECISION_COLUMNS,
+        dtype=object,
+    )
     with _only_writer(path):
         decisions = pd.concat([read_decisions(path), added], ignore_index=True)
         workspace.write_text(_to_csv(decisions), path)
@@ -252,21 +321,37 @@ def apply_decisions(rows: pd.DataFrame, decisions: pd.DataFrame) -> Replay:
     last = decisions.drop_duplicates(["fingerprint", "old_label"], keep="last")
     given = rows["fingerprint"] + "\x1f" + rows["label"]
     about = last["fingerprint"] + "\x1f" + last["old_label"]
-    relabelled = dict(zip(about[last["decision"] == "relabel"], last.loc[last["decision"] == "relabel", "new_label"]))
+    relabelled = dict(
+        zip(
+            about[last["decision"] == "relabel"],
+            last.loc[last["decision"] == "relabel", "new_label"],
+        )
+    )
     new = given.map(relabelled)
     dropped = given.isin(about[last["decision"] == "drop"])
     labelled = rows.assign(label=new.where(new.notna(), rows["label"]), decided=given.isin(about))
     matched = about.isin(given)
-    return Replay(labelled[~dropped].reset_index(drop=True), rows[dropped].reset_index(drop=True), last[matched], last[~matched])
+    return Replay(
+        labelled[~dropped].reset_index(drop=True),
+        rows[dropped].reset_index(drop=True),
+        last[matched],
+        last[~matched],
+    )
 
 
-def _check_decision(decision: str, new_label: str, class_names: Sequence[str] | None, *, where: str) -> None:
+def _check_decision(
+    decision: str, new_label: str, class_names: Sequence[str] | None, *, where: str
+) -> None:
     if decision not in DECISIONS:
-        raise WorkbookError(f"{where}: decision {decision!r}{closest(decision, DECISIONS)}; it is one of {', '.join(DECISIONS)}")
+        raise WorkbookError(
+            f"{where}: decision {decision!r}{closest(decision, DECISIONS)}; it is one of {', '.join(DECISIONS)}"
+        )
     if decision == "relabel" and not new_label:
         raise WorkbookError(f"{where}: `relabel` needs a new_label")
     if decision == "relabel" and class_names is not None and new_label not in class_names:
-        raise WorkbookError(f"{where}: {new_label!r} is no label of the data{closest(new_label, class_names)}; there are {', '.join(class_names)}")
+        raise WorkbookError(
+            f"{where}: {new_label!r} is no label of the data{closest(new_label, class_names)}; there are {', '.join(class_names)}"
+        )
 
 
 def _read_csv(path: Path, *, required: list[str]) -> list[tuple[int, dict[str, str]]]:
@@ -278,7 +363,9 @@ def _read_csv(path: Path, *, required: list[str]) -> list[tuple[int, dict[str, s
     rows = []
     for row in reader:
         if None in row or None in row.values():
-            raise WorkbookError(f"{path}, line {reader.line_num}: not {len(reader.fieldnames or [])} cells as in the header")
+            raise WorkbookError(
+                f"{path}, line {reader.line_num}: not {len(reader.fieldnames or [])} cells as in the header"
+            )
         rows.append((reader.line_num, row))
     return rows
 
@@ -293,7 +380,9 @@ def _only_writer(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=10)
     except Timeout:
-        raise WorkbookError(f"cannot write {path}: another process has held {lock.lock_file} for 10 seconds") from None
+        raise WorkbookError(
+            f"cannot write {path}: another process has held {lock.lock_file} for 10 seconds"
+        ) from None
     except OSError as error:
         raise WorkbookError(f"cannot write {path}: {error}") from error
     try:
@@ -303,7 +392,11 @@ def _only_writer(path: Path) -> Iterator[None]:
 
 
 def _to_csv(table: pd.DataFrame) -> str:
-    guarded = table.map(lambda value: f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value)
+    guarded = table.map(
+        lambda value: (
+            f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+        )
+    )
     return guarded.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
 
 

@@ -44,7 +44,9 @@ class Depth:
     min_hit_share: float
 
 
-def hits_by_depth(doubts: np.ndarray, planted: np.ndarray, *, n_depths: int = N_DEPTHS) -> pd.DataFrame:
+def hits_by_depth(
+    doubts: np.ndarray, planted: np.ndarray, *, n_depths: int = N_DEPTHS
+) -> pd.DataFrame:
     """Return what is found in the most doubtful rows, at depths that grow by a constant factor up to all rows.
 
     Parameters
@@ -65,11 +67,19 @@ def hits_by_depth(doubts: np.ndarray, planted: np.ndarray, *, n_depths: int = N_
     n = len(doubts)
     rows = np.unique(np.geomspace(min(FIRST_DEPTH, n), n, n_depths).round().astype(int))
     hits = planted[np.argsort(-doubts, kind="stable")].cumsum()[rows - 1]
-    return pd.DataFrame({"depth": rows / n, "precision": hits / rows, "recall": hits / planted.sum()})
+    return pd.DataFrame(
+        {"depth": rows / n, "precision": hits / rows, "recall": hits / planted.sum()}
+    )
 
 
 def choose_depth(
-    depths: pd.DataFrame, issues: pd.DataFrame, *, detector: str, budget: int, decided: np.ndarray | None = None, min_hit_share: float = 0.2
+    depths: pd.DataFrame,
+    issues: pd.DataFrame,
+    *,
+    detector: str,
+    budget: int,
+    decided: np.ndarray | None = None,
+    min_hit_share: float = 0.2,
 ) -> Depth:
     """Return how many rows to look at next: as many as the budget allows, and no more than are worth it.
 
@@ -94,11 +104,17 @@ def choose_depth(
     rate, n_decided = nearest_rate(depths, flagged.mean()), int(decided.sum())
     hits = _hit_shares(depths, detector=detector, rate=rate)
     worthwhile = round(_worthwhile_share(hits.mean(axis=1), min_hit_share) * len(issues))
-    limits = {"worth": max(0, worthwhile - n_decided), "flags": int((flagged & ~decided).sum()), "budget": budget}
+    limits = {
+        "worth": max(0, worthwhile - n_decided),
+        "flags": int((flagged & ~decided).sum()),
+        "budget": budget,
+    }
     bound = min(limits, key=lambda name: limits[name])
     k = limits[bound]
     errors, recall = _expected(hits, n_rows=len(issues), start=n_decided, end=n_decided + k)
-    return Depth(k, bound, worthwhile, errors, recall, rate, float(flagged.mean()), n_decided, min_hit_share)
+    return Depth(
+        k, bound, worthwhile, errors, recall, rate, float(flagged.mean()), n_decided, min_hit_share
+    )
 
 
 def nearest_rate(depths: pd.DataFrame, share: float) -> float:
@@ -106,7 +122,14 @@ def nearest_rate(depths: pd.DataFrame, share: float) -> float:
     return float(min(sorted(depths["rate"].unique()), key=lambda rate: abs(rate - share)))
 
 
-def expected_yield(depths: pd.DataFrame, *, detector: str, rate: float, n_rows: int, at: Sequence[int] = (25, 50, 100, 200, 500, 1_000, 2_000)) -> pd.DataFrame:
+def expected_yield(
+    depths: pd.DataFrame,
+    *,
+    detector: str,
+    rate: float,
+    n_rows: int,
+    at: Sequence[int] = (25, 50, 100, 200, 500, 1_000, 2_000),
+) -> pd.DataFrame:
     """Return what a person finds who looks at the first rows of a ranking.
 
     Parameters
@@ -125,7 +148,9 @@ def expected_yield(depths: pd.DataFrame, *, detector: str, rate: float, n_rows: 
         errors, recall = _expected(hits, n_rows=n_rows, start=0, end=k)
         table[k] = (errors.value, errors.low, errors.high, recall.value, minutes(k))
     columns = ["errors", "low", "high", "recall", "minutes"]
-    return pd.DataFrame.from_dict(table, orient="index", columns=columns).rename_axis("rows looked at")
+    return pd.DataFrame.from_dict(table, orient="index", columns=columns).rename_axis(
+        "rows looked at"
+    )
 
 
 def minutes(n_rows: int) -> int:
@@ -135,13 +160,24 @@ def minutes(n_rows: int) -> int:
 
 def summary(depth: Depth) -> str:
     """Say in words what to expect of the queue, and what ends it."""
-    one_in, which = f"one error in {1 / depth.min_hit_share:.3g} texts", "next" if depth.n_decided else "first"
+    one_in, which = (
+        f"one error in {1 / depth.min_hit_share:.3g} texts",
+        "next" if depth.n_decided else "first",
+    )
     beyond = f"looking further than {depth.worthwhile:,} rows finds fewer than {one_in}"
     if depth.k == 0:
-        why = {"worth": beyond, "flags": "confident learning flags none", "budget": "the budget (labels.queue_rows) has no room for one"}[depth.bound]
+        why = {
+            "worth": beyond,
+            "flags": "confident learning flags none",
+            "budget": "the budget (labels.queue_rows) has no room for one",
+        }[depth.bound]
         return f"No flagged row is queued: {why}. {_basis(depth)}"
     found = f"{depth.errors.value:.0f} [{depth.errors.low:.0f}, {depth.errors.high:.0f}]"
-    ends = {"worth": "", "flags": "Confident learning flags no more rows; ", "budget": "The budget (labels.queue_rows) ends them there; "}[depth.bound]
+    ends = {
+        "worth": "",
+        "flags": "Confident learning flags no more rows; ",
+        "budget": "The budget (labels.queue_rows) ends them there; ",
+    }[depth.bound]
     return (
         f"Of the {which} {depth.k:,} flags expect about {found} real errors, after which {depth.recall.value:.0%} "
         f"[{depth.recall.low:.0%}, {depth.recall.high:.0%}] of all errors are found; reviewing them takes about {minutes(depth.k)} minutes at "
@@ -157,7 +193,9 @@ def _basis(depth: Depth) -> str:
 def _hit_shares(depths: pd.DataFrame, *, detector: str, rate: float) -> pd.DataFrame:
     """Return errors found up to each depth (index) for each seed (columns), as a share of all rows."""
     seen = depths[(depths["detector"] == detector) & (depths["rate"] == rate)]
-    return seen.assign(hits=seen["precision"] * seen["depth"]).pivot(index="depth", columns="seed", values="hits")
+    return seen.assign(hits=seen["precision"] * seen["depth"]).pivot(
+        index="depth", columns="seed", values="hits"
+    )
 
 
 def _worthwhile_share(hits: pd.Series, min_hit_share: float) -> float:
@@ -165,12 +203,16 @@ def _worthwhile_share(hits: pd.Series, min_hit_share: float) -> float:
     depth = hits.index.to_numpy()
     widths = np.diff(depth, prepend=0)
     marginal = np.diff(hits.to_numpy(), prepend=0) / widths
-    falling = IsotonicRegression(increasing=False).fit_transform(np.arange(len(depth)), marginal, sample_weight=widths)
+    falling = IsotonicRegression(increasing=False).fit_transform(
+        np.arange(len(depth)), marginal, sample_weight=widths
+    )
     worth = falling >= min_hit_share - 1e-9
     return float(depth[worth][-1]) if worth.any() else 0.0
 
 
-def _expected(hits: pd.DataFrame, *, n_rows: int, start: int, end: int) -> tuple[Interval, Interval]:
+def _expected(
+    hits: pd.DataFrame, *, n_rows: int, start: int, end: int
+) -> tuple[Interval, Interval]:
     """Return errors found between two depths, and the share of all that is found by the end, with intervals over seeds."""
     depth = np.r_[0, hits.index.to_numpy()]
     curves = [np.r_[0, hits[seed].to_numpy()] for seed in hits]
@@ -179,7 +221,13 @@ def _expected(hits: pd.DataFrame, *, n_rows: int, start: int, end: int) -> tuple
     return errors, _over_seeds(found[:, 1] / [curve[-1] for curve in curves], highest=1, n=n_rows)
 
 
-def _over_seeds(values: np.ndarray, *, highest: float, n: int, confidence: float = 0.95) -> Interval:
-    reach = stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+def _over_seeds(
+    values: np.ndarray, *, highest: float, n: int, confidence: float = 0.95
+) -> Interval:
+    reach = (
+        stats.t.ppf(0.5 + confidence / 2, len(values) - 1)
+        * values.std(ddof=1)
+        / np.sqrt(len(values))
+    )
     low, high = np.clip([values.mean() - reach, values.mean() + reach], 0, highest)
     return Interval(float(values.mean()), float(low), float(high), n, confidence)

@@ -16,11 +16,19 @@ import ipywidgets as widgets
 import pandas as pd
 import traitlets
 
-from lib.review.labels import read_decisions, record_decisions, withdraw_decision
 from lib.errors import WorkbookError
+from lib.review.labels import read_decisions, record_decisions, withdraw_decision
 
 Neighbours = Mapping[int, Sequence[tuple[str, str]]]
-KEYS = {"k": "keep", "r": "relabel", "d": "drop", "u": "unsure", "z": "undo", "ArrowLeft": "previous", "ArrowRight": "next"}
+KEYS = {
+    "k": "keep",
+    "r": "relabel",
+    "d": "drop",
+    "u": "unsure",
+    "z": "undo",
+    "ArrowLeft": "previous",
+    "ArrowRight": "next",
+}
 ELSEWHERE = (
     "The reviewer runs in JupyterLab: open this notebook there and run it. Elsewhere, open review_queue.csv in a spreadsheet, "
     "fill in the columns decision or new_label, save, and run this notebook again."
@@ -88,10 +96,24 @@ class Reviewer:
     """
 
     def __init__(
-        self, queue: pd.DataFrame, *, decisions_path: Path, class_names: Sequence[str], neighbours: Neighbours, clock: Callable[[], float] = time.monotonic
+        self,
+        queue: pd.DataFrame,
+        *,
+        decisions_path: Path,
+        class_names: Sequence[str],
+        neighbours: Neighbours,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.rows, self.path, self.class_names, self.neighbours, self._clock = queue.to_dict("records"), decisions_path, list(class_names), neighbours, clock
-        self._session: list[tuple[int, list[str], float]] = []  # position, the line on disk, seconds that it took
+        self.rows, self.path, self.class_names, self.neighbours, self._clock = (
+            queue.to_dict("records"),
+            decisions_path,
+            list(class_names),
+            neighbours,
+            clock,
+        )
+        self._session: list[
+            tuple[int, list[str], float]
+        ] = []  # position, the line on disk, seconds that it took
         self._see(read_decisions(decisions_path))
         self.position = next((i for i in range(len(self.rows)) if not self._decision(i)), 0)
         self._shown_at = clock()
@@ -104,9 +126,24 @@ class Reviewer:
         WorkbookError : the recorded decisions have a broken line, or cannot be written; nothing changes.
         """
         row = self.rows[self.position]
-        why = re.sub(r"[\x00-\x1f\ud800-\udfff]+", " ", why).strip()  # what no line of a UTF-8 file holds
-        decisions = record_decisions(self.path, [(row["fingerprint"], decision, row["label"], new_label if decision == "relabel" else "", why)])
-        self._session.append((self.position, decisions.iloc[-1].tolist(), self._clock() - self._shown_at))
+        why = re.sub(
+            r"[\x00-\x1f\ud800-\udfff]+", " ", why
+        ).strip()  # what no line of a UTF-8 file holds
+        decisions = record_decisions(
+            self.path,
+            [
+                (
+                    row["fingerprint"],
+                    decision,
+                    row["label"],
+                    new_label if decision == "relabel" else "",
+                    why,
+                )
+            ],
+        )
+        self._session.append(
+            (self.position, decisions.iloc[-1].tolist(), self._clock() - self._shown_at)
+        )
         self._see(decisions)
         self.move(1)
 
@@ -156,18 +193,43 @@ class Reviewer:
         if not self.rows:
             return widgets.VBox([widgets.HTML(f"<p>{EMPTY}</p>")])
         self._keys, self._card, self._said = Keys(), widgets.HTML(), widgets.HTML()
-        self._choice = widgets.Dropdown(options=self.class_names, value=None, description="New label")
-        self._why = widgets.Text(description="Why", placeholder="optional", layout=widgets.Layout(width="36em"))
-        self.buttons = {action: widgets.Button(description=action.capitalize(), layout=widgets.Layout(width="7em")) for action in KEYS.values()}
+        self._choice = widgets.Dropdown(
+            options=self.class_names, value=None, description="New label"
+        )
+        self._why = widgets.Text(
+            description="Why", placeholder="optional", layout=widgets.Layout(width="36em")
+        )
+        self.buttons = {
+            action: widgets.Button(
+                description=action.capitalize(), layout=widgets.Layout(width="7em")
+            )
+            for action in KEYS.values()
+        }
         for action, button in self.buttons.items():
             button.on_click(lambda _, action=action: self.press(action))
         self._keys.on_msg(self._key_pressed)
         row = partial(widgets.HBox, layout=widgets.Layout(flex_flow="row wrap"))
-        decide, move = (row([self.buttons[action] for action in actions]) for actions in (list(KEYS.values())[:4], list(KEYS.values())[4:]))
+        decide, move = (
+            row([self.buttons[action] for action in actions])
+            for actions in (list(KEYS.values())[:4], list(KEYS.values())[4:])
+        )
         names = {"ArrowLeft": "left arrow", "ArrowRight": "right arrow"}
-        legend = "Keys, after a click into the frame: " + ", ".join(f"<kbd>{names.get(key, key)}</kbd> {action}" for key, action in KEYS.items())
+        legend = "Keys, after a click into the frame: " + ", ".join(
+            f"<kbd>{names.get(key, key)}</kbd> {action}" for key, action in KEYS.items()
+        )
         legend = widgets.HTML(f"<small>{legend}; <kbd>Enter</kbd> leaves a field.</small>")
-        panel = widgets.VBox([widgets.HTML(STYLE), self._card, row([self._choice, self._why]), decide, move, self._said, legend, self._keys])
+        panel = widgets.VBox(
+            [
+                widgets.HTML(STYLE),
+                self._card,
+                row([self._choice, self._why]),
+                decide,
+                move,
+                self._said,
+                legend,
+                self._keys,
+            ]
+        )
         panel.add_class("label-reviewer")
         self._clear_fields()
         self._show("")
@@ -186,10 +248,18 @@ class Reviewer:
             return ""
         row, new_label = self.rows[self.position], self._choice.value
         if action == "relabel" and new_label in (None, row["label"]):
-            return "Choose another label first." if new_label is None else "It has this label already: choose another, or keep it."
+            return (
+                "Choose another label first."
+                if new_label is None
+                else "It has this label already: choose another, or keep it."
+            )
         was_last = self.position == len(self.rows) - 1
         self.decide(action, new_label=new_label or "", why=self._why.value)
-        return f"Recorded: {action}." + (" That was the last row; run this notebook again to apply the decisions." if was_last else "")
+        return f"Recorded: {action}." + (
+            " That was the last row; run this notebook again to apply the decisions."
+            if was_last
+            else ""
+        )
 
     def _clear_fields(self) -> None:
         row = self.rows[self.position]
@@ -197,33 +267,59 @@ class Reviewer:
         self._choice.value, self._why.value = row["suggestion"] if fits else None, ""
 
     def _key_pressed(self, _: Any, content: dict[str, Any], __: Any) -> None:
-        if content.get("row") == self.position and content.get("key") in KEYS:  # a key pressed at a row that is gone decides nothing
+        if (
+            content.get("row") == self.position and content.get("key") in KEYS
+        ):  # a key pressed at a row that is gone decides nothing
             self.press(KEYS[content["key"]])
 
     def _see(self, decisions: pd.DataFrame) -> None:
-        self._last = {(row.fingerprint, row.old_label): f"{row.decision} {row.new_label}".strip() for row in decisions.itertuples()}
+        self._last = {
+            (row.fingerprint, row.old_label): f"{row.decision} {row.new_label}".strip()
+            for row in decisions.itertuples()
+        }
 
     def _decision(self, position: int) -> str:
-        return self._last.get((self.rows[position]["fingerprint"], self.rows[position]["label"]), "")
+        return self._last.get(
+            (self.rows[position]["fingerprint"], self.rows[position]["label"]), ""
+        )
 
     def _show(self, message: str) -> None:
         row, decision = self.rows[self.position], self._decision(self.position)
         near = self.neighbours.get(row["row_id"], [])[:3]
-        facts = {"label": row["label"], "suggested": row["suggestion"], "doubt": row["score"], "reason": row["reason"], "decided": decision}
+        facts = {
+            "label": row["label"],
+            "suggested": row["suggestion"],
+            "doubt": row["score"],
+            "reason": row["reason"],
+            "decided": decision,
+        }
         said = [
             f'{name}: <b dir="auto">{_safe(f"{value:.2f}" if name == "doubt" else value)}</b>'
             for name, value in facts.items()
             if value != "" and not pd.isna(value)
         ]
-        close = [f'<div class="text neighbour" dir="auto">{_safe(text)}</div>labelled <b dir="auto">{_safe(label)}</b>' for text, label in near]
+        close = [
+            f'<div class="text neighbour" dir="auto">{_safe(text)}</div>labelled <b dir="auto">{_safe(label)}</b>'
+            for text, label in near
+        ]
         share = f'<progress value="{self.position + 1}" max="{len(self.rows)}"></progress>{self.progress()}'
         text = f'<div class="text" dir="auto" tabindex="0">{_safe(row["text"])}</div>'
-        self._card.value = "<br>".join([share, " · ".join(said)]) + text + ("Nearest texts:" + "".join(close) if close else "")
+        self._card.value = (
+            "<br>".join([share, " · ".join(said)])
+            + text
+            + ("Nearest texts:" + "".join(close) if close else "")
+        )
         self._said.value = f'<div role="status">{_safe(message)}</div>'
         self._keys.row = self.position
 
 
-def review(queue: pd.DataFrame, *, decisions_path: Path, class_names: Sequence[str], neighbours: pd.DataFrame | Neighbours | None = None) -> Reviewer:
+def review(
+    queue: pd.DataFrame,
+    *,
+    decisions_path: Path,
+    class_names: Sequence[str],
+    neighbours: pd.DataFrame | Neighbours | None = None,
+) -> Reviewer:
     """Show queued rows one by one and record what a person decides.
 
     In JupyterLab the last line of a cell shows the widget. Where nobody can press a button (papermill, nbval, a page)
@@ -242,8 +338,13 @@ def review(queue: pd.DataFrame, *, decisions_path: Path, class_names: Sequence[s
     WorkbookError : the recorded decisions have a broken line; it is named.
     """
     if isinstance(neighbours, pd.DataFrame):
-        neighbours = {row_id: list(zip(rows["text"], rows["label"])) for row_id, rows in neighbours.groupby("row_id", sort=False)}
-    return Reviewer(queue, decisions_path=decisions_path, class_names=class_names, neighbours=neighbours or {})
+        neighbours = {
+            row_id: list(zip(rows["text"], rows["label"]))
+            for row_id, rows in neighbours.groupby("row_id", sort=False)
+        }
+    return Reviewer(
+        queue, decisions_path=decisions_path, class_names=class_names, neighbours=neighbours or {}
+    )
 
 
 def _is_interactive() -> bool:
@@ -256,7 +357,11 @@ def _is_interactive() -> bool:
 
 
 def _why_no_undo(decided: bool) -> str:
-    return "Somebody else has decided since: yours stays. Go back and decide again instead." if decided else "Nothing was decided in this session yet."
+    return (
+        "Somebody else has decided since: yours stays. Go back and decide again instead."
+        if decided
+        else "Nothing was decided in this session yet."
+    )
 
 
 def _safe(text: object) -> str:

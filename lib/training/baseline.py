@@ -22,19 +22,31 @@ SMOOTHING = 0.03  # of naive Bayes; on newsgroups 0.1 finds a little fewer label
 
 def fit_baseline(texts: Sequence[str], labels: Sequence[str], *, seed: int = 42) -> Pipeline:
     """Fit logistic regression on TF-IDF of words and word pairs; `predict_proba` columns follow `classes_` (sorted)."""
-    return Pipeline([("tfidf", _tfidf(len(texts))), ("linear", LogisticRegression(C=10, max_iter=200, random_state=seed))]).fit(texts, labels)
+    return Pipeline(
+        [
+            ("tfidf", _tfidf(len(texts))),
+            ("linear", LogisticRegression(C=10, max_iter=200, random_state=seed)),
+        ]
+    ).fit(texts, labels)
 
 
 def fit_naive_bayes(texts: Sequence[str], labels: Sequence[str], *, seed: int = 42) -> Pipeline:
     """Fit naive Bayes on the same TF-IDF, which errs on other texts than the regression; `seed` is not needed."""
-    return Pipeline([("tfidf", _tfidf(len(texts))), ("bayes", MultinomialNB(alpha=SMOOTHING))]).fit(texts, labels)
+    return Pipeline([("tfidf", _tfidf(len(texts))), ("bayes", MultinomialNB(alpha=SMOOTHING))]).fit(
+        texts, labels
+    )
 
 
-LINEAR = {"TF-IDF": fit_baseline, "TF-IDF: naive Bayes": fit_naive_bayes}  # members of every cross-validation and ensemble
+LINEAR = {
+    "TF-IDF": fit_baseline,
+    "TF-IDF: naive Bayes": fit_naive_bayes,
+}  # members of every cross-validation and ensemble
 
 
 def _tfidf(n_texts: int) -> TfidfVectorizer:
-    return TfidfVectorizer(ngram_range=(1, 2), min_df=2 if n_texts >= 500 else 1, sublinear_tf=True, dtype=np.float32)
+    return TfidfVectorizer(
+        ngram_range=(1, 2), min_df=2 if n_texts >= 500 else 1, sublinear_tf=True, dtype=np.float32
+    )
 
 
 def compare_preparations(
@@ -65,22 +77,36 @@ def compare_preparations(
     """
     given, test = np.asarray(labels, dtype=object), np.asarray(held_out, dtype=bool)
     classes, y = np.unique(given.astype(str), return_inverse=True)
-    n_changed = {name: sum(a != b for a, b in zip(texts, prepared[against])) for name, texts in prepared.items()}
+    n_changed = {
+        name: sum(a != b for a, b in zip(texts, prepared[against]))
+        for name, texts in prepared.items()
+    }
 
     def predicted(texts: Sequence[str]) -> np.ndarray:
         rows = np.asarray(texts, dtype=object)
-        named = fit_baseline(rows[~test].tolist(), given[~test].tolist(), seed=seed).predict(rows[test])
+        named = fit_baseline(rows[~test].tolist(), given[~test].tolist(), seed=seed).predict(
+            rows[test]
+        )
         return np.asarray(np.searchsorted(classes, named.astype(str)))
 
     ways = [name for name in prepared if n_changed[name]]
-    found = {name: predicted(prepared[name]) for name in tqdm([against, *ways], "baseline on each preparation", unit="fit", disable=not progress)}
+    found = {
+        name: predicted(prepared[name])
+        for name in tqdm(
+            [against, *ways], "baseline on each preparation", unit="fit", disable=not progress
+        )
+    }
     others = {name: found.get(name, found[against]) for name in prepared if name != against}
-    table = paired_tests(y[test], found[against], others, n_resamples=n_resamples, confidence=confidence, seed=seed)
+    table = paired_tests(
+        y[test], found[against], others, n_resamples=n_resamples, confidence=confidence, seed=seed
+    )
     table.insert(0, "n_texts", [n_changed[name] for name in others])
     return table.rename_axis("way")
 
 
-def keeps_label(parents: pd.DataFrame, copies: pd.DataFrame, *, folds: int = 3, seed: int = 42) -> np.ndarray:
+def keeps_label(
+    parents: pd.DataFrame, copies: pd.DataFrame, *, folds: int = 3, seed: int = 42
+) -> np.ndarray:
     """Return which copies a baseline that did not see their parents takes for their label, or for what it took their parent for.
 
     Parameters
@@ -98,10 +124,17 @@ def keeps_label(parents: pd.DataFrame, copies: pd.DataFrame, *, folds: int = 3, 
         own = np.isin(rows_of, parents["row_id"].to_numpy()[judged])
         if not own.any():
             continue
-        model = fit_baseline(parents["text"].iloc[train].tolist(), parents["label"].iloc[train].tolist(), seed=seed)
-        of_parents = pd.Series(model.predict(parents["text"].iloc[judged].tolist()), index=parents["row_id"].iloc[judged])
+        model = fit_baseline(
+            parents["text"].iloc[train].tolist(), parents["label"].iloc[train].tolist(), seed=seed
+        )
+        of_parents = pd.Series(
+            model.predict(parents["text"].iloc[judged].tolist()),
+            index=parents["row_id"].iloc[judged],
+        )
         predicted = model.predict(copies["text"][own].tolist())
-        kept[own] = (predicted == copies["label"][own].to_numpy()) | (predicted == of_parents[rows_of[own]].to_numpy())
+        kept[own] = (predicted == copies["label"][own].to_numpy()) | (
+            predicted == of_parents[rows_of[own]].to_numpy()
+        )
     return kept
 
 
@@ -128,23 +161,44 @@ def augmentation_gain(
     `significance.paired_tests`, gains over the parents alone. They vary over the held-out rows, not over the draw of copies
     """
     methods = list(dict.fromkeys(copies["method"]))
-    sets = {method: copies[copies["method"] == method] for method in methods} | ({"all together": copies} if len(methods) > 1 else {})
+    sets = {method: copies[copies["method"] == method] for method in methods} | (
+        {"all together": copies} if len(methods) > 1 else {}
+    )
     classes = np.unique([*parents["label"], *held_out["label"]])
 
     def predicted(added: pd.DataFrame) -> np.ndarray:
         learnt = pd.concat([parents[["text", "label"]], added[["text", "label"]]])
-        named = fit_baseline(learnt["text"].tolist(), learnt["label"].tolist(), seed=seed).predict(held_out["text"].tolist())
+        named = fit_baseline(learnt["text"].tolist(), learnt["label"].tolist(), seed=seed).predict(
+            held_out["text"].tolist()
+        )
         return np.searchsorted(classes, named.astype(str))
 
-    plain, *others = [predicted(added) for added in tqdm([copies.head(0), *sets.values()], "baseline with copies", unit="fit", disable=not progress)]
+    plain, *others = [
+        predicted(added)
+        for added in tqdm(
+            [copies.head(0), *sets.values()],
+            "baseline with copies",
+            unit="fit",
+            disable=not progress,
+        )
+    ]
     y = np.searchsorted(classes, held_out["label"].to_numpy().astype(str))
-    table = paired_tests(y, plain, dict(zip(sets, others)), n_resamples=n_resamples, confidence=confidence, seed=seed)
+    table = paired_tests(
+        y, plain, dict(zip(sets, others)), n_resamples=n_resamples, confidence=confidence, seed=seed
+    )
     table.insert(0, "n_texts", [len(added) for added in sets.values()])
     return table.rename_axis("method")
 
 
 def leakage_inflation(
-    texts: Sequence[str], labels: Sequence[str], split: Sequence[str], leaked: np.ndarray, *, n_resamples: int = 2_000, confidence: float = 0.95, seed: int = 42
+    texts: Sequence[str],
+    labels: Sequence[str],
+    split: Sequence[str],
+    leaked: np.ndarray,
+    *,
+    n_resamples: int = 2_000,
+    confidence: float = 0.95,
+    seed: int = 42,
 ) -> dict[str, float | int | Interval]:
     """Measure by how much test rows with a near-copy in training flatter the baseline's accuracy.
 
@@ -160,17 +214,29 @@ def leakage_inflation(
     """
     rows, given, part = (np.asarray(values, dtype=object) for values in (texts, labels, split))
     train, test = part == "train", part == "test"
-    right = (fit_baseline(rows[train].tolist(), given[train].tolist(), seed=seed).predict(rows[test]) == given[test]).astype(float)
+    right = (
+        fit_baseline(rows[train].tolist(), given[train].tolist(), seed=seed).predict(rows[test])
+        == given[test]
+    ).astype(float)
     seen = leaked[test]
     if seen.all():
-        raise ValueError("every test row has a near-copy in training: nothing is left to compare with")
+        raise ValueError(
+            "every test row has a near-copy in training: nothing is left to compare with"
+        )
 
     def inflation(right: np.ndarray, seen: np.ndarray) -> float:
         return float(right.mean() - right[~seen].mean()) if not seen.all() else 0.0
 
-    interval = bootstrap_interval(inflation, right, seen, n_resamples=n_resamples, confidence=confidence, seed=seed)
+    interval = bootstrap_interval(
+        inflation, right, seen, n_resamples=n_resamples, confidence=confidence, seed=seed
+    )
     right_leaked = float(right[seen].mean()) if seen.any() else float("nan")
-    return {"n_leaked": int(seen.sum()), "right_leaked": right_leaked, "right_others": float(right[~seen].mean()), "inflation": interval}
+    return {
+        "n_leaked": int(seen.sum()),
+        "right_leaked": right_leaked,
+        "right_others": float(right[~seen].mean()),
+        "inflation": interval,
+    }
 
 
 def save_baseline(model: Pipeline, folder: Path, *, key: str = "") -> None:
@@ -185,7 +251,10 @@ def save_baseline(model: Pipeline, folder: Path, *, key: str = "") -> None:
         scratch.mkdir()
         workspace.write_json(facts, scratch / "baseline.json")
         weights = {"idf": tfidf.idf_, "coef": coef, "intercept": intercept}
-        save_file({name: np.ascontiguousarray(values) for name, values in weights.items()}, scratch / "weights.safetensors")  # coef_ is in column order
+        save_file(
+            {name: np.ascontiguousarray(values) for name, values in weights.items()},
+            scratch / "weights.safetensors",
+        )  # coef_ is in column order
 
 
 def _linear_form(model: LogisticRegression | MultinomialNB) -> tuple[np.ndarray, np.ndarray]:
@@ -200,9 +269,22 @@ def load_baseline(folder: Path) -> Pipeline:
     """Read a baseline that `save_baseline` wrote; it predicts as the fitted one did."""
     from safetensors.numpy import load_file
 
-    facts, weights = workspace.read_json(folder / "baseline.json"), load_file(folder / "weights.safetensors")
-    vectors = TfidfVectorizer(ngram_range=(1, 2), min_df=facts["min_df"], sublinear_tf=True, dtype=np.float32, vocabulary=facts["terms"])
+    facts, weights = (
+        workspace.read_json(folder / "baseline.json"),
+        load_file(folder / "weights.safetensors"),
+    )
+    vectors = TfidfVectorizer(
+        ngram_range=(1, 2),
+        min_df=facts["min_df"],
+        sublinear_tf=True,
+        dtype=np.float32,
+        vocabulary=facts["terms"],
+    )
     vectors.idf_ = weights["idf"]
     linear = LogisticRegression()
-    linear.classes_, linear.coef_, linear.intercept_ = np.array(facts["classes"], dtype=object), weights["coef"], weights["intercept"]
+    linear.classes_, linear.coef_, linear.intercept_ = (
+        np.array(facts["classes"], dtype=object),
+        weights["coef"],
+        weights["intercept"],
+    )
     return Pipeline([("tfidf", vectors), ("linear", linear)])

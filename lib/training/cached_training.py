@@ -43,36 +43,74 @@ def train_and_predict(
     probs : ndarray of shape (n, k), columns in the sorted order of the labels of `train`
     seconds : that the training took
     """
-    key, named = _key(train, stop, config, scored=scored), f"{workspace.file_name(name)}-{config.seed}"
+    key, named = (
+        _key(train, stop, config, scored=scored),
+        f"{workspace.file_name(name)}-{config.seed}",
+    )
     path = ws.folder(workspace.MODELS) / f"{named}.parquet"
     if not path.exists() or workspace.read_facts(path).get("key") != key:
         own = replace(ws, run=f"{ws.run}/{named}")  # others may be training at the same time
-        result = finetune.train(train, stop, config=config, ws=own, progress=False, watch=watch, name=name)
-        probs = result.val_probs if scored is None else predict(result.model_dir, scored, settings=config.training)
+        result = finetune.train(
+            train, stop, config=config, ws=own, progress=False, watch=watch, name=name
+        )
+        probs = (
+            result.val_probs
+            if scored is None
+            else predict(result.model_dir, scored, settings=config.training)
+        )
         table = pd.DataFrame(probs, columns=[str(code) for code in range(probs.shape[1])])
-        workspace.write_table(table, path, facts={"key": key, "seconds": result.facts["training_seconds"]})
+        workspace.write_table(
+            table, path, facts={"key": key, "seconds": result.facts["training_seconds"]}
+        )
         shutil.rmtree(own.folder(workspace.MODELS), ignore_errors=True)
     return workspace.read_table(path).to_numpy(), workspace.read_facts(path)["seconds"]
 
 
-def train_once(train: pd.DataFrame, stop: pd.DataFrame, *, config: Config, ws: Workspace, progress: bool = False) -> tuple[Path, float]:
+def train_once(
+    train: pd.DataFrame,
+    stop: pd.DataFrame,
+    *,
+    config: Config,
+    ws: Workspace,
+    progress: bool = False,
+) -> tuple[Path, float]:
     """Fine-tune and keep the model, unless this place has that of the same rows, settings and code; return its folder and the seconds."""
     record, key = ws.folder(workspace.MODELS) / "trained.json", _key(train, stop, config)
-    if not (record.exists() and ws.path("transformer").exists()) or (known := workspace.read_json(record))["key"] != key:
-        record.unlink(missing_ok=True)  # before the model changes: a record never stands beside another one
+    if (
+        not (record.exists() and ws.path("transformer").exists())
+        or (known := workspace.read_json(record))["key"] != key
+    ):
+        record.unlink(
+            missing_ok=True
+        )  # before the model changes: a record never stands beside another one
         result = finetune.train(train, stop, config=config, ws=ws, progress=progress)
         known = {"key": key, "seconds": result.facts["training_seconds"]}
         workspace.write_json(known, record)
     return ws.path("transformer"), known["seconds"]
 
 
-def predict(model_dir: Path, table: pd.DataFrame, *, settings: TrainingConfig, progress: bool = False) -> np.ndarray:
+def predict(
+    model_dir: Path, table: pd.DataFrame, *, settings: TrainingConfig, progress: bool = False
+) -> np.ndarray:
     """Load a model that was trained with these settings and return its probabilities of the texts, of shape (n, k)."""
     tokenizer, model, _ = finetune.load_model(model_dir)
-    return finetune.predict_probs(tokenizer, model, table["text"].tolist(), settings=settings, progress=progress)
+    return finetune.predict_probs(
+        tokenizer, model, table["text"].tolist(), settings=settings, progress=progress
+    )
 
 
-def _key(train: pd.DataFrame, stop: pd.DataFrame, config: Config, *, scored: pd.DataFrame | None = None) -> str:
+def _key(
+    train: pd.DataFrame, stop: pd.DataFrame, config: Config, *, scored: pd.DataFrame | None = None
+) -> str:
     tables = [workspace.table_fingerprint(finetune.learnable(table)) for table in (train, stop)]
     tables += [workspace.table_fingerprint(scored[["text"]])] if scored is not None else []
-    return hashlib.sha256(json.dumps([*tables, config.training.model_dump(mode="json"), config.seed, workspace.code_fingerprint()]).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(
+            [
+                *tables,
+                config.training.model_dump(mode="json"),
+                config.seed,
+                workspace.code_fingerprint(),
+            ]
+        ).encode()
+    ).hexdigest()

@@ -39,7 +39,9 @@ def check(config: Config) -> None:
     """Raise WorkbookError where Ray is asked for and not installed, or nothing listens at its address."""
     if config.compute.engine == "ray":
         if importlib.util.find_spec("ray") is None:
-            raise WorkbookError("compute.engine=ray needs the package ray: pip install -c constraints.txt ray, or set compute.engine=local")
+            raise WorkbookError(
+                "compute.engine=ray needs the package ray: pip install -c constraints.txt ray, or set compute.engine=local"
+            )
         _check_address(config.compute.address)
 
 
@@ -63,7 +65,10 @@ def run_tasks(
     ------
     WorkbookError : of `submitter`. An error of a task is raised as it is.
     """
-    with submitter(tables, config=config, ws=ws) as start, tqdm(total=len(jobs), desc=desc, unit="training", disable=not progress) as bar:
+    with (
+        submitter(tables, config=config, ws=ws) as start,
+        tqdm(total=len(jobs), desc=desc, unit="training", disable=not progress) as bar,
+    ):
         begun = []
         for job in jobs:
             begun.append(start(task, **job))
@@ -76,7 +81,9 @@ def run_tasks(
 
 
 @contextmanager
-def submitter(tables: Mapping[str, pd.DataFrame], *, config: Config, ws: Workspace) -> Iterator[Callable[..., Future]]:
+def submitter(
+    tables: Mapping[str, pd.DataFrame], *, config: Config, ws: Workspace
+) -> Iterator[Callable[..., Future]]:
     """Give a function `start(task, **job)` that begins `task(tables, config=config, run=run, **job)` where `config.compute` says.
 
     In other processes a task reads the tables from the run's folder `tables`, by fingerprint: no data is pickled. With Ray, all nodes must see
@@ -115,13 +122,22 @@ def _in_processes(settings: ComputeConfig) -> Iterator[Callable[..., Future]]:
     context = get_context("loky")
     if sys.platform == "linux":  # elsewhere forks are not safe with the systems' own libraries
         context = get_context("forkserver")
-        context.set_forkserver_preload([__name__, "lib.training.finetune"])  # imported once, not by each worker
+        context.set_forkserver_preload(
+            [__name__, "lib.training.finetune"]
+        )  # imported once, not by each worker
     threads = max(1, joblib.cpu_count() // settings.workers)
-    pool = ProcessPoolExecutor(settings.workers, context=context, initializer=_begin_worker, initargs=(os.getpid(), dict(os.environ), threads))
+    pool = ProcessPoolExecutor(
+        settings.workers,
+        context=context,
+        initializer=_begin_worker,
+        initargs=(os.getpid(), dict(os.environ), threads),
+    )
     try:
         yield partial(pool.submit, _call)
     except BrokenExecutor as error:
-        raise WorkbookError("a worker was killed, most often for want of memory: set compute.workers lower; the next run goes on") from error
+        raise WorkbookError(
+            "a worker was killed, most often for want of memory: set compute.workers lower; the next run goes on"
+        ) from error
     finally:
         pool.shutdown(kill_workers=True)
 
@@ -153,11 +169,25 @@ def _on_ray(settings: ComputeConfig) -> Iterator[Callable[..., Future]]:
 
     ours = not ray.is_initialized()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    passed = {name: value for name, value in os.environ.items() if name.startswith(("WORKBOOK_", "HF_", "MLFLOW_", "WANDB_"))}
+    passed = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(("WORKBOOK_", "HF_", "MLFLOW_", "WANDB_"))
+    }
     environment = {"env_vars": {**passed, "PYTHONPATH": PYTHONPATH}}
     if ours:
-        _connect(settings.address, log_to_driver=False, logging_level=logging.WARNING, runtime_env=environment)
-    remote = ray.remote(num_cpus=settings.cpus, num_gpus=settings.gpus, max_retries=MAX_RETRIES, runtime_env=environment)(_call)
+        _connect(
+            settings.address,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            runtime_env=environment,
+        )
+    remote = ray.remote(
+        num_cpus=settings.cpus,
+        num_gpus=settings.gpus,
+        max_retries=MAX_RETRIES,
+        runtime_env=environment,
+    )(_call)
     begun: list[Any] = []
 
     def call(*args: Any) -> Future:
@@ -169,7 +199,9 @@ def _on_ray(settings: ComputeConfig) -> Iterator[Callable[..., Future]]:
             if error is None:
                 future.set_result(found.result())
             else:
-                future.set_exception(getattr(error, "cause", None) or error)  # a task's own error, as it is
+                future.set_exception(
+                    getattr(error, "cause", None) or error
+                )  # a task's own error, as it is
 
         begun[-1].future().add_done_callback(settle)
         return future
@@ -187,10 +219,14 @@ def _connect(address: str, **options: Any) -> None:
     import ray
 
     try:
-        ray.init(address=address or "local", **options)  # "local": one of its own, whatever else runs on this machine
+        ray.init(
+            address=address or "local", **options
+        )  # "local": one of its own, whatever else runs on this machine
     except (ConnectionError, ValueError, RuntimeError) as error:
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise WorkbookError(f"compute.address: no Ray cluster at {address or 'this machine'!r}: {why}. Start one there (ray start --head)") from error
+        raise WorkbookError(
+            f"compute.address: no Ray cluster at {address or 'this machine'!r}: {why}. Start one there (ray start --head)"
+        ) from error
 
 
 def _check_address(address: str) -> None:
@@ -206,8 +242,14 @@ def _check_address(address: str) -> None:
         ) from None
 
 
-def _call(task: Task, kept: Mapping[str, str], config: Mapping[str, Any], job: Mapping[str, Any]) -> Any:
-    return task({name: _table(path) for name, path in kept.items()}, config=Config.model_validate(config), **job)
+def _call(
+    task: Task, kept: Mapping[str, str], config: Mapping[str, Any], job: Mapping[str, Any]
+) -> Any:
+    return task(
+        {name: _table(path) for name, path in kept.items()},
+        config=Config.model_validate(config),
+        **job,
+    )
 
 
 def _keep(table: pd.DataFrame, ws: Workspace) -> Path:
@@ -220,7 +262,9 @@ def _keep(table: pd.DataFrame, ws: Workspace) -> Path:
 @lru_cache(maxsize=4)
 def _table(path: str) -> pd.DataFrame:
     if not Path(path).exists():
-        raise WorkbookError(f"{path} is not seen from {os.uname().nodename}: WORKBOOK_HOME must be on a disk that all nodes of the cluster share")
+        raise WorkbookError(
+            f"{path} is not seen from {os.uname().nodename}: WORKBOOK_HOME must be on a disk that all nodes of the cluster share"
+        )
     table = workspace.read_table(Path(path))
     if workspace.table_fingerprint(table) != Path(path).stem:
         raise WorkbookError(f"{path} does not hold the rows of its name: delete it and run again")

@@ -25,7 +25,14 @@ MLFLOW = {  # what its client reads; a value of yours stands
     "GIT_PYTHON_REFRESH": "quiet",
 }
 BATCH = 90  # params or tags in one call; MLflow takes 100
-SERIES = ("loss", "learning_rate", "grad_norm", "eval_loss", "eval_macro_f1", "eval_accuracy")  # of a training, by step
+SERIES = (
+    "loss",
+    "learning_rate",
+    "grad_norm",
+    "eval_loss",
+    "eval_macro_f1",
+    "eval_accuracy",
+)  # of a training, by step
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,9 @@ class MLflow:
         if self.system_metrics:
             from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-            self.monitor = SystemMetricsMonitor(self.run_id, resume_logging=True, tracking_uri=self.uri or local_uri())
+            self.monitor = SystemMetricsMonitor(
+                self.run_id, resume_logging=True, tracking_uri=self.uri or local_uri()
+            )
             self.monitor.start()
 
     def metrics(self, values: dict[str, float], step: int | None) -> None:
@@ -123,7 +132,13 @@ class MLflow:
 
         now, entries = get_current_time_millis(), list(values.items())
         for start in range(0, len(entries), BATCH):
-            self.client.log_batch(self.run_id, metrics=[Metric(name, value, now, step or 0) for name, value in entries[start : start + BATCH]])
+            self.client.log_batch(
+                self.run_id,
+                metrics=[
+                    Metric(name, value, now, step or 0)
+                    for name, value in entries[start : start + BATCH]
+                ],
+            )
 
     def tags(self, values: Mapping[str, str], run_id: str = "") -> None:
         """Log words."""
@@ -131,7 +146,10 @@ class MLflow:
 
         entries = list(values.items())
         for start in range(0, len(entries), BATCH):
-            self.client.log_batch(run_id or self.run_id, tags=[RunTag(*entry) for entry in entries[start : start + BATCH]])
+            self.client.log_batch(
+                run_id or self.run_id,
+                tags=[RunTag(*entry) for entry in entries[start : start + BATCH]],
+            )
 
     def artifacts(self, folder: Path, place: str) -> None:
         """Log the files of a folder."""
@@ -164,18 +182,32 @@ class MLflow:
         engine = uri.partition(":")[0].partition("+")[0]
         if engine not in DATABASE_ENGINES:
             return None
-        folder = Path(uri.partition("///")[2]).absolute().parent if engine == "sqlite" else local_folder()
+        folder = (
+            Path(uri.partition("///")[2]).absolute().parent
+            if engine == "sqlite"
+            else local_folder()
+        )
         return (folder / "artifacts").as_uri()
 
     def _begin(self, opening: Opening, tags: dict[str, str]) -> str:
         from mlflow.entities import Param
 
-        tags = {"workbook.run": opening.run, "workbook.series": opening.series, "workbook.kind": "training" if opening.parent else "run", **tags}
-        run_id = self.client.create_run(self.experiment, run_name=opening.name, tags=tags).info.run_id
+        tags = {
+            "workbook.run": opening.run,
+            "workbook.series": opening.series,
+            "workbook.kind": "training" if opening.parent else "run",
+            **tags,
+        }
+        run_id = self.client.create_run(
+            self.experiment, run_name=opening.name, tags=tags
+        ).info.run_id
         params = [Param(name, text_of(value)) for name, value in opening.params.items()]
         for start in range(0, len(params), BATCH):
             self.client.log_batch(run_id, params=params[start : start + BATCH])
-        self.tags({name: text_of(value) for name, value in opening.tags.items() if value is not None}, run_id)
+        self.tags(
+            {name: text_of(value) for name, value in opening.tags.items() if value is not None},
+            run_id,
+        )
         return run_id
 
     def _unfinished(self, opening: Opening) -> str:
@@ -186,26 +218,44 @@ class MLflow:
                 return run.info.run_id
         dead = f"attributes.status = 'RUNNING' and tags.`workbook.kind` = 'training' and tags.`workbook.run` = '{opening.run}'"
         for run in self._runs(dead) if opening.parent else ():
-            if run.info.run_name == opening.name:  # of other data or settings: its process is no more
+            if (
+                run.info.run_name == opening.name
+            ):  # of other data or settings: its process is no more
                 self.client.set_terminated(run.info.run_id, "KILLED")
         return ""
 
     def _take_up(self, run: Any) -> None:
         self.client.update_run(run.info.run_id, status="RUNNING")
         for name in SERIES:
-            self.known |= {(name, each.step) for each in (self.client.get_metric_history(run.info.run_id, name) if name in run.data.metrics else [])}
+            self.known |= {
+                (name, each.step)
+                for each in (
+                    self.client.get_metric_history(run.info.run_id, name)
+                    if name in run.data.metrics
+                    else []
+                )
+            }
 
     def parent(self, parent: Opening) -> str:
         """Return the id of the workbook run that trainings belong to; it is made where there is none."""
         known = f" and tags.`workbook.key` = '{parent.key}'" if parent.key else ""
-        runs = self._runs(f"tags.`workbook.kind` = 'run' and tags.`workbook.run` = '{parent.run}'{known}")
+        runs = self._runs(
+            f"tags.`workbook.kind` = 'run' and tags.`workbook.run` = '{parent.run}'{known}"
+        )
         if runs:
             return runs[0].info.run_id
         self.orphaned = self._begin(parent, {"workbook.key": parent.key})
         return self.orphaned
 
     def _runs(self, wanted: str) -> list[Any]:
-        return list(self.client.search_runs([self.experiment], wanted, max_results=1_000, order_by=["attributes.start_time DESC"]))
+        return list(
+            self.client.search_runs(
+                [self.experiment],
+                wanted,
+                max_results=1_000,
+                order_by=["attributes.start_time DESC"],
+            )
+        )
 
 
 class WandB:
@@ -223,7 +273,9 @@ class WandB:
 
         folder = workspace.home() / "models" / "wandb"
         folder.mkdir(parents=True, exist_ok=True)
-        again: dict[str, Any] = {} if opening.parent else {"id": opening.key[:16], "resume": "allow"}
+        again: dict[str, Any] = (
+            {} if opening.parent else {"id": opening.key[:16], "resume": "allow"}
+        )
         self.run = wandb.init(
             project=opening.dataset,
             group=opening.run,
@@ -232,7 +284,9 @@ class WandB:
             config={**opening.params, **opening.tags},
             dir=str(folder),
             reinit="create_new",
-            settings=wandb.Settings(silent=True, console="off", init_timeout=20, x_disable_stats=not self.system_metrics),
+            settings=wandb.Settings(
+                silent=True, console="off", init_timeout=20, x_disable_stats=not self.system_metrics
+            ),
             **again,
         )
 
@@ -260,4 +314,6 @@ class WandB:
 
 def text_of(value: Any) -> str:
     """Return a setting or a fact as text that MLflow takes."""
-    return (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))[:4_000]  # MLflow takes 6,000 of a param, 8,000 of a tag
+    return (
+        value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    )[:4_000]  # MLflow takes 6,000 of a param, 8,000 of a tag

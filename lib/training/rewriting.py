@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 LABEL_LOST, HELD_OUT_COPY = "the baseline no longer sees its label", "near-copy of a held-out text"
 TOP_P = 0.95  # of nucleus sampling: beams give copies that differ too little (Edunov et al. 2018)
-_REPLACEABLE = re.compile(r"([^\W\d_]{3,})([.,;:!?]*)")  # a word and its closing punctuation; neither code, numbers nor [URL]
+_REPLACEABLE = re.compile(
+    r"([^\W\d_]{3,})([.,;:!?]*)"
+)  # a word and its closing punctuation; neither code, numbers nor [URL]
 
 
 def augment(
@@ -55,29 +57,66 @@ def augment(
     ------
     WorkbookError : a model that a method needs cannot be loaded or is of another kind.
     """
-    parents = sample_rows(train, settings.rows, seed=seed, setting="augmentation.rows") if settings.rows and settings.rows < len(train) else train
+    parents = (
+        sample_rows(train, settings.rows, seed=seed, setting="augmentation.rows")
+        if settings.rows and settings.rows < len(train)
+        else train
+    )
     made = []
     for method in tqdm(settings.methods, "copies", unit="method", disable=not progress):
         for copy in range(settings.copies):
-            texts = rewritten(parents["text"].tolist(), method=method, settings=settings, seed=seed + copy, progress=progress)
+            texts = rewritten(
+                parents["text"].tolist(),
+                method=method,
+                settings=settings,
+                seed=seed + copy,
+                progress=progress,
+            )
             made.append(augmentation.copies_of(parents, texts, method=method))
-    copies = pd.concat([parents.head(0)[["text", "label", "group"]].reindex(columns=augmentation.COPY_COLUMNS), *made], ignore_index=True)
-    copies = copies.drop_duplicates("text", ignore_index=True).astype({"parent_id": train["row_id"].dtype, "group": train["group"].dtype})
+    copies = pd.concat(
+        [
+            parents.head(0)[["text", "label", "group"]].reindex(columns=augmentation.COPY_COLUMNS),
+            *made,
+        ],
+        ignore_index=True,
+    )
+    copies = copies.drop_duplicates("text", ignore_index=True).astype(
+        {"parent_id": train["row_id"].dtype, "group": train["group"].dtype}
+    )
     lost = ~baseline.keeps_label(parents, copies, seed=seed)
-    near = augmentation.near_held_out(copies, held_out, threshold=threshold, shingle_words=shingle_words)
-    return parents, copies.assign(rejected=np.select([near, lost], [HELD_OUT_COPY, LABEL_LOST], default=""))
+    near = augmentation.near_held_out(
+        copies, held_out, threshold=threshold, shingle_words=shingle_words
+    )
+    return parents, copies.assign(
+        rejected=np.select([near, lost], [HELD_OUT_COPY, LABEL_LOST], default="")
+    )
 
 
-def rewritten(texts: Sequence[str], *, method: str, settings: AugmentationConfig, seed: int, progress: bool = True) -> list[str]:
+def rewritten(
+    texts: Sequence[str],
+    *,
+    method: str,
+    settings: AugmentationConfig,
+    seed: int,
+    progress: bool = True,
+) -> list[str]:
     """Return each text changed by a method of `augmentation.methods`, "" where a model made nothing of it."""
     if method in augmentation.WORD_EDITS:
         return augmentation.edit_words(texts, how=method, share=settings.share, seed=seed)
     models = settings.model_copy(update={"methods": (method,)}).models
     if method == "contextual":
-        return replace_in_context(texts, model=models["augmentation.masked_model"], share=settings.share, seed=seed, progress=progress)
+        return replace_in_context(
+            texts,
+            model=models["augmentation.masked_model"],
+            share=settings.share,
+            seed=seed,
+            progress=progress,
+        )
     prefix = settings.paraphrase_prefix if method == "paraphrase" else ""
     for setting, name in models.items():  # of a back-translation two, in order
-        texts = generate(texts, model=name, setting=setting, prefix=prefix, seed=seed, progress=progress)
+        texts = generate(
+            texts, model=name, setting=setting, prefix=prefix, seed=seed, progress=progress
+        )
     return list(texts)
 
 
@@ -117,23 +156,47 @@ def replace_in_context(
     tokenizer, network = _load_masked(model, setting)
     mask, vocabulary = str(tokenizer.mask_token), _whole_words(tokenizer, network.config.vocab_size)
     words = [text.split() for text in texts]
-    chosen = [[] if mask in text else _chosen(each, share, np.random.default_rng([seed, i])) for i, (text, each) in enumerate(zip(texts, words))]
+    chosen = [
+        [] if mask in text else _chosen(each, share, np.random.default_rng([seed, i]))
+        for i, (text, each) in enumerate(zip(texts, words))
+    ]
     wanted = [i for i, places in enumerate(chosen) if places]
-    masked = [" ".join(mask if place in chosen[i] else word for place, word in enumerate(words[i])) for i in wanted]
+    masked = [
+        " ".join(mask if place in chosen[i] else word for place, word in enumerate(words[i]))
+        for i in wanted
+    ]
     ids = tokenizer(masked, truncation=True, max_length=max_tokens)["input_ids"] if masked else []
     for batch in _batches(ids, network.device, progress=progress, what=setting):
-        tokens, attended = tokenization.padded([ids[i] for i in batch], pad=tokenizer.pad_token_id or 0, device=network.device)
+        tokens, attended = tokenization.padded(
+            [ids[i] for i in batch], pad=tokenizer.pad_token_id or 0, device=network.device
+        )
         with torch.inference_mode():
-            logits = network(input_ids=tokens, attention_mask=attended).logits  # (texts, tokens, vocabulary)
+            logits = network(
+                input_ids=tokens, attention_mask=attended
+            ).logits  # (texts, tokens, vocabulary)
         for row, i in enumerate(batch):
-            scores, random = logits[row, tokens[row] == tokenizer.mask_token_id].float().cpu().numpy(), np.random.default_rng([seed, wanted[i], 1])
+            scores, random = (
+                logits[row, tokens[row] == tokenizer.mask_token_id].float().cpu().numpy(),
+                np.random.default_rng([seed, wanted[i], 1]),
+            )
             each = words[wanted[i]]
-            for place, of_words in zip(chosen[wanted[i]], scores):  # masks that were cut off are the last ones
+            for place, of_words in zip(
+                chosen[wanted[i]], scores
+            ):  # masks that were cut off are the last ones
                 each[place] = _drawn(of_words, vocabulary, each[place], top_k=top_k, random=random)
     return [" ".join(each) if places else text for text, each, places in zip(texts, words, chosen)]
 
 
-def generate(texts: Sequence[str], *, model: str, setting: str, prefix: str = "", max_tokens: int = 256, seed: int = 42, progress: bool = True) -> list[str]:
+def generate(
+    texts: Sequence[str],
+    *,
+    model: str,
+    setting: str,
+    prefix: str = "",
+    max_tokens: int = 256,
+    seed: int = 42,
+    progress: bool = True,
+) -> list[str]:
     """Let a sequence-to-sequence model write each text anew: a translation or a paraphrase, by nucleus sampling.
 
     Parameters
@@ -148,23 +211,48 @@ def generate(texts: Sequence[str], *, model: str, setting: str, prefix: str = ""
     """
     from transformers import AutoModelForSeq2SeqLM
 
-    tokenizer, network, info = backbones.load_checkpoint(model, AutoModelForSeq2SeqLM, placeholders=False, setting=setting)
+    tokenizer, network, info = backbones.load_checkpoint(
+        model, AutoModelForSeq2SeqLM, placeholders=False, setting=setting
+    )
     _check_whole(info, model, setting)
     network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     able = [i for i, text in enumerate(texts) if text.strip()]
-    ids = tokenizer([prefix + texts[i] for i in able], truncation=False, verbose=False)["input_ids"] if able else []
+    ids = (
+        tokenizer([prefix + texts[i] for i in able], truncation=False, verbose=False)["input_ids"]
+        if able
+        else []
+    )
     short = [(i, row) for i, row in zip(able, ids) if len(row) <= max_tokens]
     written = [""] * len(texts)
     with torch.random.fork_rng(), torch.inference_mode():
         torch.manual_seed(seed)
-        for batch in _batches([row for _, row in short], network.device, progress=progress, what=setting):
-            tokens, attended = tokenization.padded([short[i][1] for i in batch], pad=tokenizer.pad_token_id or 0, device=network.device)
+        for batch in _batches(
+            [row for _, row in short], network.device, progress=progress, what=setting
+        ):
+            tokens, attended = tokenization.padded(
+                [short[i][1] for i in batch], pad=tokenizer.pad_token_id or 0, device=network.device
+            )
             limit = 2 * tokens.shape[1] + 8
             out = network.generate(
-                input_ids=tokens, attention_mask=attended, do_sample=True, top_p=TOP_P, top_k=0, num_beams=1, max_length=None, max_new_tokens=limit
+                input_ids=tokens,
+                attention_mask=attended,
+                do_sample=True,
+                top_p=TOP_P,
+                top_k=0,
+                num_beams=1,
+                max_length=None,
+                max_new_tokens=limit,
             )
-            ended = torch.isin(out, torch.tensor(network.generation_config.eos_token_id, device=out.device)).any(dim=1).tolist()
-            for i, text, whole in zip(batch, tokenizer.batch_decode(out, skip_special_tokens=True), ended):
+            ended = (
+                torch.isin(
+                    out, torch.tensor(network.generation_config.eos_token_id, device=out.device)
+                )
+                .any(dim=1)
+                .tolist()
+            )
+            for i, text, whole in zip(
+                batch, tokenizer.batch_decode(out, skip_special_tokens=True), ended
+            ):
                 written[short[i][0]] = text.strip() if whole else ""
     return written
 
@@ -172,10 +260,14 @@ def generate(texts: Sequence[str], *, model: str, setting: str, prefix: str = ""
 def _load_masked(model: str, setting: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     from transformers import AutoModelForMaskedLM
 
-    tokenizer, network, info = backbones.load_checkpoint(model, AutoModelForMaskedLM, setting=setting)
+    tokenizer, network, info = backbones.load_checkpoint(
+        model, AutoModelForMaskedLM, setting=setting
+    )
     _check_whole(info, model, setting)
     if tokenizer.mask_token is None:
-        raise WorkbookError(f"{setting}: the tokenizer of {model!r} has no mask token; name a masked language model, for instance roberta-base")
+        raise WorkbookError(
+            f"{setting}: the tokenizer of {model!r} has no mask token; name a masked language model, for instance roberta-base"
+        )
     backbones.resize_embeddings(tokenizer, network)
     return tokenizer, network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
@@ -184,12 +276,20 @@ def _check_whole(info: dict[str, Any], model: str, setting: str) -> None:
     """Raise WorkbookError where a model would write with weights that the checkpoint does not have, a fresh head above all."""
     lacking = sorted(info["missing_keys"])
     if lacking:
-        raise WorkbookError(f"{setting}: {model!r} lacks {lacking[0]} ({len(lacking)} such weights): it was not trained for this task; name a model that was")
+        raise WorkbookError(
+            f"{setting}: {model!r} lacks {lacking[0]} ({len(lacking)} such weights): it was not trained for this task; name a model that was"
+        )
 
 
-def _batches(ids: Sequence[list[int]], device: torch.device, *, progress: bool, what: str) -> Iterator[list[int]]:
-    with tqdm(total=len(ids), desc=what.removeprefix("augmentation."), unit="text", disable=not progress) as bar:
-        for batch in tokenization.sorted_batches(np.array([len(row) for row in ids], np.int64), device=device):
+def _batches(
+    ids: Sequence[list[int]], device: torch.device, *, progress: bool, what: str
+) -> Iterator[list[int]]:
+    with tqdm(
+        total=len(ids), desc=what.removeprefix("augmentation."), unit="text", disable=not progress
+    ) as bar:
+        for batch in tokenization.sorted_batches(
+            np.array([len(row) for row in ids], np.int64), device=device
+        ):
             yield batch.tolist()
             bar.update(len(batch))
 
@@ -203,8 +303,18 @@ def _chosen(words: list[str], share: float, random: np.random.Generator) -> list
 def _whole_words(tokenizer: PreTrainedTokenizerBase, size: int) -> np.ndarray:
     """Return the word that each token stands for: ndarray of str of shape (size,), "" for a part of a word, punctuation and special tokens."""
     known = list(range(min(size, len(tokenizer))))
-    tokens, texts = tokenizer.convert_ids_to_tokens(known), tokenizer.batch_decode([[token] for token in known])
-    mark = next((mark for mark in ("▁", "Ġ") if sum(token.startswith(mark) for token in tokens) > len(tokens) / 10), "")  # of a word's first token
+    tokens, texts = (
+        tokenizer.convert_ids_to_tokens(known),
+        tokenizer.batch_decode([[token] for token in known]),
+    )
+    mark = next(
+        (
+            mark
+            for mark in ("▁", "Ġ")
+            if sum(token.startswith(mark) for token in tokens) > len(tokens) / 10
+        ),
+        "",
+    )  # of a word's first token
     words = np.full(size, "", dtype=object)
     for i, (token, text) in enumerate(zip(tokens, texts)):
         if token.startswith(mark) and _REPLACEABLE.fullmatch(text.strip()):
@@ -212,13 +322,26 @@ def _whole_words(tokenizer: PreTrainedTokenizerBase, size: int) -> np.ndarray:
     return words
 
 
-def _drawn(scores: np.ndarray, vocabulary: np.ndarray, word: str, *, top_k: int, random: np.random.Generator) -> str:
+def _drawn(
+    scores: np.ndarray,
+    vocabulary: np.ndarray,
+    word: str,
+    *,
+    top_k: int,
+    random: np.random.Generator,
+) -> str:
     """Return a likely word in place of `word`, with its capital and its punctuation."""
     bare, closing = _REPLACEABLE.fullmatch(word).groups()  # type: ignore[union-attr]  # only such words were chosen
     of_words = np.where(vocabulary != "", scores, -np.inf)
-    likeliest = np.argpartition(-of_words, min(2 * top_k, len(scores) - 1))[: 2 * top_k]  # some may be the word itself, in other cases
+    likeliest = np.argpartition(-of_words, min(2 * top_k, len(scores) - 1))[
+        : 2 * top_k
+    ]  # some may be the word itself, in other cases
     likeliest = likeliest[np.argsort(-of_words[likeliest], kind="stable")]
-    found = [token for token in likeliest if vocabulary[token] and vocabulary[token].casefold() != bare.casefold()][:top_k]
+    found = [
+        token
+        for token in likeliest
+        if vocabulary[token] and vocabulary[token].casefold() != bare.casefold()
+    ][:top_k]
     if not found:
         return word
     odds = np.exp(scores[found] - scores[found].max())

@@ -32,7 +32,9 @@ _down: set[str] = set()  # servers that did not answer this process
 def check(config: Config) -> None:
     """Raise WorkbookError where W&B is asked for and not installed."""
     if config.tracking.wandb and importlib.util.find_spec("wandb") is None:
-        raise WorkbookError("tracking.wandb=true needs the package wandb: pip install -c constraints.txt wandb, or set tracking.wandb=false")
+        raise WorkbookError(
+            "tracking.wandb=true needs the package wandb: pip install -c constraints.txt wandb, or set tracking.wandb=false"
+        )
 
 
 class Record:
@@ -47,7 +49,9 @@ class Record:
         self.config, self.opening = config, opening
         self.notes: list[str] = []
         self._places: list[MLflow | WandB] = []
-        self._said: list[tuple[str, tuple[Any, ...]]] = []  # told again to the local file where a server dies
+        self._said: list[
+            tuple[str, tuple[Any, ...]]
+        ] = []  # told again to the local file where a server dies
         self._logged: set[tuple[str, int]] = set()
 
     def start(self) -> None:
@@ -57,7 +61,11 @@ class Record:
         settings = self.config.tracking
         if settings.backend == "mlflow":
             uri = "" if settings.uri in _down else settings.uri
-            self._places.append(MLflow(uri, system_metrics=settings.system_metrics and self.opening.parent is not None))
+            self._places.append(
+                MLflow(
+                    uri, system_metrics=settings.system_metrics and self.opening.parent is not None
+                )
+            )
         if settings.wandb:
             self._places.append(WandB(system_metrics=settings.system_metrics))
         self._say("open", self.opening)
@@ -66,7 +74,11 @@ class Record:
 
     def metrics(self, values: Mapping[str, float], *, step: int | None = None) -> None:
         """Record numbers; one that was recorded at this step before is left out."""
-        fresh = {name: float(value) for name, value in values.items() if step is None or (name, step) not in self._logged}
+        fresh = {
+            name: float(value)
+            for name, value in values.items()
+            if step is None or (name, step) not in self._logged
+        }
         self._logged |= {(name, step) for name in fresh if step is not None}
         if fresh:
             self._say("metrics", fresh, step)
@@ -78,7 +90,10 @@ class Record:
     def history(self, table: pd.DataFrame) -> None:
         """Record what of a training's history was not recorded live."""
         for entry in table.to_dict("records"):
-            self.log_step({name: value for name, value in entry.items() if pd.notna(value)}, int(entry["step"]))
+            self.log_step(
+                {name: value for name, value in entry.items() if pd.notna(value)},
+                int(entry["step"]),
+            )
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """Record words."""
@@ -107,7 +122,10 @@ class Record:
             self._tell(place, [(what, words)])
 
     def _tell(self, place: MLflow | WandB, sentences: list[tuple[str, tuple[Any, ...]]]) -> None:
-        drawn = random.getstate(), np.random.get_state()  # names and pauses are drawn in there: a training's numbers stay as they are
+        drawn = (
+            random.getstate(),
+            np.random.get_state(),
+        )  # names and pauses are drawn in there: a training's numbers stay as they are
         try:
             for what, words in sentences:
                 getattr(place, what)(*words)
@@ -124,7 +142,9 @@ class Record:
             self._note(f"tracking: nothing more goes to {place.named}: {why}")
             return
         _down.add(place.uri)
-        self._note(f"tracking: {place.named} cannot be used, recorded in {local_uri()} instead: {why}")
+        self._note(
+            f"tracking: {place.named} cannot be used, recorded in {local_uri()} instead: {why}"
+        )
         local = MLflow("", system_metrics=place.system_metrics)
         self._places.append(local)
         self._logged -= place.known
@@ -146,7 +166,9 @@ def workbook_run(config: Config, ws: Workspace) -> Iterator[Record | None]:
 
 
 @contextmanager
-def training(train: pd.DataFrame, val: pd.DataFrame, *, config: Config, ws: Workspace, name: str = "") -> Iterator[Record | None]:
+def training(
+    train: pd.DataFrame, val: pd.DataFrame, *, config: Config, ws: Workspace, name: str = ""
+) -> Iterator[Record | None]:
     """Give the record of one training, within that of its workbook run, and end it with the block; None where nothing is recorded.
 
     Parameters
@@ -158,7 +180,9 @@ def training(train: pd.DataFrame, val: pd.DataFrame, *, config: Config, ws: Work
     if not _is_on(config):
         yield None
         return
-    with _closing(Record(config, _of_training(train, val, config=config, ws=ws, name=name))) as record:
+    with _closing(
+        Record(config, _of_training(train, val, config=config, ws=ws, name=name))
+    ) as record:
         record.start()
         yield record
 
@@ -182,7 +206,9 @@ def _closing(record: Record) -> Iterator[Record]:
     try:
         yield record
     except BaseException as error:
-        stopped = not isinstance(error, Exception) or type(error).__name__ == "TrialPruned"  # by a person, or by a search
+        stopped = (
+            not isinstance(error, Exception) or type(error).__name__ == "TrialPruned"
+        )  # by a person, or by a search
         if record._said:
             record.close("KILLED" if stopped else "FAILED", error)
         raise
@@ -191,27 +217,59 @@ def _closing(record: Record) -> Iterator[Record]:
 
 
 def _of_run(config: Config, ws: Workspace) -> Opening:
-    settings = {key: value for key, value in config.flat().items() if not key.startswith("tracking.")}
+    settings = {
+        key: value for key, value in config.flat().items() if not key.startswith("tracking.")
+    }
     data: dict[str, Any] = {}
     with suppress(WorkbookError, OSError):
         data = workspace.read_facts(sources.raw_path(config))
-    tags = {"data.source": config.data.source, "data.fingerprint": data.get("fingerprint"), "data.rows": data.get("rows"), **_machine()}
-    what = {key: value for key, value in settings.items() if not key.startswith("compute.")}  # the same run, wherever it is done
+    tags = {
+        "data.source": config.data.source,
+        "data.fingerprint": data.get("fingerprint"),
+        "data.rows": data.get("rows"),
+        **_machine(),
+    }
+    what = {
+        key: value for key, value in settings.items() if not key.startswith("compute.")
+    }  # the same run, wherever it is done
     key = _digest([ws.dataset, ws.run, config.profile, what])
-    return Opening(ws.run, ws.dataset, ws.run, "", key, {"profile": config.profile, **settings}, tags)
+    return Opening(
+        ws.run, ws.dataset, ws.run, "", key, {"profile": config.profile, **settings}, tags
+    )
 
 
-def _of_training(train: pd.DataFrame, val: pd.DataFrame, *, config: Config, ws: Workspace, name: str) -> Opening:
+def _of_training(
+    train: pd.DataFrame, val: pd.DataFrame, *, config: Config, ws: Workspace, name: str
+) -> Opening:
     of_run, series, *deeper = [*ws.run.split("/"), ""]
-    tables = {f"data.{part}": workspace.table_fingerprint(table[["text", "label"]]) for part, table in (("train", train), ("val", val))}
-    settings = {key: value for key, value in config.flat().items() if key == "seed" or key.startswith("training.")}
-    shown = "/".join(part for part in (series, name or deeper[0] if series else "training", f"seed {config.seed}") if part)
-    key = _digest([ws.dataset, ws.run, name, *tables.values(), settings, workspace.code_fingerprint()])
+    tables = {
+        f"data.{part}": workspace.table_fingerprint(table[["text", "label"]])
+        for part, table in (("train", train), ("val", val))
+    }
+    settings = {
+        key: value
+        for key, value in config.flat().items()
+        if key == "seed" or key.startswith("training.")
+    }
+    shown = "/".join(
+        part
+        for part in (series, name or deeper[0] if series else "training", f"seed {config.seed}")
+        if part
+    )
+    key = _digest(
+        [ws.dataset, ws.run, name, *tables.values(), settings, workspace.code_fingerprint()]
+    )
     whole = Workspace(dataset=ws.dataset, run=of_run)
     # a trial's settings are its own: where nobody has opened the workbook run yet, nothing is known of that one's
-    parent = _of_run(config, whole) if not series else Opening(of_run, ws.dataset, of_run, "", "", tags=_machine())
+    parent = (
+        _of_run(config, whole)
+        if not series
+        else Opening(of_run, ws.dataset, of_run, "", "", tags=_machine())
+    )
     rows = {"data.train_rows": len(train), "data.val_rows": len(val)}
-    return Opening(shown, ws.dataset, of_run, series, key, settings, {**tables, **rows, **_machine()}, parent)
+    return Opening(
+        shown, ws.dataset, of_run, series, key, settings, {**tables, **rows, **_machine()}, parent
+    )
 
 
 def reason(error: Exception) -> str:
@@ -224,8 +282,15 @@ def reason(error: Exception) -> str:
 @lru_cache(maxsize=1)
 def _machine() -> dict[str, Any]:
     facts = workspace.machine_facts()
-    versions = {f"version.{name}": version for name, version in facts.pop("versions").items() if version}
-    return {"mlflow.source.git.commit": facts["commit"], "commit": facts.pop("commit"), **{f"machine.{name}": fact for name, fact in facts.items()}, **versions}
+    versions = {
+        f"version.{name}": version for name, version in facts.pop("versions").items() if version
+    }
+    return {
+        "mlflow.source.git.commit": facts["commit"],
+        "commit": facts.pop("commit"),
+        **{f"machine.{name}": fact for name, fact in facts.items()},
+        **versions,
+    }
 
 
 def _digest(value: Any) -> str:

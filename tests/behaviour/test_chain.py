@@ -27,12 +27,21 @@ def pages(home, run="smoke"):
 def test_a_run_killed_in_notebook_03_resumes_to_the_same_results(make_home, smoke_home):
     home = make_home("killed")
     command = [sys.executable, "-m", "lib.delivery.cli", "run", "--profile", "smoke", "--quiet"]
-    process = subprocess.Popen(command, cwd=REPOSITORY, env={**os.environ, "WORKBOOK_HOME": str(home)}, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command,
+        cwd=REPOSITORY,
+        env={**os.environ, "WORKBOOK_HOME": str(home)},
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
     record = home / "reports" / "smoke" / "run.json"
     deadline = time.monotonic() + 300
 
     def wait_for(step):
-        while not (record.exists() and workspace.read_json(record)["steps"].get(step, {}).get("state") == "started"):
+        while not (
+            record.exists()
+            and workspace.read_json(record)["steps"].get(step, {}).get("state") == "started"
+        ):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.1)
 
@@ -49,7 +58,9 @@ def test_a_run_killed_in_notebook_03_resumes_to_the_same_results(make_home, smok
     assert resumed.returncode == 0, resumed.stderr
     assert f"{len(STEPS) - 2} notebooks run, 2 up to date" in resumed.stdout
     assert_same_results(home, smoke_home)
-    assert [path.name for path in home.rglob(".*") if path.is_dir()] == [".tokens"], "a killed run's scratch folders are cleared"
+    assert [path.name for path in home.rglob(".*") if path.is_dir()] == [".tokens"], (
+        "a killed run's scratch folders are cleared"
+    )
 
 
 @pytest.mark.xdist_group("chain-a")
@@ -60,12 +71,24 @@ def test_a_finished_run_is_skipped_and_a_change_runs_what_depends_on_it(smoke_ho
     assert f"0 notebooks run, {len(STEPS)} up to date" in again.stdout, again.stderr
     forced = workbook("run", "--profile", "smoke", "--quiet", "--to", "01", "--force", home=home)
     assert "1 notebooks run, 0 up to date" in forced.stdout, forced.stderr
-    changed = workbook("run", "--profile", "smoke", "--quiet", "--set", "evaluation.n_mistakes=3", home=home)
+    changed = workbook(
+        "run", "--profile", "smoke", "--quiet", "--set", "evaluation.n_mistakes=3", home=home
+    )
     assert f"1 notebooks run, {len(STEPS) - 1} up to date" in changed.stdout, changed.stderr
     ledger = (home / "data/processed/docstrings/sealed_ledger.jsonl").read_text().splitlines()
     assert len(ledger) == 2
     (home / "data/processed/docstrings/smoke/clean.parquet").unlink()
-    partly = workbook("run", "--profile", "smoke", "--quiet", "--to", "02", "--set", "evaluation.n_mistakes=3", home=home)
+    partly = workbook(
+        "run",
+        "--profile",
+        "smoke",
+        "--quiet",
+        "--to",
+        "02",
+        "--set",
+        "evaluation.n_mistakes=3",
+        home=home,
+    )
     assert "1 notebooks run, 1 up to date" in partly.stdout, partly.stderr
 
 
@@ -79,14 +102,26 @@ def test_decisions_in_the_queue_are_recorded_and_replayed(smoke_home, tmp_path):
     filled.to_csv(queue, index=False)
     finished = workbook("run", "--profile", "smoke", "--quiet", "--to", "03", home=home)
     assert "1 notebooks run, 2 up to date" in finished.stdout, finished.stderr
-    recorded = pd.read_csv(home / "data/review/docstrings/decisions.csv", dtype=str, keep_default_na=False)
-    assert recorded[["fingerprint", "decision", "why"]].to_numpy().tolist() == [[filled.loc[0, "fingerprint"], "drop", "not a text"]]
-    kept = sum(len(workspace.read_table(home / f"data/processed/docstrings/smoke/{split}.parquet")) for split in ("train", "val", "test"))
-    assert kept == len(workspace.read_table(home / "data/processed/docstrings/smoke/clean.parquet")) - 1
+    recorded = pd.read_csv(
+        home / "data/review/docstrings/decisions.csv", dtype=str, keep_default_na=False
+    )
+    assert recorded[["fingerprint", "decision", "why"]].to_numpy().tolist() == [
+        [filled.loc[0, "fingerprint"], "drop", "not a text"]
+    ]
+    kept = sum(
+        len(workspace.read_table(home / f"data/processed/docstrings/smoke/{split}.parquet"))
+        for split in ("train", "val", "test")
+    )
+    assert (
+        kept
+        == len(workspace.read_table(home / "data/processed/docstrings/smoke/clean.parquet")) - 1
+    )
 
 
 @pytest.mark.xdist_group("chain-a")
-def test_a_finished_run_is_registered_promoted_and_compared_without_another_look(smoke_home, tmp_path):
+def test_a_finished_run_is_registered_promoted_and_compared_without_another_look(
+    smoke_home, tmp_path
+):
     home = tmp_path / "home"
     shutil.copytree(smoke_home, home)
     for words, said in (
@@ -97,7 +132,12 @@ def test_a_finished_run_is_registered_promoted_and_compared_without_another_look
         done = workbook(*words, home=home)
         assert done.returncode == 0, done.stderr
         assert said in done.stdout
-    looks = [json.loads(line)["model"] for line in (home / "data/processed/docstrings/sealed_ledger.jsonl").read_text().splitlines()]
+    looks = [
+        json.loads(line)["model"]
+        for line in (home / "data/processed/docstrings/sealed_ledger.jsonl")
+        .read_text()
+        .splitlines()
+    ]
     assert len(looks) == 2 and len(set(looks)) == 1
 
 
@@ -110,9 +150,17 @@ def test_the_report_states_scores_with_intervals_and_a_verdict(smoke_home):
         for name in ("accuracy", "macro_f1"):
             interval = scores["intervals"][name]
             assert interval["low"] <= interval["value"] <= interval["high"]
-            assert f'{interval["value"]:.3f} <span class="interval">[{interval["low"]:.3f}, {interval["high"]:.3f}]' in index
-    assert all(metrics[verdict] in html.unescape(index) for verdict in ("verdict", "ensemble_verdict"))
-    assert "Who has looked at the sealed test set?" in index and "final evaluation, notebook 07" in index
+            assert (
+                f'{interval["value"]:.3f} <span class="interval">[{interval["low"]:.3f}, {interval["high"]:.3f}]'
+                in index
+            )
+    assert all(
+        metrics[verdict] in html.unescape(index) for verdict in ("verdict", "ensemble_verdict")
+    )
+    assert (
+        "Who has looked at the sealed test set?" in index
+        and "final evaluation, notebook 07" in index
+    )
     record = workspace.read_json(smoke_home / "reports/smoke/run.json")
     assert record["settings"]["training.backbone"] == "tiny"
     assert record["machine"]["versions"]["torch"].startswith("2.13.0")
@@ -127,36 +175,83 @@ def test_pages_need_no_network_and_every_link_leads_somewhere(smoke_home):
     folder = smoke_home / "reports/smoke"
     for page in (*pages(smoke_home), folder / "index.html"):
         document = LexborHTMLParser(page.read_text(encoding="utf-8"))
-        assert not [node for node in document.css("script[src], link[href], img[src]") if not (node.attributes.get("src") or "").startswith("data:")], page.name
+        assert not [
+            node
+            for node in document.css("script[src], link[href], img[src]")
+            if not (node.attributes.get("src") or "").startswith("data:")
+        ], page.name
         ids = {node.attributes["id"] for node in document.css("[id]")}
         for link in document.css("a[href]"):
             target = link.attributes["href"]
-            assert (target.startswith("#") and target[1:] in ids) or (folder / target).exists(), (page.name, target)
-        assert all(node.attributes["alt"].startswith("Figure: ") for node in document.css("img")), page.name
+            assert (target.startswith("#") and target[1:] in ids) or (folder / target).exists(), (
+                page.name,
+                target,
+            )
+        assert all(node.attributes["alt"].startswith("Figure: ") for node in document.css("img")), (
+            page.name
+        )
     assert len(document.css("a[href$='.html']")) == len(STEPS) + 1
 
 
 @pytest.mark.xdist_group("chain-a")
 def test_a_hostile_text_is_escaped_in_every_page(tmp_path, home):
     payload = "<img src=x onerror=alert(1)> &lt;script&gt;alert(2)&lt;/script&gt; =HYPERLINK(1) vector<int> word"
-    lines = ["text,label", *(f'"{payload} {kind} number {i} of the {kind} texts {i * 7}",{kind}' for i in range(40) for kind in ("<b>red</b>", "blue"))]
+    lines = [
+        "text,label",
+        *(
+            f'"{payload} {kind} number {i} of the {kind} texts {i * 7}",{kind}'
+            for i in range(40)
+            for kind in ("<b>red</b>", "blue")
+        ),
+    ]
     source = tmp_path / "hostile.csv"
     source.write_text("\n".join(lines) + "\n")
-    finished = workbook("run", "--data", source, "--profile", "smoke", "--quiet", "--to", "03", "--run", "hostile", home=home)
+    finished = workbook(
+        "run",
+        "--data",
+        source,
+        "--profile",
+        "smoke",
+        "--quiet",
+        "--to",
+        "03",
+        "--run",
+        "hostile",
+        home=home,
+    )
     assert finished.returncode == 0, finished.stderr
     for page in pages(home, "hostile")[:3]:
         html = page.read_text(encoding="utf-8")
-        assert "<img src=x" not in html and "<script>alert" not in html and "<b>red</b>" not in html, page.name
+        assert (
+            "<img src=x" not in html and "<script>alert" not in html and "<b>red</b>" not in html
+        ), page.name
 
 
 @pytest.mark.xdist_group("chain-b")
 def test_plain_papermill_works_from_the_repository_and_from_notebooks(make_home, tmp_path):
     home = make_home("papermill")
-    for folder, name in ((REPOSITORY, "01_profile_data"), (REPOSITORY / "notebooks", "02_clean_and_split")):
+    for folder, name in (
+        (REPOSITORY, "01_profile_data"),
+        (REPOSITORY / "notebooks", "02_clean_and_split"),
+    ):
         source = (REPOSITORY / "notebooks" / f"{name}.ipynb").relative_to(folder)
         options = "-p profile smoke -k python3 --no-progress-bar".split()
-        command = [sys.executable, "-m", "papermill", str(source), str(tmp_path / f"{name}.ipynb"), *options]
-        finished = subprocess.run(command, cwd=folder, env={**os.environ, "WORKBOOK_HOME": str(home)}, capture_output=True, text=True, timeout=300)
+        command = [
+            sys.executable,
+            "-m",
+            "papermill",
+            str(source),
+            str(tmp_path / f"{name}.ipynb"),
+            *options,
+        ]
+        finished = subprocess.run(
+            command,
+            cwd=folder,
+            env={**os.environ, "WORKBOOK_HOME": str(home)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
         assert finished.returncode == 0, finished.stderr[-3000:]
     assert len(workspace.read_table(home / "data/processed/docstrings/smoke/clean.parquet")) > 590
 
@@ -166,9 +261,22 @@ def test_a_failing_cell_is_shown_with_its_notebook_and_heading(make_home):
     home = make_home("failing")
     failed = workbook("run", "--profile", "smoke", "--quiet", "--from", "04", home=home)
     assert failed.returncode == 1 and "run 03_review_labels first" in failed.stderr
-    broken = workbook("run", "--profile", "smoke", "--quiet", "--to", "02", "--set", "cleaning.min_words=2000", home=home)
+    broken = workbook(
+        "run",
+        "--profile",
+        "smoke",
+        "--quiet",
+        "--to",
+        "02",
+        "--set",
+        "cleaning.min_words=2000",
+        home=home,
+    )
     assert broken.returncode == 1
-    assert "02_clean_and_split stopped under 'Are the splits the right size?': WorkbookError" in broken.stderr
+    assert (
+        "02_clean_and_split stopped under 'Are the splits the right size?': WorkbookError"
+        in broken.stderr
+    )
     kept = home / "reports/smoke/02_clean_and_split.failed.ipynb"
     assert any(cell.get("outputs") for cell in nbformat.read(kept, as_version=4).cells)
     assert not (home / "data/processed/docstrings/smoke/clean.parquet").exists()
@@ -186,30 +294,76 @@ def test_splits_that_the_data_give_are_kept_and_copies_in_later_ones_go(tmp_path
         ),
     ]
     lines += [
-        f"a later {kind} text with the number {i * 11} is all about {kind} things and number {i},{kind},test" for i in range(10) for kind in ("red", "blue")
+        f"a later {kind} text with the number {i * 11} is all about {kind} things and number {i},{kind},test"
+        for i in range(10)
+        for kind in ("red", "blue")
     ]
-    lines += [lines[1].replace(",train", ",test"), f"{lines[2].rsplit(',', 2)[0]}!,blue,test"]  # an exact copy and a near one
+    lines += [
+        lines[1].replace(",train", ",test"),
+        f"{lines[2].rsplit(',', 2)[0]}!,blue,test",
+    ]  # an exact copy and a near one
     source = tmp_path / "given.csv"
     source.write_text("\n".join(lines) + "\n")
     finished = workbook(
-        "run", "--data", source, "--set", "data.split_column=part", "--profile", "smoke", "--run", "given", "--quiet", "--from", "02", "--to", "02", home=home
+        "run",
+        "--data",
+        source,
+        "--set",
+        "data.split_column=part",
+        "--profile",
+        "smoke",
+        "--run",
+        "given",
+        "--quiet",
+        "--from",
+        "02",
+        "--to",
+        "02",
+        home=home,
     )
     assert finished.returncode == 0, finished.stderr
     (folder,) = (home / "data/processed").glob("*/given")
-    clean, dropped = (workspace.read_table(folder / f"{name}.parquet") for name in ("clean", "dropped"))
+    clean, dropped = (
+        workspace.read_table(folder / f"{name}.parquet") for name in ("clean", "dropped")
+    )
     assert clean["split"].value_counts().to_dict() == {"train": 64, "test": 22, "val": 14}
     assert set(clean.loc[clean["split"] == "test", "row_id"]) == set(range(80, 102))
-    assert dropped[["row_id", "rule", "same_as"]].values.tolist() == [[0, "exact_duplicate", 100], [1, "copy_in_later_split", 101]]
+    assert dropped[["row_id", "rule", "same_as"]].values.tolist() == [
+        [0, "exact_duplicate", 100],
+        [1, "copy_in_later_split", 101],
+    ]
 
 
 @pytest.mark.xdist_group("chain-b")
-@pytest.mark.skipif(not NEWSGROUPS.exists(), reason="the folder with newsgroups.parquet is not beside the repository")
+@pytest.mark.skipif(
+    not NEWSGROUPS.exists(),
+    reason="the folder with newsgroups.parquet is not beside the repository",
+)
 def test_newsgroups_are_imported_cleaned_and_split(home):
-    finished = workbook("run", "--data", NEWSGROUPS, "--label-column", "label", "--profile", "smoke", "--run", "news", "--quiet", "--to", "02", home=home)
+    finished = workbook(
+        "run",
+        "--data",
+        NEWSGROUPS,
+        "--label-column",
+        "label",
+        "--profile",
+        "smoke",
+        "--run",
+        "news",
+        "--quiet",
+        "--to",
+        "02",
+        home=home,
+    )
     assert finished.returncode == 0, finished.stderr
     (raw,) = (home / "data/raw").glob("newsgroups-*.parquet")
     assert len(workspace.read_table(raw)) == 17_872
-    assert workspace.read_table(home / "data/processed/newsgroups/news/clean.parquet")["label"].nunique() == 5
+    assert (
+        workspace.read_table(home / "data/processed/newsgroups/news/clean.parquet")[
+            "label"
+        ].nunique()
+        == 5
+    )
 
 
 @pytest.mark.xdist_group("chain-a")
@@ -220,7 +374,13 @@ def test_a_browser_draws_the_report(smoke_home, tmp_path):
     for page in (smoke_home / "reports/smoke/index.html", pages(smoke_home)[-1]):
         shot = tmp_path / f"{page.stem}.png"
         options = "--headless --no-sandbox --disable-gpu --window-size=1280,1600".split()
-        command = ["chromium", *options, f"--user-data-dir={tmp_path}/profile", f"--screenshot={shot}", page.as_uri()]
+        command = [
+            "chromium",
+            *options,
+            f"--user-data-dir={tmp_path}/profile",
+            f"--screenshot={shot}",
+            page.as_uri(),
+        ]
         subprocess.run(command, capture_output=True, timeout=120, check=True)
         colours = Image.open(shot).convert("RGB").getcolors(maxcolors=1_000_000)
         assert len(colours) > 100 and max(n for n, _ in colours) < 0.99 * 1280 * 1600

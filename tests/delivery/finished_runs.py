@@ -16,7 +16,14 @@ NOTEBOOK = "07_evaluate_and_analyse_errors"
 def sealed_rows(n=240, classes=CLASSES, seed=0):
     """Return a test set whose labels come in turn."""
     labels = [classes[i % len(classes)] for i in range(n)]
-    return pd.DataFrame({"row_id": np.arange(n) + seed, "text": [f"text {i}" for i in range(n)], "label": labels, "group": np.arange(n)})
+    return pd.DataFrame(
+        {
+            "row_id": np.arange(n) + seed,
+            "text": [f"text {i}" for i in range(n)],
+            "label": labels,
+            "group": np.arange(n),
+        }
+    )
 
 
 def answers(rows, n_wrong=0, *, of=None, classes=CLASSES):
@@ -28,33 +35,79 @@ def answers(rows, n_wrong=0, *, of=None, classes=CLASSES):
     return y
 
 
-def finished_run(name, transformer, *, rows=None, baseline=None, classes=CLASSES, train="a", dataset="data", **settings):
+def finished_run(
+    name,
+    transformer,
+    *,
+    rows=None,
+    baseline=None,
+    classes=CLASSES,
+    train="a",
+    dataset="data",
+    **settings,
+):
     """Write a run whose transformer, and baseline, give these classes on the test rows."""
     rows = sealed_rows(classes=classes) if rows is None else rows
     ws = Workspace(dataset=dataset, run=name)
-    config = Config.load("smoke", {"training.backbone": "microsoft/deberta-v3-base", "evaluation.n_resamples": 200, **settings})
+    config = Config.load(
+        "smoke",
+        {
+            "training.backbone": "microsoft/deberta-v3-base",
+            "evaluation.n_resamples": 200,
+            **settings,
+        },
+    )
     y_true = pd.Categorical(rows["label"], categories=classes).codes.astype(int)
-    y_pred = {"TF-IDF baseline": answers(rows, len(rows) // 2, classes=classes) if baseline is None else baseline, "transformer": transformer}
-    probs = {model: np.eye(len(classes))[y] * 0.8 + 0.2 / len(classes) for model, y in y_pred.items()}
+    y_pred = {
+        "TF-IDF baseline": answers(rows, len(rows) // 2, classes=classes)
+        if baseline is None
+        else baseline,
+        "transformer": transformer,
+    }
+    probs = {
+        model: np.eye(len(classes))[y] * 0.8 + 0.2 / len(classes) for model, y in y_pred.items()
+    }
     workspace.write_table(rows, ws.path("test.parquet"))
     for part in ("train", "val"):
-        workspace.write_table(pd.DataFrame({"text": [train], "label": [classes[0]]}), ws.path(f"{part}.parquet"))
+        workspace.write_table(
+            pd.DataFrame({"text": [train], "label": [classes[0]]}), ws.path(f"{part}.parquet")
+        )
     sealed.seal(ws)
     workspace.write_json({"weights of": name, **settings}, ws.path("transformer") / "config.json")
     transformer_id = workspace.path_fingerprint(ws.path("transformer"))
-    sealed.open_test(ws, model=f"all models of {transformer_id}", why="final evaluation, notebook 07")
+    sealed.open_test(
+        ws, model=f"all models of {transformer_id}", why="final evaluation, notebook 07"
+    )
     models = {model: _scores(y_true, p) for model, p in probs.items()}
-    found = {"n_test": len(rows), "class_names": list(classes), "models": models, "verdict": "The transformer is.", "warning": ""}
+    found = {
+        "n_test": len(rows),
+        "class_names": list(classes),
+        "models": models,
+        "verdict": "The transformer is.",
+        "warning": "",
+    }
     found["fingerprints"] = {"transformer": transformer_id}
     workspace.write_json(found, ws.path("metrics.json"))
-    columns = {f"{model}: {label}": p[:, i] for model, p in probs.items() for i, label in enumerate(classes)}
-    workspace.write_table(pd.DataFrame({"row_id": rows["row_id"], **columns}), ws.path("test_probs.parquet"))
-    writes = {file: workspace.path_fingerprint(ws.path(file)) for file in ("metrics.json", "test_probs.parquet")}
+    columns = {
+        f"{model}: {label}": p[:, i]
+        for model, p in probs.items()
+        for i, label in enumerate(classes)
+    }
+    workspace.write_table(
+        pd.DataFrame({"row_id": rows["row_id"], **columns}), ws.path("test_probs.parquet")
+    )
+    writes = {
+        file: workspace.path_fingerprint(ws.path(file))
+        for file in ("metrics.json", "test_probs.parquet")
+    }
     record = {
         "settings": config.flat(),
         "data": {"dataset": dataset, "fingerprint": "f" * 64},
         "machine": {"commit": "c" * 40},
-        "steps": {"04_train_model": {"state": "done", "settings": config.flat()}, NOTEBOOK: {"state": "done", "writes": writes}},
+        "steps": {
+            "04_train_model": {"state": "done", "settings": config.flat()},
+            NOTEBOOK: {"state": "done", "writes": writes},
+        },
         "finished": "2026-01-01T00:00:00+00:00",
     }
     workspace.write_json(record, ws.folder(workspace.REPORTS) / "run.json")
@@ -63,4 +116,6 @@ def finished_run(name, transformer, *, rows=None, baseline=None, classes=CLASSES
 
 def _scores(y_true, probs):
     intervals = metric_intervals(y_true, probs, n_resamples=100)
-    return {metric: interval.value for metric, interval in intervals.items()} | {"intervals": {name: vars(each) for name, each in intervals.items()}}
+    return {metric: interval.value for metric, interval in intervals.items()} | {
+        "intervals": {name: vars(each) for name, each in intervals.items()}
+    }

@@ -22,8 +22,14 @@ def two(home):
 def test_a_clear_gain_is_better_and_the_other_way_round_worse(two):
     found, mirrored = comparison.compare("one", "two"), comparison.compare("two", "one")
     assert (found.paired.verdict, mirrored.paired.verdict) == ("better", "worse")
-    assert found.paired.accuracy_gain.value == pytest.approx(40 / 240) == -mirrored.paired.accuracy_gain.value
-    assert found.words.startswith("The transformer of two is better than the transformer of one: macro F1 +0.16")
+    assert (
+        found.paired.accuracy_gain.value
+        == pytest.approx(40 / 240)
+        == -mirrored.paired.accuracy_gain.value
+    )
+    assert found.words.startswith(
+        "The transformer of two is better than the transformer of one: macro F1 +0.16"
+    )
     assert "is worse than the transformer of two: macro F1 -0.16" in mirrored.words
     assert found.words.endswith("n = 240.")
 
@@ -37,7 +43,10 @@ def test_equal_models_cannot_be_told_apart(home):
 
 
 def test_each_runs_best_model_is_compared(home):
-    finished_run("one", answers(ROWS, 60), baseline=answers(ROWS, 10)), finished_run("two", answers(ROWS, 20))
+    (
+        finished_run("one", answers(ROWS, 60), baseline=answers(ROWS, 10)),
+        finished_run("two", answers(ROWS, 20)),
+    )
     found = comparison.compare("one", "two")
     assert found.words.startswith("The transformer of two ")
     assert " the TF-IDF baseline of one: " in found.words
@@ -46,8 +55,14 @@ def test_each_runs_best_model_is_compared(home):
 
 def test_near_copies_are_drawn_together(home):
     rows = ROWS.assign(group=ROWS.index // 80)  # three groups: the gain is far less sure
-    finished_run("one", answers(rows, 60), rows=rows), finished_run("two", answers(rows, 20), rows=rows)
-    alone = (finished_run("three", answers(ROWS, 60)), finished_run("four", answers(ROWS, 20))) and comparison.compare("three", "four")
+    (
+        finished_run("one", answers(rows, 60), rows=rows),
+        finished_run("two", answers(rows, 20), rows=rows),
+    )
+    alone = (
+        finished_run("three", answers(ROWS, 60)),
+        finished_run("four", answers(ROWS, 20)),
+    ) and comparison.compare("three", "four")
     grouped = comparison.compare("one", "two")
     assert grouped.paired.macro_f1_gain.value == alone.paired.macro_f1_gain.value
     assert grouped.paired.macro_f1_gain.low != alone.paired.macro_f1_gain.low
@@ -58,9 +73,14 @@ def test_the_command_prints_every_model_with_intervals_and_the_verdict(two):
     assert said.exit_code == 0
     head, *rows, blank, verdict, warning = said.output.splitlines()
     assert head.split() == ["run", "model", "macro", "F1", "accuracy"] and blank == ""
-    found = workspace.read_json(workspace.home() / "reports" / "two" / "metrics.json")["models"]["transformer"]["intervals"]["accuracy"]
+    found = workspace.read_json(workspace.home() / "reports" / "two" / "metrics.json")["models"][
+        "transformer"
+    ]["intervals"]["accuracy"]
     assert re.split("  +", rows[3])[:2] == ["two", "transformer"]
-    assert re.split("  +", rows[3])[3] == f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+    assert (
+        re.split("  +", rows[3])[3]
+        == f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+    )
     assert len({row.index("[") for row in rows}) == 1
     assert [row.split()[0] for row in rows] == ["one", "one", "two", "two"]
     assert verdict.startswith("The transformer of two is better than")
@@ -73,7 +93,10 @@ def test_a_comparison_is_written_down_and_is_no_new_look(two):
     comparison.compare("one", "two")
     after = sealed.ledger(ws)
     assert len(after) == len(before) + 1 and sealed.n_looks(after) == sealed.n_looks(before) == 2
-    assert after["why"].iloc[-1] == "comparison with run 'one'" and after["model"].iloc[-1] == before["model"].iloc[-1]
+    assert (
+        after["why"].iloc[-1] == "comparison with run 'one'"
+        and after["model"].iloc[-1] == before["model"].iloc[-1]
+    )
 
 
 def refused(*words):
@@ -83,46 +106,74 @@ def refused(*words):
 
 
 def test_an_unknown_run_names_the_closest(two):
-    assert refused("one", "tow") == f"no run 'tow' in {workspace.home() / 'reports'} (did you mean 'two'?); there are one, two"
+    assert (
+        refused("one", "tow")
+        == f"no run 'tow' in {workspace.home() / 'reports'} (did you mean 'two'?); there are one, two"
+    )
 
 
 def test_other_classes_are_refused_by_name(two):
     classes = ("bird", "fruit", "vehicle")
-    finished_run("three", answers(sealed_rows(classes=classes), 20, classes=classes), classes=classes)
+    finished_run(
+        "three", answers(sealed_rows(classes=classes), 20, classes=classes), classes=classes
+    )
     words = "run 'one' and run 'three' have other classes and cannot be compared"
-    assert refused("one", "three") == f"{words}: 'tool' is a class of run 'one' alone; 'vehicle' is a class of run 'three' alone"
+    assert (
+        refused("one", "three")
+        == f"{words}: 'tool' is a class of run 'one' alone; 'vehicle' is a class of run 'three' alone"
+    )
 
 
 def test_another_test_set_is_refused(two):
     finished_run("three", answers(ROWS, 20), rows=sealed_rows(seed=1000))
-    assert refused("one", "three").startswith("run 'one' and run 'three' were measured on other test sets (seals ")
+    assert refused("one", "three").startswith(
+        "run 'one' and run 'three' were measured on other test sets (seals "
+    )
 
 
 @pytest.mark.parametrize(
-    ("change", "state"), [({"finished": None}, "done"), ({"steps": {}}, "not run"), ({"steps": {NOTEBOOK: {"state": "failed"}}}, "failed")]
+    ("change", "state"),
+    [
+        ({"finished": None}, "done"),
+        ({"steps": {}}, "not run"),
+        ({"steps": {NOTEBOOK: {"state": "failed"}}}, "failed"),
+    ],
 )
 def test_an_unfinished_run_is_refused(two, change, state):
     path = workspace.home() / "reports" / "two" / "run.json"
     workspace.write_json(workspace.read_json(path) | change, path)
-    assert refused("one", "two") == f"run 'two' is not finished: {NOTEBOOK} is {state}; `workbook run --run two` goes on with it"
+    assert (
+        refused("one", "two")
+        == f"run 'two' is not finished: {NOTEBOOK} is {state}; `workbook run --run two` goes on with it"
+    )
 
 
 def test_scores_that_the_evaluation_did_not_write_are_refused(two):
     ws = comparison.evaluated_run("two").ws
-    workspace.write_table(workspace.read_table(ws.path("test_probs.parquet")).iloc[::-1], ws.path("test_probs.parquet"))
-    assert "test_probs.parquet is not what 07_evaluate_and_analyse_errors wrote" in refused("one", "two")
+    workspace.write_table(
+        workspace.read_table(ws.path("test_probs.parquet")).iloc[::-1],
+        ws.path("test_probs.parquet"),
+    )
+    assert "test_probs.parquet is not what 07_evaluate_and_analyse_errors wrote" in refused(
+        "one", "two"
+    )
 
 
 def test_a_test_set_that_was_sealed_anew_is_refused(two):
     ws = comparison.evaluated_run("two").ws
     workspace.write_table(sealed_rows(seed=7), ws.path("test.parquet"))
     sealed.seal(ws)
-    assert refused("one", "two") == "the test set of run 'two' has changed since its evaluation: `workbook run --run two` evaluates again"
+    assert (
+        refused("one", "two")
+        == "the test set of run 'two' has changed since its evaluation: `workbook run --run two` evaluates again"
+    )
 
 
 def test_predictions_of_other_rows_are_refused():
     with pytest.raises(WorkbookError, match="the probabilities of run 'x' are of other rows"):
-        comparison.predicted(ROWS[["row_id"]].iloc[::-1], "transformer", list(CLASSES), ROWS, what="run 'x'")
+        comparison.predicted(
+            ROWS[["row_id"]].iloc[::-1], "transformer", list(CLASSES), ROWS, what="run 'x'"
+        )
 
 
 def test_a_run_is_known_by_the_model_that_it_evaluated_itself(two):
@@ -130,12 +181,16 @@ def test_a_run_is_known_by_the_model_that_it_evaluated_itself(two):
     own = f"all models of {workspace.path_fingerprint(ws.path('transformer'))}"
     sealed.open_test(ws, model="another", why="comparison of others")
     comparison.compare("one", "two")
-    assert comparison.evaluated_run("one").model_id == own != comparison.evaluated_run("two").model_id
+    assert (
+        comparison.evaluated_run("one").model_id == own != comparison.evaluated_run("two").model_id
+    )
 
 
 def test_a_damaged_record_of_a_run_is_named(two):
     path = workspace.home() / "reports" / "two" / "run.json"
     for damaged in ("{", "[]", '{"data": 1}'):
         path.write_text(damaged)
-        with pytest.raises(WorkbookError, match=r"run\.json is damaged .*: `workbook run --run two` writes it anew"):
+        with pytest.raises(
+            WorkbookError, match=r"run\.json is damaged .*: `workbook run --run two` writes it anew"
+        ):
             comparison.compare("one", "two")

@@ -40,7 +40,9 @@ def hub(monkeypatch):
             pass
 
     server = HTTPServer(("127.0.0.1", 0), Answer)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    ).start()
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.delenv("HF_HUB_OFFLINE")
     yield Answer
@@ -50,7 +52,18 @@ def hub(monkeypatch):
 
 def test_the_report_has_a_line_for_every_fact(encoder, tmp_path):
     found = doctor.report()
-    facts = ["Python", "system", "cores", "memory", "free disk", "device", "precision", "offline encoder", "hub", "commit"]
+    facts = [
+        "Python",
+        "system",
+        "cores",
+        "memory",
+        "free disk",
+        "device",
+        "precision",
+        "offline encoder",
+        "hub",
+        "commit",
+    ]
     assert list(found) == [*facts, *workspace.VERSIONED]
     assert found["Python"] == platform.python_version()
     assert found["free disk"].endswith(f" GiB in {tmp_path / 'not' / 'there' / 'yet'}")
@@ -61,7 +74,9 @@ def test_the_report_has_a_line_for_every_fact(encoder, tmp_path):
 
 
 def test_the_offline_encoder_is_checked():
-    assert doctor.report()["offline encoder"] == f"{backbones.offline_encoder()} (SHA-256 as expected)"
+    assert (
+        doctor.report()["offline encoder"] == f"{backbones.offline_encoder()} (SHA-256 as expected)"
+    )
 
 
 def test_a_damaged_offline_encoder_is_told_not_raised(monkeypatch):
@@ -70,7 +85,9 @@ def test_a_damaged_offline_encoder_is_told_not_raised(monkeypatch):
 
 
 def test_a_missing_package_is_told(monkeypatch, encoder):
-    monkeypatch.setattr(workspace, "package_version", lambda name: None if name == "scipy" else "1.0")
+    monkeypatch.setattr(
+        workspace, "package_version", lambda name: None if name == "scipy" else "1.0"
+    )
     found = doctor.report()
     assert (found["scipy"], found["pandas"]) == ("not installed", "1.0")
 
@@ -83,7 +100,9 @@ def test_the_hub_is_not_asked_where_it_must_not_be(monkeypatch, encoder):
 @pytest.mark.parametrize("offline", [None, "0", ""])
 def test_a_hub_that_is_not_there_is_not_reachable(monkeypatch, encoder, offline):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.delenv("HF_HUB_OFFLINE") if offline is None else monkeypatch.setenv("HF_HUB_OFFLINE", offline)
+    monkeypatch.delenv("HF_HUB_OFFLINE") if offline is None else monkeypatch.setenv(
+        "HF_HUB_OFFLINE", offline
+    )
     line = doctor.report(timeout_seconds=2)["hub"]
     assert line.startswith("not reachable (")
     assert "refused" in line

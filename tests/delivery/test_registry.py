@@ -15,7 +15,15 @@ from lib.training import recorders, tracking
 from lib.workspace import Workspace
 
 ROWS = sealed_rows()
-OLD = {"dataset": "d", "classes": "c", "training_data": "t", "recipe": "r", "backbone": "b", "seed": "1", "commit": "x"}
+OLD = {
+    "dataset": "d",
+    "classes": "c",
+    "training_data": "t",
+    "recipe": "r",
+    "backbone": "b",
+    "seed": "1",
+    "commit": "x",
+}
 FIRST, SECOND = "deberta-v3-base-v1.0.0", "deberta-v3-base-v1.1.0"
 
 
@@ -39,7 +47,12 @@ def refused(call, *words, **more):
 
 
 def aliases():
-    return {alias: row.model for row in registry.models().itertuples() for alias in row.alias.split(", ") if alias}
+    return {
+        alias: row.model
+        for row in registry.models().itertuples()
+        for alias in row.alias.split(", ")
+        if alias
+    }
 
 
 @pytest.mark.parametrize(
@@ -66,13 +79,24 @@ def test_a_version_says_what_it_was_made_from(home):
     version, new = registry.register("one")
     assert (version.label, new, version.aliases) == (FIRST, True, ("challenger",))
     tags = version.tags
-    assert (tags["run"], tags["dataset"], tags["data"], tags["commit"], tags["version"]) == ("one", "data", "f" * 64, "c" * 40, "1.0.0")
+    assert (tags["run"], tags["dataset"], tags["data"], tags["commit"], tags["version"]) == (
+        "one",
+        "data",
+        "f" * 64,
+        "c" * 40,
+        "1.0.0",
+    )
     assert tags["model"] == workspace.path_fingerprint(ws.path("transformer"))
-    accuracy = workspace.read_json(ws.path("metrics.json"))["models"]["transformer"]["intervals"]["accuracy"]
+    accuracy = workspace.read_json(ws.path("metrics.json"))["models"]["transformer"]["intervals"][
+        "accuracy"
+    ]
     assert tags["metric.accuracy"] == f"0.917 [{accuracy['low']:.3f}, {accuracy['high']:.3f}]"
     client = recorders.mlflow_client()
     stored = client.get_model_version(version.name, version.number)
-    assert stored.source == f"runs:/{version.run_id}/{FIRST}/model" and client.get_run(version.run_id).info.run_name == "one"
+    assert (
+        stored.source == f"runs:/{version.run_id}/{FIRST}/model"
+        and client.get_run(version.run_id).info.run_name == "one"
+    )
     loaded = client.download_artifacts(version.run_id, f"{FIRST}/model", str(home))
     assert workspace.path_fingerprint(home / loaded) == tags["model"]
 
@@ -83,13 +107,26 @@ def test_versions_follow_what_was_changed(home):
         registered("seed", answers(ROWS), seed=7),
         registered("rate", answers(ROWS), **{"training.learning_rate": 0.5}),
         registered("rows", answers(ROWS), train="b", **{"training.learning_rate": 0.5}),
-        registered("noted", answers(ROWS), train="b", **{"training.learning_rate": 0.5, "evaluation.n_mistakes": 3, "augmentation.rows": 50}),
-        registered("taught", answers(ROWS), train="b", **{"training.learning_rate": 0.5, "augmentation.train": True, "augmentation.rows": 50}),
+        registered(
+            "noted",
+            answers(ROWS),
+            train="b",
+            **{"training.learning_rate": 0.5, "evaluation.n_mistakes": 3, "augmentation.rows": 50},
+        ),
+        registered(
+            "taught",
+            answers(ROWS),
+            train="b",
+            **{"training.learning_rate": 0.5, "augmentation.train": True, "augmentation.rows": 50},
+        ),
         registered("data", answers(ROWS), dataset="other"),
         registered("large", answers(ROWS), **{"training.backbone": "microsoft/deberta-v3-large"}),
     ]
     versions = ["v1.0.0", "v1.0.1", "v1.1.0", "v1.2.0", "v1.2.1", "v1.3.0", "v2.0.0"]
-    assert labels == [*(f"deberta-v3-base-{version}" for version in versions), "deberta-v3-large-v1.0.0"]
+    assert labels == [
+        *(f"deberta-v3-base-{version}" for version in versions),
+        "deberta-v3-large-v1.0.0",
+    ]
 
 
 def test_the_same_model_is_registered_once(home):
@@ -112,7 +149,11 @@ def test_the_first_champion_has_nobody_to_beat_and_a_better_one_follows(home):
     assert registered("one", answers(ROWS, 60)) == FIRST
     assert aliases() == {"challenger": FIRST}
     version, words = registry.promote(FIRST)
-    assert (words, version.aliases, aliases()) == ("the first champion", ("champion",), {"champion": FIRST})
+    assert (words, version.aliases, aliases()) == (
+        "the first champion",
+        ("champion",),
+        {"champion": FIRST},
+    )
     registered("two", answers(ROWS, 20), train="b")
     assert aliases() == {"champion": FIRST, "challenger": SECOND}
     version, words = registry.promote(SECOND)
@@ -126,13 +167,22 @@ def test_a_challenger_that_is_not_better_needs_a_reason_which_is_kept(home):
     registry.promote(registered("one", answers(ROWS, 20)))
     registered("two", answers(ROWS, 21), train="b")
     message = refused(registry.promote, SECOND)
-    assert message.startswith(f"{SECOND} is not promoted: {SECOND} cannot be told apart from {FIRST}: ") and message.endswith("--force --reason '...'")
+    assert message.startswith(
+        f"{SECOND} is not promoted: {SECOND} cannot be told apart from {FIRST}: "
+    ) and message.endswith("--force --reason '...'")
     assert aliases() == {"champion": FIRST, "challenger": SECOND}
     for half in ({"force": True}, {"reason": "so be it"}, {"force": True, "reason": " "}):
-        assert refused(registry.promote, SECOND, **half).startswith("--force and --reason go together")
+        assert refused(registry.promote, SECOND, **half).startswith(
+            "--force and --reason go together"
+        )
     version, words = registry.promote(SECOND, force=True, reason="half the size")
-    assert version.tags["forced"] == "half the size" and version.tags["promotion"].startswith(f"{SECOND} cannot be told apart")
-    assert words.startswith("forced (half the size): ") and aliases() == {"champion": SECOND, "previous": FIRST}
+    assert version.tags["forced"] == "half the size" and version.tags["promotion"].startswith(
+        f"{SECOND} cannot be told apart"
+    )
+    assert words.startswith("forced (half the size): ") and aliases() == {
+        "champion": SECOND,
+        "previous": FIRST,
+    }
 
 
 def test_a_challenger_that_is_better_in_all_but_worse_on_a_class_is_refused(home):
@@ -153,8 +203,12 @@ def test_models_of_other_test_sets_or_classes_are_not_compared(home):
     registered("two", answers(ROWS), rows=sealed_rows(seed=9), train="b")
     assert "were measured on other test sets" in refused(registry.promote, SECOND)
     classes = (*CLASSES[:2], "vehicle")
-    label = registered("three", answers(sealed_rows(classes=classes), classes=classes), classes=classes)
-    assert label == "deberta-v3-base-v2.0.0" and "'vehicle' is a class of" in refused(registry.promote, label)
+    label = registered(
+        "three", answers(sealed_rows(classes=classes), classes=classes), classes=classes
+    )
+    assert label == "deberta-v3-base-v2.0.0" and "'vehicle' is a class of" in refused(
+        registry.promote, label
+    )
 
 
 def test_a_promotion_reads_the_labels_as_a_model_measured_before_also_when_its_run_is_gone(home):
@@ -165,14 +219,20 @@ def test_a_promotion_reads_the_labels_as_a_model_measured_before_also_when_its_r
         shutil.rmtree(ws.folder(folder))
     registry.promote(SECOND)
     ledger = sealed.ledger(Workspace("data", "one"))
-    assert sealed.n_looks(ledger) == 2 and ledger["why"].iloc[-1] == f"comparison of {SECOND} with {FIRST}"
+    assert (
+        sealed.n_looks(ledger) == 2
+        and ledger["why"].iloc[-1] == f"comparison of {SECOND} with {FIRST}"
+    )
 
 
 def test_without_any_runs_test_set_nothing_is_promoted(home):
     registry.promote(registered("one", answers(ROWS, 60)))
     registered("two", answers(ROWS, 20), train="b")
     shutil.rmtree(home / "data")
-    assert refused(registry.promote, SECOND) == f"no run has the test set of {SECOND} any more: `workbook run --run two` makes it again"
+    assert (
+        refused(registry.promote, SECOND)
+        == f"no run has the test set of {SECOND} any more: `workbook run --run two` makes it again"
+    )
 
 
 def test_without_any_runs_test_set_a_forced_promotion_keeps_what_stood_in_its_way(home):
@@ -181,13 +241,20 @@ def test_without_any_runs_test_set_a_forced_promotion_keeps_what_stood_in_its_wa
     shutil.rmtree(home / "data")
     version, words = registry.promote(SECOND, force=True, reason="the disk is gone")
     assert version.aliases == ("champion",)
-    assert words == f"forced (the disk is gone): no run has the test set of {SECOND} any more: `workbook run --run two` makes it again"
+    assert (
+        words
+        == f"forced (the disk is gone): no run has the test set of {SECOND} any more: `workbook run --run two` makes it again"
+    )
 
 
 def test_a_model_is_registered_under_the_settings_it_was_trained_with(home):
     ws = finished_run("one", answers(ROWS, 20), seed=7)
     record = workspace.read_json(ws.folder(workspace.REPORTS) / "run.json")
-    record["settings"] |= {"training.backbone": "minilm", "seed": 8, "training.epochs": 99}  # of a later call, which did not train
+    record["settings"] |= {
+        "training.backbone": "minilm",
+        "seed": 8,
+        "training.epochs": 99,
+    }  # of a later call, which did not train
     workspace.write_json(record, ws.folder(workspace.REPORTS) / "run.json")
     version, _ = registry.register("one")
     assert (version.label, version.tags["seed"]) == (FIRST, "7")
@@ -213,8 +280,12 @@ def test_a_registry_that_cannot_be_read_is_one_line(home):
     for uri in ("localhost:5000", "foo://x"):
         assert f"the model registry {uri} cannot be used: " in refused(registry.models, uri=uri)
     (home / "models" / "mlflow" / "mlflow.db").write_bytes(b"no database at all" * 100)
-    assert refused(registry.models).startswith(f"the model registry {recorders.local_uri()} cannot be used: ")
-    assert refused(registry.register, "one").startswith(f"the model registry {recorders.local_uri()} cannot be used: ")
+    assert refused(registry.models).startswith(
+        f"the model registry {recorders.local_uri()} cannot be used: "
+    )
+    assert refused(registry.register, "one").startswith(
+        f"the model registry {recorders.local_uri()} cannot be used: "
+    )
 
 
 def test_aliases_are_all_moved_or_none(home, monkeypatch):
@@ -224,24 +295,32 @@ def test_aliases_are_all_moved_or_none(home, monkeypatch):
 
     def breaks(client, name, wanted):
         calls.append(dict(wanted))
-        as_it_is(client, name, {**wanted, "challenger": 99} if len(calls) == 1 else wanted)  # there is no version 99
+        as_it_is(
+            client, name, {**wanted, "challenger": 99} if len(calls) == 1 else wanted
+        )  # there is no version 99
 
     monkeypatch.setattr(registry, "_set_aliases", breaks)
-    assert refused(registry.promote, SECOND).startswith(f"the model registry {recorders.local_uri()} cannot be used: ")
+    assert refused(registry.promote, SECOND).startswith(
+        f"the model registry {recorders.local_uri()} cannot be used: "
+    )
     assert len(calls) == 2 and aliases() == before
 
 
 def test_a_misspelt_version_names_the_closest(home):
     registered("one", answers(ROWS))
     assert (
-        refused(registry.promote, "deberta-v3-bas-v1.0.0") == f"no model 'deberta-v3-bas-v1.0.0' in the registry (did you mean '{FIRST}'?); there are {FIRST}"
+        refused(registry.promote, "deberta-v3-bas-v1.0.0")
+        == f"no model 'deberta-v3-bas-v1.0.0' in the registry (did you mean '{FIRST}'?); there are {FIRST}"
     )
 
 
 def test_a_registry_that_does_not_answer_is_one_line(home):
     finished_run("one", answers(ROWS))
     message = refused(registry.register, "one", uri="http://127.0.0.1:9")
-    assert message == "the model registry http://127.0.0.1:9 cannot be used: [Errno 111] Connection refused"
+    assert (
+        message
+        == "the model registry http://127.0.0.1:9 cannot be used: [Errno 111] Connection refused"
+    )
 
 
 def test_the_commands_say_what_was_done(home, monkeypatch):
@@ -255,16 +334,36 @@ def test_the_commands_say_what_was_done(home, monkeypatch):
     assert said("models") == "no model is registered yet: workbook register RUN\n"
     finished_run("one", answers(ROWS, 20))
     scores = said("register", "one").removeprefix(f"registered as {FIRST}, challenger: ")
-    assert scores.startswith("macro F1 0.917 [") and said("register", "one") == f"known already as {FIRST}: {scores}"
+    assert (
+        scores.startswith("macro F1 0.917 [")
+        and said("register", "one") == f"known already as {FIRST}: {scores}"
+    )
     assert scores.endswith(f"to put it in use: workbook promote {FIRST}\n")
     elsewhere = f"sqlite:///{home / 'other' / 'store.db'}"
     (home / "other").mkdir()
-    assert said("register", "one", "--uri", elsewhere).endswith(f"workbook promote {FIRST} --uri {elsewhere}\n")
-    assert len(list((home / "other" / "artifacts").rglob("metrics.json"))) == 1 and not (home / "mlruns").exists()
+    assert said("register", "one", "--uri", elsewhere).endswith(
+        f"workbook promote {FIRST} --uri {elsewhere}\n"
+    )
+    assert (
+        len(list((home / "other" / "artifacts").rglob("metrics.json"))) == 1
+        and not (home / "mlruns").exists()
+    )
     assert said("promote", FIRST) == f"{FIRST} is the champion: the first champion\n"
     head, row = said("models").splitlines()
-    assert head.split() == ["model", "alias", "macro", "F1", "accuracy", "data", "run", "date", "commit"]
-    assert row.split()[:4] == [FIRST, "champion", "0.917", row.split()[3]] and row.endswith("c" * 10)
+    assert head.split() == [
+        "model",
+        "alias",
+        "macro",
+        "F1",
+        "accuracy",
+        "data",
+        "run",
+        "date",
+        "commit",
+    ]
+    assert row.split()[:4] == [FIRST, "champion", "0.917", row.split()[3]] and row.endswith(
+        "c" * 10
+    )
 
 
 def test_a_finished_run_hands_scores_pages_and_figures_to_its_record(home):
@@ -274,7 +373,10 @@ def test_a_finished_run_hands_scores_pages_and_figures_to_its_record(home):
     reports = ws.folder(workspace.REPORTS)
     (reports / "index.html").write_text("<html>")
     output = nbformat.v4.new_output("display_data", {"image/png": "iVBORw0KGgo="})
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", outputs=[output])]), reports / "07_evaluate.ipynb")
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", outputs=[output])]),
+        reports / "07_evaluate.ipynb",
+    )
     with tracking.workbook_run(Config.load("smoke", {"tracking.backend": "mlflow"}), ws) as record:
         record.start()
         recording.record_results(record, ws, evaluated=True)
@@ -282,8 +384,20 @@ def test_a_finished_run_hands_scores_pages_and_figures_to_its_record(home):
     (run,) = client.search_runs([client.get_experiment_by_name("data").experiment_id])
     intervals = workspace.read_json(ws.path("metrics.json"))["models"]["transformer"]["intervals"]
     for metric, interval in intervals.items():
-        found = [run.data.metrics[f"test/transformer/{metric}{end}"] for end in ("", "_low", "_high")]
+        found = [
+            run.data.metrics[f"test/transformer/{metric}{end}"] for end in ("", "_low", "_high")
+        ]
         assert found == [interval["value"], interval["low"], interval["high"]]
     assert (run.data.tags["verdict"], run.data.tags["test.rows"]) == ("The transformer is.", "240")
-    kept = {path.path for folder in ("report", "report/figures") for path in client.list_artifacts(run.info.run_id, folder) if not path.is_dir}
-    assert kept == {"report/index.html", "report/metrics.json", "report/run.json", "report/figures/07_evaluate-1.png"}
+    kept = {
+        path.path
+        for folder in ("report", "report/figures")
+        for path in client.list_artifacts(run.info.run_id, folder)
+        if not path.is_dir
+    }
+    assert kept == {
+        "report/index.html",
+        "report/metrics.json",
+        "report/run.json",
+        "report/figures/07_evaluate-1.png",
+    }

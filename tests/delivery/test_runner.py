@@ -20,18 +20,34 @@ from lib.delivery.cli import main
 from lib.errors import WorkbookError
 from lib.workspace import STEPS, Step, Workspace
 
-GOOD = "text,label\n" + "".join(f"the {kind} text number {i} speaks of {kind} things,{kind}\n" for i in range(30) for kind in ("red", "blue"))
+GOOD = "text,label\n" + "".join(
+    f"the {kind} text number {i} speaks of {kind} things,{kind}\n"
+    for i in range(30)
+    for kind in ("red", "blue")
+)
 
 BAD_DATA = {
     "empty.csv": (b"", "empty.csv is empty"),
     "header.csv": (b"text,label\n", "has a header but no rows"),
-    "columns.csv": (b"body,label\na b c,x\n", "no column 'text'.*'body', 'label': name it with --text-column"),
+    "columns.csv": (
+        b"body,label\na b c,x\n",
+        "no column 'text'.*'body', 'label': name it with --text-column",
+    ),
     "unlabelled.csv": (b"text,label\na b c,\nd e f,\n", "no row has both a text and a label"),
     "one.csv": (GOOD.replace("blue", "red").encode(), "all rows have the label 'red'"),
-    "few.csv": (GOOD.encode() + b"a green thing here,green\n", r"classes with fewer than the 9 rows that three splits and 5 folds need: 'green' \(1\)"),
-    "case.csv": (GOOD.encode() + b"one more text,Red \n", "labels that differ in case or blanks alone: 'Red ', 'red'.*--set data.merge_labels=true"),
+    "few.csv": (
+        GOOD.encode() + b"a green thing here,green\n",
+        r"classes with fewer than the 9 rows that three splits and 5 folds need: 'green' \(1\)",
+    ),
+    "case.csv": (
+        GOOD.encode() + b"one more text,Red \n",
+        "labels that differ in case or blanks alone: 'Red ', 'red'.*--set data.merge_labels=true",
+    ),
     "nul.csv": (GOOD.encode() + b"a\x00b c d,red\n", "line 62: a NUL byte"),
-    "ragged.csv": (GOOD.encode() + b'"two\nlines",red\none,two,red\n', "line 64: 3 cells where the header has 2"),
+    "ragged.csv": (
+        GOOD.encode() + b'"two\nlines",red\none,two,red\n',
+        "line 64: 3 cells where the header has 2",
+    ),
     "broken.jsonl": (b'{"text": "a", "label": "x"}\n{"text": \n', "line 2:"),
     "half.csv.gz": (gzip.compress(GOOD.encode())[:-9], "not a whole gzip file"),
     "picture.png": (b"\x89PNG", "a table is .csv"),
@@ -66,20 +82,49 @@ def test_bad_data_is_refused_in_one_line_with_nothing_written(name, tmp_path, ho
         (["--profile", "base"], "backbone 'microsoft/deberta-v3-base' could not be loaded"),
         (["--set", "training.backbone=/nowhere"], "backbone '/nowhere' could not be loaded"),
         (["--set", "labels.encoder=/nowhere"], "labels.encoder: '/nowhere' could not be loaded"),
-        (["--set", "augmentation.methods=[contextual]"], "augmentation: the method contextual needs augmentation.masked_model"),
         (
-            ["--set", "augmentation.methods=[contextual]", "--set", "augmentation.masked_model=/nowhere"],
+            ["--set", "augmentation.methods=[contextual]"],
+            "augmentation: the method contextual needs augmentation.masked_model",
+        ),
+        (
+            [
+                "--set",
+                "augmentation.methods=[contextual]",
+                "--set",
+                "augmentation.masked_model=/nowhere",
+            ],
             "augmentation.masked_model: '/nowhere' could not be loaded",
         ),
-        (["--set", "cross_validation.members={x: {backbone: /nowhere}}"], "cross_validation.members: 'x': backbone: '/nowhere' could not be loaded"),
-        (["--set", "search.space={backbone: [tiny, /nowhere]}"], "search.space.backbone[1]: '/nowhere' could not be loaded"),
-        (["--set", "compute.engine=ray", "--set", "compute.address=10.0.0.1"], "compute.address: no Ray cluster answers at '10.0.0.1'"),
-        (["--set", "labels.lab_rates=[0.7]"], "lab_rates are shares of the labels, above 0 and at most 0.5"),
-        (["--set", "data.split_column=a", "--set", "data.time_column=b"], "split_column='a' or by time_column='b', not by both: unset one"),
+        (
+            ["--set", "cross_validation.members={x: {backbone: /nowhere}}"],
+            "cross_validation.members: 'x': backbone: '/nowhere' could not be loaded",
+        ),
+        (
+            ["--set", "search.space={backbone: [tiny, /nowhere]}"],
+            "search.space.backbone[1]: '/nowhere' could not be loaded",
+        ),
+        (
+            ["--set", "compute.engine=ray", "--set", "compute.address=10.0.0.1"],
+            "compute.address: no Ray cluster answers at '10.0.0.1'",
+        ),
+        (
+            ["--set", "labels.lab_rates=[0.7]"],
+            "lab_rates are shares of the labels, above 0 and at most 0.5",
+        ),
+        (
+            ["--set", "data.split_column=a", "--set", "data.time_column=b"],
+            "split_column='a' or by time_column='b', not by both: unset one",
+        ),
         (["--profile", "qick"], "no profile 'qick' (did you mean 'quick'?)"),
-        (["--set", "training.epoch=3"], "no setting 'training.epoch' (did you mean 'training.epochs'?)"),
+        (
+            ["--set", "training.epoch=3"],
+            "no setting 'training.epoch' (did you mean 'training.epochs'?)",
+        ),
         (["--set", "training.epochs"], "--set takes key=value"),
-        (["--set", "training.epochs=-1"], "training.epochs: Input should be greater than 0 (found -1)"),
+        (
+            ["--set", "training.epochs=-1"],
+            "training.epochs: Input should be greater than 0 (found -1)",
+        ),
         (["--set", "split.shares=[0.5, 0.1, 0.1]"], "shares must be positive and sum to 1"),
         (["--from", "99"], "--from 99: no notebook has this number; there are 01, 02, 03, 04, 05"),
         (["--from", "04", "--to", "02"], "--from 04 comes after --to 02"),
@@ -96,7 +141,10 @@ def test_merge_labels_takes_the_data_that_was_refused(tmp_path, home):
     source = tmp_path / "case.csv"
     source.write_bytes(BAD_DATA["case.csv"][0])
     config = Config.load("smoke", {"data.source": str(source), "data.merge_labels": True})
-    assert runner.sources.raw_table(config)["label"].value_counts().to_dict() == {"red": 31, "blue": 30}
+    assert runner.sources.raw_table(config)["label"].value_counts().to_dict() == {
+        "red": 31,
+        "blue": 30,
+    }
 
 
 def test_an_output_folder_without_permission_is_named(tmp_path, monkeypatch):
@@ -106,7 +154,9 @@ def test_an_output_folder_without_permission_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBOOK_HOME", str(locked))
     is_root = os.geteuid() == 0
     import_module("pyarrow.parquet")
-    call("--data", tmp_path / "nowhere.csv")  # imports the rest: nobody may not read Python where it is root's own
+    call(
+        "--data", tmp_path / "nowhere.csv"
+    )  # imports the rest: nobody may not read Python where it is root's own
     if is_root:  # root may write anywhere: be nobody for the call
         for folder in (tmp_path, *tmp_path.parents):
             folder.chmod(folder.stat().st_mode | 0o055)
@@ -116,7 +166,9 @@ def test_an_output_folder_without_permission_is_named(tmp_path, monkeypatch):
     finally:
         if is_root:
             os.seteuid(0)
-    assert result.exit_code == 1 and "no permission" in result.stderr and str(locked) in result.stderr
+    assert (
+        result.exit_code == 1 and "no permission" in result.stderr and str(locked) in result.stderr
+    )
     assert files(locked) == []
 
 
@@ -144,13 +196,19 @@ def test_a_disk_that_fills_up_leaves_no_half_written_table(tmp_path, home, monke
     source.write_text(GOOD)
     monkeypatch.setattr(pyarrow.parquet, "write_table", full)
     result = call("--data", source)
-    assert result.exit_code == 1 and "the disk is full" in result.stderr and "good-" in result.stderr
+    assert (
+        result.exit_code == 1 and "the disk is full" in result.stderr and "good-" in result.stderr
+    )
     assert files(home) == []
 
 
 def test_the_second_of_two_runs_with_one_name_refuses(home):
     ws = Workspace(dataset="d", run="r")
-    with runner._only_run(ws), pytest.raises(WorkbookError, match="another process is at run 'r'"), runner._only_run(ws):
+    with (
+        runner._only_run(ws),
+        pytest.raises(WorkbookError, match="another process is at run 'r'"),
+        runner._only_run(ws),
+    ):
         pass
     with runner._only_run(ws):
         pass
@@ -161,11 +219,22 @@ def test_kernels_side_by_side_share_no_socket_and_leave_none(tmp_path, monkeypat
     cell = "from pathlib import Path\nfrom ipykernel.connect import get_connection_file\nprint(Path(get_connection_file()).parent)"
     steps = [Step(name, question="", settings=(), reads=()) for name in ("one", "two")]
     for step in steps:
-        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)]), tmp_path / f"{step.notebook}.ipynb")
+        nbformat.write(
+            nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)]),
+            tmp_path / f"{step.notebook}.ipynb",
+        )
 
     def execute(step):
-        assert runner._papermill(step, tmp_path / f"{step.notebook}.out.ipynb", {}, progress=False) is None
-        return nbformat.read(tmp_path / f"{step.notebook}.out.ipynb", as_version=4).cells[-1].outputs[0].text.strip()
+        assert (
+            runner._papermill(step, tmp_path / f"{step.notebook}.out.ipynb", {}, progress=False)
+            is None
+        )
+        return (
+            nbformat.read(tmp_path / f"{step.notebook}.out.ipynb", as_version=4)
+            .cells[-1]
+            .outputs[0]
+            .text.strip()
+        )
 
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(execute, steps)
@@ -193,8 +262,16 @@ raise ValueError("here it ends")
 
 def test_a_kernel_may_finish_its_last_answer_before_it_is_ended(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(workspace, "NOTEBOOKS", tmp_path)
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(SLOW_ANSWER)]), tmp_path / "slow.ipynb")
-    said = runner._papermill(Step("slow", question="", settings=(), reads=()), tmp_path / "slow.out.ipynb", {}, progress=False)
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(SLOW_ANSWER)]),
+        tmp_path / "slow.ipynb",
+    )
+    said = runner._papermill(
+        Step("slow", question="", settings=(), reads=()),
+        tmp_path / "slow.out.ipynb",
+        {},
+        progress=False,
+    )
     assert said == "slow stopped under '': ValueError: here it ends"
     assert "KeyboardInterrupt" not in capfd.readouterr().err
 
@@ -218,7 +295,17 @@ def test_a_step_is_stale_when_what_it_depends_on_changes_and_only_then(tmp_path,
     assert changed({"evaluation.n_mistakes": 3}) == ["07"]
     assert changed({"cleaning.min_words": 4}) == ["02"]
     assert changed({"labels.queue_rows": 4}) == ["03"]
-    assert changed({"tracking.backend": "mlflow", "tracking.uri": "http://elsewhere", "tracking.wandb": True, "compute.workers": 2}) == []
+    assert (
+        changed(
+            {
+                "tracking.backend": "mlflow",
+                "tracking.uri": "http://elsewhere",
+                "tracking.wandb": True,
+                "compute.workers": 2,
+            }
+        )
+        == []
+    )
     assert changed({"seed": 1}) == [step.number for step in STEPS]
     workspace.write_table(pd.DataFrame({"text": ["a"]}), Workspace("good", "r").path("val.parquet"))
     assert changed() == ["04", "06"]
@@ -226,7 +313,9 @@ def test_a_step_is_stale_when_what_it_depends_on_changes_and_only_then(tmp_path,
     assert changed() == [step.number for step in STEPS]
 
 
-@pytest.mark.parametrize(("terminal", "shown"), [(True, ["step 1", "step 2", "step 3"]), (False, ["step 1"])])
+@pytest.mark.parametrize(
+    ("terminal", "shown"), [(True, ["step 1", "step 2", "step 3"]), (False, ["step 1"])]
+)
 def test_a_log_file_gets_few_lines_of_what_a_terminal_shows_live(monkeypatch, terminal, shown):
     told = []
     bar = SimpleNamespace(set_postfix_str=told.append)

@@ -8,8 +8,17 @@ from lib.workspace import Workspace
 
 
 def test_progress_bars_do_not_reach_the_page(tmp_path):
-    widget = nbformat.v4.new_output("display_data", {"application/vnd.jupyter.widget-view+json": {"model_id": "m"}, "text/plain": "Loading weights: 0%|"})
-    stream, table = nbformat.v4.new_output("stream", name="stderr", text="training: 7%|"), nbformat.v4.new_output("display_data", {"text/plain": "the result"})
+    widget = nbformat.v4.new_output(
+        "display_data",
+        {
+            "application/vnd.jupyter.widget-view+json": {"model_id": "m"},
+            "text/plain": "Loading weights: 0%|",
+        },
+    )
+    stream, table = (
+        nbformat.v4.new_output("stream", name="stderr", text="training: 7%|"),
+        nbformat.v4.new_output("display_data", {"text/plain": "the result"}),
+    )
     cell = nbformat.v4.new_code_cell("work()", outputs=[widget, stream, table])
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "note.ipynb")
     site.export_notebook(tmp_path / "note.ipynb", tmp_path / "note.html", run="r")
@@ -20,9 +29,14 @@ def test_progress_bars_do_not_reach_the_page(tmp_path):
 
 def test_a_score_that_an_earlier_version_did_not_measure_is_a_dash(tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path))
-    ws, interval = Workspace("d", "r"), {"value": 0.9, "low": 0.8, "high": 0.95, "n": 40, "confidence": 0.95}
+    ws, interval = (
+        Workspace("d", "r"),
+        {"value": 0.9, "low": 0.8, "high": 0.95, "n": 40, "confidence": 0.95},
+    )
     scores = {"intervals": {"accuracy": interval, "macro_f1": interval, "ece": interval}}
-    workspace.write_json({"n_test": 40, "models": {"transformer": scores}, "verdict": "v"}, ws.path("metrics.json"))
+    workspace.write_json(
+        {"n_test": 40, "models": {"transformer": scores}, "verdict": "v"}, ws.path("metrics.json")
+    )
     record = {
         "profile": "quick",
         "data": {},

@@ -27,7 +27,10 @@ def test_a_temperature_undoes_what_made_a_model_too_sure_or_not_sure_enough(shar
 
 def test_a_vector_undoes_shifts_of_classes_that_a_temperature_cannot():
     probs, y = drawn(shift=(1.5, 0.0, -1.5))
-    by = {method: calibration.fit_calibrator(probs, y, method=method)(probs) for method in ("none", "temperature", "vector")}
+    by = {
+        method: calibration.fit_calibrator(probs, y, method=method)(probs)
+        for method in ("none", "temperature", "vector")
+    }
     np.testing.assert_allclose(by["none"], probs, atol=1e-12)
     losses = {method: -np.log(found[np.arange(len(y)), y]).mean() for method, found in by.items()}
     truth, _ = drawn()
@@ -38,8 +41,14 @@ def test_a_vector_undoes_shifts_of_classes_that_a_temperature_cannot():
 
 
 def test_probabilities_of_zero_are_survived():
-    probs, y = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]] * 10), np.array([0, 1, 1, 1] * 10)
-    for method, expected in (("temperature", [0.75, 0.25]), ("vector", [0.5, 0.0])):  # of the first class, in the first two rows
+    probs, y = (
+        np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]] * 10),
+        np.array([0, 1, 1, 1] * 10),
+    )
+    for method, expected in (
+        ("temperature", [0.75, 0.25]),
+        ("vector", [0.5, 0.0]),
+    ):  # of the first class, in the first two rows
         found = calibration.fit_calibrator(probs, y, method=method)(probs)
         np.testing.assert_allclose(found[:2, 0], expected, atol=0.05)
 
@@ -57,10 +66,14 @@ def test_a_row_is_calibrated_by_the_other_folds_alone():
 
 
 def test_bad_input_is_named():
-    with pytest.raises(ValueError, match="method must be 'none', 'temperature' or 'vector', got 'isotonic'"):
+    with pytest.raises(
+        ValueError, match="method must be 'none', 'temperature' or 'vector', got 'isotonic'"
+    ):
         calibration.fit_calibrator(np.eye(2), np.array([0, 1]), method="isotonic")
     with pytest.raises(ValueError, match=r"row 1 sums to 0.9"):
-        calibration.fit_calibrator(np.array([[1.0, 0.0], [0.5, 0.4]]), np.array([0, 1]), method="temperature")
+        calibration.fit_calibrator(
+            np.array([[1.0, 0.0], [0.5, 0.4]]), np.array([0, 1]), method="temperature"
+        )
 
 
 def test_the_debiased_error_of_a_calibrated_model_is_near_0_where_the_plain_one_is_not():
@@ -76,15 +89,21 @@ def test_the_debiased_error_of_a_calibrated_model_is_near_0_where_the_plain_one_
 def test_the_debiased_error_finds_a_gap_that_is_there():
     rng = np.random.default_rng(0)
     probs = np.tile([0.9, 0.1], (5_000, 1))
-    assert debiased_calibration_error(probs, (rng.random(5_000) < 0.3).astype(int)).value == pytest.approx(0.2, abs=0.02)
+    assert debiased_calibration_error(
+        probs, (rng.random(5_000) < 0.3).astype(int)
+    ).value == pytest.approx(0.2, abs=0.02)
 
 
 @pytest.mark.parametrize("sharpen", [1.0, 1.3])
 def test_the_interval_of_the_debiased_error_holds_the_true_one(sharpen):
     true = debiased_calibration_error(*drawn(400_000, sharpen=sharpen, seed=999)).value
     assert (true < 0.003) == (sharpen == 1.0)
-    found = [debiased_calibration_error(*drawn(1_000, sharpen=sharpen, seed=seed)) for seed in range(300)]
-    held = np.mean([each.low <= true + 0.003 * (sharpen == 1.0) and true <= each.high for each in found])
+    found = [
+        debiased_calibration_error(*drawn(1_000, sharpen=sharpen, seed=seed)) for seed in range(300)
+    ]
+    held = np.mean(
+        [each.low <= true + 0.003 * (sharpen == 1.0) and true <= each.high for each in found]
+    )
     assert 0.92 <= held <= 0.98
     assert all(each.low <= each.value <= each.high and each.n == 1_000 for each in found)
     wider = debiased_calibration_error(*drawn(1_000, sharpen=sharpen), confidence=0.99)

@@ -10,7 +10,9 @@ PROBS = np.array([[0.2, 0.7, 0.1], [0.5, 0.3, 0.2], [0.05, 0.05, 0.9], [0.1, 0.7
 
 
 def test_mistakes_are_listed_most_confident_first():
-    found = error_analysis.mistakes_table(ROWS, np.array([0, 0, 1, 2]), PROBS, class_names=["a", "b", "c"])
+    found = error_analysis.mistakes_table(
+        ROWS, np.array([0, 0, 1, 2]), PROBS, class_names=["a", "b", "c"]
+    )
     expected = pd.DataFrame(
         {
             "row_id": [12, 10, 13],
@@ -25,13 +27,17 @@ def test_mistakes_are_listed_most_confident_first():
 
 
 def test_no_mistake_gives_an_empty_table_with_its_columns():
-    found = error_analysis.mistakes_table(ROWS, PROBS.argmax(axis=1), PROBS, class_names=["a", "b", "c"])
+    found = error_analysis.mistakes_table(
+        ROWS, PROBS.argmax(axis=1), PROBS, class_names=["a", "b", "c"]
+    )
     assert found.empty
     assert list(found) == ["row_id", "label", "predicted", "confidence", "label_prob", "text"]
 
 
 def test_confusions_have_true_classes_down_and_predicted_across():
-    found = error_analysis.confusion_counts(np.array([0, 0, 0, 1, 1]), np.array([0, 1, 1, 1, 0]), class_names=["a", "b", "c"])
+    found = error_analysis.confusion_counts(
+        np.array([0, 0, 0, 1, 1]), np.array([0, 1, 1, 1, 0]), class_names=["a", "b", "c"]
+    )
     assert found.to_numpy().tolist() == [[1, 2, 0], [1, 1, 0], [0, 0, 0]]
     assert (found.index.name, found.columns.name) == ("label", "predicted")
     assert found.loc["a", "b"] == 2
@@ -39,11 +45,15 @@ def test_confusions_have_true_classes_down_and_predicted_across():
 
 def test_accuracy_by_length_counts_words_and_gives_wilson_intervals():
     texts = ["one"] * 4 + ["one two  three"] * 4
-    found = error_analysis.accuracy_by_length(texts, np.array([True, True, True, False, False, False, False, True]), n_bins=2)
+    found = error_analysis.accuracy_by_length(
+        texts, np.array([True, True, True, False, False, False, False, True]), n_bins=2
+    )
     assert found.index.tolist() == ["1-1", "3-3"]
     assert found["n"].tolist() == [4, 4]
     assert found["accuracy"].tolist() == [0.75, 0.25]
-    np.testing.assert_allclose(found[["low", "high"]], [proportion_confint(k, 4, method="wilson") for k in (3, 1)])
+    np.testing.assert_allclose(
+        found[["low", "high"]], [proportion_confint(k, 4, method="wilson") for k in (3, 1)]
+    )
 
 
 def test_bins_are_filled_equally_and_hold_every_row():

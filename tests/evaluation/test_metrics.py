@@ -17,15 +17,32 @@ def scored(request):
 
 def test_every_metric_equals_scikit_learn(scored):
     y_true, probs = scored
-    y_pred, found = probs.argmax(axis=1), metrics.classification_metrics(y_true, probs, class_names=NAMES)
+    y_pred, found = (
+        probs.argmax(axis=1),
+        metrics.classification_metrics(y_true, probs, class_names=NAMES),
+    )
     assert found["n"] == 200
     assert found["accuracy"] == pytest.approx(sk.accuracy_score(y_true, y_pred), abs=1e-12)
-    assert found["macro_f1"] == pytest.approx(sk.f1_score(y_true, y_pred, average="macro"), abs=1e-12)
-    assert found["weighted_f1"] == pytest.approx(sk.f1_score(y_true, y_pred, average="weighted"), abs=1e-12)
-    assert found["roc_auc"] == pytest.approx(sk.roc_auc_score(y_true, probs, multi_class="ovr"), abs=1e-12)
+    assert found["macro_f1"] == pytest.approx(
+        sk.f1_score(y_true, y_pred, average="macro"), abs=1e-12
+    )
+    assert found["weighted_f1"] == pytest.approx(
+        sk.f1_score(y_true, y_pred, average="weighted"), abs=1e-12
+    )
+    assert found["roc_auc"] == pytest.approx(
+        sk.roc_auc_score(y_true, probs, multi_class="ovr"), abs=1e-12
+    )
     assert found["nll_loss"] == pytest.approx(sk.log_loss(y_true, probs), abs=1e-12)
-    for average, column in (("precision", sk.precision_score), ("recall", sk.recall_score), ("f1", sk.f1_score)):
-        np.testing.assert_allclose([found["classes"][name][average] for name in NAMES], column(y_true, y_pred, average=None, zero_division=0), atol=1e-12)
+    for average, column in (
+        ("precision", sk.precision_score),
+        ("recall", sk.recall_score),
+        ("f1", sk.f1_score),
+    ):
+        np.testing.assert_allclose(
+            [found["classes"][name][average] for name in NAMES],
+            column(y_true, y_pred, average=None, zero_division=0),
+            atol=1e-12,
+        )
     assert [found["classes"][name]["n"] for name in NAMES] == np.bincount(y_true).tolist()
 
 
@@ -50,34 +67,49 @@ def test_macro_f1_counts_a_class_that_is_predicted_but_never_there():
 
 
 def test_brier_loss_by_hand():
-    assert metrics.brier_score_loss(np.array([[0.7, 0.2, 0.1], [0.0, 0.0, 1.0]]), np.array([0, 1])) == pytest.approx((0.09 + 0.04 + 0.01 + 1 + 1) / 2)
+    assert metrics.brier_score_loss(
+        np.array([[0.7, 0.2, 0.1], [0.0, 0.0, 1.0]]), np.array([0, 1])
+    ) == pytest.approx((0.09 + 0.04 + 0.01 + 1 + 1) / 2)
 
 
 def test_brier_loss_runs_from_0_to_2():
     certain = np.array([[1.0, 0.0], [0.0, 1.0]])
-    assert (metrics.brier_score_loss(certain, np.array([0, 1])), metrics.brier_score_loss(certain, np.array([1, 0]))) == (0, 2)
+    assert (
+        metrics.brier_score_loss(certain, np.array([0, 1])),
+        metrics.brier_score_loss(certain, np.array([1, 0])),
+    ) == (0, 2)
 
 
 def test_calibration_error_by_hand():
     probs = np.array([[0.95, 0.05], [0.05, 0.95], [0.7, 0.3]])
-    assert metrics.expected_calibration_error(probs, np.array([0, 0, 0]), n_bins=10) == pytest.approx((2 * abs(0.95 - 0.5) + 1 * abs(0.7 - 1)) / 3)
+    assert metrics.expected_calibration_error(
+        probs, np.array([0, 0, 0]), n_bins=10
+    ) == pytest.approx((2 * abs(0.95 - 0.5) + 1 * abs(0.7 - 1)) / 3)
 
 
 def test_gaps_cancel_within_a_bin_but_not_between_bins():
     probs, y_true = np.array([[0.95, 0.05], [0.65, 0.35]]), np.array([1, 0])
-    assert metrics.expected_calibration_error(probs, y_true, n_bins=1) == pytest.approx(abs(0.95 + 0.65 - 1) / 2)
+    assert metrics.expected_calibration_error(probs, y_true, n_bins=1) == pytest.approx(
+        abs(0.95 + 0.65 - 1) / 2
+    )
     assert metrics.expected_calibration_error(probs, y_true, n_bins=2) == pytest.approx(0.3)
-    assert metrics.expected_calibration_error(probs, y_true, n_bins=10) == pytest.approx((0.95 + 0.35) / 2)
+    assert metrics.expected_calibration_error(probs, y_true, n_bins=10) == pytest.approx(
+        (0.95 + 0.35) / 2
+    )
 
 
 def test_a_certainty_falls_into_the_last_bin():
-    bins = metrics.reliability_bins(np.array([[1.0, 0.0], [0.97, 0.03], [0.3, 0.7]]), np.array([0, 1, 1]), n_bins=10)
+    bins = metrics.reliability_bins(
+        np.array([[1.0, 0.0], [0.97, 0.03], [0.3, 0.7]]), np.array([0, 1, 1]), n_bins=10
+    )
     assert bins["n"].to_dict() == {7: 1, 9: 2}
     np.testing.assert_allclose(bins[["confidence", "accuracy"]], [[0.7, 1.0], [0.985, 0.5]])
 
 
 def test_auc_is_none_where_a_class_has_no_row():
-    found = metrics.classification_metrics(np.array([0, 1, 0]), np.full((3, 3), 1 / 3), class_names=["a", "b", "c"])
+    found = metrics.classification_metrics(
+        np.array([0, 1, 0]), np.full((3, 3), 1 / 3), class_names=["a", "b", "c"]
+    )
     assert found["roc_auc"] is None
     assert found["classes"]["c"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "n": 0}
 
@@ -102,7 +134,11 @@ def test_rows_nearly_summing_to_1_are_made_to_sum_to_1():
 )
 def test_an_error_names_the_argument_and_the_row(probs, y_true, message):
     probs, y_true = np.array(probs), np.array(y_true)
-    for metric in (metrics.brier_score_loss, metrics.expected_calibration_error, metrics.reliability_bins):
+    for metric in (
+        metrics.brier_score_loss,
+        metrics.expected_calibration_error,
+        metrics.reliability_bins,
+    ):
         with pytest.raises(ValueError, match=message):
             metric(probs, y_true)
     with pytest.raises(ValueError, match=message):

@@ -12,7 +12,9 @@ from lib.errors import WorkbookError
 from lib.evaluation import sealed
 from lib.workspace import Workspace
 
-TEST = pd.DataFrame({"row_id": [3, 1, 2], "text": ["x", "y", "z"], "label": ["a", "b", "a"], "group": [0, 1, 2]})
+TEST = pd.DataFrame(
+    {"row_id": [3, 1, 2], "text": ["x", "y", "z"], "label": ["a", "b", "a"], "group": [0, 1, 2]}
+)
 
 
 @pytest.fixture
@@ -30,7 +32,9 @@ def sealed_workspace(run, test=TEST):
 
 def test_the_test_set_is_given_as_it_was_sealed(ws):
     pd.testing.assert_frame_equal(sealed.open_test(ws, model="m1", why="final"), TEST)
-    assert workspace.read_json(ws.path("seal.json")) == {"sha256": workspace.table_fingerprint(TEST)}
+    assert workspace.read_json(ws.path("seal.json")) == {
+        "sha256": workspace.table_fingerprint(TEST)
+    }
 
 
 @pytest.mark.parametrize(
@@ -46,14 +50,19 @@ def test_the_test_set_is_given_as_it_was_sealed(ws):
 )
 def test_a_changed_test_set_is_refused_and_not_counted(ws, change):
     workspace.write_table(change(TEST), ws.path("test.parquet"))
-    with pytest.raises(WorkbookError, match=r"test\.parquet is not the test set that was sealed: run 03_review_labels again"):
+    with pytest.raises(
+        WorkbookError,
+        match=r"test\.parquet is not the test set that was sealed: run 03_review_labels again",
+    ):
         sealed.open_test(ws, model="m1", why="final")
     assert sealed.ledger(ws).empty
 
 
 def test_without_a_seal_nothing_is_read(ws):
     ws.path("seal.json").unlink()
-    with pytest.raises(WorkbookError, match=r"seal\.json is not there yet: run 03_review_labels first"):
+    with pytest.raises(
+        WorkbookError, match=r"seal\.json is not there yet: run 03_review_labels first"
+    ):
         sealed.open_test(ws, model="m1", why="final")
 
 
@@ -62,9 +71,20 @@ def test_every_reading_is_a_line_of_the_ledger(ws, tmp_path):
         sealed.open_test(ws, model=model, why=why)
     found = sealed.ledger(ws)
     assert list(found) == ["when", "run", "model", "why"]
-    assert found[["run", "model", "why"]].to_numpy().tolist() == [["run1", "m1", "first"], ["run1", "m1", "again\nand again"], ["run1", "m2", "größer"]]
-    assert all(abs(datetime.now(UTC) - datetime.fromisoformat(when)) < timedelta(minutes=5) for when in found["when"])
-    lines = (tmp_path / "data" / "processed" / "data" / "sealed_ledger.jsonl").read_text(encoding="utf-8").splitlines()
+    assert found[["run", "model", "why"]].to_numpy().tolist() == [
+        ["run1", "m1", "first"],
+        ["run1", "m1", "again\nand again"],
+        ["run1", "m2", "größer"],
+    ]
+    assert all(
+        abs(datetime.now(UTC) - datetime.fromisoformat(when)) < timedelta(minutes=5)
+        for when in found["when"]
+    )
+    lines = (
+        (tmp_path / "data" / "processed" / "data" / "sealed_ledger.jsonl")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    )
     assert [json.loads(line)["model"] for line in lines] == ["m1", "m1", "m2"]
 
 
@@ -111,15 +131,27 @@ def test_after_the_first_look_intervals_are_read_so_that_those_of_all_looks_hold
 
 def test_nothing_that_trains_or_chooses_models_can_reach_the_test_labels():
     """The import of `sealed` is forbidden to it by a contract of import-linter (pyproject.toml); the file itself is named nowhere else."""
-    contracts = tomllib.loads((workspace.REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
-    forbidding = [each for each in contracts if each["type"] == "forbidden" and each["forbidden_modules"] == ["lib.evaluation.sealed"]]
+    contracts = tomllib.loads(
+        (workspace.REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    )["tool"]["importlinter"]["contracts"]
+    forbidding = [
+        each
+        for each in contracts
+        if each["type"] == "forbidden" and each["forbidden_modules"] == ["lib.evaluation.sealed"]
+    ]
     assert [each["source_modules"] for each in forbidding] == [["lib.training", "lib.data"]]
     holders = {
         path.relative_to(workspace.REPOSITORY).as_posix()
         for path in (workspace.REPOSITORY / "lib").rglob("*.py")
-        if any(isinstance(node, ast.Constant) and node.value == "test.parquet" for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        if any(
+            isinstance(node, ast.Constant) and node.value == "test.parquet"
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        )
     }
-    assert holders == {"lib/workspace.py", "lib/evaluation/sealed.py"}  # the table of files, and the one door
+    assert holders == {
+        "lib/workspace.py",
+        "lib/evaluation/sealed.py",
+    }  # the table of files, and the one door
     assert [step.number for step in workspace.STEPS if "test.parquet" in step.reads] == ["07"]
 
 
@@ -132,7 +164,9 @@ def test_notebooks_that_train_or_choose_models_read_no_label_of_a_test_row():
         if step.number in ("04", "05", "06"):
             assert "test.parquet" not in code and "sealed" not in code
             for line in code.splitlines():
-                if "clean.parquet" in line:  # it holds all rows, before the seal: their texts may be read, to keep copies away from them
+                if (
+                    "clean.parquet" in line
+                ):  # it holds all rows, before the seal: their texts may be read, to keep copies away from them
                     assert line.endswith('["text"].tolist()')
         elif step.number > "04":
             assert "test.parquet" not in code

@@ -20,7 +20,9 @@ def test_a_threshold_lets_the_allowed_number_of_right_classes_fall_below_it():
         thresholds = selective.conformal_thresholds(probs, y, coverage=coverage)
         assert (given < thresholds[0]).sum() == n_below
         assert thresholds[0] in given
-    assert (selective.conformal_thresholds(probs, y, coverage=0.95) == 0).all(), "nine rows cannot promise 95 %: every class joins"
+    assert (selective.conformal_thresholds(probs, y, coverage=0.95) == 0).all(), (
+        "nine rows cannot promise 95 %: every class joins"
+    )
 
 
 @pytest.mark.parametrize("coverage", [0.8, 0.9, 0.95])
@@ -29,7 +31,9 @@ def test_sets_hold_the_truth_as_often_as_promised(coverage, by_class):
     held = []
     for seed in range(60):
         probs, y = drawn(600, seed=seed)
-        thresholds = selective.conformal_thresholds(probs[:300], y[:300], coverage=coverage, by_class=by_class)
+        thresholds = selective.conformal_thresholds(
+            probs[:300], y[:300], coverage=coverage, by_class=by_class
+        )
         held.append(selective.prediction_sets(probs[300:], thresholds)[np.arange(300), y[300:]])
     assert coverage - 0.01 < np.mean(held) < coverage + (0.02 if by_class else 0.012)
 
@@ -37,7 +41,10 @@ def test_sets_hold_the_truth_as_often_as_promised(coverage, by_class):
 def test_by_class_keeps_the_promise_in_the_hardest_class():
     probs, y = drawn(6_000)
     fold = np.arange(6_000) % 5
-    over_all, by_class = (selective.conformal_table(probs, y, fold, coverages=[0.9], by_class=flag).loc[0.9] for flag in (False, True))
+    over_all, by_class = (
+        selective.conformal_table(probs, y, fold, coverages=[0.9], by_class=flag).loc[0.9]
+        for flag in (False, True)
+    )
     assert over_all["worst_class"] < 0.86
     assert by_class["worst_class"] > 0.88
     assert over_all["covered"] == pytest.approx(0.9, abs=0.012)
@@ -55,15 +62,21 @@ def test_a_table_counts_sets_of_one_class_and_of_none():
 def test_thresholds_of_a_fold_come_from_the_others():
     probs, y = drawn(400)
     fold = np.arange(400) % 2
-    probs[fold == 0] = np.eye(4)[(y[fold == 0] + 1) % 4]  # wrong, and sure: what is fitted on this fold lets everything in
+    probs[fold == 0] = np.eye(4)[
+        (y[fold == 0] + 1) % 4
+    ]  # wrong, and sure: what is fitted on this fold lets everything in
     row = selective.conformal_table(probs, y, fold, coverages=[0.9]).loc[0.9]
     held_in_1 = 2 * row["covered"] - 0.0
-    assert held_in_1 == pytest.approx(1.0, abs=0.01), "fold 1 is all held by thresholds of 0, fold 0 never"
+    assert held_in_1 == pytest.approx(1.0, abs=0.01), (
+        "fold 1 is all held by thresholds of 0, fold 0 never"
+    )
 
 
 def test_the_surest_texts_are_answered_first():
     probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
-    table = selective.accuracy_coverage_curve(probs, np.array([0, 0, 0, 1]), shares=[0.25, 0.5, 0.75, 1.0])
+    table = selective.accuracy_coverage_curve(
+        probs, np.array([0, 0, 0, 1]), shares=[0.25, 0.5, 0.75, 1.0]
+    )
     assert table["accuracy"].tolist() == [1, 1, pytest.approx(2 / 3), 0.5]
     assert table["least"].tolist() == [0.9, 0.8, 0.7, 0.6]
     assert table["n"].tolist() == [1, 2, 3, 4]

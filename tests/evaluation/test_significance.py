@@ -12,18 +12,28 @@ def blocks(*parts):
     return tuple(np.concatenate([np.full(part[0], part[i]) for part in parts]) for i in (1, 2, 3))
 
 
-WORSE_BETTER = blocks((60, 0, 0, 0), (60, 1, 1, 1), (15, 0, 1, 0), (15, 1, 0, 1), (1, 0, 0, 1), (1, 1, 1, 0))
+WORSE_BETTER = blocks(
+    (60, 0, 0, 0), (60, 1, 1, 1), (15, 0, 1, 0), (15, 1, 0, 1), (1, 0, 0, 1), (1, 1, 1, 0)
+)
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say():
     rng = np.random.default_rng(7)
-    found = [significance.bootstrap_interval(np.mean, rng.normal(3, 2, 40), n_resamples=120, seed=draw) for draw in range(200)]
+    found = [
+        significance.bootstrap_interval(np.mean, rng.normal(3, 2, 40), n_resamples=120, seed=draw)
+        for draw in range(200)
+    ]
     assert 0.88 <= np.mean([interval.low <= 3 <= interval.high for interval in found]) <= 0.99
 
 
 def test_a_narrower_confidence_covers_less():
     rng = np.random.default_rng(8)
-    found = [significance.bootstrap_interval(np.mean, rng.normal(0, 1, 40), n_resamples=120, confidence=0.6, seed=draw) for draw in range(100)]
+    found = [
+        significance.bootstrap_interval(
+            np.mean, rng.normal(0, 1, 40), n_resamples=120, confidence=0.6, seed=draw
+        )
+        for draw in range(100)
+    ]
     assert 0.45 <= np.mean([interval.low <= 0 <= interval.high for interval in found]) <= 0.75
 
 
@@ -31,24 +41,36 @@ def test_an_accuracy_interval_is_close_to_the_binomial_one():
     right = np.r_[np.ones(160, int), np.zeros(40, int)]
     found = significance.bootstrap_interval(metrics.accuracy, np.ones(200, int), right)
     assert (found.value, found.n, found.confidence) == (0.8, 200, 0.95)
-    assert (found.low, found.high) == pytest.approx(tuple(stats.binomtest(160, 200).proportion_ci(method="wilson")), abs=0.012)
+    assert (found.low, found.high) == pytest.approx(
+        tuple(stats.binomtest(160, 200).proportion_ci(method="wilson")), abs=0.012
+    )
 
 
 def test_the_interval_of_a_skewed_statistic_is_scipys_bca():
     values = np.random.default_rng(5).exponential(size=40)
     found = significance.bootstrap_interval(np.mean, values, seed=3, n_resamples=300)
-    expected = stats.bootstrap((values,), np.mean, n_resamples=300, method="BCa", rng=np.random.default_rng(3)).confidence_interval
+    expected = stats.bootstrap(
+        (values,), np.mean, n_resamples=300, method="BCa", rng=np.random.default_rng(3)
+    ).confidence_interval
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_all_right_gives_an_interval_of_one_value():
     y = np.array([0, 1] * 20)
-    assert str(significance.bootstrap_interval(metrics.accuracy, y, y, **FEW)) == "1.000 [1.000, 1.000]"
+    assert (
+        str(significance.bootstrap_interval(metrics.accuracy, y, y, **FEW))
+        == "1.000 [1.000, 1.000]"
+    )
 
 
 def test_the_seed_decides_the_interval():
     values = np.random.default_rng(0).normal(size=50)
-    ends = [(found.low, found.high) for found in (significance.bootstrap_interval(np.mean, values, seed=seed, **FEW) for seed in (1, 1, 2))]
+    ends = [
+        (found.low, found.high)
+        for found in (
+            significance.bootstrap_interval(np.mean, values, seed=seed, **FEW) for seed in (1, 1, 2)
+        )
+    ]
     assert ends[0] == ends[1] != ends[2]
 
 
@@ -60,8 +82,12 @@ def test_arrays_of_one_row_or_of_two_lengths_are_refused():
 
 
 def test_a_stratum_of_one_row_is_named():
-    with pytest.raises(ValueError, match="a stratum needs two rows or groups, to be drawn from; rare has one"):
-        significance.bootstrap_interval(np.mean, np.arange(5.0), strata=np.array(["often", "often", "rare", "often", "often"]))
+    with pytest.raises(
+        ValueError, match="a stratum needs two rows or groups, to be drawn from; rare has one"
+    ):
+        significance.bootstrap_interval(
+            np.mean, np.arange(5.0), strata=np.array(["often", "often", "rare", "often", "often"])
+        )
 
 
 def scored(*sizes):
@@ -72,8 +98,13 @@ def scored(*sizes):
 
 def test_metric_intervals_hold_the_values_of_classification_metrics():
     y_true, probs = scored(70, 30, 20)
-    single, found = metrics.classification_metrics(y_true, probs, class_names=list("abc")), significance.metric_intervals(y_true, probs, **FEW)
-    assert list(found) == [name for name in single if name not in ("n", "classes", "ece")]  # chance adds to that error, more so in a resample
+    single, found = (
+        metrics.classification_metrics(y_true, probs, class_names=list("abc")),
+        significance.metric_intervals(y_true, probs, **FEW),
+    )
+    assert list(found) == [
+        name for name in single if name not in ("n", "classes", "ece")
+    ]  # chance adds to that error, more so in a resample
     for name, interval in found.items():
         assert interval.value == pytest.approx(single[name], abs=1e-9), name
         assert interval.low < interval.value < interval.high, name
@@ -83,7 +114,9 @@ def test_the_log_loss_is_that_of_classification_metrics_also_where_a_probability
     y_true, probs = scored(70, 30, 20)
     probs[0] = [0.0, 0.5, 0.5]
     single = metrics.classification_metrics(y_true, probs, class_names=list("abc"))["nll_loss"]
-    assert significance.metric_intervals(y_true, probs, **FEW)["nll_loss"].value == pytest.approx(single)
+    assert significance.metric_intervals(y_true, probs, **FEW)["nll_loss"].value == pytest.approx(
+        single
+    )
 
 
 def test_auc_has_an_interval_also_where_a_class_is_so_rare_that_resamples_miss_it():
@@ -105,11 +138,18 @@ def test_class_f1_intervals_are_in_the_order_of_the_classes():
 
 
 def test_rows_that_are_all_right_have_wilsons_interval_of_as_many_groups():
-    y, groups = np.arange(40) % 4, np.arange(40) // 2 // 4 * 4 + np.arange(40) % 4  # pairs of near-copies: five groups a class
+    y, groups = (
+        np.arange(40) % 4,
+        np.arange(40) // 2 // 4 * 4 + np.arange(40) % 4,
+    )  # pairs of near-copies: five groups a class
     found = significance.metric_intervals(y, np.eye(4)[y], groups=groups, **FEW)
     assert str(found["accuracy"]) == f"1.000 [{1 / (1 + 1.96**2 / 20):.3f}, 1.000]"
     lowest = 1 / (1 + 1.96**2 / 5)
-    assert found["macro_f1"].low == found["weighted_f1"].low == pytest.approx(2 * lowest / (1 + lowest), abs=1e-3)
+    assert (
+        found["macro_f1"].low
+        == found["weighted_f1"].low
+        == pytest.approx(2 * lowest / (1 + lowest), abs=1e-3)
+    )
     wrong = significance.metric_intervals(y, np.eye(4)[(y + 1) % 4], groups=groups, **FEW)
     assert (wrong["accuracy"].value, wrong["accuracy"].low) == (0, 0)
     assert wrong["accuracy"].high == pytest.approx(1 - 1 / (1 + 1.96**2 / 20), abs=1e-3)
@@ -132,7 +172,9 @@ def test_a_class_of_few_rows_is_not_surer_than_they_are():
 def test_a_rare_class_that_resamples_miss_is_judged_by_those_that_have_it():
     y = np.array([0] * 300 + [1])
     of_one = 1 / (1 + 1.96**2)
-    assert significance.class_f1_intervals(y, y, n_classes=2, **FEW)[1].low == pytest.approx(2 * of_one / (1 + of_one), abs=1e-3)
+    assert significance.class_f1_intervals(y, y, n_classes=2, **FEW)[1].low == pytest.approx(
+        2 * of_one / (1 + of_one), abs=1e-3
+    )
 
 
 def test_gains_in_macro_f1_are_those_of_paired_tests():
@@ -140,22 +182,38 @@ def test_gains_in_macro_f1_are_those_of_paired_tests():
     same, gain = significance.macro_f1_gains(y_true, first, [first, second], n_classes=2, **FEW)
     assert (same.value, same.low, same.high) == (0, 0, 0)
     paired = significance.paired_test(y_true, first, second, **FEW).macro_f1_gain
-    assert (gain.value, gain.low, gain.high) == pytest.approx((paired.value, paired.low, paired.high), abs=0.02)
+    assert (gain.value, gain.low, gain.high) == pytest.approx(
+        (paired.value, paired.low, paired.high), abs=0.02
+    )
 
 
 def test_gains_of_classes_are_the_differences_of_their_f1():
     y_true, first, second = WORSE_BETTER
     gains = significance.class_f1_gains(y_true, first, second, n_classes=2, **FEW)
-    f1 = [[each.value for each in significance.class_f1_intervals(y_true, y_pred, n_classes=2, **FEW)] for y_pred in (first, second)]
+    f1 = [
+        [each.value for each in significance.class_f1_intervals(y_true, y_pred, n_classes=2, **FEW)]
+        for y_pred in (first, second)
+    ]
     assert [gain.value for gain in gains] == pytest.approx(np.subtract(f1[1], f1[0]))
     assert all(0 < gain.low < gain.value < gain.high for gain in gains)
-    wider = significance.class_f1_gains(y_true, first, second, n_classes=2, groups=np.arange(len(y_true)) // 12, confidence=0.99, **FEW)
+    wider = significance.class_f1_gains(
+        y_true,
+        first,
+        second,
+        n_classes=2,
+        groups=np.arange(len(y_true)) // 12,
+        confidence=0.99,
+        **FEW,
+    )
     assert all(a.low < b.low and b.high < a.high for a, b in zip(wider, gains))
 
 
 def test_a_clear_gain_is_better_and_its_mirror_is_worse():
     y_true, first, second = WORSE_BETTER
-    better, worse = significance.paired_test(y_true, first, second, **FEW), significance.paired_test(y_true, second, first, **FEW)
+    better, worse = (
+        significance.paired_test(y_true, first, second, **FEW),
+        significance.paired_test(y_true, second, first, **FEW),
+    )
     assert (better.verdict, worse.verdict) == ("better", "worse")
     assert better.accuracy_gain.value == pytest.approx(28 / 152) == -worse.accuracy_gain.value
     assert better.macro_f1_gain.value == -worse.macro_f1_gain.value > 0
@@ -170,7 +228,9 @@ def test_p_is_the_exact_binomial_one():
 
 
 def test_a_small_gain_cannot_be_told():
-    found = significance.paired_test(*blocks((90, 0, 0, 0), (90, 1, 1, 1), (5, 0, 1, 0), (3, 1, 1, 0)), **FEW)
+    found = significance.paired_test(
+        *blocks((90, 0, 0, 0), (90, 1, 1, 1), (5, 0, 1, 0), (3, 1, 1, 0)), **FEW
+    )
     assert found.verdict == "cannot tell"
     assert found.p_value == pytest.approx(stats.binomtest(5, 8).pvalue)
 
@@ -178,8 +238,17 @@ def test_a_small_gain_cannot_be_told():
 def test_identical_predictions_cannot_be_told():
     y_true, first, _ = WORSE_BETTER
     found = significance.paired_test(y_true, first, first, **FEW)
-    assert (found.p_value, found.verdict, found.disagreement, found.detectable) == (1.0, "cannot tell", 0.0, 0.0)
-    assert (found.accuracy_gain.low, found.accuracy_gain.high, found.macro_f1_gain.value) == (0, 0, 0)
+    assert (found.p_value, found.verdict, found.disagreement, found.detectable) == (
+        1.0,
+        "cannot tell",
+        0.0,
+        0.0,
+    )
+    assert (found.accuracy_gain.low, found.accuracy_gain.high, found.macro_f1_gain.value) == (
+        0,
+        0,
+        0,
+    )
 
 
 def test_two_models_that_err_alike_but_differently_cannot_be_told():
@@ -202,7 +271,10 @@ def test_a_stricter_confidence_needs_more():
 
 
 def test_three_thousand_rows_show_gains_of_about_a_point():
-    gains = [100 * significance.minimum_detectable_effect(3000, disagreement=share) for share in (0.02, 0.03, 0.04, 0.05, 0.06)]
+    gains = [
+        100 * significance.minimum_detectable_effect(3000, disagreement=share)
+        for share in (0.02, 0.03, 0.04, 0.05, 0.06)
+    ]
     assert gains == sorted(gains)
     assert (round(gains[0], 1), round(gains[-1], 2)) == (0.7, 1.25)
 
@@ -211,17 +283,25 @@ def test_the_smallest_gain_has_the_power_it_claims():
     n, disagreement = 2000, 0.1
     gain = significance.minimum_detectable_effect(n, disagreement=disagreement)
     rng = np.random.default_rng(3)
-    won, _, lost = rng.multinomial(n, [(disagreement + gain) / 2, 1 - disagreement, (disagreement - gain) / 2], size=4000).T
-    assert np.mean((won - lost) / np.sqrt(won + lost) > stats.norm.ppf(0.975)) == pytest.approx(0.8, abs=0.02)
+    won, _, lost = rng.multinomial(
+        n, [(disagreement + gain) / 2, 1 - disagreement, (disagreement - gain) / 2], size=4000
+    ).T
+    assert np.mean((won - lost) / np.sqrt(won + lost) > stats.norm.ppf(0.975)) == pytest.approx(
+        0.8, abs=0.02
+    )
 
 
 def test_the_smallest_gain_solves_connors_equation():
     gain = significance.minimum_detectable_effect(60, disagreement=0.3)
-    assert gain * 60**0.5 == pytest.approx(1.959964 * 0.3**0.5 + 0.841621 * (0.3 - gain**2) ** 0.5, abs=1e-5)
+    assert gain * 60**0.5 == pytest.approx(
+        1.959964 * 0.3**0.5 + 0.841621 * (0.3 - gain**2) ** 0.5, abs=1e-5
+    )
 
 
 def test_four_times_the_rows_show_about_half_the_gain():
-    one, four = (significance.minimum_detectable_effect(n, disagreement=0.05) for n in (3000, 12000))
+    one, four = (
+        significance.minimum_detectable_effect(n, disagreement=0.05) for n in (3000, 12000)
+    )
     assert four == pytest.approx(one / 2, rel=0.01)
 
 
@@ -230,7 +310,9 @@ def test_no_gain_shows_beyond_the_disagreement():
     assert significance.minimum_detectable_effect(20, disagreement=0) == 0
 
 
-@pytest.mark.parametrize(("n", "disagreement"), [(0, 0.1), (10, -0.1), (10, 1.1), (10, float("nan"))])
+@pytest.mark.parametrize(
+    ("n", "disagreement"), [(0, 0.1), (10, -0.1), (10, 1.1), (10, float("nan"))]
+)
 def test_impossible_arguments_are_refused(n, disagreement):
     with pytest.raises(ValueError, match=f"got {disagreement} and {n}"):
         significance.minimum_detectable_effect(n, disagreement=disagreement)
@@ -247,7 +329,9 @@ def test_the_gain_over_seeds_is_the_mean_of_the_gains_and_its_interval_students(
     _, second = seeds_of_predictions(0.9, 0.8, 0.7)
     found = significance.gain_over_seeds(y, first, second, n_resamples=4_000)
     assert found.value == pytest.approx(-0.2)
-    rows = np.mean(np.stack([second[i] == y for i in range(3)]), axis=0)  # of balanced, symmetric errors macro F1 is the accuracy
+    rows = np.mean(
+        np.stack([second[i] == y for i in range(3)]), axis=0
+    )  # of balanced, symmetric errors macro F1 is the accuracy
     reach = stats.t.ppf(0.975, 2) * np.sqrt(0.1**2 / 3 + rows.var() / len(y))
     assert found.high - found.value == pytest.approx(reach, rel=0.03)
     assert found.value - found.low == pytest.approx(reach, rel=0.03)
@@ -258,7 +342,9 @@ def test_equal_predictions_gain_nothing_for_sure_and_a_gain_stays_within_its_ran
     y, first = seeds_of_predictions(0.9, 0.8)
     same = significance.gain_over_seeds(y, first, first)
     assert (same.value, same.low, same.high) == (0, 0, 0)
-    wild = significance.gain_over_seeds(y, *(seeds_of_predictions(*shares)[1] for shares in ((0.1, 0.9), (0.9, 0.1))))
+    wild = significance.gain_over_seeds(
+        y, *(seeds_of_predictions(*shares)[1] for shares in ((0.1, 0.9), (0.9, 0.1)))
+    )
     assert (wild.low, wild.high) == (-1, 1)
 
 
@@ -267,13 +353,22 @@ def test_seldom_does_a_gain_show_between_equal_ways_of_training():
     false = 0
     for _ in range(200):
         y, hard = rng.integers(0, 2, n), rng.random(n)  # rows are hard or easy for either way
-        first, second = (np.where(rng.random((n_seeds, n)) < 0.6 + 0.3 * hard + rng.normal(0, 0.02, (n_seeds, 1)), y, 1 - y) for _ in range(2))
+        first, second = (
+            np.where(
+                rng.random((n_seeds, n)) < 0.6 + 0.3 * hard + rng.normal(0, 0.02, (n_seeds, 1)),
+                y,
+                1 - y,
+            )
+            for _ in range(2)
+        )
         found = significance.gain_over_seeds(y, first, second, n_resamples=60)
         false += found.low > 0 or found.high < 0
     assert false <= 16  # 5 % of 200 is 10; more than 16 has a probability of 2 %
 
 
-@pytest.mark.parametrize("shapes", [((1, 4), (1, 4)), ((2, 4), (3, 4)), ((2, 5), (2, 5)), ((4,), (4,))])
+@pytest.mark.parametrize(
+    "shapes", [((1, 4), (1, 4)), ((2, 4), (3, 4)), ((2, 5), (2, 5)), ((4,), (4,))]
+)
 def test_gains_over_seeds_want_two_seeds_of_the_same_rows(shapes):
     with pytest.raises(ValueError, match=r"must be of shape \(seeds, 4\) with two seeds or more"):
         significance.gain_over_seeds(np.zeros(4, int), *(np.zeros(shape, int) for shape in shapes))
@@ -282,16 +377,34 @@ def test_gains_over_seeds_want_two_seeds_of_the_same_rows(shapes):
 def test_a_share_has_wilsons_interval():
     found = significance.share_interval(3, 10)
     z = 1.959964
-    centre, reach = (0.3 + z**2 / 20) / (1 + z**2 / 10), z * (0.3 * 0.7 / 10 + z**2 / 400) ** 0.5 / (1 + z**2 / 10)
+    centre, reach = (
+        (0.3 + z**2 / 20) / (1 + z**2 / 10),
+        z * (0.3 * 0.7 / 10 + z**2 / 400) ** 0.5 / (1 + z**2 / 10),
+    )
     assert (found.value, found.n) == (0.3, 10)
     assert (found.low, found.high) == pytest.approx((centre - reach, centre + reach), abs=1e-6)
 
 
 def test_the_randomisation_test_of_macro_f1_is_scipys_permutation_test():
-    y, first, second = blocks((20, 0, 0, 0), (20, 1, 1, 1), (6, 0, 1, 0), (2, 1, 1, 0), (3, 2, 2, 1), (9, 2, 2, 2), (4, 2, 0, 2))
+    y, first, second = blocks(
+        (20, 0, 0, 0),
+        (20, 1, 1, 1),
+        (6, 0, 1, 0),
+        (2, 1, 1, 0),
+        (3, 2, 2, 1),
+        (9, 2, 2, 2),
+        (4, 2, 0, 2),
+    )
     found = significance.paired_test(y, first, second, n_resamples=20_000).p_macro_f1
     gain = lambda a, b: metrics.macro_f1(y, b, n_classes=3) - metrics.macro_f1(y, a, n_classes=3)  # noqa: E731
-    scipys = stats.permutation_test((first, second), gain, permutation_type="samples", n_resamples=4_000, vectorized=False, rng=np.random.default_rng(1))
+    scipys = stats.permutation_test(
+        (first, second),
+        gain,
+        permutation_type="samples",
+        n_resamples=4_000,
+        vectorized=False,
+        rng=np.random.default_rng(1),
+    )
     assert found == pytest.approx(scipys.pvalue, abs=0.03)
     assert 0.05 < found < 0.9
 
@@ -305,17 +418,33 @@ def test_a_gain_of_a_small_class_alone_does_not_pass_for_better():
 
 def test_a_family_of_tests_is_corrected_by_holm_and_its_intervals_hold_together():
     y, first, second = WORSE_BETTER
-    others = {"better": second, "same": first, "nearly": np.where(np.arange(len(y)) < 146, first, second)}
+    others = {
+        "better": second,
+        "same": first,
+        "nearly": np.where(np.arange(len(y)) < 146, first, second),
+    }
     table = significance.paired_tests(y, first, others, **FEW)
     assert list(table.index) == list(others)
     assert list(table) == ["macro_f1", "gain", "low", "high", "p", "p_holm", "verdict"]
-    single = {name: significance.paired_test(y, first, each, confidence=1 - 0.05 / 3, **FEW) for name, each in others.items()}
+    single = {
+        name: significance.paired_test(y, first, each, confidence=1 - 0.05 / 3, **FEW)
+        for name, each in others.items()
+    }
     for name, each in single.items():
         assert table.loc[name, "p"] == max(each.p_value, each.p_macro_f1)
-        assert (table.loc[name, "low"], table.loc[name, "high"]) == (each.macro_f1_gain.low, each.macro_f1_gain.high)
+        assert (table.loc[name, "low"], table.loc[name, "high"]) == (
+            each.macro_f1_gain.low,
+            each.macro_f1_gain.high,
+        )
     ordered = table["p"].sort_values()
-    assert table.loc[ordered.index, "p_holm"].tolist() == pytest.approx(np.minimum(1, np.maximum.accumulate(ordered.to_numpy() * [3, 2, 1])).tolist())
-    assert table["verdict"].to_dict() == {"better": "better", "same": "cannot tell", "nearly": "cannot tell"}
+    assert table.loc[ordered.index, "p_holm"].tolist() == pytest.approx(
+        np.minimum(1, np.maximum.accumulate(ordered.to_numpy() * [3, 2, 1])).tolist()
+    )
+    assert table["verdict"].to_dict() == {
+        "better": "better",
+        "same": "cannot tell",
+        "nearly": "cannot tell",
+    }
     assert table.loc["better", "macro_f1"] == metrics.macro_f1(y, second)
 
 
@@ -323,7 +452,9 @@ def test_a_test_that_passes_alone_may_not_pass_among_many():
     arrays = blocks((90, 0, 0, 0), (90, 1, 1, 1), (10, 0, 1, 0), (1, 1, 1, 0))
     y, first, second = arrays
     alone = significance.paired_tests(y, first, {"second": second}, **FEW)
-    many = significance.paired_tests(y, first, {"second": second} | {f"copy {i}": first for i in range(30)}, **FEW)
+    many = significance.paired_tests(
+        y, first, {"second": second} | {f"copy {i}": first for i in range(30)}, **FEW
+    )
     assert alone.loc["second", "verdict"] == "better"
     assert many.loc["second", "p_holm"] == pytest.approx(min(1, 31 * many.loc["second", "p"]))
     assert many.loc["second", "verdict"] == "cannot tell"
@@ -339,12 +470,17 @@ def test_overlapping_folds_widen_the_interval_of_a_cross_validation():
 
 @pytest.mark.parametrize(("scores", "n_train"), [([0.5], 80), ([0.5, 0.6], 0)])
 def test_a_cross_validation_of_one_score_or_without_rows_has_no_interval(scores, n_train):
-    with pytest.raises(ValueError, match=f"got {len(scores)} scores, n_train={n_train} and n_test=20"):
+    with pytest.raises(
+        ValueError, match=f"got {len(scores)} scores, n_train={n_train} and n_test=20"
+    ):
         significance.cross_validation_interval(np.array(scores), n_train=n_train, n_test=20)
 
 
 def test_the_smallest_gain_of_a_stricter_test_is_larger():
-    usual, strict = (significance.paired_test(*WORSE_BETTER, confidence=confidence, **FEW).detectable for confidence in (0.95, 0.999))
+    usual, strict = (
+        significance.paired_test(*WORSE_BETTER, confidence=confidence, **FEW).detectable
+        for confidence in (0.95, 0.999)
+    )
     assert usual < strict
 
 

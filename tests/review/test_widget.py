@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from nbclient import NotebookClient
 
-from lib.review.labels import DECISION_COLUMNS, QUEUE_COLUMNS, read_decisions, record_decisions
 from lib.delivery import site
-from lib.review import widget
 from lib.errors import WorkbookError
+from lib.review import widget
+from lib.review.labels import DECISION_COLUMNS, QUEUE_COLUMNS, read_decisions, record_decisions
 
 CLASSES = ["art", "news", "sport"]
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -21,7 +21,10 @@ VIEW = "application/vnd.jupyter.widget-view+json"
 
 def queue_of(*texts, labels=None, suggestion="news", score=0.9):
     labels = labels or ["art"] * len(texts)
-    rows = [[f"f{i}", 10 + i, "train", label, suggestion, score, "why not", text, "", "", ""] for i, (text, label) in enumerate(zip(texts, labels))]
+    rows = [
+        [f"f{i}", 10 + i, "train", label, suggestion, score, "why not", text, "", "", ""]
+        for i, (text, label) in enumerate(zip(texts, labels))
+    ]
     return pd.DataFrame(rows, columns=QUEUE_COLUMNS)
 
 
@@ -36,7 +39,10 @@ def open_review(path):
 
     def opened(queue=None, **words):
         found = widget.review(
-            queue_of("one", "two", "three") if queue is None else queue, decisions_path=path, class_names=words.pop("class_names", CLASSES), **words
+            queue_of("one", "two", "three") if queue is None else queue,
+            decisions_path=path,
+            class_names=words.pop("class_names", CLASSES),
+            **words,
         )
         assert found.panel
         return found
@@ -50,11 +56,17 @@ def press(found, *actions):
 
 
 def key(found, pressed, *, row=None):
-    found._keys._handle_custom_msg({"key": pressed, "row": found.position if row is None else row}, [])
+    found._keys._handle_custom_msg(
+        {"key": pressed, "row": found.position if row is None else row}, []
+    )
 
 
 def on_disk(path):
-    return read_decisions(path)[["fingerprint", "decision", "old_label", "new_label"]].to_numpy().tolist()
+    return (
+        read_decisions(path)[["fingerprint", "decision", "old_label", "new_label"]]
+        .to_numpy()
+        .tolist()
+    )
 
 
 def shown(found):
@@ -79,7 +91,9 @@ def words(found):
     return Tags(shown(found)).words
 
 
-def test_each_button_appends_its_decision_at_once_and_shows_the_next_row(open_review, path, monkeypatch):
+def test_each_button_appends_its_decision_at_once_and_shows_the_next_row(
+    open_review, path, monkeypatch
+):
     monkeypatch.setattr(getpass, "getuser", lambda: "ann")
     found = open_review(queue_of("one", "two", "three", "four"))
     lines = []
@@ -91,7 +105,9 @@ def test_each_button_appends_its_decision_at_once_and_shows_the_next_row(open_re
     assert set(read_decisions(path)["who"]) == {"ann"}
 
 
-@pytest.mark.parametrize(("pressed", "decision"), [("k", "keep"), ("r", "relabel"), ("d", "drop"), ("u", "unsure")])
+@pytest.mark.parametrize(
+    ("pressed", "decision"), [("k", "keep"), ("r", "relabel"), ("d", "drop"), ("u", "unsure")]
+)
 def test_keys_decide(open_review, path, pressed, decision):
     found = open_review()
     key(found, pressed)
@@ -102,7 +118,16 @@ def test_keys_decide(open_review, path, pressed, decision):
 def test_keys_move_and_undo(open_review, path):
     found = open_review()
     positions = []
-    for pressed in ("ArrowRight", "ArrowRight", "ArrowRight", "ArrowLeft", "d", "z", "ArrowLeft", "ArrowLeft"):
+    for pressed in (
+        "ArrowRight",
+        "ArrowRight",
+        "ArrowRight",
+        "ArrowLeft",
+        "d",
+        "z",
+        "ArrowLeft",
+        "ArrowLeft",
+    ):
         key(found, pressed)
         positions.append(found.position)
     assert positions == [1, 2, 2, 1, 2, 1, 0, 0]
@@ -128,7 +153,14 @@ def test_relabel_takes_the_chosen_label_and_starts_at_the_suggestion(open_review
     assert found._choice.value == "news"
 
 
-@pytest.mark.parametrize(("suggestion", "message"), [(float("nan"), "Choose another label first"), ("gone", "Choose another"), ("art", "Choose another")])
+@pytest.mark.parametrize(
+    ("suggestion", "message"),
+    [
+        (float("nan"), "Choose another label first"),
+        ("gone", "Choose another"),
+        ("art", "Choose another"),
+    ],
+)
 def test_relabel_without_a_choice_records_nothing(open_review, path, suggestion, message):
     found = open_review(queue_of("one", suggestion=suggestion, score=float("nan")))
     press(found, "relabel")
@@ -154,8 +186,14 @@ def test_why_stays_where_nothing_was_recorded(open_review, path):
     path.parent.mkdir()
     path.write_text("broken", encoding="utf-8")
     press(found, "keep")
-    assert (found._why.value, found.position, path.read_text(encoding="utf-8")) == ("because", 0, "broken")
-    assert "Nothing was recorded. " in shown(found) and "no column &#x27;fingerprint&#x27;" in shown(found)
+    assert (found._why.value, found.position, path.read_text(encoding="utf-8")) == (
+        "because",
+        0,
+        "broken",
+    )
+    assert "Nothing was recorded. " in shown(
+        found
+    ) and "no column &#x27;fingerprint&#x27;" in shown(found)
 
 
 def test_deciding_twice_about_a_row_appends_a_second_line(open_review, path):
@@ -224,7 +262,13 @@ def test_one_text_under_two_labels_is_decided_row_by_row(open_review, path):
 
 def test_progress_gives_the_median_seconds_and_the_minutes_left(path):
     ticks = iter([0, 0, 10, 10, 40, 40, 1040, 1040])
-    found = widget.Reviewer(queue_of(*"abcdefghi"), decisions_path=path, class_names=CLASSES, neighbours={}, clock=lambda: next(ticks))
+    found = widget.Reviewer(
+        queue_of(*"abcdefghi"),
+        decisions_path=path,
+        class_names=CLASSES,
+        neighbours={},
+        clock=lambda: next(ticks),
+    )
     assert found.progress() == "1 of 9, 0 decided"
     found.move(0)
     for _ in range(3):
@@ -232,21 +276,32 @@ def test_progress_gives_the_median_seconds_and_the_minutes_left(path):
     assert found.progress() == "4 of 9, 3 decided; 30 s a row, about 3 min left"
 
 
-HOSTILE = ["<script>alert(1)</script>", "=cmd()|' /C calc'!A0", "a \ud800 b", "\u202egnirts\u2066", "</div><img src=x onerror=alert(1)>", "a &lt; b\n  c"]
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "=cmd()|' /C calc'!A0",
+    "a \ud800 b",
+    "\u202egnirts\u2066",
+    "</div><img src=x onerror=alert(1)>",
+    "a &lt; b\n  c",
+]
 
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_texts_labels_and_neighbours_are_shown_as_text(open_review, text):
     queue = queue_of(text, labels=[text], suggestion=text)
     plain = shown(open_review(queue_of("x"), neighbours={10: [("y", "art")]}))
-    found = open_review(queue.assign(reason=text), neighbours={10: [(text, text)]}, class_names=["art", text])
+    found = open_review(
+        queue.assign(reason=text), neighbours={10: [(text, text)]}, class_names=["art", text]
+    )
     assert Tags(shown(found)).tags == [*Tags(plain).tags]
     assert words(found).count(text.replace("\ud800", "\ufffd")) == 6
     shown(found).encode("utf-8")
 
 
 def test_no_cell_of_the_file_is_a_formula(open_review, path):
-    found = open_review(queue_of("x", labels=["=1+1"], suggestion="@sum"), class_names=["=1+1", "@sum"])
+    found = open_review(
+        queue_of("x", labels=["=1+1"], suggestion="@sum"), class_names=["=1+1", "@sum"]
+    )
     found._why.value = "-2"
     press(found, "relabel")
     with path.open(encoding="utf-8", newline="") as file:
@@ -263,9 +318,16 @@ def test_class_names_with_html_are_options_as_they_are(open_review):
 
 def test_three_neighbours_are_shown_nearest_first_from_a_table_or_a_mapping(open_review):
     table = pd.DataFrame(
-        {"row_id": [10, 11, 10, 10, 10], "text": ["near", "other", "next", "third", "fourth"], "label": ["art", "news", "sport", "art", "art"]}
+        {
+            "row_id": [10, 11, 10, 10, 10],
+            "text": ["near", "other", "next", "third", "fourth"],
+            "label": ["art", "news", "sport", "art", "art"],
+        }
     )
-    mapping = {10: [("near", "art"), ("next", "sport"), ("third", "art"), ("fourth", "art")], 11: [("other", "news")]}
+    mapping = {
+        10: [("near", "art"), ("next", "sport"), ("third", "art"), ("fourth", "art")],
+        11: [("other", "news")],
+    }
     found = open_review(neighbours=table)
     assert "Nearest texts:nearlabelled artnextlabelled sportthirdlabelled art" in words(found)
     assert "fourth" not in words(found) and "other" not in words(found)
@@ -277,8 +339,13 @@ def test_three_neighbours_are_shown_nearest_first_from_a_table_or_a_mapping(open
 def test_an_empty_queue_is_a_sentence(path):
     found = widget.review(queue_of(), decisions_path=path, class_names=CLASSES)
     bundle = found._repr_mimebundle_()
-    assert [child.value for child in found.panel.children] == ["<p>Nothing is queued for review.</p>"]
-    assert (bundle["text/plain"], bundle["text/html"]) == ("Nothing is queued for review.", "<p>Nothing is queued for review.</p>")
+    assert [child.value for child in found.panel.children] == [
+        "<p>Nothing is queued for review.</p>"
+    ]
+    assert (bundle["text/plain"], bundle["text/html"]) == (
+        "Nothing is queued for review.",
+        "<p>Nothing is queued for review.</p>",
+    )
     assert not path.exists()
 
 
@@ -288,7 +355,12 @@ def test_a_broken_line_of_the_decisions_is_named_and_nothing_changes(open_review
     path.write_text(path.read_text(encoding="utf-8") + "f9,kepp,a,,ann,2026,\n", encoding="utf-8")
     before = path.read_bytes()
     message = r"decisions.csv, line 3: decision 'kepp' \(did you mean 'keep'\?\)"
-    for attempt in (open_review, found.undo, lambda: found.decide("drop"), lambda: read_decisions(path)):
+    for attempt in (
+        open_review,
+        found.undo,
+        lambda: found.decide("drop"),
+        lambda: read_decisions(path),
+    ):
         with pytest.raises(WorkbookError, match=message):
             attempt()
     press(found, "drop", "undo")
@@ -306,8 +378,13 @@ SHOW = "widget.review(queue, decisions_path=Path('decisions.csv'), class_names=[
 
 
 def executed(tmp_path, *, rows=1, before=""):
-    cells = [nbformat.v4.new_code_cell(SETUP.replace("ROWS", str(rows)) + before), nbformat.v4.new_code_cell(SHOW)]
-    document = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+    cells = [
+        nbformat.v4.new_code_cell(SETUP.replace("ROWS", str(rows)) + before),
+        nbformat.v4.new_code_cell(SHOW),
+    ]
+    document = nbformat.v4.new_notebook(
+        cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    )
     NotebookClient(document, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
     return document
 
@@ -318,7 +395,9 @@ def kernel_finds_lib(monkeypatch, request):
 
 
 @pytest.mark.parametrize(("rows", "sentence"), [(1, widget.ELSEWHERE), (0, widget.EMPTY)])
-def test_a_batch_run_shows_the_sentence_and_its_page_asks_for_no_widget(tmp_path, kernel_finds_lib, rows, sentence):
+def test_a_batch_run_shows_the_sentence_and_its_page_asks_for_no_widget(
+    tmp_path, kernel_finds_lib, rows, sentence
+):
     document = executed(tmp_path, rows=rows)
     (output,) = document.cells[1].outputs
     assert dict(output.data) == {"text/plain": sentence, "text/html": f"<p>{sentence}</p>"}
@@ -330,7 +409,9 @@ def test_a_batch_run_shows_the_sentence_and_its_page_asks_for_no_widget(tmp_path
     assert "widget-view" not in page and "html-manager" not in page and "VBox" not in page
 
 
-def test_a_notebook_saved_with_the_widget_shows_the_sentence_on_a_page_too(tmp_path, kernel_finds_lib):
+def test_a_notebook_saved_with_the_widget_shows_the_sentence_on_a_page_too(
+    tmp_path, kernel_finds_lib
+):
     document = executed(tmp_path, before="widget._is_interactive = lambda: True")
     (output,) = document.cells[1].outputs
     assert set(output.data) == {"text/plain", "text/html", VIEW}
@@ -351,4 +432,7 @@ def test_outside_a_batch_run_the_widget_is_shown_with_the_sentence_beside_it(ope
 
 def test_recorded_columns_are_the_ones_that_are_replayed(open_review, path):
     press(open_review(), "keep")
-    assert path.read_text(encoding="utf-8").splitlines()[0].replace('"', "").split(",") == DECISION_COLUMNS
+    assert (
+        path.read_text(encoding="utf-8").splitlines()[0].replace('"', "").split(",")
+        == DECISION_COLUMNS
+    )

@@ -27,7 +27,14 @@ def mark_trial(task, settings, watch):
     """Do as `leave_a_mark` for a trial of a search; its value is its learning rate."""
     import pandas as pd
 
-    number = leave_a_mark({"rows": pd.DataFrame({"number": [0]})}, config=task.config, ws=task.place, row=0, folder=str(task.folder), seconds=2.0)[0]
+    number = leave_a_mark(
+        {"rows": pd.DataFrame({"number": [0]})},
+        config=task.config,
+        ws=task.place,
+        row=0,
+        folder=str(task.folder),
+        seconds=2.0,
+    )[0]
     watch(pd.DataFrame({"eval_macro_f1": [settings["learning_rate"]]}))
     return settings["learning_rate"] + number
 
@@ -37,7 +44,9 @@ def threads(tables, *, config, ws):
     import threadpoolctl
     import torch
 
-    return torch.get_num_threads(), max(each["num_threads"] for each in threadpoolctl.threadpool_info())
+    return torch.get_num_threads(), max(
+        each["num_threads"] for each in threadpoolctl.threadpool_info()
+    )
 
 
 def fail(tables, *, config, ws, row):

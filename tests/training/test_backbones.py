@@ -49,18 +49,31 @@ def sentencepiece_model(**more):
     return model.getvalue()
 
 
-@pytest.fixture(scope="module", params=[{"user_defined_symbols": ["[MASK]"]}, {}], ids=["[MASK] in spm.model", "[MASK] beside it"])
+@pytest.fixture(
+    scope="module",
+    params=[{"user_defined_symbols": ["[MASK]"]}, {}],
+    ids=["[MASK] in spm.model", "[MASK] beside it"],
+)
 def hub_layout(request, tmp_path_factory):
     """Write what the hub keeps of a DeBERTa-v3: half precision, a sentencepiece model, and heads left from pretraining."""
     folder = tmp_path_factory.mktemp("hub")
     config = backbones.deberta_config(200)
     torch.manual_seed(0)
-    weights = {f"deberta.{key}": torch.randn_like(value).half() for key, value in AutoModel.from_config(config, dtype=torch.float32).state_dict().items()}
-    left_over = {f"{head}.dense.{kind}": torch.zeros(64).half() for head in ("lm_predictions.lm_head", "mask_predictions") for kind in ("weight", "bias")}
+    weights = {
+        f"deberta.{key}": torch.randn_like(value).half()
+        for key, value in AutoModel.from_config(config, dtype=torch.float32).state_dict().items()
+    }
+    left_over = {
+        f"{head}.dense.{kind}": torch.zeros(64).half()
+        for head in ("lm_predictions.lm_head", "mask_predictions")
+        for kind in ("weight", "bias")
+    }
     torch.save({**weights, **left_over}, folder / "pytorch_model.bin")
     settings = {**config.to_dict(), "model_type": "deberta-v2", "dtype": "float16"}
     (folder / "config.json").write_text(json.dumps(settings))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False, "vocab_type": "spm"}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"do_lower_case": False, "vocab_type": "spm"})
+    )
     (folder / "spm.model").write_bytes(sentencepiece_model(**request.param))
     return folder, weights
 
@@ -68,12 +81,16 @@ def hub_layout(request, tmp_path_factory):
 def test_the_hubs_layout_is_loaded_whole_and_in_float32(hub_layout, monkeypatch):
     folder, saved = hub_layout
     infos, check = [], backbones.check_keys
-    monkeypatch.setattr(backbones, "check_keys", lambda info, *, name: infos.append(info) or check(info, name=name))
+    monkeypatch.setattr(
+        backbones, "check_keys", lambda info, *, name: infos.append(info) or check(info, name=name)
+    )
     tokenizer, model = backbones.load_backbone(str(folder), class_names=CLASSES)
     loaded = model.state_dict()
     assert {value.dtype for value in loaded.values()} == {torch.float32}
     assert set(loaded) - set(saved) == HEAD == set(infos[0]["missing_keys"])
-    assert [key for key, value in saved.items() if not torch.equal(loaded[key], value.float())] == []
+    assert [
+        key for key, value in saved.items() if not torch.equal(loaded[key], value.float())
+    ] == []
     assert model.config.id2label == dict(enumerate(CLASSES))
     assert model.classifier.out_features == 3
     assert model.get_input_embeddings().num_embeddings == 200 >= len(tokenizer)
@@ -85,12 +102,19 @@ def test_the_hubs_sentencepiece_model_becomes_the_tokenizer(hub_layout):
     pieces = sentencepiece.SentencePieceProcessor(str(folder / "spm.model"))
     text = "babaco fe, dugilo zo."
     assert tokenizer(text)["input_ids"] == [1, *pieces.encode(text), 2]
-    assert (tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.unk_token_id) == (0, 1, 2, 3)
+    assert (
+        tokenizer.pad_token_id,
+        tokenizer.cls_token_id,
+        tokenizer.sep_token_id,
+        tokenizer.unk_token_id,
+    ) == (0, 1, 2, 3)
 
 
 def test_placeholders_are_one_token_each(hub_layout):
     tokenizer, _ = backbones.load_backbone(str(hub_layout[0]), class_names=CLASSES)
-    assert len({tokenizer.mask_token_id, *tokenizer.convert_tokens_to_ids(["[URL]", "[EMAIL]"])}) == 3
+    assert (
+        len({tokenizer.mask_token_id, *tokenizer.convert_tokens_to_ids(["[URL]", "[EMAIL]"])}) == 3
+    )
     tokens = tokenizer.tokenize("ba [URL] co, [EMAIL].")
     assert [token for token in tokens if "[" in token or "U" in token] == ["[URL]", "[EMAIL]"]
     assert tokenizer.unk_token_id not in tokenizer("ba [URL] co [EMAIL]")["input_ids"]
@@ -119,13 +143,22 @@ def test_the_embeddings_grow_where_the_tokenizer_needs_more(tiny):
 
 
 def test_the_seed_decides_the_weights_of_the_tiny_backbone(tiny, tmp_path):
-    again, other = (backbones.build_deberta(sentences(), tmp_path / str(seed), seed=seed) for seed in (42, 43))
-    assert (again / "model.safetensors").read_bytes() == (tiny / "model.safetensors").read_bytes() != (other / "model.safetensors").read_bytes()
+    again, other = (
+        backbones.build_deberta(sentences(), tmp_path / str(seed), seed=seed) for seed in (42, 43)
+    )
+    assert (
+        (again / "model.safetensors").read_bytes()
+        == (tiny / "model.safetensors").read_bytes()
+        != (other / "model.safetensors").read_bytes()
+    )
 
 
 def test_the_same_texts_give_the_tiny_backbone_the_same_tokenizer(tiny, tmp_path):
     again = backbones.build_deberta(sentences(), tmp_path / "again")
-    vocabularies = [json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"] for folder in (tiny, again)]
+    vocabularies = [
+        json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+        for folder in (tiny, again)
+    ]
     assert [piece for piece, _ in vocabularies[0]] == [piece for piece, _ in vocabularies[1]]
 
 
@@ -133,20 +166,29 @@ def test_a_missing_weight_is_named(variant):
     folder, weights = variant
     del weights[LAYER_NORM]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(WorkbookError, match=r"lacks deberta\.encoder\.layer\.1\.output\.LayerNorm\.weight \(1 such weights\)"):
+    with pytest.raises(
+        WorkbookError,
+        match=r"lacks deberta\.encoder\.layer\.1\.output\.LayerNorm\.weight \(1 such weights\)",
+    ):
         backbones.load_backbone(str(folder), class_names=CLASSES)
 
 
 def test_an_unknown_weight_is_named(variant):
     folder, weights = variant
-    save_file({**weights, "encoder.adapter.weight": torch.zeros(2)}, folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        {**weights, "encoder.adapter.weight": torch.zeros(2)},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
     with pytest.raises(WorkbookError, match=r"has an unknown encoder\.adapter\.weight"):
         backbones.load_backbone(str(folder), class_names=CLASSES)
 
 
 def test_a_weight_of_another_shape_is_refused(variant):
     folder, weights = variant
-    save_file({**weights, LAYER_NORM: torch.zeros(3)}, folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        {**weights, LAYER_NORM: torch.zeros(3)}, folder / "model.safetensors", {"format": "pt"}
+    )
     with pytest.raises(WorkbookError, match="weights of another shape"):
         backbones.load_backbone(str(folder), class_names=CLASSES)
 
@@ -163,10 +205,29 @@ def test_a_head_for_another_number_of_classes_is_refused(tiny, tmp_path):
     ("info", "message"),
     [
         ({"missing_keys": ["bert.pooler.dense.weight", "classifier.weight", "score.weight"]}, None),
-        ({"unexpected_keys": ["cls.predictions.bias", "lm_head.bias", "bert.embeddings.position_ids", "pooler.dense.bias"]}, None),
-        ({"missing_keys": ["deberta.encoder.rel_embeddings.weight"]}, "lacks deberta.encoder.rel_embeddings.weight"),
-        ({"missing_keys": ["bert.embeddings.position_ids_other"]}, "lacks bert.embeddings.position_ids_other"),
-        ({"unexpected_keys": ["bert.encoder.layer.12.output.dense.weight"]}, "unknown bert.encoder.layer.12"),
+        (
+            {
+                "unexpected_keys": [
+                    "cls.predictions.bias",
+                    "lm_head.bias",
+                    "bert.embeddings.position_ids",
+                    "pooler.dense.bias",
+                ]
+            },
+            None,
+        ),
+        (
+            {"missing_keys": ["deberta.encoder.rel_embeddings.weight"]},
+            "lacks deberta.encoder.rel_embeddings.weight",
+        ),
+        (
+            {"missing_keys": ["bert.embeddings.position_ids_other"]},
+            "lacks bert.embeddings.position_ids_other",
+        ),
+        (
+            {"unexpected_keys": ["bert.encoder.layer.12.output.dense.weight"]},
+            "unknown bert.encoder.layer.12",
+        ),
         ({"mismatched_keys": [("x.weight", (2,), (3,))]}, "another shape for .*x.weight"),
     ],
 )
@@ -187,11 +248,17 @@ class Payload:
         return open, (self.path, "w")
 
 
-@pytest.mark.parametrize("write", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))], ids=["torch.save", "pickle.dump"])
+@pytest.mark.parametrize(
+    "write",
+    [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))],
+    ids=["torch.save", "pickle.dump"],
+)
 def test_a_pickle_that_runs_code_is_refused_and_not_run(variant, tmp_path, write):
     folder, weights = variant
     (folder / "model.safetensors").unlink()
-    write({**weights, "classifier.bias": Payload(tmp_path / "was_run")}, folder / "pytorch_model.bin")
+    write(
+        {**weights, "classifier.bias": Payload(tmp_path / "was_run")}, folder / "pytorch_model.bin"
+    )
     try:
         with pytest.raises(WorkbookError, match=r"variant.*could not be loaded"):
             backbones.load_backbone(str(folder), class_names=CLASSES)
@@ -200,7 +267,11 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(variant, tmp_path, write
 
 
 @pytest.mark.parametrize(
-    ("file", "content"), [("pytorch_model.bin", b"<html>404</html>"), ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\n")]
+    ("file", "content"),
+    [
+        ("pytorch_model.bin", b"<html>404</html>"),
+        ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\n"),
+    ],
 )
 def test_weights_that_are_none_are_refused_in_words(variant, file, content):
     folder, _ = variant
@@ -214,14 +285,19 @@ def test_weights_that_are_none_are_refused_in_words(variant, file, content):
 def test_a_folder_that_lacks_a_file_is_refused(variant, file):
     folder, _ = variant
     (folder / file).unlink()
-    with pytest.raises(WorkbookError, match=r"variant.*a folder needs config\.json, weights and a tokenizer"):
+    with pytest.raises(
+        WorkbookError, match=r"variant.*a folder needs config\.json, weights and a tokenizer"
+    ):
         backbones.load_backbone(str(folder), class_names=CLASSES)
 
 
 @pytest.mark.parametrize("name", ["nobody/deberta-of-no-one", "no/such/folder"])
 def test_a_name_that_is_not_here_comes_with_advice(monkeypatch, name):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(WorkbookError, match=rf"'{name}' could not be loaded .*unset HF_HUB_OFFLINE.*--set training\.backbone=minilm") as caught:
+    with pytest.raises(
+        WorkbookError,
+        match=rf"'{name}' could not be loaded .*unset HF_HUB_OFFLINE.*--set training\.backbone=minilm",
+    ) as caught:
         backbones.load_backbone(name, class_names=CLASSES)
     assert "\n" not in str(caught.value)
 
@@ -237,7 +313,9 @@ def test_a_backbone_that_is_there_is_found_before_it_is_loaded(tiny, monkeypatch
 @pytest.mark.parametrize("name", ["nobody/deberta-of-no-one", "no/such/folder"])
 def test_a_backbone_that_is_not_there_is_missed_before_it_is_loaded(monkeypatch, name):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(WorkbookError, match=rf"'{name}' could not be loaded .*unset HF_HUB_OFFLINE"):
+    with pytest.raises(
+        WorkbookError, match=rf"'{name}' could not be loaded .*unset HF_HUB_OFFLINE"
+    ):
         backbones.check_available(name)
 
 
@@ -255,7 +333,9 @@ def test_the_offline_encoder_is_accepted_as_it_is_and_refused_with_one_bit_chang
     content = bytearray((encoder_copy / "tokenizer.json").read_bytes())
     content[1000] ^= 1
     (encoder_copy / "tokenizer.json").write_bytes(content)
-    with pytest.raises(WorkbookError, match=r"tokenizer\.json has SHA-256 .*, not be50c3628f2b.*changed or damaged"):
+    with pytest.raises(
+        WorkbookError, match=r"tokenizer\.json has SHA-256 .*, not be50c3628f2b.*changed or damaged"
+    ):
         backbones.offline_encoder(encoder_copy)
 
 
@@ -273,20 +353,31 @@ def test_without_its_package_the_offline_encoder_says_how_to_get_it(monkeypatch)
 
 def test_minilm_loads_whole_with_a_new_head_alone(monkeypatch):
     infos, check = [], backbones.check_keys
-    monkeypatch.setattr(backbones, "check_keys", lambda info, *, name: infos.append(info) or check(info, name=name))
+    monkeypatch.setattr(
+        backbones, "check_keys", lambda info, *, name: infos.append(info) or check(info, name=name)
+    )
     tokenizer, model = backbones.load_backbone("minilm", class_names=CLASSES)
     saved, loaded = load_file(backbones.offline_encoder() / "model.safetensors"), model.state_dict()
     assert set(infos[0]["missing_keys"]) == {"classifier.weight", "classifier.bias"}
     words = "embeddings.word_embeddings.weight"
     assert torch.equal(loaded[f"bert.{words}"][: len(saved[words])], saved[words])
-    assert [key for key in saved if key.startswith("encoder.") and not torch.equal(loaded[f"bert.{key}"], saved[key])] == []
+    assert [
+        key
+        for key in saved
+        if key.startswith("encoder.") and not torch.equal(loaded[f"bert.{key}"], saved[key])
+    ] == []
     assert len(tokenizer.tokenize("[URL][EMAIL]")) == 2
     assert len(loaded[f"bert.{words}"]) == len(tokenizer)
 
 
 def test_a_model_that_keeps_its_layers_elsewhere_is_told_what_to_set():
-    model = DistilBertForSequenceClassification(DistilBertConfig(vocab_size=9, dim=8, n_layers=1, n_heads=1, hidden_dim=8))
-    with pytest.raises(WorkbookError, match=r"DistilBertForSequenceClassification has no encoder\.layer: training\.frozen_layers=0, training\.unfreeze=\[\]"):
+    model = DistilBertForSequenceClassification(
+        DistilBertConfig(vocab_size=9, dim=8, n_layers=1, n_heads=1, hidden_dim=8)
+    )
+    with pytest.raises(
+        WorkbookError,
+        match=r"DistilBertForSequenceClassification has no encoder\.layer: training\.frozen_layers=0, training\.unfreeze=\[\]",
+    ):
         backbones.encoder_layers(model)
 
 
@@ -295,21 +386,40 @@ def test_shards_are_loaded_whole(variant, safe):
     folder, weights = variant
     (folder / "model.safetensors").unlink()
     names, suffix = sorted(weights), "safetensors" if safe else "bin"
-    shards = {f"{'model' if safe else 'pytorch_model'}-0000{i + 1}-of-00002.{suffix}": names[i::2] for i in range(2)}
+    shards = {
+        f"{'model' if safe else 'pytorch_model'}-0000{i + 1}-of-00002.{suffix}": names[i::2]
+        for i in range(2)
+    }
     for file, keys in shards.items():
         part = {key: weights[key] for key in keys}
-        save_file(part, folder / file, {"format": "pt"}) if safe else torch.save(part, folder / file)
-    index = {"metadata": {"total_size": 1}, "weight_map": {key: file for file, keys in shards.items() for key in keys}}
-    (folder / f"{'model.safetensors' if safe else 'pytorch_model.bin'}.index.json").write_text(json.dumps(index))
+        save_file(part, folder / file, {"format": "pt"}) if safe else torch.save(
+            part, folder / file
+        )
+    index = {
+        "metadata": {"total_size": 1},
+        "weight_map": {key: file for file, keys in shards.items() for key in keys},
+    }
+    (folder / f"{'model.safetensors' if safe else 'pytorch_model.bin'}.index.json").write_text(
+        json.dumps(index)
+    )
     _, model = backbones.load_backbone(str(folder), class_names=CLASSES)
     loaded = model.state_dict()
-    assert [key for key, value in weights.items() if not torch.equal(loaded[f"deberta.{key}"][: len(value)], value)] == []
+    assert [
+        key
+        for key, value in weights.items()
+        if not torch.equal(loaded[f"deberta.{key}"][: len(value)], value)
+    ] == []
 
 
 def test_a_missing_shard_is_refused(variant):
     folder, weights = variant
     (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
-    index = {"metadata": {"total_size": 1}, "weight_map": {key: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, key in enumerate(weights)}}
+    index = {
+        "metadata": {"total_size": 1},
+        "weight_map": {
+            key: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, key in enumerate(weights)
+        },
+    }
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(WorkbookError, match=r"variant.*could not be loaded"):
         backbones.load_backbone(str(folder), class_names=CLASSES)
@@ -318,8 +428,16 @@ def test_a_missing_shard_is_refused(variant):
 def test_layer_norms_under_their_old_names_are_really_loaded(variant):
     folder, weights = variant
     torch.manual_seed(1)
-    changed = {key: torch.randn_like(value) if "LayerNorm" in key else value for key, value in weights.items()}
-    old = {key.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): value for key, value in changed.items()}
+    changed = {
+        key: torch.randn_like(value) if "LayerNorm" in key else value
+        for key, value in weights.items()
+    }
+    old = {
+        key.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ): value
+        for key, value in changed.items()
+    }
     assert len(old.keys() - weights.keys()) >= 10
     save_file(old, folder / "model.safetensors", {"format": "pt"})
     _, model = backbones.load_backbone(str(folder), class_names=CLASSES)
@@ -362,7 +480,25 @@ def test_token_counts_are_of_whole_texts_with_the_special_tokens():
 def test_what_trains_a_model_imports_few_packages():
     """A machine with a GPU may have torch, transformers, datasets, pydantic and what these bring along, and no more."""
     words = "import sys, lib.training.finetune.launching, lib.training.finetune.run; print(*{name.partition('.')[0] for name in sys.modules})"
-    loaded = set(subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True).stdout.split())
+    loaded = set(
+        subprocess.run(
+            [sys.executable, "-c", words], capture_output=True, text=True, check=True
+        ).stdout.split()
+    )
     assert {"torch", "transformers", "datasets"} <= loaded
-    heavy = {"cleanlab", "ftfy", "lingua", "mlflow", "nbconvert", "onnx", "optuna", "papermill", "ray", "spacy", "textdescriptives", "wandb", "ydata_profiling"}
+    heavy = {
+        "cleanlab",
+        "ftfy",
+        "lingua",
+        "mlflow",
+        "nbconvert",
+        "onnx",
+        "optuna",
+        "papermill",
+        "ray",
+        "spacy",
+        "textdescriptives",
+        "wandb",
+        "ydata_profiling",
+    }
     assert loaded & heavy == set()

@@ -4,23 +4,37 @@ import pytest
 
 from lib.training import baseline
 
-WORDS = {"bird": "crow finch owl wren", "fruit": "apple pear plum grape", "tool": "saw drill nail screw"}
+WORDS = {
+    "bird": "crow finch owl wren",
+    "fruit": "apple pear plum grape",
+    "tool": "saw drill nail screw",
+}
 
 
 def rows(n=90):
     rng = np.random.default_rng(0)
     labels = [sorted(WORDS, reverse=True)[i % 3] for i in range(n)]
-    return [f"{' '.join(rng.choice(WORDS[label].split(), 3))} number{i}" for i, label in enumerate(labels)], labels
+    return [
+        f"{' '.join(rng.choice(WORDS[label].split(), 3))} number{i}"
+        for i, label in enumerate(labels)
+    ], labels
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_a_saved_baseline_predicts_as_before(tmp_path, n_classes):
-    texts, labels = (list(column) for column in zip(*[(text, label) for text, label in zip(*rows()) if label in sorted(WORDS)[:n_classes]]))
+    texts, labels = (
+        list(column)
+        for column in zip(
+            *[(text, label) for text, label in zip(*rows()) if label in sorted(WORDS)[:n_classes]]
+        )
+    )
     fitted = baseline.fit_baseline(texts, labels)
     baseline.save_baseline(fitted, tmp_path / "baseline")
     loaded = baseline.load_baseline(tmp_path / "baseline")
     unseen = ["owl apple saw", "nothing known here", "", "Crow CROW crow finch, drill nail"]
-    assert np.array_equal(loaded.predict_proba(texts + unseen), fitted.predict_proba(texts + unseen))
+    assert np.array_equal(
+        loaded.predict_proba(texts + unseen), fitted.predict_proba(texts + unseen)
+    )
     assert loaded.predict(["owl wren", "plum"]).tolist() == ["bird", "fruit"]
     assert list(loaded.classes_) == sorted(WORDS)[:n_classes]
 
@@ -30,12 +44,18 @@ def test_a_baseline_of_many_rows_round_trips_without_the_terms_it_dropped(tmp_pa
     fitted = baseline.fit_baseline(texts, labels)
     assert not any(term.startswith("number") for term in fitted["tfidf"].vocabulary_)
     baseline.save_baseline(fitted, tmp_path / "baseline")
-    assert np.array_equal(baseline.load_baseline(tmp_path / "baseline").predict_proba(texts), fitted.predict_proba(texts))
+    assert np.array_equal(
+        baseline.load_baseline(tmp_path / "baseline").predict_proba(texts),
+        fitted.predict_proba(texts),
+    )
 
 
 def test_nothing_saved_is_a_pickle(tmp_path):
     baseline.save_baseline(baseline.fit_baseline(*rows()), tmp_path / "baseline")
-    assert sorted(path.name for path in (tmp_path / "baseline").iterdir()) == ["baseline.json", "weights.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "baseline").iterdir()) == [
+        "baseline.json",
+        "weights.safetensors",
+    ]
     assert (tmp_path / "baseline" / "baseline.json").read_bytes()[:1] == b"{"
     assert (tmp_path / "baseline" / "weights.safetensors").read_bytes()[8:9] == b"{"
 
@@ -45,7 +65,10 @@ def test_a_baseline_replaces_an_earlier_one(tmp_path):
     baseline.save_baseline(baseline.fit_baseline(texts[::2], labels[::2]), tmp_path / "baseline")
     second = baseline.fit_baseline(texts, labels)
     baseline.save_baseline(second, tmp_path / "baseline")
-    assert np.array_equal(baseline.load_baseline(tmp_path / "baseline").predict_proba(texts), second.predict_proba(texts))
+    assert np.array_equal(
+        baseline.load_baseline(tmp_path / "baseline").predict_proba(texts),
+        second.predict_proba(texts),
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["baseline"]
 
 
@@ -61,28 +84,59 @@ def test_ways_to_prepare_texts_are_compared_on_the_same_held_out_rows():
         "emptied": [f"same words number{i}" for i in range(300)],
         "told": [f"{text} {label}" for text, label in zip(texts, labels)],
     }
-    table = baseline.compare_preparations(ways, labels, held_out, against="emptied", n_resamples=200, progress=False)
+    table = baseline.compare_preparations(
+        ways, labels, held_out, against="emptied", n_resamples=200, progress=False
+    )
     assert list(table.index) == ["as they are", "same again", "told"]
     assert (table["n_texts"] == 300).all() and (table["verdict"] == "better").all()
-    assert table.loc["told", "macro_f1"] == 1 and 0 < table.loc["told", "low"] <= table.loc["told", "gain"] <= table.loc["told", "high"]
+    assert (
+        table.loc["told", "macro_f1"] == 1
+        and 0 < table.loc["told", "low"] <= table.loc["told", "gain"] <= table.loc["told", "high"]
+    )
 
 
 def test_a_way_that_changes_no_text_gains_nothing_and_is_not_trained(monkeypatch):
     texts, labels = rows(120)
     trained, real = [], baseline.fit_baseline
-    monkeypatch.setattr(baseline, "fit_baseline", lambda *args, **kwargs: trained.append(1) or real(*args, **kwargs))
+    monkeypatch.setattr(
+        baseline, "fit_baseline", lambda *args, **kwargs: trained.append(1) or real(*args, **kwargs)
+    )
     held_out = np.arange(120) >= 60
-    table = baseline.compare_preparations({"all": texts, "same": list(texts)}, labels, held_out, against="all", n_resamples=100, progress=False)
+    table = baseline.compare_preparations(
+        {"all": texts, "same": list(texts)},
+        labels,
+        held_out,
+        against="all",
+        n_resamples=100,
+        progress=False,
+    )
     assert len(trained) == 1
-    assert table.loc["same", ["n_texts", "gain", "low", "high", "verdict"]].tolist() == [0, 0.0, 0.0, 0.0, "cannot tell"]
+    assert table.loc["same", ["n_texts", "gain", "low", "high", "verdict"]].tolist() == [
+        0,
+        0.0,
+        0.0,
+        0.0,
+        "cannot tell",
+    ]
 
 
 def test_predicted_rows_are_no_training_rows(monkeypatch):
     texts, labels = rows(90)
     seen, real = [], baseline.fit_baseline
-    monkeypatch.setattr(baseline, "fit_baseline", lambda texts, labels, *, seed: seen.append(set(texts)) or real(texts, labels, seed=seed))
+    monkeypatch.setattr(
+        baseline,
+        "fit_baseline",
+        lambda texts, labels, *, seed: seen.append(set(texts)) or real(texts, labels, seed=seed),
+    )
     held_out = np.arange(90) % 3 == 0
-    baseline.compare_preparations({"all": texts, "upper": [t.upper() for t in texts]}, labels, held_out, against="all", n_resamples=100, progress=False)
+    baseline.compare_preparations(
+        {"all": texts, "upper": [t.upper() for t in texts]},
+        labels,
+        held_out,
+        against="all",
+        n_resamples=100,
+        progress=False,
+    )
     assert [len(texts) for texts in seen] == [60, 60]
     assert seen[0].isdisjoint(np.asarray(texts)[held_out])
 
@@ -91,12 +145,20 @@ def test_leaks_flatter_the_accuracy_by_what_copies_are_easier():
     random = np.random.default_rng(0)
     noise = [f"noise{a} noise{b} noise{c}" for a, b, c in random.integers(0, 40, (400, 3))]
     labels = random.choice(["a", "b"], 400)
-    texts, given, split = [*noise, *noise[:50]], [*labels, *labels[:50]], ["train"] * 300 + ["test"] * 150
-    leaked = np.arange(450) >= 400  # exact copies of training rows; the labels mean nothing, so other rows are guessed
+    texts, given, split = (
+        [*noise, *noise[:50]],
+        [*labels, *labels[:50]],
+        ["train"] * 300 + ["test"] * 150,
+    )
+    leaked = (
+        np.arange(450) >= 400
+    )  # exact copies of training rows; the labels mean nothing, so other rows are guessed
     worth = baseline.leakage_inflation(texts, given, split, leaked, n_resamples=200)
     assert worth["n_leaked"] == 50
     assert worth["right_leaked"] > 0.9 and worth["right_others"] < 0.65
-    expected = (50 * worth["right_leaked"] + 100 * worth["right_others"]) / 150 - worth["right_others"]
+    expected = (50 * worth["right_leaked"] + 100 * worth["right_others"]) / 150 - worth[
+        "right_others"
+    ]
     assert worth["inflation"].value == pytest.approx(expected)
     assert 0.05 < worth["inflation"].low < worth["inflation"].value < worth["inflation"].high
 
@@ -104,15 +166,28 @@ def test_leaks_flatter_the_accuracy_by_what_copies_are_easier():
 def test_without_leaks_nothing_is_flattered_and_with_leaks_alone_nothing_can_be_told():
     texts, labels = rows(90)
     split = ["train"] * 60 + ["test"] * 30
-    worth = baseline.leakage_inflation(texts, labels, split, np.zeros(90, dtype=bool), n_resamples=100)
-    assert worth["n_leaked"] == 0 and np.isnan(worth["right_leaked"]) and worth["inflation"].value == worth["inflation"].high == 0
+    worth = baseline.leakage_inflation(
+        texts, labels, split, np.zeros(90, dtype=bool), n_resamples=100
+    )
+    assert (
+        worth["n_leaked"] == 0
+        and np.isnan(worth["right_leaked"])
+        and worth["inflation"].value == worth["inflation"].high == 0
+    )
     with pytest.raises(ValueError, match="every test row has a near-copy"):
         baseline.leakage_inflation(texts, labels, split, np.ones(90, dtype=bool))
 
 
 def table(texts, labels, groups=None):
     n = len(texts)
-    return pd.DataFrame({"row_id": np.arange(n), "text": texts, "label": labels, "group": np.arange(n) if groups is None else groups})
+    return pd.DataFrame(
+        {
+            "row_id": np.arange(n),
+            "text": texts,
+            "label": labels,
+            "group": np.arange(n) if groups is None else groups,
+        }
+    )
 
 
 def test_a_copy_keeps_its_label_where_a_model_that_did_not_see_its_parent_says_so():
@@ -121,7 +196,10 @@ def test_a_copy_keeps_its_label_where_a_model_that_did_not_see_its_parent_says_s
     copies = pd.DataFrame({"parent_id": odd, "label": parents["label"][:4]})
     copies["text"] = [" ".join(WORDS[label].split()[:2]) for label in copies["label"]]
     assert baseline.keeps_label(parents, copies).tolist() == [True] * 4
-    copies["text"] = [" ".join(WORDS["tool" if label != "tool" else "bird"].split()[:2]) for label in copies["label"]]
+    copies["text"] = [
+        " ".join(WORDS["tool" if label != "tool" else "bird"].split()[:2])
+        for label in copies["label"]
+    ]
     assert baseline.keeps_label(parents, copies).tolist() == [False] * 4
 
 
@@ -129,13 +207,21 @@ def test_a_copy_of_a_text_that_the_model_takes_for_something_else_may_be_taken_s
     texts, labels = rows(60)
     texts[0] = "apple pear plum"  # labelled tool
     parents = table(texts, labels)
-    copies = pd.DataFrame({"parent_id": [0, 0, 0], "label": ["tool"] * 3, "text": ["plum pear", "saw drill nail", "crow owl"]})
+    copies = pd.DataFrame(
+        {
+            "parent_id": [0, 0, 0],
+            "label": ["tool"] * 3,
+            "text": ["plum pear", "saw drill nail", "crow owl"],
+        }
+    )
     assert baseline.keeps_label(parents, copies).tolist() == [True, True, False]
 
 
 def test_the_judge_of_a_copy_has_not_seen_a_near_copy_of_its_parent():
     texts, labels = rows(60)
-    texts[0] = texts[3] = texts[6] = "zebra saw"  # one group, one label: only its own rows teach the word
+    texts[0] = texts[3] = texts[6] = (
+        "zebra saw"  # one group, one label: only its own rows teach the word
+    )
     groups = np.arange(60)
     groups[[0, 3, 6]] = 0
     parents = table(texts, labels, groups)
@@ -156,7 +242,13 @@ def test_copies_that_teach_new_words_are_better_and_those_under_wrong_labels_wor
 
     held_out = table(of(unseen, 10), labels * 10)
     turned = dict(zip(WORDS, [unseen[label] for label in [*list(WORDS)[1:], next(iter(WORDS))]]))
-    copies = pd.DataFrame({"method": ["good"] * 120 + ["bad"] * 120, "label": labels * 8, "text": of(unseen, 4) + of(turned, 4)})
+    copies = pd.DataFrame(
+        {
+            "method": ["good"] * 120 + ["bad"] * 120,
+            "label": labels * 8,
+            "text": of(unseen, 4) + of(turned, 4),
+        }
+    )
     worth = baseline.augmentation_gain(parents, copies, held_out, n_resamples=200, progress=False)
     assert worth.index.tolist() == ["good", "bad", "all together"]
     assert worth["n_texts"].tolist() == [120, 120, 240]
@@ -170,8 +262,22 @@ def test_copies_that_teach_new_words_are_better_and_those_under_wrong_labels_wor
 def test_the_intervals_of_several_methods_hold_together():
     parents, held_out = table(*rows(60)), table(*rows(90))
     held_out["text"] = held_out["text"].str.split().str[0]
-    one = pd.DataFrame({"method": "a", "label": np.random.default_rng(0).permutation(parents["label"]), "text": parents["text"]})
-    alone = baseline.augmentation_gain(parents, one, held_out, n_resamples=1_000, progress=False).loc["a"]
-    among = baseline.augmentation_gain(parents, pd.concat([one, one.assign(method="b")]), held_out, n_resamples=1_000, progress=False).loc["a"]
+    one = pd.DataFrame(
+        {
+            "method": "a",
+            "label": np.random.default_rng(0).permutation(parents["label"]),
+            "text": parents["text"],
+        }
+    )
+    alone = baseline.augmentation_gain(
+        parents, one, held_out, n_resamples=1_000, progress=False
+    ).loc["a"]
+    among = baseline.augmentation_gain(
+        parents,
+        pd.concat([one, one.assign(method="b")]),
+        held_out,
+        n_resamples=1_000,
+        progress=False,
+    ).loc["a"]
     assert alone["gain"] == among["gain"]
     assert among["high"] - among["low"] > alone["high"] - alone["low"] > 0

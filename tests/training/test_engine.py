@@ -28,17 +28,28 @@ ROWS = pd.DataFrame({"number": [10, 20, 30, 40]})
 
 
 def config(**compute):
-    return Config(profile="test", training=TrainingConfig(backbone="minilm"), compute=ComputeConfig(**compute))
+    return Config(
+        profile="test", training=TrainingConfig(backbone="minilm"), compute=ComputeConfig(**compute)
+    )
 
 
 def run_tasks(task, jobs, *, tables=None, **compute):
-    return engine.run_tasks(task, jobs, tables={"rows": ROWS} if tables is None else tables, config=config(**compute), ws=RUN, progress=False)
+    return engine.run_tasks(
+        task,
+        jobs,
+        tables={"rows": ROWS} if tables is None else tables,
+        config=config(**compute),
+        ws=RUN,
+        progress=False,
+    )
 
 
 @pytest.fixture
 def importable(monkeypatch):
     """Worker processes find the tasks of this test."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(workspace.REPOSITORY)]))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(workspace.REPOSITORY)])
+    )
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -61,7 +72,10 @@ def test_workers_share_the_cores(home, importable):
 def test_workers_see_the_environment_as_it_is_now(home, importable, monkeypatch):
     for value in ("one", "two"):
         monkeypatch.setenv("WORKBOOK_TEST", value)
-        assert run_tasks(engine_tasks.variable, [{"name": "WORKBOOK_TEST"}] * 2, workers=2) == [value] * 2
+        assert (
+            run_tasks(engine_tasks.variable, [{"name": "WORKBOOK_TEST"}] * 2, workers=2)
+            == [value] * 2
+        )
 
 
 ORPHANING = """
@@ -73,9 +87,17 @@ test_engine.run_tasks(engine_tasks.sleep, [{{"folder": {folder!r}}}] * 2, worker
 
 
 def test_workers_end_with_the_process_that_began_them(home, tmp_path):
-    code = ORPHANING.format(tests=str(Path(__file__).parent), folder=str(marks := tmp_path / "marks"))
+    code = ORPHANING.format(
+        tests=str(Path(__file__).parent), folder=str(marks := tmp_path / "marks")
+    )
     marks.mkdir()
-    parent = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": f"{workspace.REPOSITORY}:{workspace.REPOSITORY / 'tests'}"})
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{workspace.REPOSITORY}:{workspace.REPOSITORY / 'tests'}",
+        },
+    )
     while len(workers := [int(path.name) for path in marks.iterdir()]) < 2:
         assert parent.poll() is None
         time.sleep(0.1)
@@ -83,7 +105,9 @@ def test_workers_end_with_the_process_that_began_them(home, tmp_path):
     parent.wait()
     left = [psutil.Process(worker) for worker in workers if psutil.pid_exists(worker)]
     _, alive = psutil.wait_procs(left, timeout=10)
-    assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []  # an ended one that nobody has asked after yet
+    assert [
+        process for process in alive if process.status() != psutil.STATUS_ZOMBIE
+    ] == []  # an ended one that nobody has asked after yet
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -109,7 +133,10 @@ def test_an_error_ends_what_has_not_begun_and_what_is_at_work(home, importable):
 
 
 def test_a_worker_that_is_killed_is_named_with_the_remedy(home, importable):
-    with pytest.raises(WorkbookError, match=r"a worker was killed, .* set compute\.workers lower; the next run goes on"):
+    with pytest.raises(
+        WorkbookError,
+        match=r"a worker was killed, .* set compute\.workers lower; the next run goes on",
+    ):
         run_tasks(engine_tasks.die, [{}, {}], workers=2)
 
 
@@ -118,19 +145,44 @@ def test_a_table_that_is_not_there_or_not_what_its_name_says_is_refused(home):
     assert engine._table(str(path)).equals(ROWS)
     engine._table.cache_clear()
     workspace.write_table(ROWS + 1, path)
-    with pytest.raises(WorkbookError, match="does not hold the rows of its name: delete it and run again"):
+    with pytest.raises(
+        WorkbookError, match="does not hold the rows of its name: delete it and run again"
+    ):
         engine._table(str(path))
     path.unlink()
-    with pytest.raises(WorkbookError, match="WORKBOOK_HOME must be on a disk that all nodes of the cluster share"):
+    with pytest.raises(
+        WorkbookError, match="WORKBOOK_HOME must be on a disk that all nodes of the cluster share"
+    ):
         engine._table(str(path))
 
 
 def test_cross_validation_in_two_processes_is_that_in_one(home, monkeypatch):
     words = {"birds": "crow finch heron", "tools": "saw drill plane", "fruit": "plum pear quince"}
     labels = [list(words)[i % 3] for i in range(60)]
-    rows = pd.DataFrame({"row_id": range(60), "text": [f"{words[label]} row {i}" for i, label in enumerate(labels)], "label": labels, "group": range(60)})
-    training = TrainingConfig(backbone="tiny", max_length=16, epochs=1, batch_size=8, unfreeze=(), averaging="none", precision="fp32", threads=1)
-    base = Config(profile="test", training=training, cross_validation=CrossValidationConfig(folds=2), tracking={"backend": "none"})
+    rows = pd.DataFrame(
+        {
+            "row_id": range(60),
+            "text": [f"{words[label]} row {i}" for i, label in enumerate(labels)],
+            "label": labels,
+            "group": range(60),
+        }
+    )
+    training = TrainingConfig(
+        backbone="tiny",
+        max_length=16,
+        epochs=1,
+        batch_size=8,
+        unfreeze=(),
+        averaging="none",
+        precision="fp32",
+        threads=1,
+    )
+    base = Config(
+        profile="test",
+        training=training,
+        cross_validation=CrossValidationConfig(folds=2),
+        tracking={"backend": "none"},
+    )
     found = []
     for workers in (1, 2):
         place = Workspace(dataset="data", run=f"with-{workers}")
@@ -143,15 +195,24 @@ def test_cross_validation_in_two_processes_is_that_in_one(home, monkeypatch):
 
 def test_ray_that_is_not_installed_is_named_before_anything_starts(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(WorkbookError, match=r"compute\.engine=ray needs the package ray: pip install -c constraints\.txt ray, or set compute\.engine=local"):
+    with pytest.raises(
+        WorkbookError,
+        match=r"compute\.engine=ray needs the package ray: pip install -c constraints\.txt ray, or set compute\.engine=local",
+    ):
         engine.check(config(engine="ray"))
     engine.check(config())
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:9", "127.0.0.1:99999", "ray://127.0.0.1:9", "no host:6379", "127.0.0.1:port"])
+@pytest.mark.parametrize(
+    "address",
+    ["127.0.0.1:9", "127.0.0.1:99999", "ray://127.0.0.1:9", "no host:6379", "127.0.0.1:port"],
+)
 def test_an_address_without_a_cluster_is_named_before_anything_starts(monkeypatch, address):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: "ray is there")
-    with pytest.raises(WorkbookError, match=rf"^compute\.address: no Ray cluster answers at '{re.escape(address)}': .*ray start --head"):
+    with pytest.raises(
+        WorkbookError,
+        match=rf"^compute\.address: no Ray cluster answers at '{re.escape(address)}': .*ray start --head",
+    ):
         engine.check(config(engine="ray", address=address))
 
 
@@ -174,7 +235,11 @@ def head():
 @pytest.fixture
 def cluster(head, monkeypatch):
     """Two nodes with a core each, beside the head."""
-    monkeypatch.setattr(engine, "PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(workspace.REPOSITORY)]))
+    monkeypatch.setattr(
+        engine,
+        "PYTHONPATH",
+        os.pathsep.join([str(Path(__file__).parent), str(workspace.REPOSITORY)]),
+    )
     while len(head.workers) < 2:
         head.workers.append(head.add_node(num_cpus=1, **NODE))
     return head
@@ -186,7 +251,9 @@ def one_lost(cluster, folder):
     lost = []
 
     def kill():
-        while not (at_work := [text for path in folder.rglob("began-*") if (text := path.read_text())]):
+        while not (
+            at_work := [text for path in folder.rglob("began-*") if (text := path.read_text())]
+        ):
             time.sleep(0.05)
         lost.append(at_work[0])
         (node,) = (node for node in cluster.workers if node.node_id == lost[0])
@@ -215,21 +282,41 @@ def test_a_node_that_is_killed_midway_costs_its_task_alone(home, tmp_path, clust
 @pytest.mark.xdist_group("ray")
 @pytest.mark.timeout(300)
 def test_a_search_on_ray_comes_to_its_budget_though_a_node_is_killed(home, cluster):
-    rows = pd.DataFrame({"row_id": range(40), "text": [f"row {i}" for i in range(40)], "label": ["a", "b"] * 20, "group": range(40)})
-    space = SearchConfig(trials=4, rows=None, pruner="none", space={"learning_rate": {"low": 0.1, "high": 0.2}})
-    settings = config(engine="ray", address=cluster.address, workers=2).model_copy(update={"search": space})
+    rows = pd.DataFrame(
+        {
+            "row_id": range(40),
+            "text": [f"row {i}" for i in range(40)],
+            "label": ["a", "b"] * 20,
+            "group": range(40),
+        }
+    )
+    space = SearchConfig(
+        trials=4, rows=None, pruner="none", space={"learning_rate": {"low": 0.1, "high": 0.2}}
+    )
+    settings = config(engine="ray", address=cluster.address, workers=2).model_copy(
+        update={"search": space}
+    )
     with one_lost(cluster, home) as lost:
-        result = search.search(rows, config=settings, ws=RUN, objective=engine_tasks.mark_trial, progress=False)
+        result = search.search(
+            rows, config=settings, ws=RUN, objective=engine_tasks.mark_trial, progress=False
+        )
     assert len(lost) == 1
     assert result.trials["state"].tolist() == ["COMPLETE"] * 4
     assert result.trials["value"].tolist() == result.trials["learning_rate"].tolist()
     folder = result.task.folder
-    assert len(list(folder.glob("began-*"))) == 5, "the trial of the lost node was begun twice, no other"
-    tables = {f"{workspace.table_fingerprint(table)}.parquet" for table in (result.task.fit, result.task.stop, result.task.scored)}
+    assert len(list(folder.glob("began-*"))) == 5, (
+        "the trial of the lost node was begun twice, no other"
+    )
+    tables = {
+        f"{workspace.table_fingerprint(table)}.parquet"
+        for table in (result.task.fit, result.task.stop, result.task.scored)
+    }
     assert {path.name for path in (folder / "tables").iterdir()} == tables
 
 
 @pytest.mark.xdist_group("ray")
 def test_an_error_on_ray_is_raised_as_it_is(home, cluster):
     with pytest.raises(WorkbookError, match=r"^row 1 cannot be used$"):
-        run_tasks(engine_tasks.fail, [{"row": 0}, {"row": 1}], engine="ray", address=cluster.address)
+        run_tasks(
+            engine_tasks.fail, [{"row": 0}, {"row": 1}], engine="ray", address=cluster.address
+        )

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from lib import workspace
 from lib.config import ComputeConfig, Config, TrackingConfig, TrainingConfig
 from lib.errors import WorkbookError
-from lib.training import finetune, recorders, tracking, cached_training
+from lib.training import cached_training, finetune, recorders, tracking
 from lib.training.finetune import callbacks, launching
 from lib.training.finetune import run as run_module
 from lib.workspace import Workspace
@@ -36,22 +36,39 @@ def home(tmp_path, mlflow_template, monkeypatch):
 
 
 def tracked(seed=42, learning=None, **settings):
-    return configured(seed, **(learning or {})).model_copy(update={"tracking": TrackingConfig(**{"system_metrics": False, **settings})})
+    return configured(seed, **(learning or {})).model_copy(
+        update={"tracking": TrackingConfig(**{"system_metrics": False, **settings})}
+    )
 
 
 def train(run="r", name="", config=None, watch=None):
-    return finetune.train(TRAIN, VAL, config=config or tracked(), ws=place(run), progress=False, watch=watch, name=name)
+    return finetune.train(
+        TRAIN,
+        VAL,
+        config=config or tracked(),
+        ws=place(run),
+        progress=False,
+        watch=watch,
+        name=name,
+    )
 
 
 def recorded(uri=""):
     """Every run of the store, oldest first."""
     client = recorders.mlflow_client(uri)
     found = client.get_experiment_by_name("data")
-    return client.search_runs([found.experiment_id], order_by=["attributes.start_time"]) if found else []
+    return (
+        client.search_runs([found.experiment_id], order_by=["attributes.start_time"])
+        if found
+        else []
+    )
 
 
 def points(run, metric, uri=""):
-    return sorted((each.step, each.value) for each in recorders.mlflow_client(uri).get_metric_history(run.info.run_id, metric))
+    return sorted(
+        (each.step, each.value)
+        for each in recorders.mlflow_client(uri).get_metric_history(run.info.run_id, metric)
+    )
 
 
 def of_history(result, metric):
@@ -75,16 +92,33 @@ def test_a_training_is_recorded_with_settings_steps_data_and_machine(home):
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert (parent.info.status, child.info.status) == ("FINISHED", "FINISHED")
     settings = tracked().flat()
-    assert child.data.params == {key: recorders.text_of(value) for key, value in settings.items() if key == "seed" or key.startswith("training.")}
-    assert parent.data.params.keys() == {"profile", *(key for key in settings if not key.startswith("tracking."))}
+    assert child.data.params == {
+        key: recorders.text_of(value)
+        for key, value in settings.items()
+        if key == "seed" or key.startswith("training.")
+    }
+    assert parent.data.params.keys() == {
+        "profile",
+        *(key for key in settings if not key.startswith("tracking.")),
+    }
     assert_holds(child, result)
     assert child.data.metrics["weights"] == result.facts["weights"]
-    assert child.data.metrics["val_macro_f1"] == pytest.approx(result.history["eval_macro_f1"].max())
+    assert child.data.metrics["val_macro_f1"] == pytest.approx(
+        result.history["eval_macro_f1"].max()
+    )
     tags = child.data.tags
-    assert tags["data.train"] == workspace.table_fingerprint(TRAIN) and tags["data.train_rows"] == "60"
+    assert (
+        tags["data.train"] == workspace.table_fingerprint(TRAIN) and tags["data.train_rows"] == "60"
+    )
     assert (tags["device"], tags["precision"], tags["kept"]) == ("cpu", "fp32", "best checkpoint")
-    assert tags.get("commit") == workspace.commit() and tags["version.torch"] == workspace.package_version("torch")
-    assert parent.data.tags["machine.cores"] == tags["machine.cores"] == str(workspace.machine_facts()["cores"])
+    assert tags.get("commit") == workspace.commit() and tags[
+        "version.torch"
+    ] == workspace.package_version("torch")
+    assert (
+        parent.data.tags["machine.cores"]
+        == tags["machine.cores"]
+        == str(workspace.machine_facts()["cores"])
+    )
 
 
 def test_trials_are_children_of_their_series_run_and_a_run_is_not_doubled(home):
@@ -96,7 +130,10 @@ def test_trials_are_children_of_their_series_run_and_a_run_is_not_doubled(home):
         train("r/ledger", name="R-Drop")
     parent, first, second = recorded()
     assert (parent.data.tags["workbook.kind"], parent.info.status) == ("run", "FINISHED")
-    assert [run.info.run_name for run in (first, second)] == ["folds/transformer-0-1/seed 43", "ledger/R-Drop/seed 42"]
+    assert [run.info.run_name for run in (first, second)] == [
+        "folds/transformer-0-1/seed 43",
+        "ledger/R-Drop/seed 42",
+    ]
     assert {run.data.tags["mlflow.parentRunId"] for run in (first, second)} == {parent.info.run_id}
     assert [run.data.tags["workbook.series"] for run in (first, second)] == ["folds", "ledger"]
     assert first.data.params["seed"] == "43" and parent.data.params["seed"] == "42"
@@ -134,7 +171,9 @@ def test_a_training_that_was_stopped_goes_on_in_the_same_record(home):
 
 
 def test_a_training_whose_process_died_is_marked_when_another_takes_its_place(home):
-    opening = tracking._of_training(TRAIN, VAL, config=tracked(learning={"epochs": 5}), ws=place("r"), name="")
+    opening = tracking._of_training(
+        TRAIN, VAL, config=tracked(learning={"epochs": 5}), ws=place("r"), name=""
+    )
     tracking.Record(tracked(), opening).start()  # and never closed
     train()
     assert sorted(run.info.status for run in of_kind("training")) == ["FINISHED", "KILLED"]
@@ -145,14 +184,20 @@ def test_a_training_that_fails_is_marked_with_its_error(home):
         train(config=tracked(learning={"reinit_layers": 5}))
     parent, child = recorded()
     assert (parent.info.status, child.info.status) == ("FAILED", "FAILED")
-    assert child.data.tags["error"] == "WorkbookError: training.reinit_layers=5, but the backbone has 2 layers"
+    assert (
+        child.data.tags["error"]
+        == "WorkbookError: training.reinit_layers=5, but the backbone has 2 layers"
+    )
 
 
 def test_a_search_that_stops_a_trial_has_not_failed(home):
     class TrialPruned(Exception):  # noqa: N818 - Optuna's
         pass
 
-    with pytest.raises(TrialPruned), tracking.training(TRAIN, VAL, config=tracked(), ws=place("r/search")):
+    with (
+        pytest.raises(TrialPruned),
+        tracking.training(TRAIN, VAL, config=tracked(), ws=place("r/search")),
+    ):
         raise TrialPruned
     assert of_kind("training")[0].info.status == "KILLED"
 
@@ -176,8 +221,12 @@ def test_a_second_try_is_a_record_of_its_own(home, monkeypatch):
 
 def test_several_processes_are_recorded_once(home, monkeypatch):
     def launch(train, val, *, config, run, progress, watch):
-        alone = config.model_copy(update={"training": config.training.model_copy(update={"processes": 1})})
-        return run_module.train_in_this_process(train, val, config=alone, run=run, progress=False, watch=None)
+        alone = config.model_copy(
+            update={"training": config.training.model_copy(update={"processes": 1})}
+        )
+        return run_module.train_in_this_process(
+            train, val, config=alone, run=run, progress=False, watch=None
+        )
 
     monkeypatch.setattr(launching, "launch", launch)
     result = train(config=tracked(learning={"processes": 2}))
@@ -192,7 +241,12 @@ def test_a_server_that_is_down_is_named_in_one_line_and_all_is_recorded_here(hom
     line = f"tracking: the MLflow server {DEAD} cannot be used, recorded in {recorders.local_uri()} instead: [Errno 111] Connection refused"
     assert capsys.readouterr().err == f"workbook: {line}\n"
     assert (first.facts["messages"], second.facts["messages"]) == ([line], [])
-    assert [run.info.run_name for run in recorded()] == ["r", "training/seed 42", "other", "training/seed 42"]
+    assert [run.info.run_name for run in recorded()] == [
+        "r",
+        "training/seed 42",
+        "other",
+        "training/seed 42",
+    ]
     assert_holds(of_kind("training")[0], first)
     assert {run.info.status for run in recorded()} == {"FINISHED"}
 
@@ -201,7 +255,12 @@ def test_a_server_that_never_answers_is_given_up_soon(home, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.perf_counter()
-        with tracking.training(TRAIN, VAL, config=tracked(uri=f"http://127.0.0.1:{silent.getsockname()[1]}"), ws=place("r")) as record:
+        with tracking.training(
+            TRAIN,
+            VAL,
+            config=tracked(uri=f"http://127.0.0.1:{silent.getsockname()[1]}"),
+            ws=place("r"),
+        ) as record:
             record.metrics({"loss": 1.0}, step=1)
     assert time.perf_counter() - started < 10
     assert [note.split(": ")[-1] for note in record.notes] == ["timed out"]
@@ -229,11 +288,19 @@ def server(mlflow_template, tmp_path, monkeypatch):
 def test_a_server_that_dies_midway_leaves_a_whole_record_here(home, server):
     server.n = 5
     result = train(config=tracked(uri=server.uri))
-    assert [message.split(": ")[-1] for message in result.facts["messages"]] == ["[Errno 104] Connection reset by peer"]
+    assert [message.split(": ")[-1] for message in result.facts["messages"]] == [
+        "[Errno 104] Connection reset by peer"
+    ]
     parent, child = recorded()
-    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id and child.info.status == "FINISHED"
+    assert (
+        child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        and child.info.status == "FINISHED"
+    )
     assert_holds(child, result)
-    assert points(of_kind("training", server.uri)[0], "loss", server.uri) == of_history(result, "loss")[:5]
+    assert (
+        points(of_kind("training", server.uri)[0], "loss", server.uri)
+        == of_history(result, "loss")[:5]
+    )
 
 
 def test_a_training_that_was_stopped_on_a_server_which_then_dies_is_whole_here(home, server):
@@ -255,14 +322,23 @@ def test_a_password_in_a_servers_address_is_not_told(home, capsys):
 
 
 def test_where_nothing_can_be_recorded_the_training_goes_on(home, monkeypatch, capsys):
-    monkeypatch.setattr(recorders, "mlflow_client", lambda uri="": (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        recorders,
+        "mlflow_client",
+        lambda uri="": (_ for _ in ()).throw(OSError(28, "No space left on device")),
+    )
     result = train()
-    assert result.facts["messages"] == [f"tracking: nothing more goes to {recorders.local_uri()}: [Errno 28] No space left on device"]
+    assert result.facts["messages"] == [
+        f"tracking: nothing more goes to {recorders.local_uri()}: [Errno 28] No space left on device"
+    ]
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_a_result_is_the_same_with_and_without_a_record(home):
-    with_record, without = train("a", config=tracked(system_metrics=True)), train("b", config=tracked(backend="none"))
+    with_record, without = (
+        train("a", config=tracked(system_metrics=True)),
+        train("b", config=tracked(backend="none")),
+    )
     assert with_record.val_probs.tobytes() == without.val_probs.tobytes()
     assert differences(with_record, without) == []
     assert {run.data.tags["workbook.run"] for run in recorded()} == {"a"}
@@ -280,10 +356,15 @@ def test_what_a_record_draws_at_random_moves_nothing_of_a_training(home, monkeyp
 
 def test_without_tracking_nothing_is_imported_or_written(tmp_path):
     words = "import sys; from lib.training import finetune, tracking, trials; print([name for name in ('mlflow', 'wandb') if name in sys.modules])"
-    said = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, cwd=workspace.REPOSITORY)
+    said = subprocess.run(
+        [sys.executable, "-c", words], capture_output=True, text=True, cwd=workspace.REPOSITORY
+    )
     assert said.stdout.strip() == "[]", said.stderr
     with home_of_its_own(tmp_path):
-        assert Config.load("smoke").tracking.backend == "none" and Config.load("quick").tracking.backend == "mlflow"
+        assert (
+            Config.load("smoke").tracking.backend == "none"
+            and Config.load("quick").tracking.backend == "mlflow"
+        )
         with tracking.training(TRAIN, VAL, config=tracked(backend="none"), ws=place("r")) as record:
             assert record is None
     assert list(tmp_path.iterdir()) == []
@@ -303,11 +384,15 @@ def test_settings_of_tracking_train_no_trial_again(home, monkeypatch):
 
     def once(train, stop, *, config, run, progress, watch, name):
         calls.append(name)
-        return SimpleNamespace(val_probs=np.eye(3)[[0] * len(stop)], facts={"training_seconds": 1.0})
+        return SimpleNamespace(
+            val_probs=np.eye(3)[[0] * len(stop)], facts={"training_seconds": 1.0}
+        )
 
     monkeypatch.setattr(finetune, "train", once)
     for config in (tracked(), tracked(backend="none"), tracked(uri=DEAD)):
-        cached_training.train_and_predict(TRAIN, VAL, config=config, ws=place("r/folds"), name="one")
+        cached_training.train_and_predict(
+            TRAIN, VAL, config=config, ws=place("r/folds"), name="one"
+        )
     assert calls == ["one"]
 
 
@@ -316,14 +401,21 @@ def test_a_missing_wandb_is_named_before_anything_starts(tmp_path, monkeypatch):
 
     monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path))
     monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
-    said = CliRunner().invoke(main, ["run", "--quiet", "--profile", "smoke", "--set", "tracking.wandb=true"])
+    said = CliRunner().invoke(
+        main, ["run", "--quiet", "--profile", "smoke", "--set", "tracking.wandb=true"]
+    )
     assert said.exit_code == 1
-    assert said.stderr == "workbook: tracking.wandb=true needs the package wandb: pip install -c constraints.txt wandb, or set tracking.wandb=false\n"
+    assert (
+        said.stderr
+        == "workbook: tracking.wandb=true needs the package wandb: pip install -c constraints.txt wandb, or set tracking.wandb=false\n"
+    )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_wandb_has_what_mlflow_has(home, monkeypatch):
-    pytest.importorskip("wandb", reason="W&B is an optional package: pip install -c constraints.txt wandb")
+    pytest.importorskip(
+        "wandb", reason="W&B is an optional package: pip install -c constraints.txt wandb"
+    )
     monkeypatch.setenv("WANDB_MODE", "offline")
     result = train(config=tracked(wandb=True))
     (child,) = of_kind("training")
@@ -331,8 +423,13 @@ def test_wandb_has_what_mlflow_has(home, monkeypatch):
     assert {key: recorders.text_of(config[key]) for key in child.data.params} == child.data.params
     assert config["data.train"] == child.data.tags["data.train"] and config["device"] == "cpu"
     for metric in recorders.SERIES:
-        assert [(step, values[metric]) for step, values in history if metric in values] == of_history(result, metric), metric
-    assert summary["val_macro_f1"] == child.data.metrics["val_macro_f1"] and summary["status"] == "FINISHED"
+        assert [
+            (step, values[metric]) for step, values in history if metric in values
+        ] == of_history(result, metric), metric
+    assert (
+        summary["val_macro_f1"] == child.data.metrics["val_macro_f1"]
+        and summary["status"] == "FINISHED"
+    )
 
 
 def wandb_content(home):
@@ -371,7 +468,9 @@ def leveldb_records(content, header=7, block=32_768):
 
 
 def test_a_config_refuses_another_backend():
-    with pytest.raises(WorkbookError, match=r"tracking\.backend: Input should be 'mlflow' or 'none'"):
+    with pytest.raises(
+        WorkbookError, match=r"tracking\.backend: Input should be 'mlflow' or 'none'"
+    ):
         Config.load("smoke", {"tracking.backend": "mlfow"})
 
 
@@ -379,7 +478,10 @@ def test_a_record_of_a_run_holds_data_and_settings_of_the_whole_run(home):
     config = Config(profile="test", training=TrainingConfig(), tracking=TrackingConfig())
     path = tracking.sources.raw_path(config)
     workspace.write_table(TRAIN, path, facts={"fingerprint": "abc", "rows": 60})
-    with pytest.raises(WorkbookError), tracking.workbook_run(config, Workspace("data", "r")) as record:
+    with (
+        pytest.raises(WorkbookError),
+        tracking.workbook_run(config, Workspace("data", "r")) as record,
+    ):
         record.start()
         raise WorkbookError("02 stopped")
     (run,) = recorded()

@@ -10,7 +10,13 @@ from lib.evaluation.significance.intervals import (
     metric_intervals,
     share_interval,
 )
-from lib.evaluation.significance.paired import PairedTest, gain_over_seeds, paired_test, paired_tests, minimum_detectable_effect
+from lib.evaluation.significance.paired import (
+    PairedTest,
+    gain_over_seeds,
+    minimum_detectable_effect,
+    paired_test,
+    paired_tests,
+)
 
 __all__ = [
     "Interval",

@@ -53,16 +53,24 @@ def bootstrap_interval(
     """
     n, value = len(arrays[0]), statistic(*arrays)
     if any(len(array) != n for array in arrays) or n < 2:
-        raise ValueError(f"arrays must have one length of at least 2, got {[len(array) for array in arrays]}")
+        raise ValueError(
+            f"arrays must have one length of at least 2, got {[len(array) for array in arrays]}"
+        )
 
     how = resampling.draws(n, groups=groups, strata=strata)
     if strata is not None and (small := np.flatnonzero(np.bincount(how.stratum) < 2)).size:
-        raise ValueError(f"a stratum needs two rows or groups, to be drawn from; {np.unique(strata)[small[0]]!s} has one")
+        raise ValueError(
+            f"a stratum needs two rows or groups, to be drawn from; {np.unique(strata)[small[0]]!s} has one"
+        )
     order, sizes = np.argsort(how.unit, kind="stable"), np.bincount(how.unit)
     rows_of = np.split(order, np.cumsum(sizes)[:-1])
 
     def of_units(*units: np.ndarray) -> float:
-        rows = np.concatenate([rows_of[unit] for unit in np.concatenate(units).astype(int)]) if groups is not None else np.concatenate(units).astype(int)
+        rows = (
+            np.concatenate([rows_of[unit] for unit in np.concatenate(units).astype(int)])
+            if groups is not None
+            else np.concatenate(units).astype(int)
+        )
         return statistic(*(array[rows] for array in arrays))
 
     samples = tuple(np.flatnonzero(how.stratum == s) for s in range(how.stratum.max() + 1))
@@ -86,7 +94,13 @@ def bootstrap_interval(
 
 
 def metric_intervals(
-    y_true: np.ndarray, probs: np.ndarray, *, groups: np.ndarray | None = None, n_resamples: int = 2_000, confidence: float = 0.95, seed: int = 42
+    y_true: np.ndarray,
+    probs: np.ndarray,
+    *,
+    groups: np.ndarray | None = None,
+    n_resamples: int = 2_000,
+    confidence: float = 0.95,
+    seed: int = 42,
 ) -> dict[str, Interval]:
     """Return the interval of every metric of `metrics.classification_metrics` that is one number, under its name there.
 
@@ -114,14 +128,27 @@ def metric_intervals(
     if len(np.unique(y_true)) < k:
         del statistics["roc_auc"]
     how = resampling.draws(len(y_true), groups=groups)
-    found = intervals_of(lambda w: np.stack([of(w) for of in statistics.values()], axis=1), how, n_resamples=n_resamples, confidence=confidence, seed=seed)
+    found = intervals_of(
+        lambda w: np.stack([of(w) for of in statistics.values()], axis=1),
+        how,
+        n_resamples=n_resamples,
+        confidence=confidence,
+        seed=seed,
+    )
     named, right = dict(zip(statistics, found)), y_pred == y_true
     if right.all() or not right.any():
         low, high = _wilson_ends(right, how.unit, confidence=confidence)
         named["accuracy"] = replace(named["accuracy"], low=low, high=high)
-        ends = [_f1_ends(y_true, y_pred, code, how.unit, confidence=confidence) for code in np.unique([y_true, y_pred])]
-        low, high = np.mean(ends, axis=0).tolist()  # as if each class were at its end at the same time: wider than need be
-        named |= {name: replace(named[name], low=low, high=high) for name in ("macro_f1", "weighted_f1")}
+        ends = [
+            _f1_ends(y_true, y_pred, code, how.unit, confidence=confidence)
+            for code in np.unique([y_true, y_pred])
+        ]
+        low, high = np.mean(
+            ends, axis=0
+        ).tolist()  # as if each class were at its end at the same time: wider than need be
+        named |= {
+            name: replace(named[name], low=low, high=high) for name in ("macro_f1", "weighted_f1")
+        }
     return named
 
 
@@ -144,7 +171,9 @@ def class_f1_intervals(
         return np.where(together > 0, f1, np.nan)  # a resample without the class says nothing of it
 
     found = intervals_of(class_f1, how, n_resamples=n_resamples, confidence=confidence, seed=seed)
-    found = [replace(interval, value=0.0) if np.isnan(interval.value) else interval for interval in found]  # neither a row nor a prediction
+    found = [
+        replace(interval, value=0.0) if np.isnan(interval.value) else interval for interval in found
+    ]  # neither a row nor a prediction
     for code, interval in enumerate(found):
         if not interval.low < interval.high:
             low, high = _f1_ends(y_true, y_pred, code, how.unit, confidence=confidence)
@@ -167,7 +196,10 @@ def class_f1_gains(
     cell, (y, a, b) = resampling.unique_cells(y_true, pred_first, pred_second)
 
     def gains(weights: np.ndarray) -> np.ndarray:
-        first, second = (resampling.weighted_class_f1(weights, y, predicted, n_classes=n_classes)[0] for predicted in (a, b))
+        first, second = (
+            resampling.weighted_class_f1(weights, y, predicted, n_classes=n_classes)[0]
+            for predicted in (a, b)
+        )
         return second - first
 
     how = resampling.draws(len(y_true), cell=cell, groups=groups)
@@ -189,7 +221,10 @@ def macro_f1_gains(
     cell, (y, a, *predicted) = resampling.unique_cells(y_true, first, *others)
 
     def gains(weights: np.ndarray) -> np.ndarray:
-        before, *after = (resampling.weighted_macro_f1(weights, y, each, n_classes=n_classes) for each in (a, *predicted))
+        before, *after = (
+            resampling.weighted_macro_f1(weights, y, each, n_classes=n_classes)
+            for each in (a, *predicted)
+        )
         return np.stack(after, axis=1) - before[:, None]
 
     how = resampling.draws(len(y_true), cell=cell, groups=groups)
@@ -208,7 +243,9 @@ def share_interval(n_found: int, n: int, *, confidence: float = 0.95) -> Interva
     return Interval(n_found / n, float(ends.low), float(ends.high), n, confidence)
 
 
-def cross_validation_interval(scores: np.ndarray, *, n_train: int, n_test: int, confidence: float = 0.95) -> Interval:
+def cross_validation_interval(
+    scores: np.ndarray, *, n_train: int, n_test: int, confidence: float = 0.95
+) -> Interval:
     """Return the mean of the scores of (repeated) cross-validation, or of differences in them, with an interval.
 
     The folds' training rows overlap, so that their scores vary less than those of fresh samples would: the variance of the mean is
@@ -233,16 +270,30 @@ def cross_validation_interval(scores: np.ndarray, *, n_train: int, n_test: int, 
     '0.820 [0.741, 0.899]'
     """
     if len(scores) < 2 or min(n_train, n_test) < 1:
-        raise ValueError(f"needs two scores or more and rows on both sides, got {len(scores)} scores, n_train={n_train} and n_test={n_test}")
+        raise ValueError(
+            f"needs two scores or more and rows on both sides, got {len(scores)} scores, n_train={n_train} and n_test={n_test}"
+        )
     error = np.sqrt(np.var(scores, ddof=1) * (1 / len(scores) + n_test / n_train))
     reach, mean = stats.t.ppf(0.5 + confidence / 2, len(scores) - 1) * error, float(np.mean(scores))
     return Interval(mean, float(mean - reach), float(mean + reach), n_train + n_test, confidence)
 
 
-def intervals_of(statistic: resampling.WeightedStatistic, how: resampling.ResamplingPlan, *, n_resamples: int, confidence: float, seed: int) -> list[Interval]:
+def intervals_of(
+    statistic: resampling.WeightedStatistic,
+    how: resampling.ResamplingPlan,
+    *,
+    n_resamples: int,
+    confidence: float,
+    seed: int,
+) -> list[Interval]:
     """Return the interval of each column of a statistic of weighted rows, as `resampling.bca_interval` takes it."""
-    ends = resampling.bca_interval(statistic, how, n_resamples=n_resamples, confidence=confidence, seed=seed)
-    return [Interval(float(value), float(low), float(high), len(how.cell), confidence) for value, low, high in zip(*ends)]
+    ends = resampling.bca_interval(
+        statistic, how, n_resamples=n_resamples, confidence=confidence, seed=seed
+    )
+    return [
+        Interval(float(value), float(low), float(high), len(how.cell), confidence)
+        for value, low, high in zip(*ends)
+    ]
 
 
 def _wilson_ends(right: np.ndarray, unit: np.ndarray, *, confidence: float) -> tuple[float, float]:
@@ -252,7 +303,9 @@ def _wilson_ends(right: np.ndarray, unit: np.ndarray, *, confidence: float) -> t
     return interval.low, interval.high
 
 
-def _f1_ends(y_true: np.ndarray, y_pred: np.ndarray, code: int, unit: np.ndarray, *, confidence: float) -> tuple[float, float]:
+def _f1_ends(
+    y_true: np.ndarray, y_pred: np.ndarray, code: int, unit: np.ndarray, *, confidence: float
+) -> tuple[float, float]:
     """Return the ends of the F1 of a class whose rows and predictions are all right or all wrong: F1 is 2 J / (1 + J) of their share J that is right."""
     concerned = (y_true == code) | (y_pred == code)
     if not concerned.any():
@@ -261,7 +314,9 @@ def _f1_ends(y_true: np.ndarray, y_pred: np.ndarray, code: int, unit: np.ndarray
     return 2 * low / (1 + low), 2 * high / (1 + high)
 
 
-def _support_weighted_f1(weights: np.ndarray, y_true: np.ndarray, y_pred: np.ndarray, *, n_classes: int) -> np.ndarray:
+def _support_weighted_f1(
+    weights: np.ndarray, y_true: np.ndarray, y_pred: np.ndarray, *, n_classes: int
+) -> np.ndarray:
     f1, _ = resampling.weighted_class_f1(weights, y_true, y_pred, n_classes=n_classes)
     support = resampling.weighted_sums(weights, y_true, n_places=n_classes)
     return (f1 * support).sum(axis=1) / support.sum(axis=1)

@@ -14,7 +14,9 @@ from lib.evaluation import resampling
 from lib.evaluation.metrics import macro_f1
 from lib.evaluation.significance.intervals import Interval, intervals_of
 
-MIN_SWAPS = 2_000  # of a randomisation test: of fewer no p would be small enough for a family of tests
+MIN_SWAPS = (
+    2_000  # of a randomisation test: of fewer no p would be small enough for a family of tests
+)
 
 
 @dataclass(frozen=True)
@@ -71,16 +73,28 @@ def paired_test(
 
     def gains(weights: np.ndarray) -> np.ndarray:
         of_accuracy = resampling.weighted_mean(weights, (b == y).astype(float) - (a == y))
-        of_macro_f1 = resampling.weighted_macro_f1(weights, y, b, n_classes=k) - resampling.weighted_macro_f1(weights, y, a, n_classes=k)
+        of_macro_f1 = resampling.weighted_macro_f1(
+            weights, y, b, n_classes=k
+        ) - resampling.weighted_macro_f1(weights, y, a, n_classes=k)
         return np.stack([of_accuracy, of_macro_f1], axis=1)
 
     how = resampling.draws(len(y_true), cell=cell, groups=groups)
     gain, f1 = intervals_of(gains, how, n_resamples=n_resamples, confidence=confidence, seed=seed)
-    p_macro_f1 = _randomisation_p(y, a, b, np.bincount(cell), n_classes=k, n_resamples=max(MIN_SWAPS, n_resamples), seed=seed)
+    p_macro_f1 = _randomisation_p(
+        y, a, b, np.bincount(cell), n_classes=k, n_resamples=max(MIN_SWAPS, n_resamples), seed=seed
+    )
     sure = max(p_value, p_macro_f1) < 1 - confidence
-    verdict = "better" if sure and f1.low > 0 and won > lost else "worse" if sure and f1.high < 0 and lost > won else "cannot tell"
+    verdict = (
+        "better"
+        if sure and f1.low > 0 and won > lost
+        else "worse"
+        if sure and f1.high < 0 and lost > won
+        else "cannot tell"
+    )
     disagreement = (won + lost) / len(y_true)
-    detectable = minimum_detectable_effect(len(y_true), disagreement=disagreement, alpha=1 - confidence)
+    detectable = minimum_detectable_effect(
+        len(y_true), disagreement=disagreement, alpha=1 - confidence
+    )
     return PairedTest(gain, f1, p_value, p_macro_f1, disagreement, detectable, verdict)
 
 
@@ -113,18 +127,49 @@ def paired_tests(
     """
     each, rows = 1 - (1 - confidence) / max(1, len(others)), []
     for name, predicted in others.items():
-        paired = paired_test(y_true, first, predicted, groups=groups, n_resamples=n_resamples, confidence=each, seed=seed)
+        paired = paired_test(
+            y_true,
+            first,
+            predicted,
+            groups=groups,
+            n_resamples=n_resamples,
+            confidence=each,
+            seed=seed,
+        )
         gain = paired.macro_f1_gain
-        rows.append((name, macro_f1(y_true, predicted), gain.value, gain.low, gain.high, max(paired.p_value, paired.p_macro_f1), paired.accuracy_gain.value))
-    table = pd.DataFrame(rows, columns=["name", "macro_f1", "gain", "low", "high", "p", "accuracy"]).set_index("name")
+        rows.append(
+            (
+                name,
+                macro_f1(y_true, predicted),
+                gain.value,
+                gain.low,
+                gain.high,
+                max(paired.p_value, paired.p_macro_f1),
+                paired.accuracy_gain.value,
+            )
+        )
+    table = pd.DataFrame(
+        rows, columns=["name", "macro_f1", "gain", "low", "high", "p", "accuracy"]
+    ).set_index("name")
     table["p_holm"] = multipletests(table["p"], method="holm")[1] if len(table) else []
     sure = table["p_holm"] < 1 - confidence
-    better, worse = sure & (table["low"] > 0) & (table["accuracy"] > 0), sure & (table["high"] < 0) & (table["accuracy"] < 0)
+    better, worse = (
+        sure & (table["low"] > 0) & (table["accuracy"] > 0),
+        sure & (table["high"] < 0) & (table["accuracy"] < 0),
+    )
     table["verdict"] = np.select([better, worse], ["better", "worse"], "cannot tell")
     return table.drop(columns="accuracy")
 
 
-def gain_over_seeds(y_true: np.ndarray, first: np.ndarray, second: np.ndarray, *, confidence: float = 0.95, n_resamples: int = 500, seed: int = 42) -> Interval:
+def gain_over_seeds(
+    y_true: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    *,
+    confidence: float = 0.95,
+    n_resamples: int = 500,
+    seed: int = 42,
+) -> Interval:
     """Return the gain in macro F1 of one way of training over another, each repeated with the same seeds.
 
     Two sources of chance add up: the seeds (the deviation of the gain between them) and the rows it was measured on (a
@@ -147,24 +192,42 @@ def gain_over_seeds(y_true: np.ndarray, first: np.ndarray, second: np.ndarray, *
     ------
     ValueError : shapes differ, or fewer than two seeds.
     """
-    if first.shape != second.shape or first.ndim != 2 or first.shape[1:] != y_true.shape or len(first) < 2:
-        raise ValueError(f"first and second must be of shape (seeds, {len(y_true)}) with two seeds or more, got {first.shape} and {second.shape}")
+    if (
+        first.shape != second.shape
+        or first.ndim != 2
+        or first.shape[1:] != y_true.shape
+        or len(first) < 2
+    ):
+        raise ValueError(
+            f"first and second must be of shape (seeds, {len(y_true)}) with two seeds or more, got {first.shape} and {second.shape}"
+        )
     k, n_seeds = int(max(y_true.max(), first.max(), second.max())) + 1, len(first)
     cell, (y, *predicted) = resampling.unique_cells(y_true, *first, *second)
 
     def gains(weights: np.ndarray) -> np.ndarray:
-        f1 = np.stack([resampling.weighted_macro_f1(weights, y, each, n_classes=k) for each in predicted], axis=1)
+        f1 = np.stack(
+            [resampling.weighted_macro_f1(weights, y, each, n_classes=k) for each in predicted],
+            axis=1,
+        )
         return f1[:, n_seeds:] - f1[:, :n_seeds]
 
     of_seeds = gains(np.bincount(cell)[None])[0]
-    of_rows = resampling.resampled(gains, resampling.draws(len(y_true), cell=cell), n_resamples=n_resamples, seed=seed).mean(axis=1).std(ddof=1)
+    of_rows = (
+        resampling.resampled(
+            gains, resampling.draws(len(y_true), cell=cell), n_resamples=n_resamples, seed=seed
+        )
+        .mean(axis=1)
+        .std(ddof=1)
+    )
     error = np.sqrt(of_seeds.var(ddof=1) / n_seeds + of_rows**2)
     reach = stats.t.ppf(0.5 + confidence / 2, n_seeds - 1) * error
     low, high = np.clip([of_seeds.mean() - reach, of_seeds.mean() + reach], -1, 1)
     return Interval(float(of_seeds.mean()), float(low), float(high), len(y_true), confidence)
 
 
-def minimum_detectable_effect(n: int, *, disagreement: float, power: float = 0.8, alpha: float = 0.05) -> float:
+def minimum_detectable_effect(
+    n: int, *, disagreement: float, power: float = 0.8, alpha: float = 0.05
+) -> float:
     """Return the smallest accuracy gain that a paired test on n rows shows with the given power.
 
     Parameters
@@ -190,14 +253,27 @@ def minimum_detectable_effect(n: int, *, disagreement: float, power: float = 0.8
     z_alpha, z_power = stats.norm.ppf(1 - alpha / 2), stats.norm.ppf(power)
 
     def shortfall(gain: float) -> float:
-        return gain * np.sqrt(n) - z_alpha * np.sqrt(disagreement) - z_power * np.sqrt(max(0.0, disagreement - gain**2))
+        return (
+            gain * np.sqrt(n)
+            - z_alpha * np.sqrt(disagreement)
+            - z_power * np.sqrt(max(0.0, disagreement - gain**2))
+        )
 
     if disagreement == 0 or shortfall(disagreement) < 0:
         return disagreement
     return float(optimize.brentq(shortfall, 0, disagreement))
 
 
-def _randomisation_p(y: np.ndarray, a: np.ndarray, b: np.ndarray, counts: np.ndarray, *, n_classes: int, n_resamples: int, seed: int) -> float:
+def _randomisation_p(
+    y: np.ndarray,
+    a: np.ndarray,
+    b: np.ndarray,
+    counts: np.ndarray,
+    *,
+    n_classes: int,
+    n_resamples: int,
+    seed: int,
+) -> float:
     """Return how often a gain in macro F1 is as large as the one found where chance says which prediction of a row is whose.
 
     `counts` rows have class y and predictions a and b: of each such cell a binomial number changes sides.
@@ -206,10 +282,16 @@ def _randomisation_p(y: np.ndarray, a: np.ndarray, b: np.ndarray, counts: np.nda
 
     def gain(swapped: np.ndarray) -> np.ndarray:
         stay, twice = counts - swapped, np.r_[y, y]
-        f1 = [resampling.weighted_macro_f1(np.hstack(parts), twice, np.r_[a, b], n_classes=n_classes) for parts in ((stay, swapped), (swapped, stay))]
+        f1 = [
+            resampling.weighted_macro_f1(np.hstack(parts), twice, np.r_[a, b], n_classes=n_classes)
+            for parts in ((stay, swapped), (swapped, stay))
+        ]
         return np.abs(f1[1] - f1[0])
 
     found = gain(np.zeros((1, len(counts))))[0]
     sizes = [min(batch, n_resamples - start) for start in range(0, n_resamples, batch)]
-    as_large = sum(int((gain(rng.binomial(counts, 0.5, (size, len(counts)))) >= found - 1e-12).sum()) for size in sizes)
+    as_large = sum(
+        int((gain(rng.binomial(counts, 0.5, (size, len(counts)))) >= found - 1e-12).sum())
+        for size in sizes
+    )
     return (1 + as_large) / (1 + n_resamples)

@@ -13,4 +13,15 @@ from lib.training.ensembles.combining import (
     simplest,
 )
 
-__all__ = ["Ensemble", "best_member", "choose", "diversity", "fit_ensemble", "gain_curve", "load_ensemble", "out_of_fold", "save_ensemble", "simplest"]
+__all__ = [
+    "Ensemble",
+    "best_member",
+    "choose",
+    "diversity",
+    "fit_ensemble",
+    "gain_curve",
+    "load_ensemble",
+    "out_of_fold",
+    "save_ensemble",
+    "simplest",
+]

@@ -21,8 +21,15 @@ from lib.evaluation.metrics import checked_probs, macro_f1
 from lib.evaluation.significance import macro_f1_gains, paired_tests
 
 METHODS = ("soft", "weighted", "greedy", "stacking")  # the simplest first
-GREEDY_ROUNDS = 20  # members drawn with replacement, at most: weights are shares of a twentieth or more
-STACKING_STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # C of the regression; a smaller one is more regularised
+GREEDY_ROUNDS = (
+    20  # members drawn with replacement, at most: weights are shares of a twentieth or more
+)
+STACKING_STRENGTHS = (
+    0.001,
+    0.01,
+    0.1,
+    1.0,
+)  # C of the regression; a smaller one is more regularised
 UNUSED = 1e-4  # a smaller share of the weight is none
 SUREST = np.log(1e-4)  # stacking reads no log-probability below it
 UNSEEN = -30.0  # score of a class that no row of a stack's has
@@ -55,7 +62,9 @@ class Ensemble:
         WorkbookError : a member is missing.
         """
         if missing := [name for name in self.members if name not in probs]:
-            raise WorkbookError(f"the ensemble needs probabilities of {missing[0]!r}; there are those of {', '.join(map(str, probs))}")
+            raise WorkbookError(
+                f"the ensemble needs probabilities of {missing[0]!r}; there are those of {', '.join(map(str, probs))}"
+            )
         stacked = np.stack([probs[name] for name in self.members])
         if self.method == "stacking":
             return special.softmax(_features(stacked) @ self.weights + self.bias, axis=1)
@@ -68,7 +77,12 @@ class Ensemble:
 
 
 def fit_ensemble(
-    oof_probs: Mapping[str, np.ndarray], y_true: np.ndarray, *, method: str, class_names: list[str] | None = None, fold: np.ndarray | None = None
+    oof_probs: Mapping[str, np.ndarray],
+    y_true: np.ndarray,
+    *,
+    method: str,
+    class_names: list[str] | None = None,
+    fold: np.ndarray | None = None,
 ) -> Ensemble:
     """Fit what combines the members.
 
@@ -103,22 +117,42 @@ def fit_ensemble(
     }
     weights = shares[method]()
     used = np.flatnonzero(weights > UNUSED)  # a member without weight need not be run
-    return Ensemble(method, [list(oof_probs)[i] for i in used], names, weights[used] / weights[used].sum(), np.zeros(k))
+    return Ensemble(
+        method,
+        [list(oof_probs)[i] for i in used],
+        names,
+        weights[used] / weights[used].sum(),
+        np.zeros(k),
+    )
 
 
-def out_of_fold(oof_probs: Mapping[str, np.ndarray], y_true: np.ndarray, fold: np.ndarray, *, method: str) -> np.ndarray:
+def out_of_fold(
+    oof_probs: Mapping[str, np.ndarray], y_true: np.ndarray, fold: np.ndarray, *, method: str
+) -> np.ndarray:
     """Return the ensemble's probabilities of each row, from weights that were fitted on the other folds: ndarray of shape (n, k)."""
 
     def fit(rows: np.ndarray) -> Any:
-        fitted = fit_ensemble({name: probs[rows] for name, probs in oof_probs.items()}, y_true[rows], method=method, fold=fold[rows])
-        return lambda others: fitted.predict_probs({name: probs[others] for name, probs in oof_probs.items()})
+        fitted = fit_ensemble(
+            {name: probs[rows] for name, probs in oof_probs.items()},
+            y_true[rows],
+            method=method,
+            fold=fold[rows],
+        )
+        return lambda others: fitted.predict_probs(
+            {name: probs[others] for name, probs in oof_probs.items()}
+        )
 
     return cross_fitted(fit, fold, n_classes=next(iter(oof_probs.values())).shape[1])
 
 
 def best_member(oof_probs: Mapping[str, np.ndarray], y_true: np.ndarray) -> str:
     """Return the member with the highest macro F1."""
-    return max(oof_probs, key=lambda name: macro_f1(y_true, oof_probs[name].argmax(axis=1), n_classes=oof_probs[name].shape[1]))
+    return max(
+        oof_probs,
+        key=lambda name: macro_f1(
+            y_true, oof_probs[name].argmax(axis=1), n_classes=oof_probs[name].shape[1]
+        ),
+    )
 
 
 def choose(found: Mapping[str, np.ndarray], y_true: np.ndarray, **options: Any) -> str:
@@ -159,11 +193,29 @@ def gain_curve(
     """
     k, order = next(iter(oof_probs.values())).shape[1], [best_member(oof_probs, y_true)]
     while left := [name for name in oof_probs if name not in order]:
-        order.append(min(left, key=lambda name: _log_loss(_vote(oof_probs, [*order, name]), y_true)))
+        order.append(
+            min(left, key=lambda name: _log_loss(_vote(oof_probs, [*order, name]), y_true))
+        )
     votes = [_vote(oof_probs, order[: n + 1]).argmax(axis=1) for n in range(len(order))]
-    gains = macro_f1_gains(y_true, votes[0], votes, n_classes=k, groups=groups, n_resamples=n_resamples, confidence=confidence, seed=seed)
-    rows = [(name, macro_f1(y_true, vote, n_classes=k), gain.value, gain.low, gain.high) for name, vote, gain in zip(order, votes, gains)]
-    return pd.DataFrame(rows, columns=["member", "macro_f1", "gain", "low", "high"], index=pd.RangeIndex(1, len(rows) + 1, name="members"))
+    gains = macro_f1_gains(
+        y_true,
+        votes[0],
+        votes,
+        n_classes=k,
+        groups=groups,
+        n_resamples=n_resamples,
+        confidence=confidence,
+        seed=seed,
+    )
+    rows = [
+        (name, macro_f1(y_true, vote, n_classes=k), gain.value, gain.low, gain.high)
+        for name, vote, gain in zip(order, votes, gains)
+    ]
+    return pd.DataFrame(
+        rows,
+        columns=["member", "macro_f1", "gain", "low", "high"],
+        index=pd.RangeIndex(1, len(rows) + 1, name="members"),
+    )
 
 
 def diversity(oof_probs: Mapping[str, np.ndarray], y_true: np.ndarray) -> pd.DataFrame:
@@ -183,22 +235,50 @@ def diversity(oof_probs: Mapping[str, np.ndarray], y_true: np.ndarray) -> pd.Dat
     for one, other in combinations(predicted, 2):
         wrong = np.stack([predicted[one] != y_true, predicted[other] != y_true]).astype(float)
         correlation = np.corrcoef(wrong)[0, 1] if wrong.std(axis=1).all() else float("nan")
-        rows[one, other] = (float(np.mean(predicted[one] != predicted[other])), correlation, float(np.mean(wrong[0] != wrong[1])))
-    index = pd.MultiIndex.from_tuples(rows, names=["one", "other"]) if rows else pd.MultiIndex.from_arrays([[], []], names=["one", "other"])
-    return pd.DataFrame(list(rows.values()), index=index, columns=["disagreement", "error_correlation", "one_right"])
+        rows[one, other] = (
+            float(np.mean(predicted[one] != predicted[other])),
+            correlation,
+            float(np.mean(wrong[0] != wrong[1])),
+        )
+    index = (
+        pd.MultiIndex.from_tuples(rows, names=["one", "other"])
+        if rows
+        else pd.MultiIndex.from_arrays([[], []], names=["one", "other"])
+    )
+    return pd.DataFrame(
+        list(rows.values()), index=index, columns=["disagreement", "error_correlation", "one_right"]
+    )
 
 
-def save_ensemble(ensemble: Ensemble, calibrator: Calibrator, path: Path, *, facts: Mapping[str, Any]) -> None:
+def save_ensemble(
+    ensemble: Ensemble, calibrator: Calibrator, path: Path, *, facts: Mapping[str, Any]
+) -> None:
     """Write an ensemble, what calibrates it, and `facts` about them as JSON."""
     plain = {"weights": ensemble.weights.tolist(), "bias": ensemble.bias.tolist()}
     shifts = {"scale": calibrator.scale.tolist(), "shift": calibrator.shift.tolist()}
-    workspace.write_json({**facts, "method": ensemble.method, "members": ensemble.members, "class_names": ensemble.class_names, **plain, **shifts}, path)
+    workspace.write_json(
+        {
+            **facts,
+            "method": ensemble.method,
+            "members": ensemble.members,
+            "class_names": ensemble.class_names,
+            **plain,
+            **shifts,
+        },
+        path,
+    )
 
 
 def load_ensemble(path: Path) -> tuple[Ensemble, Calibrator]:
     """Read what `save_ensemble` wrote."""
     read = workspace.read_json(path)
-    ensemble = Ensemble(read["method"], read["members"], read["class_names"], np.array(read["weights"]), np.array(read["bias"]))
+    ensemble = Ensemble(
+        read["method"],
+        read["members"],
+        read["class_names"],
+        np.array(read["weights"]),
+        np.array(read["bias"]),
+    )
     return ensemble, Calibrator(np.array(read["scale"]), np.array(read["shift"]))
 
 
@@ -212,7 +292,9 @@ def _checked(oof_probs: Mapping[str, np.ndarray], y_true: np.ndarray) -> np.ndar
         except ValueError as error:
             raise WorkbookError(f"member {name!r}: {error}") from None
     if len({probs.shape[1] for probs in checked.values()}) > 1:
-        raise WorkbookError(f"members have different numbers of classes: {', '.join(f'{name!r} {probs.shape[1]}' for name, probs in checked.items())}")
+        raise WorkbookError(
+            f"members have different numbers of classes: {', '.join(f'{name!r} {probs.shape[1]}' for name, probs in checked.items())}"
+        )
     return np.stack(list(checked.values()))
 
 
@@ -226,7 +308,14 @@ def _least_log_loss(stacked: np.ndarray, y_true: np.ndarray) -> np.ndarray:
 
     sums_to_one = {"type": "eq", "fun": lambda weights: weights.sum() - 1, "jac": np.ones_like}
     start = np.full(n_members, 1 / n_members)
-    found = optimize.minimize(loss, start, jac=True, method="SLSQP", bounds=[(0, 1)] * n_members, constraints=[sums_to_one]).x.clip(0)
+    found = optimize.minimize(
+        loss,
+        start,
+        jac=True,
+        method="SLSQP",
+        bounds=[(0, 1)] * n_members,
+        constraints=[sums_to_one],
+    ).x.clip(0)
     return found / found.sum()
 
 
@@ -243,15 +332,25 @@ def _greedy(stacked: np.ndarray, y_true: np.ndarray) -> np.ndarray:
     return shares
 
 
-def _stacking(stacked: np.ndarray, y_true: np.ndarray, fold: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def _stacking(
+    stacked: np.ndarray, y_true: np.ndarray, fold: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
     splits = 3 if fold is None or len(np.unique(fold)) < 2 else PredefinedSplit(fold)
     k = stacked.shape[2]
 
-    def score(regression: LogisticRegression, features: np.ndarray, y: np.ndarray) -> float:  # a fold may lack a class that others have
+    def score(
+        regression: LogisticRegression, features: np.ndarray, y: np.ndarray
+    ) -> float:  # a fold may lack a class that others have
         weights, bias = _of_all_classes(regression, k)
         return -_log_loss(special.softmax(features @ weights + bias, axis=1), y)
 
-    regression = GridSearchCV(LogisticRegression(max_iter=500), {"C": list(STACKING_STRENGTHS)}, scoring=score, cv=splits, error_score="raise")
+    regression = GridSearchCV(
+        LogisticRegression(max_iter=500),
+        {"C": list(STACKING_STRENGTHS)},
+        scoring=score,
+        cv=splits,
+        error_score="raise",
+    )
     return _of_all_classes(regression.fit(_features(stacked), y_true).best_estimator_, k)
 
 
@@ -274,7 +373,9 @@ def _vote(oof_probs: Mapping[str, np.ndarray], names: list[str]) -> np.ndarray:
 
 
 def _score(probs: np.ndarray, y_true: np.ndarray) -> tuple[float, float]:
-    return macro_f1(y_true, probs.argmax(axis=1), n_classes=probs.shape[1]), -_log_loss(probs, y_true)
+    return macro_f1(y_true, probs.argmax(axis=1), n_classes=probs.shape[1]), -_log_loss(
+        probs, y_true
+    )
 
 
 def _log_loss(probs: np.ndarray, y_true: np.ndarray) -> float:

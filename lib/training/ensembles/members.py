@@ -18,7 +18,7 @@ from lib import workspace
 from lib.config import Config
 from lib.errors import WorkbookError
 from lib.evaluation.calibration import Calibrator
-from lib.training import baseline, engine, finetune, cached_training
+from lib.training import baseline, cached_training, engine, finetune
 from lib.training.ensembles.combining import Ensemble
 from lib.training.search import CrossValidation
 from lib.workspace import Workspace
@@ -31,12 +31,23 @@ def oof_table(result: CrossValidation, *, class_names: Sequence[str]) -> pd.Data
     parts = []
     for name, probs in result.probs.items():
         for repeat, fold in enumerate(result.fold):
-            rows = pd.DataFrame({"row_id": result.rows["row_id"], "repeat": repeat, "fold": fold, "member": name})
-            parts.append(rows.assign(**{f"{OF_CLASS}{label}": probs[repeat][:, i] for i, label in enumerate(class_names)}))
+            rows = pd.DataFrame(
+                {"row_id": result.rows["row_id"], "repeat": repeat, "fold": fold, "member": name}
+            )
+            parts.append(
+                rows.assign(
+                    **{
+                        f"{OF_CLASS}{label}": probs[repeat][:, i]
+                        for i, label in enumerate(class_names)
+                    }
+                )
+            )
     return pd.concat(parts, ignore_index=True)
 
 
-def read_members(table: pd.DataFrame, rows: pd.DataFrame) -> tuple[dict[str, np.ndarray], pd.DataFrame, np.ndarray]:
+def read_members(
+    table: pd.DataFrame, rows: pd.DataFrame
+) -> tuple[dict[str, np.ndarray], pd.DataFrame, np.ndarray]:
     """Line up the members of a table of out-of-fold probabilities.
 
     Parameters
@@ -60,13 +71,17 @@ def read_members(table: pd.DataFrame, rows: pd.DataFrame) -> tuple[dict[str, np.
     found = [column for column in table.columns if column.startswith(OF_CLASS)]
     if set(found) != set(columns):
         odd = sorted(set(found) ^ set(columns))[0]
-        raise WorkbookError(f"out-of-fold probabilities: column {odd!r} is in one of the table and the labels, not in both; run notebook 05 again on this data")
+        raise WorkbookError(
+            f"out-of-fold probabilities: column {odd!r} is in one of the table and the labels, not in both; run notebook 05 again on this data"
+        )
     first = table[table["repeat"] == table["repeat"].min()]
     kept = rows[rows["row_id"].isin(first["row_id"])].reset_index(drop=True)
     probs = {}
     for name, of_member in first.groupby("member", sort=False):
         if len(twice := of_member["row_id"][of_member["row_id"].duplicated()]):
-            raise WorkbookError(f"member {name!r} has row {twice.iloc[0]} twice in its out-of-fold probabilities")
+            raise WorkbookError(
+                f"member {name!r} has row {twice.iloc[0]} twice in its out-of-fold probabilities"
+            )
         aligned = of_member.set_index("row_id").reindex(kept["row_id"])
         if aligned["fold"].isna().any():
             missing = aligned.index[aligned["fold"].isna()]
@@ -74,7 +89,11 @@ def read_members(table: pd.DataFrame, rows: pd.DataFrame) -> tuple[dict[str, np.
                 f"member {name!r} has no probabilities of {len(missing):,} rows that others have, the first is row {missing[0]}: run notebook 05 again"
             )
         values = aligned[columns].to_numpy(dtype=float)
-        if len(wrong := np.flatnonzero(~(np.abs(values.sum(axis=1) - 1) <= 1e-6) | (values < 0).any(axis=1))):
+        if len(
+            wrong := np.flatnonzero(
+                ~(np.abs(values.sum(axis=1) - 1) <= 1e-6) | (values < 0).any(axis=1)
+            )
+        ):
             raise WorkbookError(
                 f"member {name!r}: the probabilities of row {aligned.index[wrong[0]]} must be 0 to 1 and sum to 1, found {values[wrong[0]].round(4).tolist()}"
             )
@@ -88,10 +107,20 @@ def with_searched(config: Config, ws: Workspace) -> Config:
     if not (best and config.search.cross_validate):
         return config
     named = {**config.cross_validation.members, "searched": best}
-    return config.model_copy(update={"cross_validation": config.cross_validation.model_copy(update={"members": named})})
+    return config.model_copy(
+        update={"cross_validation": config.cross_validation.model_copy(update={"members": named})}
+    )
 
 
-def fit_all(names: Sequence[str], train: pd.DataFrame, val: pd.DataFrame, *, config: Config, ws: Workspace, progress: bool = True) -> list[Path]:
+def fit_all(
+    names: Sequence[str],
+    train: pd.DataFrame,
+    val: pd.DataFrame,
+    *,
+    config: Config,
+    ws: Workspace,
+    progress: bool = True,
+) -> list[Path]:
     """Train members on all training rows, unless notebook 04 or an earlier run did; return their folders.
 
     Parameters
@@ -101,7 +130,15 @@ def fit_all(names: Sequence[str], train: pd.DataFrame, val: pd.DataFrame, *, con
     """
     tables = {"train": train[["text", "label"]], "val": val[["text", "label"]]}
     jobs = [{"name": name} for name in names]
-    return engine.run_tasks(fit, jobs, tables=tables, config=config, ws=ws, desc="members on all rows", progress=progress)
+    return engine.run_tasks(
+        fit,
+        jobs,
+        tables=tables,
+        config=config,
+        ws=ws,
+        desc="members on all rows",
+        progress=progress,
+    )
 
 
 def fit(tables: Mapping[str, pd.DataFrame], *, name: str, config: Config, ws: Workspace) -> Path:
@@ -110,19 +147,34 @@ def fit(tables: Mapping[str, pd.DataFrame], *, name: str, config: Config, ws: Wo
     folder = _folder(name, config, ws)
     if name in baseline.LINEAR:
         key = f"{workspace.table_fingerprint(train[['text', 'label']])} {config.seed} {workspace.code_fingerprint()}"
-        if folder != ws.path("baseline") and not (folder.exists() and workspace.read_json(folder / "baseline.json")["key"] == key):
-            baseline.save_baseline(baseline.LINEAR[name](train["text"].tolist(), train["label"].tolist(), seed=config.seed), folder, key=key)
+        if folder != ws.path("baseline") and not (
+            folder.exists() and workspace.read_json(folder / "baseline.json")["key"] == key
+        ):
+            baseline.save_baseline(
+                baseline.LINEAR[name](
+                    train["text"].tolist(), train["label"].tolist(), seed=config.seed
+                ),
+                folder,
+                key=key,
+            )
     elif folder != ws.path("transformer"):
-        cached_training.train_once(train, val, config=config.member_config(name), ws=_place(name, ws))
+        cached_training.train_once(
+            train, val, config=config.member_config(name), ws=_place(name, ws)
+        )
     return folder
 
 
 def member_of_run(config: Config) -> str | None:
     """Return the member that notebook 04 has trained: the one with the run's own settings and seed; None where there is none such."""
-    return next((name for name in config.cross_validation.members if config.member_config(name) == config), None)
+    return next(
+        (name for name in config.cross_validation.members if config.member_config(name) == config),
+        None,
+    )
 
 
-def predictor(name: str | None, *, config: Config, ws: Workspace) -> Callable[[Sequence[str]], np.ndarray]:
+def predictor(
+    name: str | None, *, config: Config, ws: Workspace
+) -> Callable[[Sequence[str]], np.ndarray]:
     """Return a function that takes texts and returns a trained member's probabilities, columns in the sorted order of the labels.
 
     Parameters
@@ -138,12 +190,22 @@ def predictor(name: str | None, *, config: Config, ws: Workspace) -> Callable[[S
         raise WorkbookError(f"member {name!r} is not in {folder}: run 06_build_ensemble again")
     if name in baseline.LINEAR:
         return baseline.load_baseline(folder).predict_proba
-    settings, (tokenizer, model, _) = (config.member_config(name) if name else config).training, finetune.load_model(folder)
-    return lambda texts: finetune.predict_probs(tokenizer, model, list(texts), settings=settings, progress=False)
+    settings, (tokenizer, model, _) = (
+        (config.member_config(name) if name else config).training,
+        finetune.load_model(folder),
+    )
+    return lambda texts: finetune.predict_probs(
+        tokenizer, model, list(texts), settings=settings, progress=False
+    )
 
 
 def predict_all(
-    names: Sequence[str | None], texts: Sequence[str], *, config: Config, ws: Workspace, progress: bool = True
+    names: Sequence[str | None],
+    texts: Sequence[str],
+    *,
+    config: Config,
+    ws: Workspace,
+    progress: bool = True,
 ) -> tuple[dict[str | None, np.ndarray], pd.Series]:
     """Predict with trained members; return member -> ndarray of shape (n, k), and the milliseconds a text that each took.
 
@@ -160,14 +222,26 @@ def predict_all(
 
 def model_id(ensemble: Ensemble, calibrator: Calibrator, *, config: Config, ws: Workspace) -> str:
     """Return a SHA-256 over the trained members of an ensemble and both models of notebook 04, how members combine and what calibrates them."""
-    trained = [workspace.path_fingerprint(_folder(name, config, ws)) for name in dict.fromkeys([*ensemble.members, "TF-IDF", None])]
-    numbers = [array.tolist() for array in (ensemble.weights, ensemble.bias, calibrator.scale, calibrator.shift)]
-    return hashlib.sha256(json.dumps([trained, ensemble.method, ensemble.members, numbers]).encode()).hexdigest()
+    trained = [
+        workspace.path_fingerprint(_folder(name, config, ws))
+        for name in dict.fromkeys([*ensemble.members, "TF-IDF", None])
+    ]
+    numbers = [
+        array.tolist()
+        for array in (ensemble.weights, ensemble.bias, calibrator.scale, calibrator.shift)
+    ]
+    return hashlib.sha256(
+        json.dumps([trained, ensemble.method, ensemble.members, numbers]).encode()
+    ).hexdigest()
 
 
 def untouched_rows(names: Sequence[str], val: pd.DataFrame, *, config: Config) -> pd.DataFrame:
     """Return the validation rows that stopped no member's training; they may be none."""
-    watched = [finetune.early_stopping_rows(val, config.member_config(name))["row_id"] for name in names if name not in baseline.LINEAR]
+    watched = [
+        finetune.early_stopping_rows(val, config.member_config(name))["row_id"]
+        for name in names
+        if name not in baseline.LINEAR
+    ]
     return val[~val["row_id"].isin(pd.concat(watched))] if watched else val
 
 

@@ -21,7 +21,9 @@ from lib.training.search.cross_validation import early_stopping_mask
 from lib.workspace import Workspace
 
 
-def with_soft_labels(rows: pd.DataFrame, teacher: np.ndarray, y_true: np.ndarray, *, share: float, temperature: float) -> pd.DataFrame:
+def with_soft_labels(
+    rows: pd.DataFrame, teacher: np.ndarray, y_true: np.ndarray, *, share: float, temperature: float
+) -> pd.DataFrame:
     """Return the rows with what a student learns in place of their labels.
 
     Parameters
@@ -37,7 +39,10 @@ def with_soft_labels(rows: pd.DataFrame, teacher: np.ndarray, y_true: np.ndarray
     Hinton et al. 2015, "Distilling the Knowledge in a Neural Network"; the student is trained at temperature 1.
     """
     flat = np.clip(teacher, 1e-12, None) ** (1 / temperature)
-    soft = share * flat / flat.sum(axis=1, keepdims=True) + (1 - share) * np.eye(teacher.shape[1])[y_true]
+    soft = (
+        share * flat / flat.sum(axis=1, keepdims=True)
+        + (1 - share) * np.eye(teacher.shape[1])[y_true]
+    )
     return rows.assign(**{f"{SOFT}{code}": soft[:, code] for code in range(soft.shape[1])})
 
 
@@ -61,21 +66,38 @@ def soup(folders: Sequence[Path], out: Path) -> Path:
 
     first, *others = folders
     classes = [workspace.read_json(folder / "config.json")["id2label"] for folder in folders]
-    total = {name: weight.double() for name, weight in load_file(first / "model.safetensors").items()}
+    total = {
+        name: weight.double() for name, weight in load_file(first / "model.safetensors").items()
+    }
     for folder, named in zip(others, classes[1:]):
         weights = load_file(folder / "model.safetensors")
-        if named != classes[0] or {k: w.shape for k, w in weights.items()} != {k: w.shape for k, w in total.items()}:
-            raise WorkbookError(f"no soup of {first} and {folder}: they differ in their classes or in the shapes of their weights")
+        if named != classes[0] or {k: w.shape for k, w in weights.items()} != {
+            k: w.shape for k, w in total.items()
+        }:
+            raise WorkbookError(
+                f"no soup of {first} and {folder}: they differ in their classes or in the shapes of their weights"
+            )
         for name, weight in weights.items():
             total[name] += weight
     with workspace.atomic_path(out) as scratch:
         shutil.copytree(first, scratch)
-        save_file({name: (weight / len(folders)).to(torch.float32) for name, weight in total.items()}, scratch / "model.safetensors", metadata={"format": "pt"})
+        save_file(
+            {name: (weight / len(folders)).to(torch.float32) for name, weight in total.items()},
+            scratch / "model.safetensors",
+            metadata={"format": "pt"},
+        )
     return out
 
 
 def compare_students(
-    rows: pd.DataFrame, teacher: np.ndarray, y_true: np.ndarray, scored: pd.DataFrame, *, config: Config, ws: Workspace, progress: bool = True
+    rows: pd.DataFrame,
+    teacher: np.ndarray,
+    y_true: np.ndarray,
+    scored: pd.DataFrame,
+    *,
+    config: Config,
+    ws: Workspace,
+    progress: bool = True,
 ) -> tuple[dict[str, np.ndarray], pd.Series]:
     """Train one model with hard labels, one with another seed, and one with the ensemble's probabilities, on the same rows.
 
@@ -92,15 +114,36 @@ def compare_students(
     probs : name -> ndarray of shape (n_scored, k): "one training", "another seed", "soup of both", "vote of both", "student"
     seconds : of the trainings
     """
-    stops, settings = early_stopping_mask(rows, share=config.cross_validation.early_stopping_share, seed=config.seed), config.ensemble
-    soft = with_soft_labels(rows, teacher, y_true, share=settings.teacher_share, temperature=settings.teacher_temperature)
-    one_head = config.model_copy(update={"training": config.training.model_copy(update={"head_seed": config.seed})})
+    stops, settings = (
+        early_stopping_mask(
+            rows, share=config.cross_validation.early_stopping_share, seed=config.seed
+        ),
+        config.ensemble,
+    )
+    soft = with_soft_labels(
+        rows,
+        teacher,
+        y_true,
+        share=settings.teacher_share,
+        temperature=settings.teacher_temperature,
+    )
+    one_head = config.model_copy(
+        update={"training": config.training.model_copy(update={"head_seed": config.seed})}
+    )
     other_seed = one_head.model_copy(update={"seed": (config.seed + 1) % 2**32})
-    trainings = {"one training": (rows, one_head), "another seed": (rows, other_seed), "student": (soft, one_head)}
+    trainings = {
+        "one training": (rows, one_head),
+        "another seed": (rows, other_seed),
+        "student": (soft, one_head),
+    }
     folders, seconds, probs = {}, {}, {}
-    for name, (learnt, its) in tqdm(trainings.items(), "students", unit="training", disable=not progress):
+    for name, (learnt, its) in tqdm(
+        trainings.items(), "students", unit="training", disable=not progress
+    ):
         place = replace(ws, run=f"{ws.run}/students/{name.replace(' ', '-')}")
-        folders[name], seconds[name] = cached_training.train_once(learnt[~stops], rows[stops], config=its, ws=place)
+        folders[name], seconds[name] = cached_training.train_once(
+            learnt[~stops], rows[stops], config=its, ws=place
+        )
         probs[name] = cached_training.predict(folders[name], scored, settings=config.training)
     two = ("one training", "another seed")
     mixed = soup([folders[name] for name in two], ws.folder(workspace.MODELS) / "students" / "soup")

@@ -1,8 +1,19 @@
 """Fine-tuning a transformer: `train` and what belongs to it."""
 
-from lib.training.finetune.tokenization import SOFT, learnable
 from lib.training.finetune.devices import device_line, precision
 from lib.training.finetune.prediction import embed, load_model, predict_probs
-from lib.training.finetune.run import TrainingResult, train, early_stopping_rows
+from lib.training.finetune.run import TrainingResult, early_stopping_rows, train
+from lib.training.finetune.tokenization import SOFT, learnable
 
-__all__ = ["SOFT", "TrainingResult", "device_line", "embed", "learnable", "load_model", "precision", "predict_probs", "train", "early_stopping_rows"]
+__all__ = [
+    "SOFT",
+    "TrainingResult",
+    "device_line",
+    "embed",
+    "learnable",
+    "load_model",
+    "precision",
+    "predict_probs",
+    "train",
+    "early_stopping_rows",
+]

@@ -17,15 +17,25 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 
-def training_arguments(config: Config, settings: TrainingConfig, checkpoints: Path, *, n_train: int) -> TrainingArguments:
+def training_arguments(
+    config: Config, settings: TrainingConfig, checkpoints: Path, *, n_train: int
+) -> TrainingArguments:
     """Translate the settings into those of HF's Trainer."""
     from transformers import TrainingArguments
 
-    kind, cuda, n_processes = precision(settings), torch.cuda.is_available(), launching.n_processes()
+    kind, cuda, n_processes = (
+        precision(settings),
+        torch.cuda.is_available(),
+        launching.n_processes(),
+    )
     if settings.batch_size % n_processes:
-        raise WorkbookError(f"training.batch_size={settings.batch_size} rows cannot be shared evenly by {n_processes} processes")
+        raise WorkbookError(
+            f"training.batch_size={settings.batch_size} rows cannot be shared evenly by {n_processes} processes"
+        )
     n_steps = math.ceil(math.ceil(n_train / settings.batch_size) * settings.epochs)
-    every = min(settings.eval_steps, max(1, n_steps // 2))  # at least two looks, or early stopping has nothing to compare
+    every = min(
+        settings.eval_steps, max(1, n_steps // 2)
+    )  # at least two looks, or early stopping has nothing to compare
     return TrainingArguments(
         output_dir=str(checkpoints),
         num_train_epochs=settings.epochs,
@@ -35,7 +45,9 @@ def training_arguments(config: Config, settings: TrainingConfig, checkpoints: Pa
         bf16=kind == "bf16",
         fp16=kind == "fp16",
         activation_checkpointing=settings.gradient_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,  # the other kind needs inputs that learn
+        activation_checkpointing_kwargs={"use_reentrant": False}
+        if settings.gradient_checkpointing
+        else None,  # the other kind needs inputs that learn
         eval_strategy="steps",
         eval_steps=every,
         save_strategy="steps",
@@ -54,7 +66,11 @@ def training_arguments(config: Config, settings: TrainingConfig, checkpoints: Pa
         dataloader_pin_memory=cuda,
         dataloader_num_workers=2 if cuda else 0,
         remove_unused_columns=False,
-        ddp_find_unused_parameters=bool(settings.frozen_layers or settings.unfreeze or settings.mixup) if n_processes > 1 else None,
+        ddp_find_unused_parameters=bool(
+            settings.frozen_layers or settings.unfreeze or settings.mixup
+        )
+        if n_processes > 1
+        else None,
         accelerator_config={"non_blocking": cuda},
     )
 
@@ -67,4 +83,6 @@ def logging_steps(every: int, n_steps: int) -> int:
     >>> logging_steps(100, 2190), logging_steps(150, 438)
     (50, 10)
     """
-    return max(step for step in range(1, every + 1) if every % step == 0 and step <= max(1, n_steps // 40))
+    return max(
+        step for step in range(1, every + 1) if every % step == 0 and step <= max(1, n_steps // 40)
+    )

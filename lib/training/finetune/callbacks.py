@@ -25,8 +25,19 @@ from lib.training.finetune.trainer import RecipeTrainer
 
 PLATEAU_STEPS = 100  # steps after warm-up within which the loss has to leave chance
 PLATEAU_SHARE = 0.97  # of the loss of guessing: above it nothing was learned
-AVERAGED, RECIPE = "averaged.safetensors", "recipe.json"  # beside a checkpoint, written before the Trainer's own state
-HISTORY = ["step", "loss", "learning_rate", "grad_norm", "eval_loss", "eval_macro_f1", "eval_accuracy"]
+AVERAGED, RECIPE = (
+    "averaged.safetensors",
+    "recipe.json",
+)  # beside a checkpoint, written before the Trainer's own state
+HISTORY = [
+    "step",
+    "loss",
+    "learning_rate",
+    "grad_norm",
+    "eval_loss",
+    "eval_macro_f1",
+    "eval_accuracy",
+]
 
 
 class Diverged(WorkbookError):  # noqa: N818 - it reads as what happened
@@ -35,7 +46,9 @@ class Diverged(WorkbookError):  # noqa: N818 - it reads as what happened
 
 def history_table(log: list[dict[str, float]]) -> pd.DataFrame:
     """Return the Trainer's log by step, one row a step; what was not measured at a step is NaN."""
-    rows = pd.DataFrame([entry for entry in log if "loss" in entry or "eval_loss" in entry]).reindex(columns=HISTORY)
+    rows = pd.DataFrame(
+        [entry for entry in log if "loss" in entry or "eval_loss" in entry]
+    ).reindex(columns=HISTORY)
     return rows.groupby("step", as_index=False).first()
 
 
@@ -52,13 +65,21 @@ class Progress(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Open the bar."""
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step", disable=not self.progress)
+        self.bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            desc="training",
+            unit="step",
+            disable=not self.progress,
+        )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Move the bar."""
         self.bar.update(state.global_step - self.bar.n)
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any
+    ) -> None:
         """Show the score, and hand on the history."""
         self.bar.set_postfix(macro_f1=f"{metrics['eval_macro_f1']:.3f}")
         if self.watch and state.is_world_process_zero:
@@ -95,13 +116,29 @@ class DivergenceGuard(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
         """Look at the last losses."""
-        bad = [name for name in ("loss", "eval_loss", "grad_norm") if name in logs and not math.isfinite(float(logs[name]))]
-        if bad and not (bad == ["grad_norm"] and args.fp16):  # fp16's scaler skips steps whose gradient overflows
+        bad = [
+            name
+            for name in ("loss", "eval_loss", "grad_norm")
+            if name in logs and not math.isfinite(float(logs[name]))
+        ]
+        if bad and not (
+            bad == ["grad_norm"] and args.fp16
+        ):  # fp16's scaler skips steps whose gradient overflows
             raise Diverged(f"{bad[0]} is {logs[bad[0]]} at step {state.global_step}")
-        if self.starts + PLATEAU_STEPS <= state.global_step < self.starts + PLATEAU_STEPS + args.logging_steps:
-            losses = [entry["loss"] for entry in state.log_history if "loss" in entry and entry["step"] > self.starts]
+        if (
+            self.starts + PLATEAU_STEPS
+            <= state.global_step
+            < self.starts + PLATEAU_STEPS + args.logging_steps
+        ):
+            losses = [
+                entry["loss"]
+                for entry in state.log_history
+                if "loss" in entry and entry["step"] > self.starts
+            ]
             if losses and np.mean(losses) > PLATEAU_SHARE * self.chance_loss:
-                raise Diverged(f"the loss is {np.mean(losses):.3f} up to step {state.global_step}, and guessing gives {self.chance_loss:.3f}")
+                raise Diverged(
+                    f"the loss is {np.mean(losses):.3f} up to step {state.global_step}, and guessing gives {self.chance_loss:.3f}"
+                )
 
 
 class Unfreezing(TrainerCallback):
@@ -109,12 +146,19 @@ class Unfreezing(TrainerCallback):
 
     def __init__(self, trainer: RecipeTrainer, folder: Path, *, progress: bool):
         self.trainer, self.folder, self.progress = trainer, folder, progress
-        self.n_layers = len(freezing.encoder_layers(trainer.model)) if trainer.settings.frozen_layers or trainer.settings.unfreeze else 0
+        self.n_layers = (
+            len(freezing.encoder_layers(trainer.model))
+            if trainer.settings.frozen_layers or trainer.settings.unfreeze
+            else 0
+        )
 
     def last_epoch(self) -> int:
         """Return the epoch from which on all layers learn that ever do."""
         settings, stages = self.trainer.settings, range(len(self.trainer.settings.unfreeze))
-        frozen = [freezing.frozen_depth(settings, epoch, n_layers=self.n_layers) > settings.frozen_layers for epoch in stages]
+        frozen = [
+            freezing.frozen_depth(settings, epoch, n_layers=self.n_layers) > settings.frozen_layers
+            for epoch in stages
+        ]
         return max((epoch + 1 for epoch in stages if frozen[epoch]), default=0)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -125,7 +169,10 @@ class Unfreezing(TrainerCallback):
             return
         trainer.depth = freezing.frozen_depth(settings, epoch, n_layers=self.n_layers)
         freezing.freeze(trainer.model, trainer.depth)
-        wanted, kept = cached_depth(settings, epoch, n_layers=self.n_layers), trainer.caches["train"].depth if trainer.caches else 0
+        wanted, kept = (
+            cached_depth(settings, epoch, n_layers=self.n_layers),
+            trainer.caches["train"].depth if trainer.caches else 0,
+        )
         if kept != wanted:
             trainer.caches.clear()
         if wanted and kept != wanted:
@@ -134,10 +181,17 @@ class Unfreezing(TrainerCallback):
     def _fill(self, depth: int) -> None:
         trainer = self.trainer
         pieces = {"train": trainer.train_dataset.encoded, "eval": trainer.watched[0]}
-        size = sum(freezing.ActivationCache.size_gb(encoded, trainer.model.config.hidden_size) for encoded in pieces.values())
+        size = sum(
+            freezing.ActivationCache.size_gb(encoded, trainer.model.config.hidden_size)
+            for encoded in pieces.values()
+        )
         allowed = trainer.settings.activation_cache_gb
         if size > allowed or not freezing.can_cache(trainer.model):
-            why = f"training.activation_cache_gb={allowed:g} and it takes {size:.1f} GB" if size > allowed else "the model has a convolution between its layers"
+            why = (
+                f"training.activation_cache_gb={allowed:g} and it takes {size:.1f} GB"
+                if size > allowed
+                else "the model has a convolution between its layers"
+            )
             line = f"what the {depth} lowest layers give is computed anew in every epoch: {why}"
             if allowed and line not in trainer.messages:
                 trainer.messages.append(line)
@@ -146,7 +200,9 @@ class Unfreezing(TrainerCallback):
         for name, encoded in pieces.items():
             path = self.folder / f"{name}-{trainer.args.process_index}.f32"
             with trainer.compute_loss_context_manager():
-                trainer.caches[name] = freezing.ActivationCache(trainer.model, encoded, depth=depth, path=path, pad=pad, progress=self.progress)
+                trainer.caches[name] = freezing.ActivationCache(
+                    trainer.model, encoded, depth=depth, path=path, pad=pad, progress=self.progress
+                )
 
 
 def cached_depth(settings: TrainingConfig, epoch: int, *, n_layers: int) -> int:
@@ -154,9 +210,17 @@ def cached_depth(settings: TrainingConfig, epoch: int, *, n_layers: int) -> int:
 
     It follows from the settings alone: a run that is resumed in this epoch must take the same numbers from the cache.
     """
-    depths, cached = [freezing.frozen_depth(settings, each, n_layers=n_layers) for each in range(math.ceil(settings.epochs))], 0
+    depths, cached = (
+        [
+            freezing.frozen_depth(settings, each, n_layers=n_layers)
+            for each in range(math.ceil(settings.epochs))
+        ],
+        0,
+    )
     for each in range(epoch + 1):
-        lasting = list(itertools.takewhile(bool, depths[each:]))  # the epochs from here on in which something is frozen
+        lasting = list(
+            itertools.takewhile(bool, depths[each:])
+        )  # the epochs from here on in which something is frozen
         if not 0 < cached <= depths[each]:
             cached = min(lasting) if len(lasting) > 1 else 0
     return cached
@@ -179,17 +243,28 @@ class ResumeState(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Take up what was kept."""
-        control.should_training_stop = state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]
-        control.should_log = control.should_evaluate = control.should_save = False  # done before the checkpoint was written
+        control.should_training_stop = state.stateful_callbacks["TrainerControl"]["args"][
+            "should_training_stop"
+        ]
+        control.should_log = control.should_evaluate = control.should_save = (
+            False  # done before the checkpoint was written
+        )
         if state.global_step:
-            kept, messages = workspace.read_json(checkpoint_folder(args, state) / RECIPE), self.trainer.messages
+            kept, messages = (
+                workspace.read_json(checkpoint_folder(args, state) / RECIPE),
+                self.trainer.messages,
+            )
             self.trainer.n_parts, self.before = kept["n_parts"], kept["seconds"]
             messages += [message for message in kept["messages"] if message not in messages]
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Keep it: an evaluation is followed by the Trainer's checkpoint."""
         if state.is_world_process_zero:
-            kept = {"n_parts": self.trainer.n_parts, "messages": self.trainer.messages, "seconds": self.seconds}
+            kept = {
+                "n_parts": self.trainer.n_parts,
+                "messages": self.trainer.messages,
+                "seconds": self.seconds,
+            }
             workspace.write_json(kept, checkpoint_folder(args, state) / RECIPE)
 
 
@@ -215,22 +290,39 @@ class WeightAverage(TrainerCallback):
         """Add the weights as they are to the average."""
         swa = self.settings.averaging == "swa"
         every = max(1, state.max_steps // 100) if swa else 1
-        if state.global_step < self.settings.averaging_start * state.max_steps or state.global_step % every:
+        if (
+            state.global_step < self.settings.averaging_start * state.max_steps
+            or state.global_step % every
+        ):
             return
-        learning = {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
+        learning = {
+            name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad
+        }
         if learning.keys() != self.weights.keys():
             self.weights, self.n = {name: p.clone() for name, p in learning.items()}, 1
             return
-        decay = min(self.settings.ema_decay, (1 + self.n) / (10 + self.n))  # a young average forgets its beginning sooner
+        decay = min(
+            self.settings.ema_decay, (1 + self.n) / (10 + self.n)
+        )  # a young average forgets its beginning sooner
         update = get_swa_multi_avg_fn() if swa else get_ema_multi_avg_fn(decay)
-        update(list(self.weights.values()), [learning[name] for name in self.weights], torch.tensor(self.n))
+        update(
+            list(self.weights.values()),
+            [learning[name] for name in self.weights],
+            torch.tensor(self.n),
+        )
         self.n += 1
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Save the average where the Trainer's checkpoint goes next: that one's state file, the last, then stands for both."""
         if self.weights and state.is_world_process_zero:
             with workspace.atomic_path(checkpoint_folder(args, state) / AVERAGED) as scratch:
-                save_file({**{name: value.contiguous() for name, value in self.weights.items()}, "n": torch.tensor(self.n)}, scratch)
+                save_file(
+                    {
+                        **{name: value.contiguous() for name, value in self.weights.items()},
+                        "n": torch.tensor(self.n),
+                    },
+                    scratch,
+                )
 
     def put_in(self) -> None:
         """Give the model the averaged weights."""

@@ -12,15 +12,27 @@ import pandas as pd
 
 from lib import workspace
 from lib.config import Config
-from lib.training.finetune import callbacks, tokenization, launching
+from lib.training.finetune import callbacks, launching, tokenization
 
-WHOLE = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state*.pth", "*model.safetensors", callbacks.RECIPE)  # of a checkpoint
+WHOLE = (
+    "trainer_state.json",
+    "optimizer.pt",
+    "scheduler.pt",
+    "rng_state*.pth",
+    "*model.safetensors",
+    callbacks.RECIPE,
+)  # of a checkpoint
 
 
 def key_of(train: pd.DataFrame, val: pd.DataFrame, config: Config) -> str:
     """Return what checkpoints belong to: the data, the settings, the code."""
     tables = [workspace.table_fingerprint(tokenization.learnable(table)) for table in (train, val)]
-    what = [*tables, config.training.model_dump(mode="json"), config.seed, workspace.code_fingerprint()]
+    what = [
+        *tables,
+        config.training.model_dump(mode="json"),
+        config.seed,
+        workspace.code_fingerprint(),
+    ]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
 
@@ -45,7 +57,9 @@ def begin(checkpoints: Path, key: str, tried: list[str]) -> None:
 def clear(checkpoints: Path) -> None:
     """Delete the checkpoints."""
     if launching.is_first():
-        (checkpoints / "attempt.json").unlink(missing_ok=True)  # first: without it what is left, were this cut short, is not taken up
+        (checkpoints / "attempt.json").unlink(
+            missing_ok=True
+        )  # first: without it what is left, were this cut short, is not taken up
         shutil.rmtree(checkpoints, ignore_errors=True)
 
 

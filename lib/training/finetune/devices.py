@@ -35,7 +35,9 @@ def precision(settings: TrainingConfig) -> str:
     """
     cuda = torch.cuda.is_available()
     if settings.precision == "fp16" and not cuda:
-        raise WorkbookError("training.precision=fp16 needs a GPU, and none is visible; use auto, bf16 or fp32")
+        raise WorkbookError(
+            "training.precision=fp16 needs a GPU, and none is visible; use auto, bf16 or fp32"
+        )
     if settings.precision != "auto":
         return settings.precision
     if cuda:
@@ -46,7 +48,9 @@ def precision(settings: TrainingConfig) -> str:
 def mixed_precision(settings: TrainingConfig) -> AbstractContextManager:
     """Return a context in which a model computes as in training: autocast to `precision(settings)`, or nothing for fp32."""
     kind, device = precision(settings), "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.autocast(device, dtype=torch.float16 if kind == "fp16" else torch.bfloat16, enabled=kind != "fp32")
+    return torch.autocast(
+        device, dtype=torch.float16 if kind == "fp16" else torch.bfloat16, enabled=kind != "fp32"
+    )
 
 
 def _is_bf16_faster(processor: Mapping[str, Any]) -> bool:

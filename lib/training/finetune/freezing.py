@@ -48,8 +48,14 @@ def frozen_parts(model: torch.nn.Module, depth: int) -> list[torch.nn.Module]:
         return []
     layers, encoder = encoder_layers(model), model.base_model.encoder
     if depth > len(layers):
-        raise WorkbookError(f"training.frozen_layers={depth}, but the backbone has {len(layers)} layers")
-    shared = [module for name, module in encoder.named_children() if name != "layer" and module is not None]
+        raise WorkbookError(
+            f"training.frozen_layers={depth}, but the backbone has {len(layers)} layers"
+        )
+    shared = [
+        module
+        for name, module in encoder.named_children()
+        if name != "layer" and module is not None
+    ]
     return [*_below_layers(model), *layers[:depth], *shared]
 
 
@@ -69,25 +75,53 @@ class ActivationCache:
     path : file of float32 of shape (tokens kept of all pieces, hidden size)
     """
 
-    def __init__(self, model: torch.nn.Module, pieces: datasets.Dataset, *, depth: int, path: Path, pad: int, progress: bool = False):
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        pieces: datasets.Dataset,
+        *,
+        depth: int,
+        path: Path,
+        pad: int,
+        progress: bool = False,
+    ):
         self.depth, self.path = depth, path
         lengths = np.asarray(pieces["length"])
-        first_only = depth == len(encoder_layers(model)) and hasattr(model, "first_token_hook")  # all that is read of the top layer
+        first_only = depth == len(encoder_layers(model)) and hasattr(
+            model, "first_token_hook"
+        )  # all that is read of the top layer
         self.kept = np.ones_like(lengths) if first_only else lengths
         self.starts = np.concatenate([[0], np.cumsum(self.kept)])
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.values = np.memmap(path, np.float32, mode="w+", shape=(int(self.starts[-1]), model.config.hidden_size))
+        self.values = np.memmap(
+            path, np.float32, mode="w+", shape=(int(self.starts[-1]), model.config.hidden_size)
+        )
         self._fill(model, pieces.with_format("numpy"), lengths, pad=pad, progress=progress)
 
-    def _fill(self, model: torch.nn.Module, ids: datasets.Dataset, lengths: np.ndarray, *, pad: int, progress: bool) -> None:
+    def _fill(
+        self,
+        model: torch.nn.Module,
+        ids: datasets.Dataset,
+        lengths: np.ndarray,
+        *,
+        pad: int,
+        progress: bool,
+    ) -> None:
         device = next(model.parameters()).device
         model.eval()
-        with tqdm(total=len(lengths), desc="frozen layers", unit="piece", disable=not progress) as bar, torch.inference_mode():
+        with (
+            tqdm(
+                total=len(lengths), desc="frozen layers", unit="piece", disable=not progress
+            ) as bar,
+            torch.inference_mode(),
+        ):
             for batch in tokenization.sorted_batches(lengths, device=device):
                 tokens, mask = tokenization.padded(ids[batch]["input_ids"], pad=pad, device=device)
                 given = lower_layers(model, tokens, mask, depth=self.depth).float().cpu().numpy()
                 for piece, value in zip(batch, given):
-                    self.values[self.starts[piece] : self.starts[piece + 1]] = value[: self.kept[piece]]
+                    self.values[self.starts[piece] : self.starts[piece + 1]] = value[
+                        : self.kept[piece]
+                    ]
                 bar.update(len(batch))
 
     def __call__(self, pieces: np.ndarray, n_tokens: int) -> torch.Tensor:
@@ -109,14 +143,28 @@ def can_cache(model: torch.nn.Module) -> bool:
     Not where the encoder does more than call its layers in turn: a convolution (deberta-v2-xlarge), a projection (RemBERT).
     """
     device = next(model.parameters()).device
-    ids, mask = torch.arange(2, 10, device=device).view(2, 4), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]], device=device)
+    ids, mask = (
+        torch.arange(2, 10, device=device).view(2, 4),
+        torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]], device=device),
+    )
     model.eval()
     try:
         with torch.inference_mode():
-            whole, hidden = model.base_model(input_ids=ids, attention_mask=mask)[0], lower_layers(model, ids, mask, depth=1)
+            whole, hidden = (
+                model.base_model(input_ids=ids, attention_mask=mask)[0],
+                lower_layers(model, ids, mask, depth=1),
+            )
             with bypassed(model, 1):
-                return torch.allclose(whole, model.base_model(inputs_embeds=hidden, attention_mask=mask)[0], atol=1e-4)
-    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError):  # its parts have other shapes or names
+                return torch.allclose(
+                    whole, model.base_model(inputs_embeds=hidden, attention_mask=mask)[0], atol=1e-4
+                )
+    except (
+        RuntimeError,
+        TypeError,
+        ValueError,
+        LookupError,
+        AttributeError,
+    ):  # its parts have other shapes or names
         return False
 
 
@@ -124,7 +172,9 @@ class _Captured(Exception):  # noqa: N818 - no error: it ends a forward pass ear
     pass
 
 
-def lower_layers(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, *, depth: int) -> torch.Tensor:
+def lower_layers(
+    model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, *, depth: int
+) -> torch.Tensor:
     """Return the hidden states after the `depth` lowest layers, of shape (batch, tokens, hidden)."""
     found: list[Any] = []
 
@@ -139,7 +189,9 @@ def lower_layers(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, 
         pass
     finally:
         hook.remove()
-    model.n_layer_outputs = len(found[0]) if isinstance(found[0], tuple) else None  # `bypassed` has to give as many
+    model.n_layer_outputs = (
+        len(found[0]) if isinstance(found[0], tuple) else None
+    )  # `bypassed` has to give as many
     return found[0] if model.n_layer_outputs is None else found[0][0]
 
 
@@ -158,7 +210,10 @@ def bypassed(model: torch.nn.Module, depth: int) -> Iterator[None]:
     def given(*_args: Any, inputs_embeds: torch.Tensor, **_kwargs: Any) -> torch.Tensor:
         return inputs_embeds
 
-    stand_ins: list[tuple[torch.nn.Module, Callable]] = [(embeddings, given), *((module, unchanged) for module in projection)]
+    stand_ins: list[tuple[torch.nn.Module, Callable]] = [
+        (embeddings, given),
+        *((module, unchanged) for module in projection),
+    ]
     stand_ins += [(layer, passed_on) for layer in encoder_layers(model)[:depth]]
     for module, stand_in in stand_ins:
         module.forward = stand_in  # type: ignore[method-assign]

@@ -19,9 +19,19 @@ if TYPE_CHECKING:
 
 POOLINGS = ("cls", "mean", "attention")
 LORA_DROPOUT = 0.05  # of the input of the low-rank matrices, as in Dettmers et al. 2023, "QLoRA"
-QUERY_AND_VALUE = (("query_proj", "value_proj"), ("query", "value"))  # DeBERTa's names, BERT's and RoBERTa's
-_ATTENTION_DROPOUT = re.compile(r"(^|\.)attention\.self\.dropout$")  # beside it, DeBERTa's `pos_dropout` is of embeddings
-_HIDDEN_FIELDS = ("hidden_dropout_prob", "classifier_dropout", "cls_dropout", "pooler_dropout")  # a config has some of them
+QUERY_AND_VALUE = (
+    ("query_proj", "value_proj"),
+    ("query", "value"),
+)  # DeBERTa's names, BERT's and RoBERTa's
+_ATTENTION_DROPOUT = re.compile(
+    r"(^|\.)attention\.self\.dropout$"
+)  # beside it, DeBERTa's `pos_dropout` is of embeddings
+_HIDDEN_FIELDS = (
+    "hidden_dropout_prob",
+    "classifier_dropout",
+    "cls_dropout",
+    "pooler_dropout",
+)  # a config has some of them
 _POOL_WEIGHT = "attention_pool.weight"
 
 
@@ -72,14 +82,18 @@ def set_pooling(model: PreTrainedModel, pooling: str) -> None:
     Mean: Reimers & Gurevych 2019, "Sentence-BERT". Attention: after Yang et al. 2016, "Hierarchical Attention Networks".
     """
     if pooling not in POOLINGS:
-        raise WorkbookError(f"training.pooling must be one of {', '.join(POOLINGS)}, found {pooling!r}")
+        raise WorkbookError(
+            f"training.pooling must be one of {', '.join(POOLINGS)}, found {pooling!r}"
+        )
     if hasattr(model, "pooling_hook"):
         model.pooling_hook.handle.remove()
         del model.pooling_hook
     if hasattr(model, "attention_pool"):
         del model.attention_pool
     if pooling == "attention":
-        projection = torch.nn.Linear(model.config.hidden_size, 1, bias=False, device=model.device, dtype=model.dtype)
+        projection = torch.nn.Linear(
+            model.config.hidden_size, 1, bias=False, device=model.device, dtype=model.dtype
+        )
         torch.nn.init.zeros_(projection.weight)
         model.attention_pool = projection
     if pooling != "cls":
@@ -98,13 +112,21 @@ class _Pooling:
         self.model = model
         self.handle = model.base_model.register_forward_hook(self, with_kwargs=True)
 
-    def __call__(self, base: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    def __call__(
+        self, base: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> Any:
         hidden = output[0]  # (batch, tokens, hidden)
         mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
         scorer = getattr(self.model, "attention_pool", None)
-        scores = scorer(hidden).squeeze(-1) if scorer else hidden.new_zeros(hidden.shape[:2])  # (batch, tokens)
-        replaced = torch.cat([pooled_vector(hidden, scores, mask).unsqueeze(1), hidden[:, 1:]], dim=1)
-        pooler = getattr(base, "pooler", None)  # BERT's has read the first token already: once more, then
+        scores = (
+            scorer(hidden).squeeze(-1) if scorer else hidden.new_zeros(hidden.shape[:2])
+        )  # (batch, tokens)
+        replaced = torch.cat(
+            [pooled_vector(hidden, scores, mask).unsqueeze(1), hidden[:, 1:]], dim=1
+        )
+        pooler = getattr(
+            base, "pooler", None
+        )  # BERT's has read the first token already: once more, then
         if isinstance(output, tuple):
             return (replaced, pooler(replaced), *output[2:]) if pooler else (replaced, *output[1:])
         output.last_hidden_state = replaced
@@ -113,7 +135,9 @@ class _Pooling:
         return output
 
 
-def pooled_vector(hidden: torch.Tensor, scores: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+def pooled_vector(
+    hidden: torch.Tensor, scores: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
     """Return the mean of the real tokens' vectors, weighted by the softmax of their scores.
 
     Parameters
@@ -141,7 +165,9 @@ def read_first_token_only(model: PreTrainedModel) -> None:
     layers = getattr(getattr(model.base_model, "encoder", None), "layer", None)
     output = getattr(getattr(layers[-1], "attention", None), "output", None) if layers else None
     if output is not None and not hasattr(model, "first_token_hook"):
-        model.first_token_hook = output.register_forward_pre_hook(lambda _, inputs: tuple(hidden[:, :1] for hidden in inputs))
+        model.first_token_hook = output.register_forward_pre_hook(
+            lambda _, inputs: tuple(hidden[:, :1] for hidden in inputs)
+        )
 
 
 def compute_logits_in_float32(model: PreTrainedModel) -> None:
@@ -151,9 +177,15 @@ def compute_logits_in_float32(model: PreTrainedModel) -> None:
     ------
     WorkbookError : the architecture keeps its head elsewhere than BERT's family does.
     """
-    linear = [module for module in getattr(model, "classifier", torch.nn.Identity()).modules() if isinstance(module, torch.nn.Linear)]
+    linear = [
+        module
+        for module in getattr(model, "classifier", torch.nn.Identity()).modules()
+        if isinstance(module, torch.nn.Linear)
+    ]
     if not linear:
-        raise WorkbookError(f"training.backbone must be of BERT's family; {type(model).__name__} has no head named classifier: take another backbone")
+        raise WorkbookError(
+            f"training.backbone must be of BERT's family; {type(model).__name__} has no head named classifier: take another backbone"
+        )
     linear[-1].forward = MethodType(_in_float32, linear[-1])  # type: ignore[method-assign]  # bound: a copy has its own weights
 
 
@@ -181,10 +213,14 @@ def restore_head(model: PreTrainedModel, folder: Path) -> None:
         with safe_open(file, framework="pt") as weights:
             found = weights.get_tensor(_POOL_WEIGHT) if _POOL_WEIGHT in weights.keys() else None  # noqa: SIM118 - no mapping
     except (OSError, SafetensorError) as error:
-        raise WorkbookError(f"{file} cannot be read ({error}), and the model's pooling is `attention`: train it again") from error
+        raise WorkbookError(
+            f"{file} cannot be read ({error}), and the model's pooling is `attention`: train it again"
+        ) from error
     if found is None or found.shape != model.attention_pool.weight.shape:
         what = "has no" if found is None else f"has shape {tuple(found.shape)} for"
-        raise WorkbookError(f"{file} {what} {_POOL_WEIGHT}, and the model's pooling is `attention`: train it again")
+        raise WorkbookError(
+            f"{file} {what} {_POOL_WEIGHT}, and the model's pooling is `attention`: train it again"
+        )
     with torch.no_grad():
         model.attention_pool.weight.copy_(found)
 
@@ -209,12 +245,16 @@ def reinit_top_layers(model: PreTrainedModel, n: int, *, seed: int) -> None:
         return
     layers = encoder_layers(model, setting="training.reinit_layers")
     if not 0 < n <= len(layers):
-        raise WorkbookError(f"training.reinit_layers={n}, but the backbone has {len(layers)} layers")
+        raise WorkbookError(
+            f"training.reinit_layers={n}, but the backbone has {len(layers)} layers"
+        )
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         for layer in layers[-n:]:
             for parameter in layer.parameters():
-                parameter._is_hf_initialized = False  # loading sets it, and transformers' initialisers skip what has it
+                parameter._is_hf_initialized = (
+                    False  # loading sets it, and transformers' initialisers skip what has it
+                )
             layer.apply(model._init_weights)
 
 
@@ -242,20 +282,28 @@ def add_lora(model: PreTrainedModel, *, rank: int, seed: int | None = None) -> P
     try:
         from peft import LoraConfig, TaskType, get_peft_model
     except ImportError as error:
-        raise WorkbookError("training.lora_rank needs the package peft: pip install peft, or set it to 0") from error
+        raise WorkbookError(
+            "training.lora_rank needs the package peft: pip install peft, or set it to 0"
+        ) from error
     if rank < 1:
-        raise WorkbookError(f"training.lora_rank must be at least 1 for low-rank matrices, found {rank}")
+        raise WorkbookError(
+            f"training.lora_rank must be at least 1 for low-rank matrices, found {rank}"
+        )
     names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     targets = next((pair for pair in QUERY_AND_VALUE if names.issuperset(pair)), None)
     if targets is None:
-        raise WorkbookError(f"training.lora_rank is for models of BERT's family; {type(model).__name__} has no query and value projections, set it to 0")
+        raise WorkbookError(
+            f"training.lora_rank is for models of BERT's family; {type(model).__name__} has no query and value projections, set it to 0"
+        )
     lora = LoraConfig(
         task_type=TaskType.SEQ_CLS,
         r=rank,
         lora_alpha=2 * rank,
         lora_dropout=LORA_DROPOUT,
         target_modules=list(targets),
-        modules_to_save=[name for name in ("pooler", "attention_pool") if name in names],  # peft adds the classifier
+        modules_to_save=[
+            name for name in ("pooler", "attention_pool") if name in names
+        ],  # peft adds the classifier
     )
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:

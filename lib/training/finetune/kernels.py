@@ -17,8 +17,15 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel
 
-PACKAGE = "disentangled-flash==1.1.1"  # the version whose source was read for what `_install` puts right
-CHECKED_LENGTHS = (256, 97, 33, 4)  # tokens: twice the 128 where DeBERTa's distances begin to share embeddings; ends within a kernel's tile; padding
+PACKAGE = (
+    "disentangled-flash==1.1.1"  # the version whose source was read for what `_install` puts right
+)
+CHECKED_LENGTHS = (
+    256,
+    97,
+    33,
+    4,
+)  # tokens: twice the 128 where DeBERTa's distances begin to share embeddings; ends within a kernel's tile; padding
 FLOAT32_GAP = 1e-3  # on a CPU rounding was 1e-6, and the mildest fault tried, one term wrong beyond 130 positions, 4e-3
 HALF_RATIO = 3.0  # the fused kernel's rounding in half precision, in units of the eager code's; FlashAttention's own tests allow 2 to 3
 HALF_FLOOR = 1e-3  # a rounding error of that size passes whatever the eager code's is
@@ -29,7 +36,10 @@ PEAK_FLOPS = (  # dense, in bfloat16 (T4: float16, it has no other); NVIDIA's da
     (r"A100", 312e12),  # A100 data sheet: 312
     (r"L4", 121e12),  # L4 data sheet: 242 with sparsity
     (r"T4", 65e12),  # T4 data sheet: 65
-    (r"RTX 4090(?! D)", 165e12),  # Ada architecture white paper, appendix A: 165.2 with float32 accumulation
+    (
+        r"RTX 4090(?! D)",
+        165e12,
+    ),  # Ada architecture white paper, appendix A: 165.2 with float32 accumulation
 )
 
 
@@ -52,7 +62,9 @@ def use_fused_attention(model: PreTrainedModel, *, backend: str | None = None) -
     a line that says what is used; where that is the eager code, why, and the model is as it was
     """
     eager, device = "attention: the model's own code", _training_device(model)
-    if (reason := _obstacle(model, needs_gpu=backend is None and device.type != "cuda")) is not None:
+    if (
+        reason := _obstacle(model, needs_gpu=backend is None and device.type != "cuda")
+    ) is not None:
         return f"{eager} ({reason})"
     try:
         model.to(device)
@@ -72,22 +84,33 @@ def use_needed_positions(model: PreTrainedModel) -> None:
     """
     for layer in getattr(getattr(model.base_model, "encoder", None), "layer", ()):
         attention = layer.attention.self
-        is_eager = type(attention).__name__ == "DisentangledSelfAttention" and attention.relative_attention
-        if is_eager and not hasattr(attention, "positions_hook"):  # a second one would cut what the first has cut
+        is_eager = (
+            type(attention).__name__ == "DisentangledSelfAttention" and attention.relative_attention
+        )
+        if is_eager and not hasattr(
+            attention, "positions_hook"
+        ):  # a second one would cut what the first has cut
             hook = partial(_only_needed_positions, attention.pos_ebd_size)
             attention.positions_hook = attention.register_forward_pre_hook(hook, with_kwargs=True)
 
 
-def _only_needed_positions(n_embedded: int, attention: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+def _only_needed_positions(
+    n_embedded: int, attention: Any, args: tuple, kwargs: dict[str, Any]
+) -> tuple[tuple, dict[str, Any]]:
     import torch
     from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
     farthest = torch.tensor(args[0].shape[1] - 1)
     if attention.position_buckets > 0:
-        farthest = make_log_bucket_position(farthest, attention.position_buckets, attention.max_relative_positions)
+        farthest = make_log_bucket_position(
+            farthest, attention.position_buckets, attention.max_relative_positions
+        )
     needed = min(int(farthest) + 1, n_embedded)
     attention.pos_ebd_size = needed  # where its index of distance 0 lies; it is set at each call, so a recomputed pass agrees
-    return args, {**kwargs, "rel_embeddings": kwargs["rel_embeddings"][n_embedded - needed : n_embedded + needed]}
+    return args, {
+        **kwargs,
+        "rel_embeddings": kwargs["rel_embeddings"][n_embedded - needed : n_embedded + needed],
+    }
 
 
 def compile_model(model: torch.nn.Module, *, wanted: bool) -> tuple[torch.nn.Module, str]:
@@ -106,7 +129,10 @@ def compile_model(model: torch.nn.Module, *, wanted: bool) -> tuple[torch.nn.Mod
         return model, "torch.compile: off"
     device = _training_device(model)
     if (problem := _compiler_problem(device)) is not None:
-        return model, f"torch.compile: off, since nothing compiles for the {device.type.upper()} here ({problem})"
+        return (
+            model,
+            f"torch.compile: off, since nothing compiles for the {device.type.upper()} here ({problem})",
+        )
     torch._dynamo.config.suppress_errors = True
     model.compile(dynamic=True)
     return model, "torch.compile: on, for any shape; a part that does not compile runs as it is"
@@ -140,7 +166,11 @@ def flops_per_token(config: PreTrainedConfig, *, n_tokens: float) -> float:
     hidden = config.hidden_size
     forward = 8.0 * hidden**2 + 4 * hidden * config.intermediate_size + 4 * n_tokens * hidden
     if getattr(config, "relative_attention", False):
-        span = config.position_buckets if config.position_buckets > 0 else config.max_relative_positions
+        span = (
+            config.position_buckets
+            if config.position_buckets > 0
+            else config.max_relative_positions
+        )
         span = span if span > 0 else config.max_position_embeddings
         n_terms = sum(term in config.pos_att_type for term in ("c2p", "p2c"))
         forward += n_terms * 2 * min(2 * n_tokens - 1, 2 * span) * hidden
@@ -154,7 +184,14 @@ def peak_flops(device: torch.device | str) -> float | None:
     if torch.device(device).type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    return next((flops for pattern, flops in PEAK_FLOPS if re.search(rf"(?<![A-Z0-9]){pattern}(?![A-Z0-9])", name)), None)
+    return next(
+        (
+            flops
+            for pattern, flops in PEAK_FLOPS
+            if re.search(rf"(?<![A-Z0-9]){pattern}(?![A-Z0-9])", name)
+        ),
+        None,
+    )
 
 
 def _training_device(model: Any) -> torch.device:
@@ -162,7 +199,11 @@ def _training_device(model: Any) -> torch.device:
     import torch
 
     device = next(model.parameters()).device
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if device.type == "cpu" and torch.cuda.is_available() else device
+    return (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if device.type == "cpu" and torch.cuda.is_available()
+        else device
+    )
 
 
 def _obstacle(model: Any, *, needs_gpu: bool) -> str | None:
@@ -177,7 +218,11 @@ def _obstacle(model: Any, *, needs_gpu: bool) -> str | None:
     attentions = [layer.attention.self for layer in model.deberta.encoder.layer]
     if any(type(attention).__name__ != "DisentangledSelfAttention" for attention in attentions):
         return "its attention was replaced before"
-    if any(type(linear) is not torch.nn.Linear for attention in attentions for linear in (attention.query_proj, attention.key_proj, attention.value_proj)):
+    if any(
+        type(linear) is not torch.nn.Linear
+        for attention in attentions
+        for linear in (attention.query_proj, attention.key_proj, attention.value_proj)
+    ):
         return "LoRA is in its projections already: it has to be added after the fused kernel"
     return None
 
@@ -189,10 +234,16 @@ def _install_checked(model: Any, *, backend: str) -> tuple[bool, str]:
         half_gap = _gap(_outputs(model, half=_half(model.device)), exact)
         undo = _install(model.deberta, backend=backend)
         if undo is None:
-            return False, f"needs Triton and heads of 32, 64 or 128; this model's are of {model.deberta.encoder.layer[0].attention.self.attention_head_size}"
+            return (
+                False,
+                f"needs Triton and heads of 32, 64 or 128; this model's are of {model.deberta.encoder.layer[0].attention.self.attention_head_size}",
+            )
         passed = False
         try:
-            gap, fused_half_gap = _gap(_outputs(model), exact), _gap(_outputs(model, half=_half(model.device)), exact)
+            gap, fused_half_gap = (
+                _gap(_outputs(model), exact),
+                _gap(_outputs(model, half=_half(model.device)), exact),
+            )
             half_limit = max(HALF_RATIO * half_gap, HALF_FLOOR)
             passed = gap <= FLOAT32_GAP and fused_half_gap <= half_limit
         finally:
@@ -240,12 +291,16 @@ def _install(base: Any, *, backend: str) -> Callable[[], None] | None:
         attention._project_qkv = MethodType(_projections, attention)
     tables = fused.position_plan_cache
     for name in ("compact", "dense"):
-        setattr(tables, name, torch.compiler.disable(torch.inference_mode(False)(getattr(tables, name))))
+        setattr(
+            tables, name, torch.compiler.disable(torch.inference_mode(False)(getattr(tables, name)))
+        )
     encoder.get_attention_mask, encoder.get_rel_pos = fused.get_attention_mask, fused.get_rel_pos
     return undo
 
 
-def _projections(attention: Any, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _projections(
+    attention: Any, hidden: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return attention.query_proj(hidden), attention.key_proj(hidden), attention.value_proj(hidden)
 
 
@@ -254,7 +309,10 @@ def _evaluating(model: Any) -> Iterator[None]:
     """Within the block: eval mode, and float32 products in full precision; each module's mode is put back after it."""
     import torch
 
-    modes, precision = {name: module.training for name, module in model.named_modules()}, torch.get_float32_matmul_precision()
+    modes, precision = (
+        {name: module.training for name, module in model.named_modules()},
+        torch.get_float32_matmul_precision(),
+    )
     torch.set_float32_matmul_precision("highest")
     model.eval()
     try:
@@ -268,15 +326,24 @@ def _evaluating(model: Any) -> Iterator[None]:
 def _half(device: torch.device) -> torch.dtype:
     import torch
 
-    return torch.float16 if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False) else torch.bfloat16
+    return (
+        torch.float16
+        if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
+        else torch.bfloat16
+    )
 
 
 def _outputs(model: Any, *, half: torch.dtype | None = None) -> list[torch.Tensor]:
     """Return the logits of a small padded batch, and the gradients that tell whether everything below them is right."""
     import torch
 
-    draw, longest = torch.Generator().manual_seed(0), min(CHECKED_LENGTHS[0], model.config.max_position_embeddings)
-    ids = torch.randint(model.config.vocab_size, (len(CHECKED_LENGTHS), longest), generator=draw).to(model.device)
+    draw, longest = (
+        torch.Generator().manual_seed(0),
+        min(CHECKED_LENGTHS[0], model.config.max_position_embeddings),
+    )
+    ids = torch.randint(
+        model.config.vocab_size, (len(CHECKED_LENGTHS), longest), generator=draw
+    ).to(model.device)
     mask = (torch.arange(longest) < torch.tensor(CHECKED_LENGTHS)[:, None]).long().to(model.device)
     words = model.get_input_embeddings().weight
     probes = [words, model.deberta.encoder.layer[0].attention.self.query_proj.weight]
@@ -286,9 +353,15 @@ def _outputs(model: Any, *, half: torch.dtype | None = None) -> list[torch.Tenso
     try:
         for probe in probes:
             probe.requires_grad_(True)
-        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(model.device.type, dtype=half, enabled=half is not None):
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast(model.device.type, dtype=half, enabled=half is not None),
+        ):
             logits = model(input_ids=ids, attention_mask=mask).logits.float()
-            gradients = torch.autograd.grad(1024 * logits.sum(), probes)  # scaled: float16 has no small numbers
+            gradients = torch.autograd.grad(
+                1024 * logits.sum(), probes
+            )  # scaled: float16 has no small numbers
     finally:
         for probe, learns in zip(probes, learning):
             probe.requires_grad_(learns)
@@ -301,7 +374,15 @@ def _gap(found: list[torch.Tensor], exact: list[torch.Tensor]) -> float:
     By rows, since a fault of a few positions drowns in the whole. To each norm a hundredth of the largest is added, since
     small rows are all rounding. Infinity where a number is none.
     """
-    gaps = [float(((a - b).norm(dim=-1) / (b.norm(dim=-1) + 0.01 * b.norm(dim=-1).max()).clamp_min(1e-30)).max()) for a, b in zip(found, exact)]
+    gaps = [
+        float(
+            (
+                (a - b).norm(dim=-1)
+                / (b.norm(dim=-1) + 0.01 * b.norm(dim=-1).max()).clamp_min(1e-30)
+            ).max()
+        )
+        for a, b in zip(found, exact)
+    ]
     return max(math.inf if math.isnan(gap) else gap for gap in gaps)
 
 

@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from lib.config import TrainingConfig
-from lib.training.finetune import tokenization, heads, kernels, devices
+from lib.training.finetune import devices, heads, kernels, tokenization
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -26,7 +26,11 @@ def load_model(folder: Path) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, 
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
     heads.restore_head(model, folder)
     kernels.use_needed_positions(model)
-    return AutoTokenizer.from_pretrained(folder), model, [model.config.id2label[i] for i in range(model.config.num_labels)]
+    return (
+        AutoTokenizer.from_pretrained(folder),
+        model,
+        [model.config.id2label[i] for i in range(model.config.num_labels)],
+    )
 
 
 def predict_probs(
@@ -48,13 +52,28 @@ def predict_probs(
     ndarray of float64 of shape (n, k), rows summing to 1
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    pieces = tokenization.encode(texts, tokenizer, max_length=settings.max_length, truncation=settings.truncation)
+    pieces = tokenization.encode(
+        texts, tokenizer, max_length=settings.max_length, truncation=settings.truncation
+    )
     with devices.mixed_precision(settings):
-        logits = predict_logits(model.to(device), pieces, n_rows=len(texts), pad=tokenizer.pad_token_id or 0, progress=progress)
+        logits = predict_logits(
+            model.to(device),
+            pieces,
+            n_rows=len(texts),
+            pad=tokenizer.pad_token_id or 0,
+            progress=progress,
+        )
     return softmax(logits)
 
 
-def embed(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, texts: Sequence[str], *, max_length: int, progress: bool = True) -> np.ndarray:
+def embed(
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
+    texts: Sequence[str],
+    *,
+    max_length: int,
+    progress: bool = True,
+) -> np.ndarray:
     """Return a vector for each text: the mean over its first `max_length` tokens of the encoder's last layer.
 
     Parameters
@@ -73,10 +92,14 @@ def embed(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, texts: Seq
     bar = tqdm(total=len(lengths), desc="embedding", unit="text", disable=not progress)
     with bar, torch.inference_mode(), devices.mixed_precision(TrainingConfig()):
         for batch in tokenization.sorted_batches(lengths, device=device):
-            tokens, mask = tokenization.padded(ids[batch]["input_ids"], pad=tokenizer.pad_token_id or 0, device=device)
+            tokens, mask = tokenization.padded(
+                ids[batch]["input_ids"], pad=tokenizer.pad_token_id or 0, device=device
+            )
             hidden = encoder(input_ids=tokens, attention_mask=mask).last_hidden_state.float()
             if hidden.shape[:2] != mask.shape:
-                raise ValueError("the model computes the first token alone (heads.read_first_token_only): its tokens have no mean")
+                raise ValueError(
+                    "the model computes the first token alone (heads.read_first_token_only): its tokens have no mean"
+                )
             total = (hidden * mask.unsqueeze(-1)).sum(dim=1)
             vectors[batch] = torch.nn.functional.normalize(total, dim=1).cpu().numpy()
             bar.update(len(batch))
@@ -107,16 +130,35 @@ def predict_logits(
     """
     device = next(model.parameters()).device
     model.eval()
-    lengths, rows, ids = np.asarray(pieces["length"], np.int64), np.asarray(pieces["row"], np.int64), pieces.with_format("numpy")
-    logits, done, given = np.zeros((n_rows, model.config.num_labels)), [np.zeros(0, np.int64)], [torch.zeros(0, model.config.num_labels, device=device)]
-    with tqdm(total=len(lengths), desc="predicting", unit="piece", disable=not progress) as bar, torch.inference_mode():
-        for batch in islice(tokenization.sorted_batches(lengths, device=device), share[0], None, share[1]):
+    lengths, rows, ids = (
+        np.asarray(pieces["length"], np.int64),
+        np.asarray(pieces["row"], np.int64),
+        pieces.with_format("numpy"),
+    )
+    logits, done, given = (
+        np.zeros((n_rows, model.config.num_labels)),
+        [np.zeros(0, np.int64)],
+        [torch.zeros(0, model.config.num_labels, device=device)],
+    )
+    with (
+        tqdm(total=len(lengths), desc="predicting", unit="piece", disable=not progress) as bar,
+        torch.inference_mode(),
+    ):
+        for batch in islice(
+            tokenization.sorted_batches(lengths, device=device), share[0], None, share[1]
+        ):
             tokens, mask = tokenization.padded(ids[batch]["input_ids"], pad=pad, device=device)
-            inputs = {"input_ids": tokens} if hidden is None else {"inputs_embeds": hidden(batch, mask.shape[1]).to(device)}
+            inputs = (
+                {"input_ids": tokens}
+                if hidden is None
+                else {"inputs_embeds": hidden(batch, mask.shape[1]).to(device)}
+            )
             given.append(model(**inputs, attention_mask=mask).logits)
             done.append(rows[batch])
             bar.update(len(batch))
-        np.add.at(logits, np.concatenate(done), torch.cat(given).double().cpu().numpy())  # fetched once: a GPU goes on while the next batch is made
+        np.add.at(
+            logits, np.concatenate(done), torch.cat(given).double().cpu().numpy()
+        )  # fetched once: a GPU goes on while the next batch is made
     return logits / np.bincount(rows, minlength=n_rows)[:, None]
 
 

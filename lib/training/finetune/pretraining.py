@@ -13,7 +13,15 @@ import datasets
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import AutoModelForMaskedLM, DataCollatorForLanguageModeling, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import (
+    AutoModelForMaskedLM,
+    DataCollatorForLanguageModeling,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 
 from lib import workspace
 from lib.errors import WorkbookError
@@ -23,7 +31,10 @@ from lib.training.finetune import kernels
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-HELD_OUT_SHARE, MAX_HELD_OUT = 0.05, 500  # texts that the masked loss is measured on: at least one, at most these
+HELD_OUT_SHARE, MAX_HELD_OUT = (
+    0.05,
+    500,
+)  # texts that the masked loss is measured on: at least one, at most these
 WARMUP_SHARE, WEIGHT_DECAY = 0.06, 0.01  # as Gururangan et al. 2020 have them
 IGNORED = -100  # label of a token that is not masked, as torch's cross entropy has it
 
@@ -74,17 +85,28 @@ def pretrain(
     """
     started = time.perf_counter()
     if epochs <= 0:
-        raise WorkbookError(f"training.pretraining_epochs must be above 0 to pretrain, found {epochs}")
+        raise WorkbookError(
+            f"training.pretraining_epochs must be above 0 to pretrain, found {epochs}"
+        )
     set_seed(seed)
     tokenizer, model = load_masked(source)
     train_rows, held_out_rows = split_rows(token_ids(texts, tokenizer, max_length), seed=seed)
-    held_out = _fixed_batches(held_out_rows, masking_collator(tokenizer, mask_share, seed), batch_size)
+    held_out = _fixed_batches(
+        held_out_rows, masking_collator(tokenizer, mask_share, seed), batch_size
+    )
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     before = masked_loss(model, held_out)
     with tempfile.TemporaryDirectory() as unused:
         trainer = Trainer(
             model=model,
-            args=_arguments(unused, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, precision=precision, seed=seed),
+            args=_arguments(
+                unused,
+                epochs=epochs,
+                batch_size=batch_size,
+                learning_rate=learning_rate,
+                precision=precision,
+                seed=seed,
+            ),
             train_dataset=datasets.Dataset.from_dict({"input_ids": train_rows}),
             data_collator=masking_collator(tokenizer, mask_share, seed + 1),
             callbacks=[_Bar(progress)],
@@ -93,7 +115,9 @@ def pretrain(
         trainer.train()
     after = masked_loss(model, held_out)
     if not math.isfinite(after):
-        raise WorkbookError(f"pretraining diverged: the masked loss is {after} after {trainer.state.global_step} steps; set training.pretraining_epochs to 0")
+        raise WorkbookError(
+            f"pretraining diverged: the masked loss is {after} after {trainer.state.global_step} steps; set training.pretraining_epochs to 0"
+        )
     with workspace.atomic_path(folder) as scratch:
         model.base_model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
@@ -117,7 +141,9 @@ def load_masked(source: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     tokenizer, model, info = backbones.load_checkpoint(source, AutoModelForMaskedLM)
     backbones.check_keys(info, name=source)
     if tokenizer.mask_token is None:
-        raise WorkbookError(f"the tokenizer of backbone {source!r} has no mask token, which pretraining needs: set training.pretraining_epochs to 0")
+        raise WorkbookError(
+            f"the tokenizer of backbone {source!r} has no mask token, which pretraining needs: set training.pretraining_epochs to 0"
+        )
     backbones.resize_embeddings(tokenizer, model)
     kernels.use_needed_positions(model)
     return tokenizer, model
@@ -131,7 +157,9 @@ def split_rows(rows: Sequence[list[int]], *, seed: int) -> tuple[list[list[int]]
     WorkbookError : fewer than two rows.
     """
     if len(rows) < 2:
-        raise WorkbookError(f"training.pretraining_epochs needs at least two texts with a token, found {len(rows)}: set it to 0")
+        raise WorkbookError(
+            f"training.pretraining_epochs needs at least two texts with a token, found {len(rows)}: set it to 0"
+        )
     n_held_out = min(max(1, round(HELD_OUT_SHARE * len(rows))), MAX_HELD_OUT)
     order = np.random.default_rng(seed).permutation(len(rows))
     return [rows[i] for i in order[n_held_out:]], [rows[i] for i in order[:n_held_out]]
@@ -143,16 +171,25 @@ def masked_loss(model: PreTrainedModel, batches: Sequence[dict[str, torch.Tensor
     model.eval()
     with torch.inference_mode():
         for batch in batches:
-            logits = model(input_ids=batch["input_ids"].to(model.device), attention_mask=batch["attention_mask"].to(model.device)).logits
-            labels = batch["labels"].to(model.device)  # (batch, tokens); logits are (batch, tokens, vocabulary)
+            logits = model(
+                input_ids=batch["input_ids"].to(model.device),
+                attention_mask=batch["attention_mask"].to(model.device),
+            ).logits
+            labels = batch["labels"].to(
+                model.device
+            )  # (batch, tokens); logits are (batch, tokens, vocabulary)
             chosen = labels != IGNORED
-            loss += torch.nn.functional.cross_entropy(logits[chosen].float(), labels[chosen], reduction="sum").item()
+            loss += torch.nn.functional.cross_entropy(
+                logits[chosen].float(), labels[chosen], reduction="sum"
+            ).item()
             n_tokens += int(chosen.sum())
     model.train(training)
     return loss / n_tokens
 
 
-def token_ids(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[list[int]]:
+def token_ids(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> list[list[int]]:
     """Return the token ids of the texts that have any beside the special ones, which are never masked."""
     if not texts:
         return []
@@ -161,7 +198,9 @@ def token_ids(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_leng
     return [row for row in rows if not special.issuperset(row)]
 
 
-def masking_collator(tokenizer: PreTrainedTokenizerBase, mask_share: float, seed: int) -> Callable[[list[Any]], dict[str, torch.Tensor]]:
+def masking_collator(
+    tokenizer: PreTrainedTokenizerBase, mask_share: float, seed: int
+) -> Callable[[list[Any]], dict[str, torch.Tensor]]:
     """Return a function that masks a batch; in one where chance masked nothing, which has no loss, it masks a token."""
     masked = DataCollatorForLanguageModeling(tokenizer, mlm_probability=mask_share, seed=seed)
     special = torch.tensor(sorted(tokenizer.all_special_ids))
@@ -178,11 +217,18 @@ def masking_collator(tokenizer: PreTrainedTokenizerBase, mask_share: float, seed
     return collate
 
 
-def _fixed_batches(rows: list[list[int]], collate: Callable[[list[Any]], dict[str, torch.Tensor]], batch_size: int) -> list[dict[str, torch.Tensor]]:
-    return [collate([{"input_ids": row} for row in rows[start : start + batch_size]]) for start in range(0, len(rows), batch_size)]
+def _fixed_batches(
+    rows: list[list[int]], collate: Callable[[list[Any]], dict[str, torch.Tensor]], batch_size: int
+) -> list[dict[str, torch.Tensor]]:
+    return [
+        collate([{"input_ids": row} for row in rows[start : start + batch_size]])
+        for start in range(0, len(rows), batch_size)
+    ]
 
 
-def _arguments(folder: str, *, epochs: float, batch_size: int, learning_rate: float, precision: str, seed: int) -> TrainingArguments:
+def _arguments(
+    folder: str, *, epochs: float, batch_size: int, learning_rate: float, precision: str, seed: int
+) -> TrainingArguments:
     return TrainingArguments(
         output_dir=folder,
         num_train_epochs=epochs,
@@ -212,7 +258,9 @@ class _Bar(TrainerCallback):
         self.progress = progress
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.bar = tqdm(total=state.max_steps, desc="pretraining", unit="step", disable=not self.progress)
+        self.bar = tqdm(
+            total=state.max_steps, desc="pretraining", unit="step", disable=not self.progress
+        )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.bar.update(state.global_step - self.bar.n)

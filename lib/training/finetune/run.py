@@ -22,7 +22,17 @@ from lib.data.sources import sample_rows
 from lib.errors import WorkbookError
 from lib.evaluation.metrics import macro_f1
 from lib.training import backbones, tracking
-from lib.training.finetune import callbacks, checkpoints, tokenization, heads, kernels, launching, devices, prediction, pretraining
+from lib.training.finetune import (
+    callbacks,
+    checkpoints,
+    devices,
+    heads,
+    kernels,
+    launching,
+    prediction,
+    pretraining,
+    tokenization,
+)
 from lib.training.finetune.arguments import training_arguments
 from lib.training.finetune.trainer import RecipeTrainer
 from lib.workspace import Workspace
@@ -31,7 +41,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TOKENS = "models/.tokens"  # encoded texts, shared by all runs
-RESTART_RATE, RESTART_WARMUP = 0.25, 3.0  # of the learning rate and the warm-up, for the second try after a divergence
+RESTART_RATE, RESTART_WARMUP = (
+    0.25,
+    3.0,
+)  # of the learning rate and the warm-up, for the second try after a divergence
 
 
 @dataclass(frozen=True)
@@ -84,9 +97,13 @@ def train(
     """
     unknown = sorted(set(val["label"]) - set(train["label"]))
     if unknown:
-        raise WorkbookError(f"label {unknown[0]!r} is in the validation rows but not in the training rows")
+        raise WorkbookError(
+            f"label {unknown[0]!r} is in the validation rows but not in the training rows"
+        )
     with tracking.training(train, val, config=config, ws=ws, name=name) as record:
-        result = _train(train, val, config=config, ws=ws, progress=progress, watch=watch, record=record)
+        result = _train(
+            train, val, config=config, ws=ws, progress=progress, watch=watch, record=record
+        )
         if record:
             _record(record, result, val)
     return result
@@ -105,12 +122,20 @@ def _train(
     started = time.perf_counter()
     if config.training.processes > 1 or config.training.launch_options:
         devices.prepare_torch(config.training)
-        _starting_point(config, ws, train["text"], progress=progress)  # pretraining is done by one process
-        facts, history = launching.launch(train, val, config=config, ws=ws, progress=progress, watch=watch)
+        _starting_point(
+            config, ws, train["text"], progress=progress
+        )  # pretraining is done by one process
+        facts, history = launching.launch(
+            train, val, config=config, ws=ws, progress=progress, watch=watch
+        )
     else:
-        facts, history = train_in_this_process(train, val, config=config, ws=ws, progress=progress, watch=watch, record=record)
+        facts, history = train_in_this_process(
+            train, val, config=config, ws=ws, progress=progress, watch=watch, record=record
+        )
     tokenizer, trained, class_names = prediction.load_model(ws.path("transformer"))  # as saved
-    val_probs = prediction.predict_probs(tokenizer, trained, val["text"].tolist(), settings=config.training, progress=progress)
+    val_probs = prediction.predict_probs(
+        tokenizer, trained, val["text"].tolist(), settings=config.training, progress=progress
+    )
     facts["seconds"] = round(time.perf_counter() - started, 1)
     return TrainingResult(ws.path("transformer"), val_probs, class_names, history, facts)
 
@@ -120,7 +145,14 @@ def _record(record: tracking.Record, result: TrainingResult, val: pd.DataFrame) 
     y_val = pd.Categorical(val["label"], categories=result.class_names).codes.astype(int)
     numbers = {name: fact for name, fact in result.facts.items() if isinstance(fact, int | float)}
     record.history(result.history)
-    record.metrics({**numbers, "val_macro_f1": macro_f1(y_val, result.val_probs.argmax(axis=1), n_classes=len(result.class_names))})
+    record.metrics(
+        {
+            **numbers,
+            "val_macro_f1": macro_f1(
+                y_val, result.val_probs.argmax(axis=1), n_classes=len(result.class_names)
+            ),
+        }
+    )
     record.tags({name: fact for name, fact in result.facts.items() if name not in numbers})
     result.facts["messages"] += record.notes
 
@@ -142,13 +174,30 @@ def train_in_this_process(
     settings = lower_rate(config.training) if tried else config.training
     while True:
         try:
-            return _attempt(train, val, config=config, settings=settings, tried=tried, ws=ws, progress=progress, watch=watch, record=record)
+            return _attempt(
+                train,
+                val,
+                config=config,
+                settings=settings,
+                tried=tried,
+                ws=ws,
+                progress=progress,
+                watch=watch,
+                record=record,
+            )
         except callbacks.Diverged as error:
-            tried = [*tried, f"at a learning rate of {settings.learning_rate:g} with a warm-up of {settings.warmup_share:.0%}: {error}"]
+            tried = [
+                *tried,
+                f"at a learning rate of {settings.learning_rate:g} with a warm-up of {settings.warmup_share:.0%}: {error}",
+            ]
             if len(tried) > 1:
                 checkpoints.clear(folder)
-                remedy = "look at the labels, lower training.learning_rate, or take another backbone"
-                raise WorkbookError(f"training diverged twice; {'; '.join(tried)}. What is left to try: {remedy}") from error
+                remedy = (
+                    "look at the labels, lower training.learning_rate, or take another backbone"
+                )
+                raise WorkbookError(
+                    f"training diverged twice; {'; '.join(tried)}. What is left to try: {remedy}"
+                ) from error
             settings = lower_rate(settings)
             checkpoints.begin(folder, key, tried)
             if record:
@@ -158,7 +207,9 @@ def train_in_this_process(
 def lower_rate(settings: TrainingConfig) -> TrainingConfig:
     """Return the settings of the second try: a quarter of the learning rate, three times the warm-up (a tenth of all steps at least)."""
     warmup = min(0.5, max(0.1, RESTART_WARMUP * settings.warmup_share))
-    return settings.model_copy(update={"learning_rate": RESTART_RATE * settings.learning_rate, "warmup_share": warmup})
+    return settings.model_copy(
+        update={"learning_rate": RESTART_RATE * settings.learning_rate, "warmup_share": warmup}
+    )
 
 
 def _attempt(
@@ -178,8 +229,20 @@ def _attempt(
     folder = ws.folder(workspace.MODELS) / "checkpoints"
     trainer = build_trainer(train, val, config=config, settings=settings, ws=ws, progress=progress)
     trainer.messages += [f"a second try, after one {attempt}" for attempt in tried]
-    keeping, average = callbacks.ResumeState(trainer, started=started), callbacks.WeightAverage(trainer.model, settings)
-    _add_callbacks(trainer, folder, train["label"], keeping=keeping, average=average, progress=progress, watch=watch, record=record)
+    keeping, average = (
+        callbacks.ResumeState(trainer, started=started),
+        callbacks.WeightAverage(trainer.model, settings),
+    )
+    _add_callbacks(
+        trainer,
+        folder,
+        train["label"],
+        keeping=keeping,
+        average=average,
+        progress=progress,
+        watch=watch,
+        record=record,
+    )
     trainer.train(resume_from_checkpoint=checkpoints.last(folder))
     kept_average = _put_in_average(trainer, average)
     _save(trainer, ws)
@@ -192,8 +255,12 @@ def _attempt(
         "weights_learning": n_learning(trainer),
         "train_rows": len(train),
         "truncated_share": truncated_share(trainer.train_dataset.encoded, n_rows=len(train)),
-        "training_seconds": round(keeping.seconds, 3),  # of this attempt, loading and evaluating counted
-        "texts_per_second": round(trainer.state.global_step * settings.batch_size / keeping.seconds, 2),
+        "training_seconds": round(
+            keeping.seconds, 3
+        ),  # of this attempt, loading and evaluating counted
+        "texts_per_second": round(
+            trainer.state.global_step * settings.batch_size / keeping.seconds, 2
+        ),
         "steps": trainer.state.global_step,
         "best_step": trainer.state.best_global_step or trainer.state.global_step,
         "kept": "average" if kept_average else "best checkpoint",
@@ -203,7 +270,15 @@ def _attempt(
     return facts, history
 
 
-def build_trainer(train: pd.DataFrame, val: pd.DataFrame, *, config: Config, settings: TrainingConfig, ws: Workspace, progress: bool = False) -> RecipeTrainer:
+def build_trainer(
+    train: pd.DataFrame,
+    val: pd.DataFrame,
+    *,
+    config: Config,
+    settings: TrainingConfig,
+    ws: Workspace,
+    progress: bool = False,
+) -> RecipeTrainer:
     """Load the model, encode the texts, and put both into a trainer that is ready to train, but for what watches it.
 
     Parameters
@@ -212,23 +287,39 @@ def build_trainer(train: pd.DataFrame, val: pd.DataFrame, *, config: Config, set
     """
     devices.prepare_torch(settings)
     class_names = sorted(train["label"].unique())
-    tokenizer, model, messages = _model(config, settings, ws, train["text"], class_names, progress=progress)
+    tokenizer, model, messages = _model(
+        config, settings, ws, train["text"], class_names, progress=progress
+    )
     codes = {name: code for code, name in enumerate(class_names)}
     watched = early_stopping_rows(val, config)
-    encode = partial(tokenization.encode, tokenizer=tokenizer, max_length=settings.max_length, truncation=settings.truncation, cache=workspace.home() / TOKENS)
+    encode = partial(
+        tokenization.encode,
+        tokenizer=tokenizer,
+        max_length=settings.max_length,
+        truncation=settings.truncation,
+        cache=workspace.home() / TOKENS,
+    )
     with launching.first_process_first():
         encoded, encoded_val = encode(train["text"].tolist()), encode(watched["text"].tolist())
     y_train, y_val = (table["label"].map(codes).to_numpy(np.int64) for table in (train, watched))
     trainer = RecipeTrainer(
         model=model,
-        args=training_arguments(config, settings, ws.folder(workspace.MODELS) / "checkpoints", n_train=len(encoded)),
+        args=training_arguments(
+            config, settings, ws.folder(workspace.MODELS) / "checkpoints", n_train=len(encoded)
+        ),
         settings=settings,
-        train_dataset=tokenization.EncodedTexts(encoded, y_train if (soft := tokenization.soft_labels(train)) is None else soft),
+        train_dataset=tokenization.EncodedTexts(
+            encoded, y_train if (soft := tokenization.soft_labels(train)) is None else soft
+        ),
         eval_dataset=tokenization.EncodedTexts(encoded_val, y_val),
         watched=(encoded_val, y_val),
         class_weights=class_weights(y_train, settings.class_weights, n_classes=len(class_names)),
         processing_class=tokenizer,
-        data_collator=partial(tokenization.collate, pad=tokenizer.pad_token_id or 0, multiple=tokenization.GPU_MULTIPLE if torch.cuda.is_available() else 1),
+        data_collator=partial(
+            tokenization.collate,
+            pad=tokenizer.pad_token_id or 0,
+            multiple=tokenization.GPU_MULTIPLE if torch.cuda.is_available() else 1,
+        ),
     )
     trainer.remove_callback(transformers.PrinterCallback)  # the history is drawn, not printed
     trainer.messages += messages
@@ -238,11 +329,21 @@ def build_trainer(train: pd.DataFrame, val: pd.DataFrame, *, config: Config, set
 def early_stopping_rows(val: pd.DataFrame, config: Config) -> pd.DataFrame:
     """Return the validation rows that decide when a training stops and which checkpoint is kept: all, or a sample of `eval_rows`."""
     n_rows = config.training.eval_rows
-    return sample_rows(val, n_rows, seed=config.seed, setting="training.eval_rows") if n_rows and n_rows < len(val) else val
+    return (
+        sample_rows(val, n_rows, seed=config.seed, setting="training.eval_rows")
+        if n_rows and n_rows < len(val)
+        else val
+    )
 
 
 def _model(
-    config: Config, settings: TrainingConfig, ws: Workspace, texts: pd.Series, class_names: list[str], *, progress: bool
+    config: Config,
+    settings: TrainingConfig,
+    ws: Workspace,
+    texts: pd.Series,
+    class_names: list[str],
+    *,
+    progress: bool,
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, list[str]]:
     """Load the backbone and change it as the settings say; return it with what a reader should know."""
     source, messages = _starting_point(config, ws, texts, progress=progress)
@@ -271,27 +372,48 @@ def _model(
     return tokenizer, model, messages
 
 
-def _starting_point(config: Config, ws: Workspace, texts: pd.Series, *, progress: bool) -> tuple[str, list[str]]:
+def _starting_point(
+    config: Config, ws: Workspace, texts: pd.Series, *, progress: bool
+) -> tuple[str, list[str]]:
     """Return where the weights to start from are, pretrained on the texts where that is configured, and what a reader should know."""
     source = _backbone_source(config, ws, texts)
     if not config.training.pretraining_epochs:
         return source, []
     folder = ws.folder(workspace.MODELS) / "pretrained"
     with launching.first_process_first():
-        facts = pretrain_once(texts.tolist(), source=source, folder=folder, config=config, progress=progress)
-    return str(folder), [f"pretrained on the training texts: masked loss {facts['eval_loss_before']:.2f} before, {facts['eval_loss_after']:.2f} after"]
+        facts = pretrain_once(
+            texts.tolist(), source=source, folder=folder, config=config, progress=progress
+        )
+    return str(folder), [
+        f"pretrained on the training texts: masked loss {facts['eval_loss_before']:.2f} before, {facts['eval_loss_after']:.2f} after"
+    ]
 
 
-def pretrain_once(texts: list[str], *, source: str, folder: Path, config: Config, progress: bool) -> dict[str, Any]:
+def pretrain_once(
+    texts: list[str], *, source: str, folder: Path, config: Config, progress: bool
+) -> dict[str, Any]:
     """Pretrain on the texts, unless this folder holds the result of the same texts and settings."""
-    settings, read = config.training, hashlib.sha256("\x1f".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
+    settings, read = (
+        config.training,
+        hashlib.sha256("\x1f".join(texts).encode("utf-8", "surrogatepass")).hexdigest(),
+    )
     key = [read, settings.backbone, settings.pretraining_epochs, settings.precision, config.seed]
     record = folder.parent / "pretrained.json"
     if folder.exists() and record.exists() and (known := workspace.read_json(record))["key"] == key:
         return known["facts"]
-    record.unlink(missing_ok=True)  # before the folder changes: a record never stands beside other weights
+    record.unlink(
+        missing_ok=True
+    )  # before the folder changes: a record never stands beside other weights
     epochs, kind = settings.pretraining_epochs, devices.precision(settings)
-    facts = pretraining.pretrain(texts, source=source, folder=folder, epochs=epochs, precision=kind, seed=config.seed, progress=progress)
+    facts = pretraining.pretrain(
+        texts,
+        source=source,
+        folder=folder,
+        epochs=epochs,
+        precision=kind,
+        seed=config.seed,
+        progress=progress,
+    )
     workspace.write_json({"key": key, "facts": facts}, record)
     return facts
 
@@ -313,8 +435,12 @@ def _add_callbacks(
     n_steps = math.ceil(steps_an_epoch * settings.epochs)
     starts = unfreezing.last_epoch() * steps_an_epoch + round(settings.warmup_share * n_steps)
     y_train = pd.Categorical(labels).codes.astype(int)
-    guess = guessing_loss(y_train, trainer.class_weights.cpu().numpy(), label_smoothing=settings.label_smoothing)
-    trainer.add_callback(transformers.EarlyStoppingCallback(early_stopping_patience=settings.patience))
+    guess = guessing_loss(
+        y_train, trainer.class_weights.cpu().numpy(), label_smoothing=settings.label_smoothing
+    )
+    trainer.add_callback(
+        transformers.EarlyStoppingCallback(early_stopping_patience=settings.patience)
+    )
     trainer.add_callback(unfreezing)
     if record:
         trainer.add_callback(callbacks.Recording(record.log_step))
@@ -330,7 +456,11 @@ def _put_in_average(trainer: RecipeTrainer, average: callbacks.WeightAverage) ->
     trainer.caches.clear()
     if not average.weights:
         return False
-    best = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if name in average.weights}
+    best = {
+        name: p.detach().clone()
+        for name, p in trainer.model.named_parameters()
+        if name in average.weights
+    }
     average.put_in()
     if trainer.score()["eval_macro_f1"] > (trainer.state.best_metric or 0.0):
         return True
@@ -384,7 +514,9 @@ def guessing_loss(y_train: np.ndarray, weights: np.ndarray, *, label_smoothing: 
     0.693
     """
     shares = np.bincount(y_train, minlength=len(weights)) / len(y_train)
-    targets = (1 - label_smoothing) * shares * weights + label_smoothing / len(weights)  # the guess that costs least
+    targets = (1 - label_smoothing) * shares * weights + label_smoothing / len(
+        weights
+    )  # the guess that costs least
     return float(-(targets[targets > 0] * np.log(targets[targets > 0])).sum())
 
 

@@ -27,7 +27,7 @@ from lib.data.sources import sample_rows
 from lib.errors import WorkbookError
 from lib.evaluation.metrics import macro_f1
 from lib.evaluation.significance import Interval, cross_validation_interval
-from lib.training import engine, cached_training
+from lib.training import cached_training, engine
 from lib.training.search import study as studies
 from lib.training.search.cross_validation import assign_folds
 from lib.workspace import Workspace
@@ -86,8 +86,13 @@ class SearchResult:
     @property
     def words(self) -> str:
         """Return the words of a command line that train with the best settings."""
-        values = {key: value if isinstance(value, str) else json.dumps(value) for key, value in self.best.items()}
-        return " ".join(f"--set {shlex.quote(f'training.{key}={value}')}" for key, value in values.items())
+        values = {
+            key: value if isinstance(value, str) else json.dumps(value)
+            for key, value in self.best.items()
+        }
+        return " ".join(
+            f"--set {shlex.quote(f'training.{key}={value}')}" for key, value in values.items()
+        )
 
 
 def fine_tune(task: Task, settings: dict[str, Any], watch: Watch | None) -> float:
@@ -95,16 +100,26 @@ def fine_tune(task: Task, settings: dict[str, Any], watch: Watch | None) -> floa
     try:
         training = TrainingConfig.model_validate(task.config.training.model_dump() | settings)
     except ValidationError as error:
-        raise WorkbookError(f"settings {settings} of search.space do not go together: {said(error.errors()[0])}") from None
-    training = training.model_copy(update={"eval_steps": math.ceil(math.ceil(len(task.fit) / training.batch_size) / studies.LOOKS)})
+        raise WorkbookError(
+            f"settings {settings} of search.space do not go together: {said(error.errors()[0])}"
+        ) from None
+    training = training.model_copy(
+        update={
+            "eval_steps": math.ceil(math.ceil(len(task.fit) / training.batch_size) / studies.LOOKS)
+        }
+    )
     name = f"trial-{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]}"
     place = Workspace(dataset=task.place.dataset, run=f"{task.place.run}/{name}")
     folder = place.folder(workspace.MODELS)
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):  # of two workers with the same settings the second reads what the first predicted
+    with FileLock(
+        folder / ".lock"
+    ):  # of two workers with the same settings the second reads what the first predicted
         try:
             config = task.config.model_copy(update={"training": training})
-            probs, _ = cached_training.train_and_predict(task.fit, task.stop, task.scored, config=config, ws=place, name=name, watch=watch)
+            probs, _ = cached_training.train_and_predict(
+                task.fit, task.stop, task.scored, config=config, ws=place, name=name, watch=watch
+            )
         except optuna.TrialPruned:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -113,7 +128,14 @@ def fine_tune(task: Task, settings: dict[str, Any], watch: Watch | None) -> floa
     return macro_f1(y, probs.argmax(axis=1), n_classes=len(classes))
 
 
-def search(train: pd.DataFrame, *, config: Config, ws: Workspace, objective: Objective = fine_tune, progress: bool = True) -> SearchResult:
+def search(
+    train: pd.DataFrame,
+    *,
+    config: Config,
+    ws: Workspace,
+    objective: Objective = fine_tune,
+    progress: bool = True,
+) -> SearchResult:
     """Try settings of `search.space` until the study has `search.trials` trials, complete or pruned.
 
     Every finished trial is kept: a search that was stopped goes on with the next. A trial that a killed process left running is failed
@@ -131,11 +153,20 @@ def search(train: pd.DataFrame, *, config: Config, ws: Workspace, objective: Obj
     WorkbookError : `search.trials` is 0; a class has too few texts; the study that is there was made with other settings or rows, or its
         journal is damaged, or another process is at it; several trials in a row end in an error (then that error).
     """
-    task = _task(_sample(train, config), config, Workspace(dataset=ws.dataset, run=f"{ws.run}/search"))
+    task = _task(
+        _sample(train, config), config, Workspace(dataset=ws.dataset, run=f"{ws.run}/search")
+    )
     return _search(task, objective, desc="search" if progress else "")
 
 
-def nested(train: pd.DataFrame, *, config: Config, ws: Workspace, objective: Objective = fine_tune, progress: bool = True) -> tuple[pd.DataFrame, Interval]:
+def nested(
+    train: pd.DataFrame,
+    *,
+    config: Config,
+    ws: Workspace,
+    objective: Objective = fine_tune,
+    progress: bool = True,
+) -> tuple[pd.DataFrame, Interval]:
     """Search anew in each of `search.nested_folds` folds, and score the best trial's training on the rows left out.
 
     The same training is scored on the rows that chose it and on rows that did not: what lies between is the search's optimism alone.
@@ -150,24 +181,48 @@ def nested(train: pd.DataFrame, *, config: Config, ws: Workspace, objective: Obj
     Varma and Simon 2006, "Bias in error estimation when using cross-validation for model selection".
     """
     rows, n_folds = _sample(train, config), config.search.nested_folds
-    fold, found = assign_folds(rows, n_folds=n_folds, seed=config.seed, remedy="set search.nested_folds lower or search.rows higher"), []
+    fold, found = (
+        assign_folds(
+            rows,
+            n_folds=n_folds,
+            seed=config.seed,
+            remedy="set search.nested_folds lower or search.rows higher",
+        ),
+        [],
+    )
     for number in range(n_folds):
         place = Workspace(dataset=ws.dataset, run=f"{ws.run}/nested/fold-{number}")
-        result = _search(_task(rows[fold != number], config, place), objective, desc=f"search {number + 1} of {n_folds}" if progress else "")
-        outer = replace(result.task, scored=rows[fold == number], place=Workspace(dataset=ws.dataset, run=f"{place.run}/outer"))
+        result = _search(
+            _task(rows[fold != number], config, place),
+            objective,
+            desc=f"search {number + 1} of {n_folds}" if progress else "",
+        )
+        outer = replace(
+            result.task,
+            scored=rows[fold == number],
+            place=Workspace(dataset=ws.dataset, run=f"{place.run}/outer"),
+        )
         found.append((number, result.value, objective(outer, result.best, None)))
-    table = pd.DataFrame(found, columns=["fold", "inner", "outer"]).assign(optimism=lambda t: t["inner"] - t["outer"])
+    table = pd.DataFrame(found, columns=["fold", "inner", "outer"]).assign(
+        optimism=lambda t: t["inner"] - t["outer"]
+    )
     n_test = len(rows) // n_folds
     sizes = {"n_train": len(rows) - n_test, "n_test": n_test}
-    return table, cross_validation_interval(table["optimism"].to_numpy(), confidence=config.evaluation.confidence, **sizes)
+    return table, cross_validation_interval(
+        table["optimism"].to_numpy(), confidence=config.evaluation.confidence, **sizes
+    )
 
 
 def _sample(train: pd.DataFrame, config: Config) -> pd.DataFrame:
     if not config.search.trials:
-        raise WorkbookError("search.trials is 0, and a search tries settings at least once: set search.trials=20, or do not search")
+        raise WorkbookError(
+            "search.trials is 0, and a search tries settings at least once: set search.trials=20, or do not search"
+        )
     rows = config.search.rows
     if rows and rows < len(train):  # a rare class is in every part
-        return sample_rows(train, rows, seed=config.seed, at_least=2 * FIXED_PARTS, setting="search.rows")
+        return sample_rows(
+            train, rows, seed=config.seed, at_least=2 * FIXED_PARTS, setting="search.rows"
+        )
     return train.reset_index(drop=True)
 
 
@@ -175,8 +230,12 @@ def _task(rows: pd.DataFrame, config: Config, place: Workspace) -> Task:
     n_groups = rows.groupby("label")["group"].nunique()
     if n_groups.min() < FIXED_PARTS:
         few = f"{n_groups.idxmin()!r} has {n_groups.min()} different texts of {len(rows):,}"
-        raise WorkbookError(f"the search needs {FIXED_PARTS} texts of each class, and {few}: set search.rows higher, or search.trials=0")
-    part = assign_folds(rows, n_folds=FIXED_PARTS, seed=config.seed)  # one is scored, one stops the training, the others are trained on
+        raise WorkbookError(
+            f"the search needs {FIXED_PARTS} texts of each class, and {few}: set search.rows higher, or search.trials=0"
+        )
+    part = assign_folds(
+        rows, n_folds=FIXED_PARTS, seed=config.seed
+    )  # one is scored, one stops the training, the others are trained on
     return Task(rows[part > 1], rows[part == 1], rows[part == 0], config, place)
 
 
@@ -188,12 +247,20 @@ def _search(task: Task, objective: Objective, *, desc: str) -> SearchResult:
             _run_trials(study, task, objective, desc=desc)
             return _result(study, task)
     except Timeout:
-        raise WorkbookError(f"another process is searching in {task.folder}: wait for it, or take another run name") from None
+        raise WorkbookError(
+            f"another process is searching in {task.folder}: wait for it, or take another run name"
+        ) from None
 
 
 def _data_facts(task: Task) -> dict[str, Any]:
-    tables = [workspace.table_fingerprint(table[["text", "label"]]) for table in (task.fit, task.stop, task.scored)]
-    return {"rows": sum(map(len, (task.fit, task.stop, task.scored))), "the rows' fingerprint": hashlib.sha256("".join(tables).encode()).hexdigest()[:12]}
+    tables = [
+        workspace.table_fingerprint(table[["text", "label"]])
+        for table in (task.fit, task.stop, task.scored)
+    ]
+    return {
+        "rows": sum(map(len, (task.fit, task.stop, task.scored))),
+        "the rows' fingerprint": hashlib.sha256("".join(tables).encode()).hexdigest()[:12],
+    }
 
 
 def _run_trials(study: optuna.Study, task: Task, objective: Objective, *, desc: str) -> None:
@@ -201,7 +268,10 @@ def _run_trials(study: optuna.Study, task: Task, objective: Objective, *, desc: 
     budget, at_once, failures = task.config.search.trials, task.config.compute.workers, 0
     tables = {"fit": task.fit, "stop": task.stop, "scored": task.scored}
     running: dict[Future, optuna.Trial] = {}
-    with engine.submitter(tables, config=task.config, ws=task.place) as start, tqdm(total=budget, desc=desc, unit="trial", disable=not desc) as bar:
+    with (
+        engine.submitter(tables, config=task.config, ws=task.place) as start,
+        tqdm(total=budget, desc=desc, unit="trial", disable=not desc) as bar,
+    ):
         while (n_missing := budget - studies.n_done(study)) > 0:
             while len(running) < min(at_once, n_missing):
                 trial = studies.propose(study, task.config)
@@ -231,12 +301,23 @@ def _record(study: optuna.Study, trial: optuna.Trial, future: Future) -> Excepti
 
 
 def _show(bar: tqdm, study: optuna.Study) -> None:
-    values = [trial.value for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if trial.value is not None]
+    values = [
+        trial.value
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if trial.value is not None
+    ]
     bar.set_postfix_str(f"best {max(values):.3f}" if values else "", refresh=False)
     bar.update(studies.n_done(study) - bar.n)
 
 
-def run_trial(tables: Mapping[str, pd.DataFrame], *, config: Config, ws: Workspace, objective: Objective, trial_id: int) -> float:
+def run_trial(
+    tables: Mapping[str, pd.DataFrame],
+    *,
+    config: Config,
+    ws: Workspace,
+    objective: Objective,
+    trial_id: int,
+) -> float:
     """Run one proposed trial, in whichever process."""
     task = Task(tables["fit"], tables["stop"], tables["scored"], config, ws)
     trial, n_seen = studies.attach(task.folder, trial_id, config), 0
@@ -254,12 +335,22 @@ def run_trial(tables: Mapping[str, pd.DataFrame], *, config: Config, ws: Workspa
 
 
 def _result(study: optuna.Study, task: Task) -> SearchResult:
-    table = pd.DataFrame([_row(trial) for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()])
+    table = pd.DataFrame(
+        [_row(trial) for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    )
     if not (table["state"] == "COMPLETE").any():
-        raise WorkbookError(f"all {len(table)} trials were pruned: set search.pruner=none, or search.trials higher")
+        raise WorkbookError(
+            f"all {len(table)} trials were pruned: set search.pruner=none, or search.trials higher"
+        )
     best = study.best_trial
     importances = studies.importances(study, seed=task.config.seed)
-    return SearchResult(table, studies.settings_of(best.params, task.config), float(study.best_value), importances, task)
+    return SearchResult(
+        table,
+        studies.settings_of(best.params, task.config),
+        float(study.best_value),
+        importances,
+        task,
+    )
 
 
 def _row(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
@@ -268,7 +359,9 @@ def _row(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
         "number": trial.number,
         "state": trial.state.name,
         "value": trial.value if trial.state == TrialState.COMPLETE else np.nan,
-        "stop_macro_f1": trial.intermediate_values.get(trial.last_step, np.nan) if trial.last_step is not None else np.nan,
+        "stop_macro_f1": trial.intermediate_values.get(trial.last_step, np.nan)
+        if trial.last_step is not None
+        else np.nan,
         "seconds": trial.duration.total_seconds() if done and trial.duration else np.nan,
         "error": "" if done else trial.user_attrs.get("error", "interrupted"),
         **trial.params,

@@ -11,7 +11,12 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 from optuna.trial import TrialState
 
@@ -22,7 +27,12 @@ JOURNAL, NAME = "journal.jsonl", "search"
 LOOKS = 2  # evaluations an epoch, at which trials are compared
 MIN_COMPLETE = 5  # trials, for importances to be more than noise
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)  # what counts against the budget
-MACHINE = {"threads", "processes", "launch_options", "activation_cache_gb"}  # training settings that are the same task on another machine
+MACHINE = {
+    "threads",
+    "processes",
+    "launch_options",
+    "activation_cache_gb",
+}  # training settings that are the same task on another machine
 
 
 def open_study(folder: Path, *, config: Config, data: Mapping[str, Any]) -> optuna.Study:
@@ -55,14 +65,20 @@ def open_study(folder: Path, *, config: Config, data: Mapping[str, Any]) -> optu
     made_with = _made_with(config, data)
     known = study.user_attrs.get("made_with", made_with)
     changed = [
-        f"{key} = {known.get(key, 'nothing')}, now {made_with.get(key, 'nothing')}" for key in {**known, **made_with} if known.get(key) != made_with.get(key)
+        f"{key} = {known.get(key, 'nothing')}, now {made_with.get(key, 'nothing')}"
+        for key in {**known, **made_with}
+        if known.get(key) != made_with.get(key)
     ]
     if changed and config.search.restart:
         shutil.rmtree(folder)
         return open_study(folder, config=config, data=data)
     if changed:
-        what = "; ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
-        raise WorkbookError(f"the study in {folder} was made with {what}: take another run name, delete that folder, or set search.restart=true")
+        what = "; ".join(changed[:3]) + (
+            f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        )
+        raise WorkbookError(
+            f"the study in {folder} was made with {what}: take another run name, delete that folder, or set search.restart=true"
+        )
     if "made_with" not in study.user_attrs:
         study.set_user_attr("made_with", made_with)
     for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -76,15 +92,29 @@ def propose(study: optuna.Study, config: Config) -> optuna.Trial:
     Its random numbers come from the seed and from how many trials came before it, those aside that were killed: so a study that was
     stopped proposes what it would have proposed.
     """
-    before = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.FAIL or "error" in trial.user_attrs]
-    study.sampler = _sampler(config.search.sampler, seed=int(np.random.SeedSequence(config.seed, spawn_key=(len(before),)).generate_state(1)[0]))
+    before = [
+        trial
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state != TrialState.FAIL or "error" in trial.user_attrs
+    ]
+    study.sampler = _sampler(
+        config.search.sampler,
+        seed=int(
+            np.random.SeedSequence(config.seed, spawn_key=(len(before),)).generate_state(1)[0]
+        ),
+    )
     return study.ask({key: _distribution(values) for key, values in config.search_space().items()})
 
 
 def attach(folder: Path, trial_id: int, config: Config) -> optuna.Trial:
     """Return a proposed trial in a process that did not propose it."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.load_study(study_name=NAME, storage=_storage(folder), sampler=optuna.samplers.RandomSampler(), pruner=_pruner(config))
+    study = optuna.load_study(
+        study_name=NAME,
+        storage=_storage(folder),
+        sampler=optuna.samplers.RandomSampler(),
+        pruner=_pruner(config),
+    )
     return optuna.Trial(study, trial_id)
 
 
@@ -110,10 +140,17 @@ def importances(study: optuna.Study, *, seed: int) -> dict[str, float]:
     ------
     Hutter et al. 2014, "An Efficient Approach for Assessing Hyperparameter Importance" (fANOVA), as in Optuna.
     """
-    values = {trial.value for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
-    if len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < MIN_COMPLETE or len(values) == 1:
+    values = {
+        trial.value for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    }
+    if (
+        len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < MIN_COMPLETE
+        or len(values) == 1
+    ):
         return {}
-    return optuna.importance.get_param_importances(study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=seed))
+    return optuna.importance.get_param_importances(
+        study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=seed)
+    )
 
 
 def _mend(journal: Path) -> None:
@@ -152,8 +189,15 @@ def _storage(folder: Path) -> JournalStorage:
 def _made_with(config: Config, data: Mapping[str, Any]) -> dict[str, Any]:
     """Return what must not change while a study goes on, by dotted name."""
     searched = {*config.search.space, "eval_steps", *MACHINE}
-    space = {f"search.space.{key}": values.model_dump() if isinstance(values, Range) else values for key, values in config.search_space().items()}
-    training = {f"training.{key}": value for key, value in config.training.model_dump(mode="json").items() if key not in searched}
+    space = {
+        f"search.space.{key}": values.model_dump() if isinstance(values, Range) else values
+        for key, values in config.search_space().items()
+    }
+    training = {
+        f"training.{key}": value
+        for key, value in config.training.model_dump(mode="json").items()
+        if key not in searched
+    }
     return json.loads(json.dumps({**space, **training, "seed": config.seed, **data}))
 
 
@@ -172,13 +216,24 @@ def _plain(choice: Any) -> Any:
 def _sampler(kind: str, *, seed: int) -> optuna.samplers.BaseSampler:
     if kind == "tpe":
         return optuna.samplers.TPESampler(multivariate=True, seed=seed)
-    return optuna.samplers.GPSampler(seed=seed) if kind == "gp" else optuna.samplers.RandomSampler(seed=seed)
+    return (
+        optuna.samplers.GPSampler(seed=seed)
+        if kind == "gp"
+        else optuna.samplers.RandomSampler(seed=seed)
+    )
 
 
 def _pruner(config: Config) -> optuna.pruners.BasePruner:
     if config.search.pruner == "median":
-        return optuna.pruners.MedianPruner(n_startup_trials=max(1, min(5, config.search.trials // 4)))
+        return optuna.pruners.MedianPruner(
+            n_startup_trials=max(1, min(5, config.search.trials // 4))
+        )
     if config.search.pruner == "none":
         return optuna.pruners.NopPruner()
     epochs = config.search_space().get("epochs", (config.training.epochs,))
-    return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=max(2, round(LOOKS * (epochs.high if isinstance(epochs, Range) else max(epochs)))))
+    return optuna.pruners.HyperbandPruner(
+        min_resource=1,
+        max_resource=max(
+            2, round(LOOKS * (epochs.high if isinstance(epochs, Range) else max(epochs)))
+        ),
+    )

@@ -13,7 +13,10 @@ def drawn(n=1_500, *, k=3, strengths=(1.5, 1.5, 1.5), seed=0, noise=1.0):
     rng = np.random.default_rng(seed)
     y = rng.integers(0, k, n)
     truth = np.eye(k)[y]
-    return {f"m{i}": special.softmax(strength * truth + rng.normal(0, noise, (n, k)), axis=1) for i, strength in enumerate(strengths)}, y
+    return {
+        f"m{i}": special.softmax(strength * truth + rng.normal(0, noise, (n, k)), axis=1)
+        for i, strength in enumerate(strengths)
+    }, y
 
 
 @pytest.fixture
@@ -43,7 +46,10 @@ def test_soft_is_the_mean_and_a_member_without_weight_is_left_out():
     oof, y = drawn()
     soft = ensembles.fit_ensemble(oof, y, method="soft")
     np.testing.assert_allclose(soft.predict_probs(oof), np.mean(list(oof.values()), axis=0))
-    perfect = {"right": np.eye(3)[y] * 0.98 + 0.02 / 3, "wrong": np.eye(3)[(y + 1) % 3] * 0.98 + 0.02 / 3}
+    perfect = {
+        "right": np.eye(3)[y] * 0.98 + 0.02 / 3,
+        "wrong": np.eye(3)[(y + 1) % 3] * 0.98 + 0.02 / 3,
+    }
     for method in ("weighted", "greedy"):
         one = ensembles.fit_ensemble(perfect, y, method=method)
         assert (one.members, one.weights.tolist()) == (["right"], [1.0])
@@ -55,7 +61,11 @@ def test_weights_are_those_of_least_log_loss():
     given = np.stack([probs[np.arange(len(y)), y] for probs in oof.values()])
     assert found.members == list(oof)
     loss = -np.log(found.weights @ given).mean()
-    grid = [np.array([a, b, 1 - a - b]) for a in np.arange(0, 1.01, 0.02) for b in np.arange(0, 1.01 - a, 0.02)]
+    grid = [
+        np.array([a, b, 1 - a - b])
+        for a in np.arange(0, 1.01, 0.02)
+        for b in np.arange(0, 1.01 - a, 0.02)
+    ]
     assert loss <= min(-np.log(np.clip(w @ given, 1e-12, None)).mean() for w in grid) + 1e-6
 
 
@@ -90,7 +100,9 @@ def test_a_stack_of_two_classes_agrees_with_the_regression():
 
 def test_the_strength_of_a_stack_is_chosen_on_the_same_folds_of_the_rows_left(monkeypatch, folds):
     seen, real = [], ensembles.PredefinedSplit
-    monkeypatch.setattr(ensembles, "PredefinedSplit", lambda fold: seen.append(sorted(set(fold))) or real(fold))
+    monkeypatch.setattr(
+        ensembles, "PredefinedSplit", lambda fold: seen.append(sorted(set(fold))) or real(fold)
+    )
     oof, y = drawn()
     ensembles.out_of_fold(oof, y, folds, method="stacking")
     assert seen == [[fold for fold in range(5) if fold != held_out] for held_out in range(5)]
@@ -101,21 +113,32 @@ def test_a_stack_is_fitted_where_a_fold_lacks_a_class():
     rare = np.flatnonzero(y == 2)
     fold = np.arange(300) % 3
     fold[rare] = 0  # all rows of a class in one fold
-    assert ensembles.fit_ensemble(oof, y, method="stacking", fold=fold).predict_probs(oof).shape == (300, 3)
+    assert ensembles.fit_ensemble(oof, y, method="stacking", fold=fold).predict_probs(
+        oof
+    ).shape == (300, 3)
     unseen = ensembles.out_of_fold(oof, y, fold, method="stacking")
     np.testing.assert_allclose(unseen.sum(axis=1), 1)
     assert unseen[rare, 2].max() < 1e-6  # fitted without that class
     left = fold > 0
-    assert macro_f1(y[left], unseen[left].argmax(axis=1), n_classes=3) > 0.6  # the mean over three classes, one of them without rows
+    assert (
+        macro_f1(y[left], unseen[left].argmax(axis=1), n_classes=3) > 0.6
+    )  # the mean over three classes, one of them without rows
     two = fold != 1  # the strength is chosen by what folds without the class say of the others
-    found = ensembles.fit_ensemble({name: probs[two] for name, probs in oof.items()}, y[two], method="stacking", fold=fold[two])
+    found = ensembles.fit_ensemble(
+        {name: probs[two] for name, probs in oof.items()}, y[two], method="stacking", fold=fold[two]
+    )
     assert np.abs(found.weights).max() > 0.2
 
 
 def test_greedy_selection_keeps_the_best_draws_and_not_the_last():
     y = np.arange(90) % 2
     unsure = np.arange(90) // 2 % 3  # the member that does not know a row
-    oof = {f"m{i}": np.where((unsure == i)[:, None], 0.7 - 0.4 * np.eye(2)[y], 0.1 + 0.8 * np.eye(2)[y]) for i in range(3)}
+    oof = {
+        f"m{i}": np.where(
+            (unsure == i)[:, None], 0.7 - 0.4 * np.eye(2)[y], 0.1 + 0.8 * np.eye(2)[y]
+        )
+        for i in range(3)
+    }
     assert ensembles.GREEDY_ROUNDS % 3, "the last draws are not in equal shares"
     assert ensembles.fit_ensemble(oof, y, method="greedy").weights.tolist() == [1 / 3] * 3
 
@@ -124,7 +147,9 @@ def test_greedy_selection_is_never_worse_than_the_best_member():
     for seed in range(12):
         oof, y = drawn(60, strengths=(1.2, 1.0, 0.8), seed=seed)
         found = ensembles.fit_ensemble(oof, y, method="greedy").predict_probs(oof)
-        assert macro_f1(y, found.argmax(axis=1), n_classes=3) >= max(macro_f1(y, probs.argmax(axis=1), n_classes=3) for probs in oof.values())
+        assert macro_f1(y, found.argmax(axis=1), n_classes=3) >= max(
+            macro_f1(y, probs.argmax(axis=1), n_classes=3) for probs in oof.values()
+        )
 
 
 def test_the_simplest_way_is_chosen_unless_another_is_better():
@@ -134,7 +159,9 @@ def test_the_simplest_way_is_chosen_unless_another_is_better():
     better = {"soft": oof["m0"], "weighted": np.eye(3)[y], "greedy": oof["m1"]}
     assert ensembles.choose(better, y, n_resamples=200) == "weighted"
     assert ensembles.choose({"stacking": oof["m0"]}, y, n_resamples=200) == "stacking"
-    assert ensembles.choose(dict(reversed(ways.items())), y, n_resamples=200) == "soft"  # whatever the order they are named in
+    assert (
+        ensembles.choose(dict(reversed(ways.items())), y, n_resamples=200) == "soft"
+    )  # whatever the order they are named in
 
 
 def test_the_gain_curve_starts_with_the_best_and_ends_with_all():
@@ -145,12 +172,18 @@ def test_the_gain_curve_starts_with_the_best_and_ends_with_all():
     assert curve["member"].iloc[-1] == "m3"
     assert curve.loc[1, ["gain", "low", "high"]].tolist() == [0, 0, 0]
     assert curve.loc[3, "low"] > 0
-    assert curve.loc[4, "macro_f1"] == macro_f1(y, np.mean(list(oof.values()), axis=0).argmax(axis=1), n_classes=3)
+    assert curve.loc[4, "macro_f1"] == macro_f1(
+        y, np.mean(list(oof.values()), axis=0).argmax(axis=1), n_classes=3
+    )
 
 
 def test_diversity_is_of_the_errors():
     y = np.array([0, 0, 2, 2, 1])
-    probs = {"a": np.eye(3)[[0, 0, 2, 0, 0]], "b": np.eye(3)[[0, 1, 2, 2, 2]], "right": np.eye(3)[y]}
+    probs = {
+        "a": np.eye(3)[[0, 0, 2, 0, 0]],
+        "b": np.eye(3)[[0, 1, 2, 2, 2]],
+        "right": np.eye(3)[y],
+    }
     found = ensembles.diversity(probs, y)
     assert found.loc[("a", "b"), ["disagreement", "one_right"]].tolist() == [0.6, 0.4]
     assert found.loc[("a", "b"), "error_correlation"] == pytest.approx(1 / 6)
@@ -165,22 +198,39 @@ def test_what_is_saved_predicts_as_it_did(method, tmp_path):
     calibrator = fit_calibrator(ensemble.predict_probs(oof), y, method="vector")
     ensembles.save_ensemble(ensemble, calibrator, tmp_path / "ensemble.json", facts={"n": 3})
     again, its = ensembles.load_ensemble(tmp_path / "ensemble.json")
-    assert (again.method, again.members, again.class_names) == (method, ensemble.members, ["a", "b", "c"])
-    np.testing.assert_array_equal(its(again.predict_probs(oof)), calibrator(ensemble.predict_probs(oof)))
+    assert (again.method, again.members, again.class_names) == (
+        method,
+        ensemble.members,
+        ["a", "b", "c"],
+    )
+    np.testing.assert_array_equal(
+        its(again.predict_probs(oof)), calibrator(ensemble.predict_probs(oof))
+    )
     assert isinstance(its, Calibrator)
 
 
 def test_bad_input_is_named():
     oof, y = drawn(30)
-    with pytest.raises(WorkbookError, match="no way of combining 'hard'; there are soft, weighted, greedy, stacking"):
+    with pytest.raises(
+        WorkbookError,
+        match="no way of combining 'hard'; there are soft, weighted, greedy, stacking",
+    ):
         ensembles.fit_ensemble(oof, y, method="hard")
-    with pytest.raises(WorkbookError, match=r"member 'm1': probs rows must sum to 1; row 0 sums to 2"):
+    with pytest.raises(
+        WorkbookError, match=r"member 'm1': probs rows must sum to 1; row 0 sums to 2"
+    ):
         ensembles.fit_ensemble(oof | {"m1": 2 * oof["m1"]}, y, method="soft")
-    with pytest.raises(WorkbookError, match=r"member 'm2': probs must have shape \(30, n_classes\), got \(29, 3\)"):
+    with pytest.raises(
+        WorkbookError, match=r"member 'm2': probs must have shape \(30, n_classes\), got \(29, 3\)"
+    ):
         ensembles.fit_ensemble(oof | {"m2": oof["m2"][1:]}, y, method="soft")
-    with pytest.raises(WorkbookError, match="members have different numbers of classes: 'm0' 3, 'm1' 4, 'm2' 3"):
+    with pytest.raises(
+        WorkbookError, match="members have different numbers of classes: 'm0' 3, 'm1' 4, 'm2' 3"
+    ):
         ensembles.fit_ensemble(oof | {"m1": np.full((30, 4), 0.25)}, y, method="soft")
     with pytest.raises(WorkbookError, match="an ensemble needs members"):
         ensembles.fit_ensemble({}, y, method="soft")
-    with pytest.raises(WorkbookError, match="the ensemble needs probabilities of 'm1'; there are those of m0"):
+    with pytest.raises(
+        WorkbookError, match="the ensemble needs probabilities of 'm1'; there are those of m0"
+    ):
         ensembles.fit_ensemble(oof, y, method="soft").predict_probs({"m0": oof["m0"]})

@@ -13,18 +13,31 @@ from lib.workspace import Workspace
 
 RUN = Workspace(dataset="data", run="run")
 CLASSES = ["birds", "fold", "tools"]
-ROWS = pd.DataFrame({"row_id": [7, 3, 5, 9], "text": ["crow", "saw", "bend", "owl"], "label": ["birds", "tools", "fold", "birds"], "group": [0, 1, 2, 3]})
+ROWS = pd.DataFrame(
+    {
+        "row_id": [7, 3, 5, 9],
+        "text": ["crow", "saw", "bend", "owl"],
+        "label": ["birds", "tools", "fold", "birds"],
+        "group": [0, 1, 2, 3],
+    }
+)
 PROBS = np.array([[0.8, 0.1, 0.1], [0.2, 0.2, 0.6], [0.3, 0.4, 0.3], [0.5, 0.25, 0.25]])
 
 
 def table(repeats=1):
     probs = {"TF-IDF": np.stack([PROBS] * repeats), "a: b": np.stack([PROBS[::-1]] * repeats)}
     fold = np.stack([[0, 1, 0, 1]] * repeats)
-    return members.oof_table(CrossValidation(ROWS, fold, probs, pd.DataFrame()), class_names=CLASSES)
+    return members.oof_table(
+        CrossValidation(ROWS, fold, probs, pd.DataFrame()), class_names=CLASSES
+    )
 
 
 def config(**of_members):
-    return Config(profile="test", training=TrainingConfig(backbone="minilm"), cross_validation=CrossValidationConfig(members=of_members))
+    return Config(
+        profile="test",
+        training=TrainingConfig(backbone="minilm"),
+        cross_validation=CrossValidationConfig(members=of_members),
+    )
 
 
 def test_members_are_read_as_they_were_written():
@@ -48,16 +61,31 @@ def test_rows_and_classes_in_another_order_are_lined_up_by_name():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.drop(index=5), r"member 'a: b' has no probabilities of 1 rows that others have, the first is row 3: run notebook 05 again"),
+        (
+            lambda t: t.drop(index=5),
+            r"member 'a: b' has no probabilities of 1 rows that others have, the first is row 3: run notebook 05 again",
+        ),
         (lambda t: pd.concat([t, t.iloc[[0]]]), "member 'TF-IDF' has row 7 twice"),
-        (lambda t: t.rename(columns={"p: fold": "p: creases"}), "column 'p: creases' is in one of the table and the labels, not in both"),
-        (lambda t: t.drop(columns="p: fold"), "column 'p: fold' is in one of the table and the labels, not in both"),
+        (
+            lambda t: t.rename(columns={"p: fold": "p: creases"}),
+            "column 'p: creases' is in one of the table and the labels, not in both",
+        ),
+        (
+            lambda t: t.drop(columns="p: fold"),
+            "column 'p: fold' is in one of the table and the labels, not in both",
+        ),
         (
             lambda t: t.assign(**{"p: fold": t["p: fold"] + 0.1}),
             r"member 'TF-IDF': the probabilities of row 7 must be 0 to 1 and sum to 1, found \[0.8, 0.2, 0.1\]",
         ),
-        (lambda t: t.assign(**{"p: fold": np.nan}), r"member 'TF-IDF': the probabilities of row 7 must be 0 to 1 and sum to 1"),
-        (lambda t: t.assign(**{"p: fold": -0.1, "p: birds": 0.8, "p: tools": 0.3}), r"found \[0.8, -0.1, 0.3\]"),
+        (
+            lambda t: t.assign(**{"p: fold": np.nan}),
+            r"member 'TF-IDF': the probabilities of row 7 must be 0 to 1 and sum to 1",
+        ),
+        (
+            lambda t: t.assign(**{"p: fold": -0.1, "p: birds": 0.8, "p: tools": 0.3}),
+            r"found \[0.8, -0.1, 0.3\]",
+        ),
     ],
 )
 def test_a_table_that_does_not_fit_is_refused_by_name(change, message):
@@ -66,8 +94,17 @@ def test_a_table_that_does_not_fit_is_refused_by_name(change, message):
 
 
 def test_a_linear_member_is_fitted_once_and_predicts_as_fitted(home):
-    texts = [f"{word} {i % 7}" for word in ("crow finch", "saw drill", "plum pear") for i in range(30)]
-    train = pd.DataFrame({"row_id": range(90), "text": texts, "label": np.repeat(["birds", "tools", "fruit"], 30), "group": range(90)})
+    texts = [
+        f"{word} {i % 7}" for word in ("crow finch", "saw drill", "plum pear") for i in range(30)
+    ]
+    train = pd.DataFrame(
+        {
+            "row_id": range(90),
+            "text": texts,
+            "label": np.repeat(["birds", "tools", "fruit"], 30),
+            "group": range(90),
+        }
+    )
     name, place = "TF-IDF: naive Bayes", RUN
     [folder] = members.fit_all([name], train, train, config=config(), ws=place, progress=False)
     predict = members.predictor(name, config=config(), ws=place)
@@ -89,7 +126,9 @@ def test_both_baselines_are_read_as_they_were_saved(k, tmp_path):
         baseline.save_baseline(model, tmp_path / str(place))
         again = baseline.load_baseline(tmp_path / str(place))
         assert again.predict(texts).tolist() == model.predict(texts).tolist()
-        np.testing.assert_allclose(again.predict_proba(texts), model.predict_proba(texts), atol=1e-6)
+        np.testing.assert_allclose(
+            again.predict_proba(texts), model.predict_proba(texts), atol=1e-6
+        )
 
 
 def test_the_member_with_the_runs_settings_is_the_runs_transformer(home, monkeypatch):
@@ -107,7 +146,9 @@ def test_the_member_with_the_runs_settings_is_the_runs_transformer(home, monkeyp
     assert members.member_of_run(settings) == "plain"
     assert members.member_of_run(config(other={"seed": 7})) is None
     for _ in range(2):
-        folders = members.fit_all(["plain", "other", "longer"], rows, rows, config=settings, ws=RUN, progress=False)
+        folders = members.fit_all(
+            ["plain", "other", "longer"], rows, rows, config=settings, ws=RUN, progress=False
+        )
     assert folders[0] == RUN.path("transformer")
     assert calls == [(7, 5.0, "run/members/other"), (42, 2.0, "run/members/longer")]
 
@@ -125,7 +166,9 @@ def test_rows_that_stopped_any_member_are_left_out():
 
 
 def test_a_member_that_was_not_trained_is_named(home):
-    with pytest.raises(WorkbookError, match=r"member 'TF-IDF' is not in .*baseline: run 06_build_ensemble again"):
+    with pytest.raises(
+        WorkbookError, match=r"member 'TF-IDF' is not in .*baseline: run 06_build_ensemble again"
+    ):
         members.predictor("TF-IDF", config=config(), ws=RUN)
 
 
@@ -134,9 +177,15 @@ def test_the_id_of_an_ensemble_changes_with_its_members_and_its_weights(home):
     folder.mkdir(parents=True)
     workspace.write_text("one", folder / "weights")
     y = np.array([0, 2, 1, 0])
-    ensemble, as_it_is = fit_ensemble({"TF-IDF": PROBS}, y, method="soft"), Calibrator(np.ones(3), np.zeros(3))
+    ensemble, as_it_is = (
+        fit_ensemble({"TF-IDF": PROBS}, y, method="soft"),
+        Calibrator(np.ones(3), np.zeros(3)),
+    )
     first = members.model_id(ensemble, as_it_is, config=config(), ws=RUN)
     assert members.model_id(ensemble, as_it_is, config=config(), ws=RUN) == first
-    assert members.model_id(ensemble, Calibrator(np.ones(3), np.ones(3)), config=config(), ws=RUN) != first
+    assert (
+        members.model_id(ensemble, Calibrator(np.ones(3), np.ones(3)), config=config(), ws=RUN)
+        != first
+    )
     workspace.write_text("two", folder / "weights")
     assert members.model_id(ensemble, as_it_is, config=config(), ws=RUN) != first

@@ -4,14 +4,27 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, BertConfig, ElectraConfig, MPNetConfig, RemBertConfig
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    ElectraConfig,
+    MPNetConfig,
+    RemBertConfig,
+)
 
 from lib.config import TrainingConfig
 from lib.errors import WorkbookError
 from lib.training import backbones
-from lib.training.finetune import tokenization, freezing, heads
+from lib.training.finetune import freezing, heads, tokenization
 
-SMALL = {"vocab_size": 40, "hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 8, "max_position_embeddings": 20}
+SMALL = {
+    "vocab_size": 40,
+    "hidden_size": 8,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 8,
+    "max_position_embeddings": 20,
+}
 CONFIGS = {
     "bert": BertConfig,
     "mpnet": MPNetConfig,  # its layers return a tuple of one
@@ -54,7 +67,9 @@ def batch(pieces, rows):
 
 
 def checkpointed(model):
-    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})  # as the Trainer does it
+    model.activation_checkpointing_enable(
+        activation_checkpointing_kwargs={"use_reentrant": False}
+    )  # as the Trainer does it
     return model
 
 
@@ -68,7 +83,9 @@ def learn(model, depth, **inputs):
     torch.manual_seed(1)
     logits = model(**inputs).logits
     torch.nn.functional.cross_entropy(logits, torch.arange(len(logits)) % 3).backward()
-    return logits.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return logits.detach(), {
+        name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None
+    }
 
 
 def assert_same(first, second):
@@ -91,12 +108,17 @@ def assert_same(first, second):
     ],
 )
 def test_what_is_frozen_in_an_epoch(settings, n_layers, depths):
-    assert [freezing.frozen_depth(TrainingConfig(**settings), epoch, n_layers=n_layers) for epoch in range(len(depths))] == depths
+    assert [
+        freezing.frozen_depth(TrainingConfig(**settings), epoch, n_layers=n_layers)
+        for epoch in range(len(depths))
+    ] == depths
 
 
 @KINDS
 def test_more_layers_than_there_are_cannot_be_frozen(kind):
-    with pytest.raises(WorkbookError, match=r"training\.frozen_layers=4, but the backbone has 3 layers"):
+    with pytest.raises(
+        WorkbookError, match=r"training\.frozen_layers=4, but the backbone has 3 layers"
+    ):
         freezing.freeze(classifier(kind), 4)
 
 
@@ -114,9 +136,15 @@ def test_the_embeddings_the_lowest_layers_and_what_they_read_are_frozen(kind, be
     for depth in (2, 0, 3, 1):
         freezing.freeze(model, depth)
         frozen = (*below, *(f"encoder.layer.{i}." for i in range(depth))) if depth else ()
-        expected = {f"{model.base_model_prefix}.{name}" for name, _ in model.base_model.named_parameters() if name.startswith(frozen)}
+        expected = {
+            f"{model.base_model_prefix}.{name}"
+            for name, _ in model.base_model.named_parameters()
+            if name.startswith(frozen)
+        }
         assert {name for name, p in model.named_parameters() if not p.requires_grad} == expected
-        assert {id(p) for part in freezing.frozen_parts(model, depth) for p in part.parameters()} == {id(p) for p in model.parameters() if not p.requires_grad}
+        assert {
+            id(p) for part in freezing.frozen_parts(model, depth) for p in part.parameters()
+        } == {id(p) for p in model.parameters() if not p.requires_grad}
         assert len(expected) > 0 or depth == 0
 
 
@@ -131,7 +159,9 @@ def test_the_convolution_between_layers_is_frozen_with_them():
 
 @KINDS
 @pytest.mark.parametrize("first_only", [False, True], ids=["all tokens", "first token"])
-def test_lower_layers_give_the_hidden_states_of_the_model_and_leave_no_hook(pieces, kind, first_only):
+def test_lower_layers_give_the_hidden_states_of_the_model_and_leave_no_hook(
+    pieces, kind, first_only
+):
     model = classifier(kind, first_only=first_only)
     ids, mask = batch(pieces, range(6))
     with torch.no_grad():
@@ -145,7 +175,10 @@ def test_lower_layers_give_the_hidden_states_of_the_model_and_leave_no_hook(piec
 
 
 def hooks(model):
-    return {name: [*module._forward_hooks.values(), *module._forward_pre_hooks.values()] for name, module in model.named_modules()}
+    return {
+        name: [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+        for name, module in model.named_modules()
+    }
 
 
 @pytest.mark.parametrize(
@@ -163,16 +196,25 @@ def hooks(model):
     ids=str,
 )
 @DEPTHS
-def test_what_was_kept_gives_the_same_logits_and_gradients_as_computing_it(pieces, tmp_path, monkeypatch, built, depth):
+def test_what_was_kept_gives_the_same_logits_and_gradients_as_computing_it(
+    pieces, tmp_path, monkeypatch, built, depth
+):
     monkeypatch.setattr(tokenization, "CPU_TOKENS", 16)  # several batches of padded texts
     model = classifier(*built)
     freezing.freeze(model, depth)
-    cache = freezing.ActivationCache(model, pieces, depth=depth, path=tmp_path / "new" / "kept.f32", pad=0)
+    cache = freezing.ActivationCache(
+        model, pieces, depth=depth, path=tmp_path / "new" / "kept.f32", pad=0
+    )
     for rows in ([4, 0, 3], [1, 5], [2]):
         ids, mask = batch(pieces, rows)
         computed = learn(model, depth, input_ids=ids, attention_mask=mask)
         with freezing.bypassed(model, depth):
-            kept = learn(model, depth, inputs_embeds=cache(np.array(rows), mask.shape[1]), attention_mask=mask)
+            kept = learn(
+                model,
+                depth,
+                inputs_embeds=cache(np.array(rows), mask.shape[1]),
+                attention_mask=mask,
+            )
         assert_same(kept, computed)
     assert len(computed[1]) > 0
     n_kept = len(LENGTHS) if built[2] and depth == 3 else sum(LENGTHS)
@@ -224,13 +266,24 @@ def test_gradient_checkpointing_changes_no_gradient(pieces, tmp_path, kind, dept
     model = checkpointed(model)
     passes = [0] * 3
     for i, layer in enumerate(model.base_model.encoder.layer):
-        layer.intermediate.register_forward_pre_hook(lambda _, __, i=i: passes.__setitem__(i, passes[i] + 1))
+        layer.intermediate.register_forward_pre_hook(
+            lambda _, __, i=i: passes.__setitem__(i, passes[i] + 1)
+        )
     assert_same(learn(model, depth, input_ids=ids, attention_mask=mask), plain)
-    assert passes == [1] * depth + [2] * (3 - depth)  # once more where gradients are needed, and only there
+    assert passes == [1] * depth + [2] * (
+        3 - depth
+    )  # once more where gradients are needed, and only there
     if depth:
-        cache = freezing.ActivationCache(model, pieces, depth=depth, path=tmp_path / "kept.f32", pad=0)
+        cache = freezing.ActivationCache(
+            model, pieces, depth=depth, path=tmp_path / "kept.f32", pad=0
+        )
         with freezing.bypassed(model, depth):
-            assert_same(learn(model, depth, inputs_embeds=cache(np.array([4, 0, 3]), 9), attention_mask=mask), plain)
+            assert_same(
+                learn(
+                    model, depth, inputs_embeds=cache(np.array([4, 0, 3]), 9), attention_mask=mask
+                ),
+                plain,
+            )
 
 
 @KINDS
@@ -239,7 +292,9 @@ def test_no_gradient_goes_through_frozen_layers_with_checkpointing_either(pieces
     model = checkpointed(classifier(kind))
     needed = []
     for layer in model.base_model.encoder.layer:
-        layer.output.register_forward_hook(lambda _, __, output: needed.append(output.requires_grad))
+        layer.output.register_forward_hook(
+            lambda _, __, output: needed.append(output.requires_grad)
+        )
     ids, mask = batch(pieces, [4, 0, 3])
     freezing.freeze(model, depth)
     model(input_ids=ids, attention_mask=mask)
@@ -262,7 +317,9 @@ def test_the_size_on_disk_is_that_of_a_float32_for_each_token_and_hidden_unit(pi
         ("rembert", {"input_embedding_size": 4}, False),
     ],
 )
-def test_states_are_kept_only_where_putting_them_in_gives_what_the_model_gives(kind, more, expected):
+def test_states_are_kept_only_where_putting_them_in_gives_what_the_model_gives(
+    kind, more, expected
+):
     model = classifier(kind, **more)
     weights = copy.deepcopy(model.state_dict())
     assert freezing.can_cache(model) is expected

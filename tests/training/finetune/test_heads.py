@@ -6,13 +6,26 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, BertConfig, DistilBertConfig, GPT2Config, RobertaConfig
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    DistilBertConfig,
+    GPT2Config,
+    RobertaConfig,
+)
 
 from lib.errors import WorkbookError
 from lib.training import backbones
 from lib.training.finetune import heads
 
-SMALL = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 8, "max_position_embeddings": 20}
+SMALL = {
+    "vocab_size": 20,
+    "hidden_size": 8,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 8,
+    "max_position_embeddings": 20,
+}
 IDS = torch.tensor([[1, 7, 8, 9, 2], [1, 10, 2, 0, 0]])
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
 KINDS = pytest.mark.parametrize("kind", ["bert", "roberta", "deberta"])
@@ -25,7 +38,9 @@ def config(kind, **more):
         made.update({**SMALL, "pooler_hidden_size": SMALL["hidden_size"]})
     else:
         made = {"bert": BertConfig, "roberta": RobertaConfig}[kind](**SMALL, pad_token_id=0)
-    made.update({"initializer_range": 0.5, "num_labels": 3, **more})  # weights wide enough for logits that differ
+    made.update(
+        {"initializer_range": 0.5, "num_labels": 3, **more}
+    )  # weights wide enough for logits that differ
     return made
 
 
@@ -63,7 +78,11 @@ def snapshot(model):
 
 
 def dropouts(model):
-    return {name: module.p for name, module in model.named_modules() if isinstance(module, torch.nn.Dropout)}
+    return {
+        name: module.p
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Dropout)
+    }
 
 
 @KINDS
@@ -71,7 +90,9 @@ def test_attention_dropout_is_set_apart_from_all_others(kind):
     model = classifier(kind)
     heads.set_dropout(model, hidden=0.2, attention=0.3)
     found = dropouts(model)
-    assert {name for name, p in found.items() if p == 0.3} == {f"{kind}.encoder.layer.{i}.attention.self.dropout" for i in range(3)}
+    assert {name for name, p in found.items() if p == 0.3} == {
+        f"{kind}.encoder.layer.{i}.attention.self.dropout" for i in range(3)
+    }
     assert set(found.values()) == {0.2, 0.3}
 
 
@@ -83,7 +104,10 @@ def test_a_saved_model_has_the_dropout_that_it_was_trained_with(kind, tmp_path):
     assert dropouts(AutoModelForSequenceClassification.from_pretrained(tmp_path)) == dropouts(model)
 
 
-@pytest.mark.parametrize(("kind", "kernel"), [("bert", "sdpa"), ("bert", "eager"), ("roberta", "sdpa"), ("deberta", "eager")])
+@pytest.mark.parametrize(
+    ("kind", "kernel"),
+    [("bert", "sdpa"), ("bert", "eager"), ("roberta", "sdpa"), ("deberta", "eager")],
+)
 def test_every_attention_kernel_drops_as_it_was_set(kind, kernel):
     model = classifier(kind)
     model.set_attn_implementation(kernel)
@@ -96,7 +120,11 @@ def test_every_attention_kernel_drops_as_it_was_set(kind, kernel):
 
 
 @pytest.mark.parametrize(
-    ("hidden", "attention", "message"), [(1.0, 0.1, r"training\.dropout .* found 1\.0"), (0.1, -0.1, r"training\.attention_dropout .* found -0\.1")]
+    ("hidden", "attention", "message"),
+    [
+        (1.0, 0.1, r"training\.dropout .* found 1\.0"),
+        (0.1, -0.1, r"training\.attention_dropout .* found -0\.1"),
+    ],
 )
 def test_a_dropout_that_is_no_probability_is_refused(hidden, attention, message):
     model = classifier("bert")
@@ -131,7 +159,9 @@ def test_the_head_reads_the_pooled_vector(kind):
         hidden = model.base_model(input_ids=IDS, attention_mask=MASK).last_hidden_state
     first, mean = hidden[:, 0], torch.stack([hidden[0].mean(dim=0), hidden[1, :3].mean(dim=0)])
     projection = torch.linspace(-2, 2, 8)
-    attention = torch.stack([(row @ projection).softmax(0) @ row for row in (hidden[0], hidden[1, :3])])
+    attention = torch.stack(
+        [(row @ projection).softmax(0) @ row for row in (hidden[0], hidden[1, :3])]
+    )
     with torch.no_grad():
         assert torch.allclose(logits(model), head(model, first), atol=1e-6)
         heads.set_pooling(model, "mean")
@@ -152,7 +182,9 @@ def test_pooling_set_once_more_takes_the_place_of_the_former(kind):
         heads.set_pooling(model, pooling)
         heads.set_pooling(model, pooling)
         assert torch.allclose(logits(model), logits(classifier(kind, "mean")), atol=1e-6)
-        assert set(model.state_dict()) - keys == ({"attention_pool.weight"} if pooling == "attention" else set())
+        assert set(model.state_dict()) - keys == (
+            {"attention_pool.weight"} if pooling == "attention" else set()
+        )
         assert model.config.pooling == pooling
     heads.set_pooling(model, "cls")
     assert torch.equal(logits(model), plain)
@@ -165,9 +197,13 @@ def test_however_it_is_called_the_logits_are_the_same(kind, pooling):
     expected = logits(model)
     embeds = model.get_input_embeddings()(IDS)
     with torch.no_grad():
-        assert torch.allclose(model(inputs_embeds=embeds, attention_mask=MASK).logits, expected, atol=1e-6)
+        assert torch.allclose(
+            model(inputs_embeds=embeds, attention_mask=MASK).logits, expected, atol=1e-6
+        )
         assert torch.equal(model(IDS, MASK, return_dict=False)[0], expected)
-        assert torch.equal(model(input_ids=IDS, attention_mask=MASK, output_hidden_states=True).logits, expected)
+        assert torch.equal(
+            model(input_ids=IDS, attention_mask=MASK, output_hidden_states=True).logits, expected
+        )
         alone = model(input_ids=IDS[1:, :3]).logits
     assert torch.allclose(alone, expected[1:], atol=1e-6)
 
@@ -178,7 +214,9 @@ def test_the_base_model_pools_a_tuple_and_an_output_alike(kind):
     with torch.no_grad():
         named, plain = base(input_ids=IDS, attention_mask=MASK), base(IDS, MASK, return_dict=False)
     assert type(plain) is tuple
-    assert [torch.equal(a, b) for a, b in zip(named.to_tuple(), plain)] == [True] * (2 if kind == "bert" else 1)
+    assert [torch.equal(a, b) for a, b in zip(named.to_tuple(), plain)] == [True] * (
+        2 if kind == "bert" else 1
+    )
 
 
 @KINDS
@@ -190,7 +228,9 @@ def test_the_attention_pool_learns_with_and_without_gradient_checkpointing(kind)
         if checkpointing:
             model.gradient_checkpointing_enable()
         model(input_ids=IDS, attention_mask=MASK, labels=torch.tensor([0, 2])).loss.backward()
-        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+        gradients.append(
+            {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        )
     plain, checkpointed = gradients
     assert plain["attention_pool.weight"].abs().max() > 1e-4
     assert plain.keys() == checkpointed.keys()
@@ -220,7 +260,9 @@ def test_pooling_outlives_an_encoder_put_in_place_of_the_models():
 def test_an_unknown_pooling_is_refused():
     model = classifier("bert", "mean")
     before = logits(model)
-    with pytest.raises(WorkbookError, match=r"training\.pooling must be one of cls, mean, attention, found 'max'"):
+    with pytest.raises(
+        WorkbookError, match=r"training\.pooling must be one of cls, mean, attention, found 'max'"
+    ):
         heads.set_pooling(model, "max")
     assert torch.equal(logits(model), before)
 
@@ -253,7 +295,10 @@ def test_logits_are_float32_under_mixed_precision_and_learn_as_before(kind):
     assert not torch.equal(mixed, mixed.bfloat16().float())  # more digits than bf16 has
     torch.testing.assert_close(mixed, plain, atol=0.05, rtol=0.05)
     mixed.sum().backward()
-    assert all(p.grad.dtype == torch.float32 and p.grad.abs().sum() > 0 for p in model.classifier.parameters())
+    assert all(
+        p.grad.dtype == torch.float32 and p.grad.abs().sum() > 0
+        for p in model.classifier.parameters()
+    )
 
 
 def test_a_copy_of_such_a_head_has_its_own_weights():
@@ -266,8 +311,13 @@ def test_a_copy_of_such_a_head_has_its_own_weights():
 
 
 def test_a_head_that_is_kept_elsewhere_is_refused():
-    gpt = AutoModelForSequenceClassification.from_config(GPT2Config(vocab_size=20, n_embd=8, n_layer=1, n_head=2, pad_token_id=0))
-    with pytest.raises(WorkbookError, match="GPT2ForSequenceClassification has no head named classifier: take another backbone"):
+    gpt = AutoModelForSequenceClassification.from_config(
+        GPT2Config(vocab_size=20, n_embd=8, n_layer=1, n_head=2, pad_token_id=0)
+    )
+    with pytest.raises(
+        WorkbookError,
+        match="GPT2ForSequenceClassification has no head named classifier: take another backbone",
+    ):
         heads.compute_logits_in_float32(gpt)
 
 
@@ -296,7 +346,10 @@ def with_weights_that_are_none(folder):
         (without_weights, r"model\.safetensors cannot be read .*train it again"),
         (with_weights_that_are_none, r"model\.safetensors cannot be read .*train it again"),
         (without_the_pool, r"model\.safetensors has no attention_pool\.weight"),
-        (with_a_pool_of_another_shape, r"model\.safetensors has shape \(1, 5\) for attention_pool\.weight"),
+        (
+            with_a_pool_of_another_shape,
+            r"model\.safetensors has shape \(1, 5\) for attention_pool\.weight",
+        ),
     ],
 )
 def test_an_attention_pool_that_cannot_be_restored_is_an_error(tmp_path, damage, message):
@@ -333,12 +386,24 @@ def test_the_top_layers_start_anew_as_the_architecture_draws_them(loaded):
     before, prefix = snapshot(loaded), f"{loaded.base_model_prefix}.encoder.layer."
     heads.reinit_top_layers(loaded, 2, seed=1)
     after = loaded.state_dict()
-    assert changed(before, after) == {key for key in before if key.startswith((f"{prefix}1.", f"{prefix}2."))}
+    assert changed(before, after) == {
+        key for key in before if key.startswith((f"{prefix}1.", f"{prefix}2."))
+    }
     fresh = {key: after[key] for key in changed(before, after)}
-    assert all(torch.equal(value, torch.zeros_like(value)) for key, value in fresh.items() if key.endswith("bias"))
-    assert all(torch.equal(value, torch.ones_like(value)) for key, value in fresh.items() if key.endswith("LayerNorm.weight"))
+    assert all(
+        torch.equal(value, torch.zeros_like(value))
+        for key, value in fresh.items()
+        if key.endswith("bias")
+    )
+    assert all(
+        torch.equal(value, torch.ones_like(value))
+        for key, value in fresh.items()
+        if key.endswith("LayerNorm.weight")
+    )
     drawn = torch.cat([value.flatten() for key, value in fresh.items() if value.dim() == 2])
-    assert drawn.std().item() == pytest.approx(0.5, abs=0.04)  # the config's initializer_range; 768 values, four standard errors
+    assert drawn.std().item() == pytest.approx(
+        0.5, abs=0.04
+    )  # the config's initializer_range; 768 values, four standard errors
     assert len({*drawn.tolist()}) == len(drawn)
 
 
@@ -362,22 +427,50 @@ def test_layers_that_are_not_there_cannot_start_anew(loaded, n, ok):
     if ok:
         heads.reinit_top_layers(loaded, n, seed=1)
     else:
-        with pytest.raises(WorkbookError, match=rf"training\.reinit_layers={n}, but the backbone has 3 layers"):
+        with pytest.raises(
+            WorkbookError, match=rf"training\.reinit_layers={n}, but the backbone has 3 layers"
+        ):
             heads.reinit_top_layers(loaded, n, seed=1)
     assert changed(before, loaded.state_dict()) == set()
 
 
 def test_an_architecture_without_such_layers_is_refused():
-    with pytest.raises(WorkbookError, match=r"training\.reinit_layers is for models of BERT's family; DistilBert.*training\.reinit_layers=0 do without"):
+    with pytest.raises(
+        WorkbookError,
+        match=r"training\.reinit_layers is for models of BERT's family; DistilBert.*training\.reinit_layers=0 do without",
+    ):
         heads.reinit_top_layers(distilbert(), 1, seed=1)
 
 
 HEADS = {
-    "bert": {"bert.pooler.dense.weight", "bert.pooler.dense.bias", "classifier.weight", "classifier.bias", "attention_pool.weight"},
-    "roberta": {*(f"classifier.{part}.{which}" for part in ("dense", "out_proj") for which in ("weight", "bias")), "attention_pool.weight"},
-    "deberta": {"pooler.dense.weight", "pooler.dense.bias", "classifier.weight", "classifier.bias", "attention_pool.weight"},
+    "bert": {
+        "bert.pooler.dense.weight",
+        "bert.pooler.dense.bias",
+        "classifier.weight",
+        "classifier.bias",
+        "attention_pool.weight",
+    },
+    "roberta": {
+        *(
+            f"classifier.{part}.{which}"
+            for part in ("dense", "out_proj")
+            for which in ("weight", "bias")
+        ),
+        "attention_pool.weight",
+    },
+    "deberta": {
+        "pooler.dense.weight",
+        "pooler.dense.bias",
+        "classifier.weight",
+        "classifier.bias",
+        "attention_pool.weight",
+    },
 }
-PROJECTIONS = {"bert": ("query", "value"), "roberta": ("query", "value"), "deberta": ("query_proj", "value_proj")}
+PROJECTIONS = {
+    "bert": ("query", "value"),
+    "roberta": ("query", "value"),
+    "deberta": ("query_proj", "value_proj"),
+}
 
 
 def plain_name(name):
@@ -404,9 +497,13 @@ def test_low_rank_matrices_and_the_head_learn_and_nothing_else(kind):
         for side in "AB"
     }
     assert learning == matrices | HEADS[kind]
-    a = wrapped.get_parameter(f"base_model.model.{kind}.encoder.layer.0.attention.self.{PROJECTIONS[kind][0]}.lora_A.default.weight")
+    a = wrapped.get_parameter(
+        f"base_model.model.{kind}.encoder.layer.0.attention.self.{PROJECTIONS[kind][0]}.lora_A.default.weight"
+    )
     assert a.shape == (2, 8)
-    layer = wrapped.get_submodule(f"base_model.model.{kind}.encoder.layer.2.attention.self.{PROJECTIONS[kind][1]}")
+    layer = wrapped.get_submodule(
+        f"base_model.model.{kind}.encoder.layer.2.attention.self.{PROJECTIONS[kind][1]}"
+    )
     assert (layer.scaling, layer.lora_dropout["default"].p) == ({"default": 2.0}, 0.05)
 
 
@@ -427,7 +524,9 @@ def test_merged_a_model_gives_the_logits_it_gave_before(kind, pooling, tmp_path)
     assert all(p.requires_grad for p in merged.parameters())
     merged.save_pretrained(tmp_path)
     assert set(load_file(tmp_path / "model.safetensors")) == keys
-    torch.testing.assert_close(logits(reloaded(tmp_path)), logits(merged), atol=1e-6, rtol=1e-5)  # read of the first token alone: other shapes round otherwise
+    torch.testing.assert_close(
+        logits(reloaded(tmp_path)), logits(merged), atol=1e-6, rtol=1e-5
+    )  # read of the first token alone: other shapes round otherwise
 
 
 def test_merging_changes_the_projections_and_the_head_alone():
@@ -435,8 +534,14 @@ def test_merging_changes_the_projections_and_the_head_alone():
     before = snapshot(model)
     wrapped = heads.add_lora(model, rank=2)
     move(wrapped)
-    projections = {f"bert.encoder.layer.{i}.attention.self.{projection}.weight" for i in range(3) for projection in ("query", "value")}
-    assert changed(before, heads.merge_lora(wrapped).state_dict()) == projections | HEADS["bert"] - {"attention_pool.weight"}
+    projections = {
+        f"bert.encoder.layer.{i}.attention.self.{projection}.weight"
+        for i in range(3)
+        for projection in ("query", "value")
+    }
+    assert changed(before, heads.merge_lora(wrapped).state_dict()) == projections | HEADS[
+        "bert"
+    ] - {"attention_pool.weight"}
 
 
 def test_the_seed_decides_the_low_rank_matrices():
@@ -446,7 +551,11 @@ def test_the_seed_decides_the_low_rank_matrices():
         before = torch.get_rng_state()
         wrapped = heads.add_lora(model, rank=2, seed=seed)
         generators.append(torch.equal(torch.get_rng_state(), before))
-        drawn.append(torch.cat([p.detach().flatten() for name, p in wrapped.named_parameters() if "lora_A" in name]))
+        drawn.append(
+            torch.cat(
+                [p.detach().flatten() for name, p in wrapped.named_parameters() if "lora_A" in name]
+            )
+        )
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[1], drawn[2])
     assert generators == [True, True, True]
@@ -457,13 +566,19 @@ def test_without_a_seed_torchs_generator_draws_the_low_rank_matrices():
     for seed in (1, 2):
         model = classifier("bert")
         torch.manual_seed(seed)
-        drawn.append(heads.add_lora(model, rank=2).get_parameter("base_model.model.bert.encoder.layer.0.attention.self.query.lora_A.default.weight"))
+        drawn.append(
+            heads.add_lora(model, rank=2).get_parameter(
+                "base_model.model.bert.encoder.layer.0.attention.self.query.lora_A.default.weight"
+            )
+        )
     assert not torch.equal(*drawn)
 
 
 def test_without_peft_the_error_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(WorkbookError, match=r"training\.lora_rank needs the package peft: pip install peft"):
+    with pytest.raises(
+        WorkbookError, match=r"training\.lora_rank needs the package peft: pip install peft"
+    ):
         heads.add_lora(classifier("bert"), rank=2)
 
 
@@ -473,5 +588,8 @@ def test_a_rank_of_zero_is_refused():
 
 
 def test_an_architecture_without_known_projections_is_refused():
-    with pytest.raises(WorkbookError, match=r"training\.lora_rank is for models of BERT's family; DistilBert.*set it to 0"):
+    with pytest.raises(
+        WorkbookError,
+        match=r"training\.lora_rank is for models of BERT's family; DistilBert.*set it to 0",
+    ):
         heads.add_lora(distilbert(), rank=2)

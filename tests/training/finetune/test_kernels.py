@@ -85,15 +85,29 @@ def test_without_the_package_the_eager_code_stays(model, monkeypatch):
     refuses(model, "not installed: pip install disentangled-flash==1.1.1", backend="torch")
 
 
-@pytest.mark.parametrize(("kind", "config"), [(BertForSequenceClassification, BertConfig), (DebertaForSequenceClassification, DebertaConfig)])
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        (BertForSequenceClassification, BertConfig),
+        (DebertaForSequenceClassification, DebertaConfig),
+    ],
+)
 def test_another_architecture_keeps_its_own_attention(kind, config):
-    small = config(vocab_size=200, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    small = config(
+        vocab_size=200,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=8,
+    )
     refuses(kind(small).eval(), f"{kind.__name__} is no DeBERTa-v2 or v3", backend="torch")
 
 
 @pytest.mark.usefixtures("package")
 def test_heads_that_the_kernel_cannot_do_keep_the_eager_code(model):
-    refuses(model, "needs Triton and heads of 32, 64 or 128; this model's are of 16", backend="triton")
+    refuses(
+        model, "needs Triton and heads of 32, 64 or 128; this model's are of 16", backend="triton"
+    )
 
 
 def test_a_kernel_that_throws_is_taken_out_again(model, package, monkeypatch):
@@ -119,7 +133,9 @@ def test_a_package_that_fails_halfway_leaves_no_layer_changed(model, package, mo
         made.append(real(*args, **kwargs))
         return made[0]
 
-    monkeypatch.setattr(package.deberta, "TorchTrainingDisentangledSelfAttention", fails_at_the_second)
+    monkeypatch.setattr(
+        package.deberta, "TorchTrainingDisentangledSelfAttention", fails_at_the_second
+    )
     refuses(model, "(the fused kernel failed: RuntimeError: out of luck)", backend="torch")
     assert made
 
@@ -136,7 +152,9 @@ def broken(kind):
         if kind == "positions":
             plan = plan._replace(c2p_local=plan.c2p_local.roll(1, -1))
         if kind == "far":
-            plan = plan._replace(c2p_local=plan.c2p_local.clamp(max=int(plan.c2p_local[0, 0, 0, 0]) + 130))
+            plan = plan._replace(
+                c2p_local=plan.c2p_local.clamp(max=int(plan.c2p_local[0, 0, 0, 0]) + 130)
+            )
         output = right(query, key, value, plan, mask, **kwargs)
         if kind == "gradient":
             return output.detach() + 0.9 * (output - output.detach())
@@ -149,14 +167,22 @@ def broken(kind):
 @pytest.mark.parametrize("kind", ["mask", "positions", "gradient", "scale", "nan"])
 def test_a_kernel_that_is_wrong_is_found_and_taken_out(model, monkeypatch, kind):
     monkeypatch.setattr("disentangled_flash._torch._torch_disentangled_attention", broken(kind))
-    refuses(model, "is wrong here: its logits and gradients differ by inf in float32" if kind == "nan" else "is wrong here", backend="torch")
+    refuses(
+        model,
+        "is wrong here: its logits and gradients differ by inf in float32"
+        if kind == "nan"
+        else "is wrong here",
+        backend="torch",
+    )
 
 
 def test_a_kernel_that_is_wrong_in_half_precision_alone_is_found(model, package, monkeypatch):
     right = package._torch._torch_disentangled_attention
     monkeypatch.setattr(
         "disentangled_flash._torch._torch_disentangled_attention",
-        lambda query, *args, **kwargs: right(query, *args, **kwargs) * (1.1 if query.dtype == torch.bfloat16 else 1),
+        lambda query, *args, **kwargs: (
+            right(query, *args, **kwargs) * (1.1 if query.dtype == torch.bfloat16 else 1)
+        ),
     )
     refuses(model, "in half", backend="torch")
 
@@ -172,22 +198,36 @@ def test_a_kernel_that_is_wrong_beyond_128_positions_is_found(model, monkeypatch
 
 
 def test_fused_logits_and_all_gradients_are_the_eager_ones(model, fused):
-    assert type(fused.deberta.encoder.layer[0].attention.self) is not type(model.deberta.encoder.layer[0].attention.self)
+    assert type(fused.deberta.encoder.layer[0].attention.self) is not type(
+        model.deberta.encoder.layer[0].attention.self
+    )
     torch.testing.assert_close(logits(fused), logits(model), rtol=1e-5, atol=1e-5)
     expected, found = gradients(model), gradients(fused)
     assert list(expected) == list(found)
     assert len(expected) == len(list(model.parameters()))
     for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5 * float(gradient.abs().max()) + 1e-7, msg=name)
+        torch.testing.assert_close(
+            found[name],
+            gradient,
+            rtol=1e-3,
+            atol=1e-5 * float(gradient.abs().max()) + 1e-7,
+            msg=name,
+        )
 
 
 @pytest.mark.usefixtures("package")
 def test_weights_stay_the_same_objects_under_the_same_keys(model):
     freezing.freeze(model, 1)
-    before, keys, learning = dict(model.named_parameters()), list(model.state_dict()), [p.requires_grad for p in model.parameters()]
+    before, keys, learning = (
+        dict(model.named_parameters()),
+        list(model.state_dict()),
+        [p.requires_grad for p in model.parameters()],
+    )
     model.train().deberta.encoder.layer[0].eval()
     modes = {name: module.training for name, module in model.named_modules()}
-    assert "attention: disentangled-flash" in kernels.use_fused_attention(model, backend="torch")  # checked in eval mode
+    assert "attention: disentangled-flash" in kernels.use_fused_attention(
+        model, backend="torch"
+    )  # checked in eval mode
     assert list(model.state_dict()) == keys
     assert all(before[name] is p for name, p in model.named_parameters())
     assert [p.requires_grad for p in model.parameters()] == learning
@@ -201,7 +241,9 @@ def test_a_checkpoint_loads_in_eager_code_with_the_same_logits(fused, tmp_path):
             parameter.add_(0.01 * torch.randn_like(parameter))
     fused.save_pretrained(tmp_path)
     eager = AutoModelForSequenceClassification.from_pretrained(tmp_path)
-    assert type(eager.deberta.encoder.layer[0].attention.self).__name__ == "DisentangledSelfAttention"
+    assert (
+        type(eager.deberta.encoder.layer[0].attention.self).__name__ == "DisentangledSelfAttention"
+    )
     torch.testing.assert_close(logits(eager), logits(fused), rtol=1e-5, atol=1e-5)
 
 
@@ -210,10 +252,18 @@ def test_a_second_time_changes_nothing(fused):
 
 
 def test_evaluating_first_does_not_break_training(model, fused):
-    short = {"input_ids": IDS[:, :31], "attention_mask": MASK[:, :31]}  # of a length that was not met before
+    short = {
+        "input_ids": IDS[:, :31],
+        "attention_mask": MASK[:, :31],
+    }  # of a length that was not met before
     with torch.inference_mode():
         fused(**short)
-    found, expected = (torch.autograd.grad(each(**short).logits.sum(), each.deberta.encoder.rel_embeddings.weight)[0] for each in (fused, model))
+    found, expected = (
+        torch.autograd.grad(each(**short).logits.sum(), each.deberta.encoder.rel_embeddings.weight)[
+            0
+        ]
+        for each in (fused, model)
+    )
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
 
 
@@ -234,16 +284,32 @@ def test_gradient_checkpointing_recomputes_and_gives_the_same_gradients(model, f
     expected, found = gradients(model), gradients(fused)
     assert len(runs) == 2
     for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5 * float(gradient.abs().max()) + 1e-7, msg=name)
+        torch.testing.assert_close(
+            found[name],
+            gradient,
+            rtol=1e-3,
+            atol=1e-5 * float(gradient.abs().max()) + 1e-7,
+            msg=name,
+        )
 
 
 def test_frozen_layers_stay_and_those_above_learn(model, fused):
     for each in (model, fused):
         freezing.freeze(each, 1)
     expected, found = gradients(model), gradients(fused)
-    assert set(found) == set(expected) == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert (
+        set(found)
+        == set(expected)
+        == {name for name, p in model.named_parameters() if p.requires_grad}
+    )
     for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5 * float(gradient.abs().max()) + 1e-7, msg=name)
+        torch.testing.assert_close(
+            found[name],
+            gradient,
+            rtol=1e-3,
+            atol=1e-5 * float(gradient.abs().max()) + 1e-7,
+            msg=name,
+        )
 
 
 def test_the_first_token_alone_can_be_read_of_the_fused_models_top_layer(model, fused):
@@ -299,7 +365,9 @@ def test_attention_dropout_is_the_one_that_was_set(model, package):
 # --- the distances that occur ---
 
 
-@pytest.mark.parametrize(("n_tokens", "buckets"), [(1, 32), (9, 32), (16, 32), (40, 32), (200, 32), (40, -1)])
+@pytest.mark.parametrize(
+    ("n_tokens", "buckets"), [(1, 32), (9, 32), (16, 32), (40, 32), (200, 32), (40, -1)]
+)
 def test_the_distances_that_occur_give_the_logits_and_gradients_of_all(n_tokens, buckets):
     config = deberta_config(200)
     config.update({"position_buckets": buckets})
@@ -314,7 +382,9 @@ def test_the_distances_that_occur_give_the_logits_and_gradients_of_all(n_tokens,
         with FlopCounterMode(display=False) as counter:
             logits = each(input_ids=ids, attention_mask=mask).logits
             logits.sum().backward()
-        found.append((logits, [parameter.grad for parameter in each.parameters()], counter.get_total_flops()))
+        found.append(
+            (logits, [parameter.grad for parameter in each.parameters()], counter.get_total_flops())
+        )
     (logits, gradients, flops), (found_logits, found_gradients, found_flops) = found
     torch.testing.assert_close(found_logits, logits, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found_gradients, gradients, rtol=1e-4, atol=1e-5)
@@ -326,10 +396,15 @@ def test_the_distances_that_occur_survive_recomputing_and_batches_of_unlike_leng
     needed = copy.deepcopy(model).train()
     kernels.use_needed_positions(needed)
     needed.gradient_checkpointing_enable()
-    long, short = (needed(input_ids=IDS[:, :n], attention_mask=MASK[:, :n]).logits.sum() for n in (40, 5))
+    long, short = (
+        needed(input_ids=IDS[:, :n], attention_mask=MASK[:, :n]).logits.sum() for n in (40, 5)
+    )
     (long + short).backward()
     model.train()
-    (model(input_ids=IDS, attention_mask=MASK).logits.sum() + model(input_ids=IDS[:, :5], attention_mask=MASK[:, :5]).logits.sum()).backward()
+    (
+        model(input_ids=IDS, attention_mask=MASK).logits.sum()
+        + model(input_ids=IDS[:, :5], attention_mask=MASK[:, :5]).logits.sum()
+    ).backward()
     for (name, parameter), expected in zip(needed.named_parameters(), model.parameters()):
         torch.testing.assert_close(parameter.grad, expected.grad, rtol=1e-4, atol=1e-5, msg=name)
 
@@ -369,7 +444,10 @@ def test_without_a_compiler_the_model_is_left_alone(model, monkeypatch):
     before = logits(model)
     found, line = kernels.compile_model(model, wanted=True)
     assert found is model
-    assert line == "torch.compile: off, since nothing compiles for the CPU here (No working C++ compiler found)"
+    assert (
+        line
+        == "torch.compile: off, since nothing compiles for the CPU here (No working C++ compiler found)"
+    )
     assert model._compiled_call_impl is None
     assert torch.equal(logits(model), before)
 
@@ -378,15 +456,40 @@ def test_without_a_compiler_the_model_is_left_alone(model, monkeypatch):
 
 
 def test_operations_of_a_token_are_those_counted_by_hand():
-    bert = BertConfig(vocab_size=9, hidden_size=4, num_hidden_layers=2, num_attention_heads=2, intermediate_size=6)
-    projections, feed_forward, attention = 4 * 2 * 16, 2 * 2 * 24, 2 * 2 * 10 * 4  # of one token in a text of 10, one layer
-    assert kernels.flops_per_token(bert, n_tokens=10) == 3 * 2 * (projections + feed_forward + attention)
-    settings = {"vocab_size": 9, "hidden_size": 4, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 6, "relative_attention": True}
+    bert = BertConfig(
+        vocab_size=9, hidden_size=4, num_hidden_layers=2, num_attention_heads=2, intermediate_size=6
+    )
+    projections, feed_forward, attention = (
+        4 * 2 * 16,
+        2 * 2 * 24,
+        2 * 2 * 10 * 4,
+    )  # of one token in a text of 10, one layer
+    assert kernels.flops_per_token(bert, n_tokens=10) == 3 * 2 * (
+        projections + feed_forward + attention
+    )
+    settings = {
+        "vocab_size": 9,
+        "hidden_size": 4,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 6,
+        "relative_attention": True,
+    }
     deberta = DebertaV2Config(**settings, position_buckets=8, pos_att_type=["p2c", "c2p"])
     positions = 2 * 2 * 16 * 4  # c2p and p2c: 19 distances, but 16 embeddings
-    assert kernels.flops_per_token(deberta, n_tokens=10) == 3 * 2 * (projections + feed_forward + attention + positions)
-    deberta = DebertaV2Config(**settings, position_buckets=-1, max_relative_positions=-1, max_position_embeddings=64, pos_att_type=["c2p"])
-    assert kernels.flops_per_token(deberta, n_tokens=10) == 3 * 2 * (projections + feed_forward + attention + 2 * 19 * 4)
+    assert kernels.flops_per_token(deberta, n_tokens=10) == 3 * 2 * (
+        projections + feed_forward + attention + positions
+    )
+    deberta = DebertaV2Config(
+        **settings,
+        position_buckets=-1,
+        max_relative_positions=-1,
+        max_position_embeddings=64,
+        pos_att_type=["c2p"],
+    )
+    assert kernels.flops_per_token(deberta, n_tokens=10) == 3 * 2 * (
+        projections + feed_forward + attention + 2 * 19 * 4
+    )
 
 
 def test_counted_operations_are_those_that_torch_counts(model):
@@ -395,7 +498,9 @@ def test_counted_operations_are_those_that_torch_counts(model):
     with FlopCounterMode(display=False) as counter:
         model(input_ids=torch.ones(n_texts, n, dtype=torch.long)).logits.sum().backward()
     config = model.config
-    relative = 3 * config.num_hidden_layers * 2 * 2 * 512 * config.hidden_size**2  # the projections of the positions
+    relative = (
+        3 * config.num_hidden_layers * 2 * 2 * 512 * config.hidden_size**2
+    )  # the projections of the positions
     head = 3 * 2 * n_texts * (config.hidden_size**2 + config.hidden_size * config.num_labels)
     counted = n * n_texts * kernels.flops_per_token(config, n_tokens=n) + relative + head
     assert counter.get_total_flops() == pytest.approx(counted, rel=1e-3)

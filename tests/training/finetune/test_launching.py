@@ -24,21 +24,43 @@ def _home(tmp_path_factory):
 
 def test_two_processes_give_what_one_gives():
     """With everything on in which they have to wait for one another."""
-    train = rows(64, seed=0)  # batches that can be shared evenly: in a shorter last one rows would be seen twice
+    train = rows(
+        64, seed=0
+    )  # batches that can be shared evenly: in a shorter last one rows would be seen twice
     val = rows(240, seed=1)  # several batches, which the processes share
-    settings = {"dropout": 0, "attention_dropout": 0, "unfreeze": (0,), "frozen_layers": 1, "averaging": "ema", "averaging_start": 0.2, "pretraining_epochs": 1}
+    settings = {
+        "dropout": 0,
+        "attention_dropout": 0,
+        "unfreeze": (0,),
+        "frozen_layers": 1,
+        "averaging": "ema",
+        "averaging_start": 0.2,
+        "pretraining_epochs": 1,
+    }
     settings |= {"epochs": 3, "eval_steps": 5, "patience": 100}
     looks = []
-    one, two = run("one", train, val, **settings), run("two", train, val, processes=2, watch=looks.append, **settings)
+    one, two = (
+        run("one", train, val, **settings),
+        run("two", train, val, processes=2, watch=looks.append, **settings),
+    )
     np.testing.assert_allclose(two.val_probs, one.val_probs, atol=1e-4)
     assert score(two, val) >= 0.8
     assert (one.facts["processes"], two.facts["processes"]) == (1, 2)
     for name in ("steps", "best_step", "kept", "messages", "weights_learning", "truncated_share"):
         assert two.facts[name] == one.facts[name], name
-    np.testing.assert_allclose(two.history.to_numpy(float), one.history.to_numpy(float), rtol=1e-2, atol=1e-4)
+    np.testing.assert_allclose(
+        two.history.to_numpy(float), one.history.to_numpy(float), rtol=1e-2, atol=1e-4
+    )
     assert list(two.history.columns) == list(one.history.columns)
-    np.testing.assert_allclose(looks[-1].to_numpy(float), two.history.to_numpy(float)[: len(looks[-1])])
-    assert sorted(path.name for path in two.model_dir.parent.iterdir()) == ["pretrained", "pretrained.json", "tiny-deberta", "transformer"]
+    np.testing.assert_allclose(
+        looks[-1].to_numpy(float), two.history.to_numpy(float)[: len(looks[-1])]
+    )
+    assert sorted(path.name for path in two.model_dir.parent.iterdir()) == [
+        "pretrained",
+        "pretrained.json",
+        "tiny-deberta",
+        "transformer",
+    ]
 
 
 def test_two_machines_give_what_one_gives():
@@ -48,7 +70,10 @@ def test_two_machines_give_what_one_gives():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    first, second = (("--nnodes", "2", "--node_rank", rank, "--master_addr", "127.0.0.1", "--master_port", port) for rank in "01")
+    first, second = (
+        ("--nnodes", "2", "--node_rank", rank, "--master_addr", "127.0.0.1", "--master_port", port)
+        for rank in "01"
+    )
     folder = place("machines").path("transformer").parent / "launch"
     said = []
 
@@ -59,33 +84,50 @@ def test_two_machines_give_what_one_gives():
                 return
             time.sleep(0.1)
         command = launching.launch_command(configured(launch_options=second), str(folder))
-        said.append(subprocess.run(command, cwd=workspace.REPOSITORY, capture_output=True, text=True))
+        said.append(
+            subprocess.run(command, cwd=workspace.REPOSITORY, capture_output=True, text=True)
+        )
 
     other = threading.Thread(target=second_machine)
     other.start()
-    one, two = run("machine", train, **settings), run("machines", train, launch_options=first, **settings)
+    one, two = (
+        run("machine", train, **settings),
+        run("machines", train, launch_options=first, **settings),
+    )
     other.join()
     assert said and said[0].returncode == 0, said
     assert (one.facts["processes"], two.facts["processes"]) == (1, 2)
     np.testing.assert_allclose(two.val_probs, one.val_probs, atol=1e-4)
-    np.testing.assert_allclose(two.history.to_numpy(float), one.history.to_numpy(float), rtol=1e-2, atol=1e-4)
+    np.testing.assert_allclose(
+        two.history.to_numpy(float), one.history.to_numpy(float), rtol=1e-2, atol=1e-4
+    )
 
 
 def test_an_error_of_a_process_arrives_as_one_with_its_reason():
     with pytest.raises(WorkbookError) as caught:
         run("wrong", processes=2, reinit_layers=5)
-    assert str(caught.value) == "training in 2 processes failed: training.reinit_layers=5, but the backbone has 2 layers"
+    assert (
+        str(caught.value)
+        == "training in 2 processes failed: training.reinit_layers=5, but the backbone has 2 layers"
+    )
 
 
 def launcher(code):
     """The command of a launcher that does nothing but this."""
-    return lambda config, folder: [sys.executable, "-c", f"import os, sys\nfolder = {folder!r}\n{code}"]
+    return lambda config, folder: [
+        sys.executable,
+        "-c",
+        f"import os, sys\nfolder = {folder!r}\n{code}",
+    ]
 
 
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
-        ("sys.exit('Traceback\\n[rank0]: lib.errors.WorkbookError: too much\\n\\nChildFailedError\\n')", "too much"),
+        (
+            "sys.exit('Traceback\\n[rank0]: lib.errors.WorkbookError: too much\\n\\nChildFailedError\\n')",
+            "too much",
+        ),
         ("sys.exit('Traceback\\nRuntimeError: gone\\n\\n')", "RuntimeError: gone"),
         ("print('said on the way out'); sys.exit(1)", "said on the way out"),
         ("os.kill(os.getpid(), 9)", "no output"),
@@ -133,8 +175,13 @@ run("orphans", processes=2, epochs=500)
 
 
 def test_the_processes_end_with_the_one_that_reads_the_result():
-    code, history = ORPHANING.format(tests=str(Path(__file__).parent)), place("orphans").path("transformer").parent / "launch" / "history.json"
-    parent = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(workspace.REPOSITORY)})
+    code, history = (
+        ORPHANING.format(tests=str(Path(__file__).parent)),
+        place("orphans").path("transformer").parent / "launch" / "history.json",
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(workspace.REPOSITORY)}
+    )
     while not history.exists():
         assert parent.poll() is None
         time.sleep(0.1)
@@ -150,7 +197,11 @@ def test_the_processes_end_with_the_one_that_reads_the_result():
 def processes_of(name):
     """Return the processes that train in this run."""
     folder = str(place(name).path("transformer").parent)
-    return [process for process in psutil.process_iter(["cmdline"]) if any(folder in word for word in process.info["cmdline"] or [])]
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if any(folder in word for word in process.info["cmdline"] or [])
+    ]
 
 
 MODULE = "lib.training.finetune.launching"
@@ -160,19 +211,47 @@ def test_on_gpus_the_launcher_is_accelerates_and_takes_more_words(monkeypatch):
     monkeypatch.setattr(launching.torch.cuda, "is_available", lambda: True)
     more = ("--num_machines", "2", "--machine_rank", "1")
     command = launching.launch_command(configured(processes=4, launch_options=more), "folder")
-    assert command == [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "8", *more, "-m", MODULE, "folder"]
+    assert command == [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "8",
+        *more,
+        "-m",
+        MODULE,
+        "folder",
+    ]
 
 
 def test_on_cpus_the_launcher_is_torchrun_with_a_port_of_its_own_or_the_words_given(monkeypatch):
     monkeypatch.setattr(launching.torch.cuda, "is_available", lambda: False)
     start = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    assert launching.launch_command(configured(processes=2), "folder") == [*start, "--standalone", "-m", MODULE, "folder"]
+    assert launching.launch_command(configured(processes=2), "folder") == [
+        *start,
+        "--standalone",
+        "-m",
+        MODULE,
+        "folder",
+    ]
     words = ("--nnodes", "2")
-    assert launching.launch_command(configured(processes=2, launch_options=words), "folder") == [*start, *words, "-m", MODULE, "folder"]
+    assert launching.launch_command(configured(processes=2, launch_options=words), "folder") == [
+        *start,
+        *words,
+        "-m",
+        MODULE,
+        "folder",
+    ]
 
 
 @pytest.mark.parametrize(
-    ("environment", "found"), [({}, (1, True)), ({"WORLD_SIZE": "4", "RANK": "0"}, (4, True)), ({"WORLD_SIZE": "4", "RANK": "3"}, (4, False))]
+    ("environment", "found"),
+    [
+        ({}, (1, True)),
+        ({"WORLD_SIZE": "4", "RANK": "0"}, (4, True)),
+        ({"WORLD_SIZE": "4", "RANK": "3"}, (4, False)),
+    ],
 )
 def test_a_process_learns_from_its_environment_which_one_it_is(monkeypatch, environment, found):
     for name in ("WORLD_SIZE", "RANK"):

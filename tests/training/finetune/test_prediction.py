@@ -10,10 +10,17 @@ from transformers import AutoModelForSequenceClassification, BertConfig, PreTrai
 
 from lib.config import TrainingConfig
 from lib.training import backbones
-from lib.training.finetune import tokenization, heads, prediction
+from lib.training.finetune import heads, prediction, tokenization
 
 PAD, CLS, SEP, UNK = range(4)
-SMALL = {"vocab_size": 40, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8, "max_position_embeddings": 64}
+SMALL = {
+    "vocab_size": 40,
+    "hidden_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 8,
+    "max_position_embeddings": 64,
+}
 CLASSES = ["fish", "bird", "cow"]
 LENGTHS = [7, 3, 19, 2, 19, 5, 11, 4]
 KINDS = pytest.mark.parametrize("kind", ["bert", "deberta"])
@@ -27,10 +34,29 @@ def _small_batches(monkeypatch):
 
 def tokenizer():
     """The word "17" is token 17; [CLS] before a text, [SEP] behind it."""
-    raw = Tokenizer(models.WordLevel({"[PAD]": PAD, "[CLS]": CLS, "[SEP]": SEP, "[UNK]": UNK, **{str(i): i for i in range(4, 40)}}, unk_token="[UNK]"))
+    raw = Tokenizer(
+        models.WordLevel(
+            {
+                "[PAD]": PAD,
+                "[CLS]": CLS,
+                "[SEP]": SEP,
+                "[UNK]": UNK,
+                **{str(i): i for i in range(4, 40)},
+            },
+            unk_token="[UNK]",
+        )
+    )
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    raw.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)])
-    return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
+    raw.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+    )
 
 
 def classifier(kind, pooling="cls", first_only=False):
@@ -40,7 +66,13 @@ def classifier(kind, pooling="cls", first_only=False):
         config.update({**SMALL, "pooler_hidden_size": SMALL["hidden_size"], "position_buckets": 4})
     else:
         config = BertConfig(**SMALL, pad_token_id=PAD)
-    config.update({"initializer_range": 0.5, "id2label": dict(enumerate(CLASSES)), "label2id": {name: i for i, name in enumerate(CLASSES)}})
+    config.update(
+        {
+            "initializer_range": 0.5,
+            "id2label": dict(enumerate(CLASSES)),
+            "label2id": {name: i for i, name in enumerate(CLASSES)},
+        }
+    )
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_config(config)
     heads.set_dropout(model, hidden=0.2, attention=0.2)
@@ -58,7 +90,11 @@ def texts():
 
 
 def pieces(rows=None, **options):
-    return tokenization.encode([texts()[row] for row in rows] if rows else texts(), tokenizer(), **{"max_length": 64, **options})
+    return tokenization.encode(
+        [texts()[row] for row in rows] if rows else texts(),
+        tokenizer(),
+        **{"max_length": 64, **options},
+    )
 
 
 def logits(model, encoded, n_rows):
@@ -75,7 +111,9 @@ def test_a_text_gets_the_same_logits_in_any_company_and_its_own_place(kind, pool
     assert together.shape == (8, 3)
     assert together.dtype == np.float64
     np.testing.assert_allclose(together, alone, atol=1e-4)
-    assert np.abs(alone[:, None] - alone[None]).max(axis=2)[~np.eye(8, dtype=bool)].min() > 1e-3  # no two texts alike: places count
+    assert (
+        np.abs(alone[:, None] - alone[None]).max(axis=2)[~np.eye(8, dtype=bool)].min() > 1e-3
+    )  # no two texts alike: places count
     reversed_rows = [*range(len(LENGTHS))][::-1]
     np.testing.assert_allclose(logits(model, pieces(reversed_rows), 8)[::-1], alone, atol=1e-4)
 
@@ -84,13 +122,18 @@ def test_a_text_gets_the_same_logits_in_any_company_and_its_own_place(kind, pool
 def test_the_logits_are_those_of_the_model(kind):
     model = classifier(kind).eval()
     with torch.no_grad():
-        expected = [model(input_ids=torch.tensor([ids])).logits[0].tolist() for ids in pieces()["input_ids"]]
+        expected = [
+            model(input_ids=torch.tensor([ids])).logits[0].tolist() for ids in pieces()["input_ids"]
+        ]
     np.testing.assert_allclose(logits(model, pieces(), 8), expected, atol=1e-4)
 
 
 def test_what_several_processes_give_adds_up_to_the_whole_and_none_does_anothers_work():
     model = classifier("bert")
-    shares = [prediction.predict_logits(model, pieces(), n_rows=8, pad=PAD, share=(i, 3)) for i in range(3)]
+    shares = [
+        prediction.predict_logits(model, pieces(), n_rows=8, pad=PAD, share=(i, 3))
+        for i in range(3)
+    ]
     np.testing.assert_array_equal(sum(shares), logits(model, pieces(), 8))
     done = np.array([np.abs(share).sum(axis=1) > 0 for share in shares])
     assert (done.sum(axis=0) == 1).all() and (done.sum(axis=1) > 0).all()
@@ -132,10 +175,17 @@ def test_reading_the_first_token_only_saves_work_and_changes_nothing(kind):
         model, seen = classifier(kind, first_only=first_only).train(), []
         heads.set_dropout(model, hidden=0, attention=0)
         for layer in model.base_model.encoder.layer:
-            layer.intermediate.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[1]))  # noqa: B023 - used before it changes
+            layer.intermediate.register_forward_pre_hook(
+                lambda _, inputs: seen.append(inputs[0].shape[1])
+            )  # noqa: B023 - used before it changes
         output = model(input_ids=ids, attention_mask=mask).logits
         torch.nn.functional.cross_entropy(output, torch.arange(8) % 3).backward()
-        found.append((output.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
+        found.append(
+            (
+                output.detach(),
+                {name: p.grad for name, p in model.named_parameters() if p.grad is not None},
+            )
+        )
         assert seen == [19, 1 if first_only else 19]
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
 
@@ -186,7 +236,9 @@ def test_an_empty_text_has_probabilities_too():
     ],
 )
 def test_softmax_by_hand(given, expected):
-    np.testing.assert_allclose(prediction.softmax(np.array(given, dtype=float)), expected, atol=1e-12)
+    np.testing.assert_allclose(
+        prediction.softmax(np.array(given, dtype=float)), expected, atol=1e-12
+    )
 
 
 @KINDS
@@ -201,7 +253,9 @@ def test_a_saved_model_gives_the_same_probabilities(tmp_path, kind, pooling):
     assert loaded.config.pooling == pooling
     assert hasattr(loaded, "first_token_hook") is (pooling == "cls")
     np.testing.assert_allclose(probs(loaded_by, loaded, texts()), before, atol=1e-5)
-    other = classifier(kind, "mean" if pooling == "cls" else "cls")  # the same weights: the pooling counts
+    other = classifier(
+        kind, "mean" if pooling == "cls" else "cls"
+    )  # the same weights: the pooling counts
     assert np.abs(probs(by, other, texts()) - before).max() > 1e-3
 
 
@@ -209,7 +263,9 @@ def test_a_model_is_loaded_in_float32_whatever_it_was_saved_in(tmp_path):
     model = classifier("bert")
     model.save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
-    halves = {name: value.half() for name, value in load_file(tmp_path / "model.safetensors").items()}
+    halves = {
+        name: value.half() for name, value in load_file(tmp_path / "model.safetensors").items()
+    }
     save_file(halves, tmp_path / "model.safetensors", {"format": "pt"})
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "dtype": "float16"}))
@@ -220,7 +276,9 @@ def test_a_model_is_loaded_in_float32_whatever_it_was_saved_in(tmp_path):
 
 def test_the_bar_counts_pieces(capsys):
     datasets.disable_progress_bars()
-    probs(tokenizer(), classifier("bert"), texts(), max_length=8, truncation="windows", progress=True)
+    probs(
+        tokenizer(), classifier("bert"), texts(), max_length=8, truncation="windows", progress=True
+    )
     captured = capsys.readouterr()
     assert "15/15" in captured.err
     assert captured.out == ""
@@ -230,17 +288,33 @@ def test_the_bar_counts_pieces(capsys):
 
 @KINDS
 def test_a_texts_vector_is_the_mean_of_its_own_tokens_whatever_texts_are_beside_it(kind):
-    model, texts = classifier(kind), [" ".join(str(4 + (i * 7 + j) % 36) for j in range(length)) for i, length in enumerate(LENGTHS)]
+    model, texts = (
+        classifier(kind),
+        [
+            " ".join(str(4 + (i * 7 + j) % 36) for j in range(length))
+            for i, length in enumerate(LENGTHS)
+        ],
+    )
     vectors = prediction.embed(tokenizer(), model.train(), texts, max_length=12, progress=False)
     assert vectors.shape == (len(texts), 8) and vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
     for text, vector in zip(texts, vectors):
         ids = torch.tensor([[*[CLS, *map(int, text.split())][:11], SEP]])
         with torch.no_grad():
-            mean = model.eval().base_model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state.mean(dim=1)[0]
+            mean = (
+                model.eval()
+                .base_model(input_ids=ids, attention_mask=torch.ones_like(ids))
+                .last_hidden_state.mean(dim=1)[0]
+            )
         np.testing.assert_allclose(vector, (mean / mean.norm()).numpy(), atol=1e-5)
 
 
 def test_a_model_of_the_first_token_alone_has_no_mean():
     with pytest.raises(ValueError, match="first token alone"):
-        prediction.embed(tokenizer(), classifier("bert", first_only=True), ["5 6 7"], max_length=12, progress=False)
+        prediction.embed(
+            tokenizer(),
+            classifier("bert", first_only=True),
+            ["5 6 7"],
+            max_length=12,
+            progress=False,
+        )

@@ -6,7 +6,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tiny_runs import TRAIN, VAL, configured, differences, home_of_its_own, let_average_score, rows, run
+from tiny_runs import (
+    TRAIN,
+    VAL,
+    configured,
+    differences,
+    home_of_its_own,
+    let_average_score,
+    rows,
+    run,
+)
 from transformers import TrainerState
 
 from lib import workspace
@@ -73,38 +82,90 @@ def began(monkeypatch):
 CASES = {
     "dropout": (
         {"eval_steps": 4},
-        [("step", 2), ("saved", 4), ("step", 7), ("step", 8), ("half saved", 12), ("torn", 12), ("step", 14), ("stopped", 16)],
+        [
+            ("step", 2),
+            ("saved", 4),
+            ("step", 7),
+            ("step", 8),
+            ("half saved", 12),
+            ("torn", 12),
+            ("step", 14),
+            ("stopped", 16),
+        ],
         [0, 0, 4, 4, 8, 8, 8, 12, 16],
     ),
     "each stage of unfreezing, with an exponential average": (
-        {"unfreeze": (0, 1), "epochs": 3, "eval_steps": 3, "averaging": "ema", "averaging_start": 0.25, "ema_decay": 0.9},
+        {
+            "unfreeze": (0, 1),
+            "epochs": 3,
+            "eval_steps": 3,
+            "averaging": "ema",
+            "averaging_start": 0.25,
+            "ema_decay": 0.9,
+        },
         [("step", 2), ("step", 7), ("step", 14), ("averaged", 18), ("step", 20), ("saved", 21)],
         [0, 0, 6, 12, 15, 18, 21],
     ),
     "frozen layers in bf16, with an even average": (
-        {"frozen_layers": 1, "precision": "bf16", "epochs": 1.5, "eval_steps": 3, "averaging": "swa", "averaging_start": 0.25},
+        {
+            "frozen_layers": 1,
+            "precision": "bf16",
+            "epochs": 1.5,
+            "eval_steps": 3,
+            "averaging": "swa",
+            "averaging_start": 0.25,
+        },
         [("step", 5), ("step", 11)],
         [0, 3, 9],
     ),
-    "early stopping about to trigger": ({"learning_rate": 1e-12, "patience": 2, "eval_steps": 3}, [("saved", 6), ("saved", 9)], [0, 6, 9]),
+    "early stopping about to trigger": (
+        {"learning_rate": 1e-12, "patience": 2, "eval_steps": 3},
+        [("saved", 6), ("saved", 9)],
+        [0, 6, 9],
+    ),
     "the end within an epoch": ({"epochs": 0.6, "eval_steps": 3}, [("stopped", 5)], [0, 5]),
     "low-rank matrices": (
-        {"lora_rank": 4, "learning_rate": 5e-2, "averaging": "ema", "averaging_start": 0.1, "epochs": 1, "eval_steps": 3},
+        {
+            "lora_rank": 4,
+            "learning_rate": 5e-2,
+            "averaging": "ema",
+            "averaging_start": 0.1,
+            "epochs": 1,
+            "eval_steps": 3,
+        },
         [("step", 5)],
         [0, 3],
     ),
-    "attention pooling and mixup": ({"pooling": "attention", "mixup": 0.4, "epochs": 1, "eval_steps": 3}, [("step", 5)], [0, 3]),
+    "attention pooling and mixup": (
+        {"pooling": "attention", "mixup": 0.4, "epochs": 1, "eval_steps": 3},
+        [("step", 5)],
+        [0, 3],
+    ),
     "two passes a step": (
-        {"r_drop": 1, "adversarial": "weights", "multisample_dropout": 2, "layer_decay": 0.8, "reinit_layers": 1, "epochs": 1, "eval_steps": 3},
+        {
+            "r_drop": 1,
+            "adversarial": "weights",
+            "multisample_dropout": 2,
+            "layer_decay": 0.8,
+            "reinit_layers": 1,
+            "epochs": 1,
+            "eval_steps": 3,
+        },
         [("step", 5)],
         [0, 3],
     ),
-    "frozen layers computed anew": ({"unfreeze": (1, 1), "activation_cache_gb": 1e-9, "epochs": 3, "eval_steps": 4}, [("step", 18)], [0, 16]),
+    "frozen layers computed anew": (
+        {"unfreeze": (1, 1), "activation_cache_gb": 1e-9, "epochs": 3, "eval_steps": 4},
+        [("step", 18)],
+        [0, 16],
+    ),
 }
 
 
 @pytest.mark.parametrize(("settings", "kills", "beginnings"), CASES.values(), ids=CASES)
-def test_a_run_killed_and_started_again_is_the_uninterrupted_one(monkeypatch, began, settings, kills, beginnings):
+def test_a_run_killed_and_started_again_is_the_uninterrupted_one(
+    monkeypatch, began, settings, kills, beginnings
+):
     let_average_score(monkeypatch, 0.01)
     settings = {"patience": 100, **settings}
     whole = run("whole", **settings)
@@ -143,7 +204,9 @@ def test_memory_that_ran_out_is_remembered(monkeypatch):
     with killed("step", 6):
         run("killed", **settings)
     again = run("killed", **settings)
-    assert whole.facts["messages"] == ["step 2: memory ran out; 2 micro-batches from here on, the same 8 rows a step"]
+    assert whole.facts["messages"] == [
+        "step 2: memory ran out; 2 micro-batches from here on, the same 8 rows a step"
+    ]
     assert differences(again, whole) == []
 
 
@@ -157,7 +220,9 @@ def test_the_seconds_of_a_resumed_run_are_those_of_all_its_parts(monkeypatch):
 
     monkeypatch.setattr(RecipeTrainer, "training_step", ten_seconds)
     for module in (run_module, callbacks):
-        monkeypatch.setattr(module, "time", type("clock", (), {"perf_counter": staticmethod(lambda: clock[0])}))
+        monkeypatch.setattr(
+            module, "time", type("clock", (), {"perf_counter": staticmethod(lambda: clock[0])})
+        )
     with killed("step", 6):
         run("killed", **settings)
     facts = run("killed", **settings).facts
@@ -181,7 +246,13 @@ def kill(self, *words):
 RecipeTrainer.training_step = kill
 tiny_runs.run("signal", epochs=1, eval_steps=3)
 """
-    process = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, env=dict(os.environ), capture_output=True, timeout=300)
+    process = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=REPOSITORY,
+        env=dict(os.environ),
+        capture_output=True,
+        timeout=300,
+    )
     assert process.returncode == -signal.SIGKILL, process.stderr
     whole, again = run("whole", epochs=1, eval_steps=3), run("signal", epochs=1, eval_steps=3)
     assert began == [0, 6]
@@ -190,9 +261,17 @@ tiny_runs.run("signal", epochs=1, eval_steps=3)
 
 def checkpoint(folder, *, lacking="", state='{"global_step": %d}'):
     folder.mkdir(parents=True)
-    for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "recipe.json"):
+    for name in (
+        "model.safetensors",
+        "optimizer.pt",
+        "scheduler.pt",
+        "rng_state.pth",
+        "recipe.json",
+    ):
         (folder / name).touch()
-    (folder / "trainer_state.json").write_text(state % int(folder.name.split("-")[1]) if "%" in state else state, encoding="utf-8")
+    (folder / "trainer_state.json").write_text(
+        state % int(folder.name.split("-")[1]) if "%" in state else state, encoding="utf-8"
+    )
     if lacking:
         (folder / lacking).unlink()
 
@@ -204,7 +283,17 @@ def test_the_last_checkpoint_is_the_one_of_most_steps(tmp_path):
     assert checkpoints.last(tmp_path) == str(tmp_path / "checkpoint-100")
 
 
-@pytest.mark.parametrize("lacking", ["trainer_state.json", "model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "recipe.json"])
+@pytest.mark.parametrize(
+    "lacking",
+    [
+        "trainer_state.json",
+        "model.safetensors",
+        "optimizer.pt",
+        "scheduler.pt",
+        "rng_state.pth",
+        "recipe.json",
+    ],
+)
 def test_a_checkpoint_half_written_or_half_deleted_is_passed_over(tmp_path, lacking):
     checkpoint(tmp_path / "checkpoint-4")
     checkpoint(tmp_path / "checkpoint-8", lacking=lacking)
@@ -246,7 +335,9 @@ def test_checkpoints_of_anything_else_are_cleared_away(tmp_path, monkeypatch, wh
 def test_what_a_clearing_cut_short_leaves_is_not_taken_up(tmp_path, monkeypatch):
     opened(tmp_path)
     checkpoint(tmp_path / "checkpoint-4")
-    monkeypatch.setattr(checkpoints.shutil, "rmtree", lambda *_, **__: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr(
+        checkpoints.shutil, "rmtree", lambda *_, **__: (_ for _ in ()).throw(Killed)
+    )
     with pytest.raises(Killed):
         checkpoints.clear(tmp_path)
     monkeypatch.undo()
@@ -268,7 +359,9 @@ def diverging_at_first(patch, settings):
     return rates
 
 
-def test_a_second_try_is_that_of_a_quarter_of_the_rate_and_is_remembered_where_it_is_killed(monkeypatch, began):
+def test_a_second_try_is_that_of_a_quarter_of_the_rate_and_is_remembered_where_it_is_killed(
+    monkeypatch, began
+):
     settings = {"learning_rate": 1e-2, "warmup_share": 0.1, "eval_steps": 4}
     gentle = run("gentle", **{**settings, "learning_rate": 0.0025, "warmup_share": 0.3})
     rates = diverging_at_first(monkeypatch, settings)
@@ -276,7 +369,9 @@ def test_a_second_try_is_that_of_a_quarter_of_the_rate_and_is_remembered_where_i
     with killed("step", 9):
         run("killed", **settings)
     again = run("killed", **settings)
-    assert whole.facts["messages"] == ["a second try, after one at a learning rate of 0.01 with a warm-up of 10%: made up"]
+    assert whole.facts["messages"] == [
+        "a second try, after one at a learning rate of 0.01 with a warm-up of 10%: made up"
+    ]
     assert differences(whole, gentle) == ["messages"]
     assert differences(again, whole) == []
     assert rates == [0.01, 0.01]

@@ -6,7 +6,19 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_runs import TRAIN, VAL, configured, differences, home_of_its_own, let_average_score, place, rows, run, score, weights_file
+from tiny_runs import (
+    TRAIN,
+    VAL,
+    configured,
+    differences,
+    home_of_its_own,
+    let_average_score,
+    place,
+    rows,
+    run,
+    score,
+    weights_file,
+)
 from transformers.models.deberta_v2.modeling_deberta_v2 import DebertaV2Attention
 
 from lib import workspace
@@ -36,7 +48,9 @@ def reloaded(trained):
 
 def predicted(reloaded, texts):
     tokenizer, model, _ = reloaded
-    return finetune.predict_probs(tokenizer, model, texts, settings=configured().training, progress=False)
+    return finetune.predict_probs(
+        tokenizer, model, texts, settings=configured().training, progress=False
+    )
 
 
 # --- what a run leaves ---
@@ -56,8 +70,20 @@ def test_history_and_facts_tell_what_was_done(trained):
     assert facts["best_step"] == looks.idxmax()
     assert looks.max() == score(trained)
     assert history["loss"].iloc[-1] < 0.75 * history["loss"].iloc[0]
-    assert (facts["steps"], facts["train_rows"], facts["precision"], facts["device"], facts["truncated_share"]) == (16, 60, "fp32", "cpu", 0)
-    assert facts["weights"] == facts["weights_learning"] == sum(value.numel() for value in load_file(trained.model_dir / "model.safetensors").values())
+    assert (
+        facts["steps"],
+        facts["train_rows"],
+        facts["precision"],
+        facts["device"],
+        facts["truncated_share"],
+    ) == (16, 60, "fp32", "cpu", 0)
+    assert (
+        facts["weights"]
+        == facts["weights_learning"]
+        == sum(
+            value.numel() for value in load_file(trained.model_dir / "model.safetensors").values()
+        )
+    )
     assert (facts["processes"], facts["kept"], facts["messages"]) == (1, "best checkpoint", [])
     assert 0 < facts["training_seconds"] <= facts["seconds"] + 0.1
     assert facts["texts_per_second"] == pytest.approx(16 * 8 / facts["training_seconds"], rel=0.01)
@@ -74,7 +100,10 @@ def test_another_seed_gives_another_result(trained):
 
 def test_the_seed_decides_the_new_head_of_a_backbone_that_is_there_already(trained):
     folder = str(trained.model_dir.parent / "tiny-deberta")
-    first, again, other = (run("folder", backbone=folder, seed=seed, epochs=0.1, learning_rate=1e-9).val_probs for seed in (42, 42, 43))
+    first, again, other = (
+        run("folder", backbone=folder, seed=seed, epochs=0.1, learning_rate=1e-9).val_probs
+        for seed in (42, 42, 43)
+    )
     assert np.array_equal(first, again)
     assert not np.allclose(first, other, atol=1e-3)
 
@@ -87,7 +116,10 @@ def test_the_saved_model_gives_the_probabilities_that_training_gave(trained, rel
 
 def test_the_model_folder_holds_no_pickle_and_the_checkpoints_are_gone(trained):
     assert {path.suffix for path in trained.model_dir.rglob("*")} == {".json", ".safetensors"}
-    assert sorted(path.name for path in trained.model_dir.parent.iterdir()) == ["tiny-deberta", "transformer"]
+    assert sorted(path.name for path in trained.model_dir.parent.iterdir()) == [
+        "tiny-deberta",
+        "transformer",
+    ]
 
 
 def test_training_prints_nothing(capsys):
@@ -96,7 +128,9 @@ def test_training_prints_nothing(capsys):
 
 
 def test_a_label_that_training_has_not_is_named():
-    with pytest.raises(WorkbookError, match="label 'fish' is in the validation rows but not in the training rows"):
+    with pytest.raises(
+        WorkbookError, match="label 'fish' is in the validation rows but not in the training rows"
+    ):
         run("fish", val=pd.DataFrame({"text": ["cod hake"], "label": ["fish"]}))
 
 
@@ -113,8 +147,13 @@ def test_training_stops_early_where_nothing_improves():
     assert (result.facts["steps"], result.facts["best_step"]) == (2, 1)
 
 
-def test_a_model_that_cannot_be_written_leaves_the_earlier_one_and_is_written_by_the_next_run(monkeypatch, trained):
-    settings, after_train = {"backbone": str(trained.model_dir.parent / "tiny-deberta"), "epochs": 0.5}, []
+def test_a_model_that_cannot_be_written_leaves_the_earlier_one_and_is_written_by_the_next_run(
+    monkeypatch, trained
+):
+    settings, after_train = (
+        {"backbone": str(trained.model_dir.parent / "tiny-deberta"), "epochs": 0.5},
+        [],
+    )
     earlier = run("full", seed=1, **settings)
     before = weights_file(earlier)
 
@@ -124,13 +163,17 @@ def test_a_model_that_cannot_be_written_leaves_the_earlier_one_and_is_written_by
 
     with monkeypatch.context() as patch:
         patch.setattr(
-            "transformers.PreTrainedTokenizerBase.save_pretrained", lambda self, folder, *a, **k: no_space() if "transformer" in str(folder) else None
+            "transformers.PreTrainedTokenizerBase.save_pretrained",
+            lambda self, folder, *a, **k: no_space() if "transformer" in str(folder) else None,
         )
         with pytest.raises(WorkbookError, match="the disk is full"):
             run("full", **settings)
     assert after_train == [True]
     assert weights_file(earlier) == before
-    assert sorted(path.name for path in earlier.model_dir.parent.iterdir()) == ["checkpoints", "transformer"]
+    assert sorted(path.name for path in earlier.model_dir.parent.iterdir()) == [
+        "checkpoints",
+        "transformer",
+    ]
     assert weights_file(run("full", **settings)) != before
 
 
@@ -175,7 +218,12 @@ def test_a_technique_learns_the_task_and_changes_the_result(trained, cut, settin
         assert (result.facts["truncated_share"] == 0) == (settings["truncation"] == "windows")
     saved = finetune.load_model(result.model_dir)
     how = configured(**settings).training
-    assert np.array_equal(finetune.predict_probs(saved[0], saved[1], VAL["text"].tolist(), settings=how, progress=False), result.val_probs)
+    assert np.array_equal(
+        finetune.predict_probs(
+            saved[0], saved[1], VAL["text"].tolist(), settings=how, progress=False
+        ),
+        result.val_probs,
+    )
 
 
 def test_gradient_checkpointing_recomputes_and_changes_nothing(monkeypatch, trained):
@@ -189,7 +237,12 @@ def test_gradient_checkpointing_recomputes_and_changes_nothing(monkeypatch, trai
     plain = run("plain", max_length=16, epochs=0.5)
     n_plain = sum(passes)
     passes.clear()
-    assert differences(run("recomputed", gradient_checkpointing=True, max_length=16, epochs=0.5), plain) == []
+    assert (
+        differences(
+            run("recomputed", gradient_checkpointing=True, max_length=16, epochs=0.5), plain
+        )
+        == []
+    )
     assert sum(passes) == 2 * n_plain == 2 * 2 * 4  # two layers, four steps
 
 
@@ -200,7 +253,9 @@ def test_averaged_weights_are_kept_where_they_score_better_alone(monkeypatch, tr
 
     def seen(trainer, average):
         averages.append({name: value.clone() for name, value in average.weights.items()})
-        best.append({name: value.detach().clone() for name, value in trainer.model.named_parameters()})
+        best.append(
+            {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
+        )
         return put_in(trainer, average)
 
     monkeypatch.setattr(run_module, "_put_in_average", seen)
@@ -222,21 +277,34 @@ def test_two_classes_of_very_unequal_size_are_learned_with_balanced_weights():
     train, val = rows(960, seed=3), rows(60, seed=4)
     train = pd.concat([train[train["label"] == "tool"][:300], train[train["label"] == "bird"][:30]])
     val = val[val["label"] != "fruit"]
-    settings = {"batch_size": 3, "epochs": 1, "learning_rate": 5e-4, "warmup_share": 0.05, "eval_steps": 55}
+    settings = {
+        "batch_size": 3,
+        "epochs": 1,
+        "learning_rate": 5e-4,
+        "warmup_share": 0.05,
+        "eval_steps": 55,
+    }
     result = run("unequal", train, val, class_weights="balanced", **settings)
     assert result.val_probs.shape == (40, 2)
     assert score(result, val) >= 0.8
     losses = result.history.set_index("step")["loss"].loc[7:106]
-    assert 0.305 < losses.mean() < math.log(2)  # above the entropy of the shares, which for weighted classes is not what guessing costs
+    assert (
+        0.305 < losses.mean() < math.log(2)
+    )  # above the entropy of the shares, which for weighted classes is not what guessing costs
     assert (result.facts["steps"], result.facts["messages"]) == (110, [])
     few = {**settings, "epochs": 0.2, "warmup_share": 0}
-    weighted, plain = run("weighted", train, val, class_weights="balanced", **few), run("plain", train, val, class_weights="none", **few)
+    weighted, plain = (
+        run("weighted", train, val, class_weights="balanced", **few),
+        run("plain", train, val, class_weights="none", **few),
+    )
     assert np.abs(weighted.val_probs - plain.val_probs).max() > 1e-4
 
 
 def test_two_hundred_classes_begin_to_be_learned():
     words = [f"{a}{b}{c}" for a in "bdfglmnp" for b in "aeiou" for c in "krstvxz"][:200]
-    train = pd.DataFrame({"text": [f"{word} {word}." for word in words], "label": [f"c{i:03d}" for i in range(200)]})
+    train = pd.DataFrame(
+        {"text": [f"{word} {word}." for word in words], "label": [f"c{i:03d}" for i in range(200)]}
+    )
     result = run("many", train, train[::-1].iloc[:50], batch_size=50, epochs=4, pooling="mean")
     assert result.class_names == sorted(train["label"])
     assert result.val_probs.shape == (50, 200)
@@ -251,7 +319,9 @@ def test_balanced_weights_go_by_the_inverse_of_the_size_and_have_mean_1_over_the
     assert weights[y_train].mean().item() == pytest.approx(1, abs=1e-6)
     products = weights * torch.tensor(counts)
     assert torch.allclose(products, products[0].expand(len(counts)))
-    assert run_module.class_weights(y_train, "none", n_classes=len(counts)).tolist() == [1] * len(counts)
+    assert run_module.class_weights(y_train, "none", n_classes=len(counts)).tolist() == [1] * len(
+        counts
+    )
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
@@ -264,12 +334,19 @@ def test_the_loss_of_guessing_is_the_least_that_one_guess_for_all_can_have(kind,
 
     def loss():
         descent.zero_grad()
-        losses = torch.nn.functional.cross_entropy(logits.expand(20, 3), labels, reduction="none", label_smoothing=smoothing) * weights[labels]
+        losses = (
+            torch.nn.functional.cross_entropy(
+                logits.expand(20, 3), labels, reduction="none", label_smoothing=smoothing
+            )
+            * weights[labels]
+        )
         losses.mean().backward()
         return losses.mean()
 
     descent.step(loss)
-    assert run_module.guessing_loss(y_train, weights.numpy(), label_smoothing=smoothing) == pytest.approx(loss().item(), abs=1e-5)
+    assert run_module.guessing_loss(
+        y_train, weights.numpy(), label_smoothing=smoothing
+    ) == pytest.approx(loss().item(), abs=1e-5)
 
 
 # --- divergence ---
@@ -287,24 +364,44 @@ def test_training_that_diverges_twice_says_what_was_tried_and_leaves_the_earlier
         r"What is left to try: look at the labels, lower training\.learning_rate, or take another backbone$"
     )
     assert [path.name for path in earlier.parent.iterdir()] == ["earlier"]
-    assert sorted(path.name for path in earlier.parent.parent.iterdir()) == ["tiny-deberta", "transformer"]
+    assert sorted(path.name for path in earlier.parent.parent.iterdir()) == [
+        "tiny-deberta",
+        "transformer",
+    ]
 
 
 def test_weights_that_are_no_numbers_after_the_last_step_are_not_kept():
     result = run("last", learning_rate=1e30, warmup_share=0, epochs=0.1, schedule="constant")
-    assert [message[:60] for message in result.facts["messages"]] == ["a second try, after one at a learning rate of 1e+30 with a w"]
+    assert [message[:60] for message in result.facts["messages"]] == [
+        "a second try, after one at a learning rate of 1e+30 with a w"
+    ]
     assert result.facts["messages"][0].endswith("eval_loss is nan at step 1")
     assert np.isfinite(result.val_probs).all()
 
 
-@pytest.mark.parametrize(("rate", "warmup", "second"), [(3e-5, 0.1, (7.5e-6, 0.3)), (4.0, 0.0, (1.0, 0.1)), (4.0, 0.02, (1.0, 0.1)), (4.0, 0.3, (1.0, 0.5))])
+@pytest.mark.parametrize(
+    ("rate", "warmup", "second"),
+    [
+        (3e-5, 0.1, (7.5e-6, 0.3)),
+        (4.0, 0.0, (1.0, 0.1)),
+        (4.0, 0.02, (1.0, 0.1)),
+        (4.0, 0.3, (1.0, 0.5)),
+    ],
+)
 def test_a_second_try_has_a_quarter_of_the_rate_and_a_longer_warm_up(rate, warmup, second):
     lower = run_module.lower_rate(TrainingConfig(learning_rate=rate, warmup_share=warmup, epochs=7))
     assert (lower.learning_rate, lower.warmup_share) == pytest.approx(second)
-    assert lower == TrainingConfig(learning_rate=lower.learning_rate, warmup_share=lower.warmup_share, epochs=7)
+    assert lower == TrainingConfig(
+        learning_rate=lower.learning_rate, warmup_share=lower.warmup_share, epochs=7
+    )
 
 
-PLATEAU = {"batch_size": 4, "epochs": 1, "warmup_share": 0.05, "eval_steps": 60}  # 120 steps, of which 6 warm up
+PLATEAU = {
+    "batch_size": 4,
+    "epochs": 1,
+    "warmup_share": 0.05,
+    "eval_steps": 60,
+}  # 120 steps, of which 6 warm up
 
 
 def test_labels_that_say_nothing_are_noticed_within_a_hundred_steps_after_the_warm_up():
@@ -312,8 +409,15 @@ def test_labels_that_say_nothing_are_noticed_within_a_hundred_steps_after_the_wa
     train["label"] = np.random.default_rng(0).permutation(train["label"])
     with pytest.raises(WorkbookError) as caught:
         run("shuffled", train, learning_rate=1e-4, frozen_layers=2, **PLATEAU)
-    assert caught.match("twice; at a learning rate of 0.0001 with a warm-up of 5%: .*; at a learning rate of 2.5e-05 with a warm-up of 15%: ")
-    steps = [int(step) for step in re.findall(r"the loss is 1\.\d+ up to step (\d+), and guessing gives 1\.099", str(caught.value))]
+    assert caught.match(
+        "twice; at a learning rate of 0.0001 with a warm-up of 5%: .*; at a learning rate of 2.5e-05 with a warm-up of 15%: "
+    )
+    steps = [
+        int(step)
+        for step in re.findall(
+            r"the loss is 1\.\d+ up to step (\d+), and guessing gives 1\.099", str(caught.value)
+        )
+    ]
     assert 106 <= steps[0] < 109
     assert 118 <= steps[1] <= 120
 
@@ -324,11 +428,24 @@ def test_a_run_that_learns_is_not_taken_for_one_that_does_not():
     assert score(result) >= 0.8
 
 
-def test_the_guard_is_told_what_the_loss_of_guessing_is_and_when_the_last_layers_have_warmed_up(monkeypatch):
+def test_the_guard_is_told_what_the_loss_of_guessing_is_and_when_the_last_layers_have_warmed_up(
+    monkeypatch,
+):
     guards, guard = [], callbacks.DivergenceGuard
-    monkeypatch.setattr(callbacks, "DivergenceGuard", lambda **words: guards.append(words) or guard(**words))
-    run("guarded", TRAIN[:45], epochs=3, unfreeze=(0, 1), warmup_share=0.25, class_weights="balanced")
-    assert guards == [{"chance_loss": pytest.approx(math.log(3)), "starts": 2 * 6 + round(0.25 * 18)}]
+    monkeypatch.setattr(
+        callbacks, "DivergenceGuard", lambda **words: guards.append(words) or guard(**words)
+    )
+    run(
+        "guarded",
+        TRAIN[:45],
+        epochs=3,
+        unfreeze=(0, 1),
+        warmup_share=0.25,
+        class_weights="balanced",
+    )
+    assert guards == [
+        {"chance_loss": pytest.approx(math.log(3)), "starts": 2 * 6 + round(0.25 * 18)}
+    ]
 
 
 # --- pretraining ---
@@ -344,13 +461,22 @@ def test_pretraining_on_the_same_texts_is_done_once(monkeypatch, tmp_path):
 
     def once(texts=("a", "b"), seed=42, **settings):
         found = configured(seed, **{"pretraining_epochs": 2, **settings})
-        return run_module.pretrain_once(list(texts), source="somewhere", folder=tmp_path / "pretrained", config=found, progress=False)["eval_loss_after"]
+        return run_module.pretrain_once(
+            list(texts),
+            source="somewhere",
+            folder=tmp_path / "pretrained",
+            config=found,
+            progress=False,
+        )["eval_loss_after"]
 
     monkeypatch.setattr(pretraining, "pretrain", pretrain)
     assert [once(), once()] == [1, 1]
     assert calls == [(["a", "b"], "somewhere", 2.0, "fp32", 42)]
     assert [once(["a", "c"]), once(["a", "c"]), once(["ab"]), once(["ab"], seed=1)] == [2, 2, 3, 4]
-    assert [once(["ab"], **other) for other in ({"backbone": "minilm"}, {"pretraining_epochs": 3}, {"precision": "bf16"})] == [5, 6, 7]
+    assert [
+        once(["ab"], **other)
+        for other in ({"backbone": "minilm"}, {"pretraining_epochs": 3}, {"precision": "bf16"})
+    ] == [5, 6, 7]
     (tmp_path / "pretrained").rmdir()
     assert once(["ab"], pretraining_epochs=3) == 8
 
@@ -364,7 +490,12 @@ def test_pretraining_cut_short_does_not_leave_the_record_of_other_weights(monkey
         return {}
 
     monkeypatch.setattr(pretraining, "pretrain", pretrain)
-    words = {"source": "somewhere", "folder": tmp_path / "pretrained", "config": configured(pretraining_epochs=1), "progress": False}
+    words = {
+        "source": "somewhere",
+        "folder": tmp_path / "pretrained",
+        "config": configured(pretraining_epochs=1),
+        "progress": False,
+    }
     run_module.pretrain_once(["texts"], **words)
     with pytest.raises(KeyboardInterrupt):
         run_module.pretrain_once(["other"], **words)
@@ -407,15 +538,42 @@ def test_there_are_two_looks_at_least(tmp_path, settings, every):
 
 
 def test_settings_become_the_trainers(tmp_path):
-    found = arguments(tmp_path, seed=7, max_grad_norm=2, accumulation_steps=2, gradient_checkpointing=True, epochs=3, learning_rate=0.5)
-    assert (found.seed, found.max_grad_norm, found.num_train_epochs, found.learning_rate, found.activation_checkpointing) == (7, 2, 3, 0.5, True)
-    assert (found.per_device_train_batch_size, found.gradient_accumulation_steps) == (8, 1)  # micro-batches are the objective's
-    assert (found.bf16, found.fp16, found.metric_for_best_model, found.greater_is_better) == (False, False, "eval_macro_f1", True)
+    found = arguments(
+        tmp_path,
+        seed=7,
+        max_grad_norm=2,
+        accumulation_steps=2,
+        gradient_checkpointing=True,
+        epochs=3,
+        learning_rate=0.5,
+    )
+    assert (
+        found.seed,
+        found.max_grad_norm,
+        found.num_train_epochs,
+        found.learning_rate,
+        found.activation_checkpointing,
+    ) == (7, 2, 3, 0.5, True)
+    assert (found.per_device_train_batch_size, found.gradient_accumulation_steps) == (
+        8,
+        1,
+    )  # micro-batches are the objective's
+    assert (found.bf16, found.fp16, found.metric_for_best_model, found.greater_is_better) == (
+        False,
+        False,
+        "eval_macro_f1",
+        True,
+    )
     assert arguments(tmp_path, precision="bf16").bf16 is True
 
 
-@pytest.mark.parametrize(("settings", "unused"), [({}, False), ({"frozen_layers": 1}, True), ({"unfreeze": (0,)}, True), ({"mixup": 0.4}, True)])
-def test_each_process_takes_its_share_of_a_batch_and_waits_for_no_gradient_that_does_not_come(tmp_path, monkeypatch, settings, unused):
+@pytest.mark.parametrize(
+    ("settings", "unused"),
+    [({}, False), ({"frozen_layers": 1}, True), ({"unfreeze": (0,)}, True), ({"mixup": 0.4}, True)],
+)
+def test_each_process_takes_its_share_of_a_batch_and_waits_for_no_gradient_that_does_not_come(
+    tmp_path, monkeypatch, settings, unused
+):
     assert arguments(tmp_path, **settings).ddp_find_unused_parameters is None
     monkeypatch.setattr(launching, "n_processes", lambda: 4)
     found = arguments(tmp_path, **settings)
@@ -424,11 +582,16 @@ def test_each_process_takes_its_share_of_a_batch_and_waits_for_no_gradient_that_
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(WorkbookError, match=r"training\.batch_size=8 rows cannot be shared evenly by 3 processes"):
+    with pytest.raises(
+        WorkbookError, match=r"training\.batch_size=8 rows cannot be shared evenly by 3 processes"
+    ):
         arguments(tmp_path)
 
 
-@pytest.mark.parametrize(("every", "n_steps", "expected"), [(8, 16, 1), (100, 4_000, 100), (100, 2_190, 50), (7, 280, 7), (7, 240, 1)])
+@pytest.mark.parametrize(
+    ("every", "n_steps", "expected"),
+    [(8, 16, 1), (100, 4_000, 100), (100, 2_190, 50), (7, 280, 7), (7, 240, 1)],
+)
 def test_some_forty_losses_are_logged_and_one_at_each_checkpoint(every, n_steps, expected):
     assert logging_steps(every, n_steps) == expected
 
@@ -445,21 +608,34 @@ def test_fp16_without_a_gpu_is_refused(monkeypatch):
         (True, True, {}, "bf16"),
         (True, False, {"amx_bf16": True}, "fp16"),
         (False, True, {"cpu_name": "Intel Xeon", "amx_bf16": True, "avx512_bf16": True}, "bf16"),
-        (False, True, {"cpu_name": "Intel Xeon", "amx_bf16": False, "avx512_bf16": True}, "fp32"),  # as fast as half of float32
+        (
+            False,
+            True,
+            {"cpu_name": "Intel Xeon", "amx_bf16": False, "avx512_bf16": True},
+            "fp32",
+        ),  # as fast as half of float32
         (False, False, {"cpu_name": "AMD EPYC", "amx_bf16": False, "avx512_bf16": True}, "bf16"),
         (False, True, {"cpu_name": "AMD EPYC", "avx512_bf16": False}, "fp32"),
         (False, True, {"architecture": "aarch64"}, "fp32"),
     ],
 )
-def test_auto_takes_what_is_fastest_on_the_machine(monkeypatch, cuda, bf16_gpu, processor, expected):
+def test_auto_takes_what_is_fastest_on_the_machine(
+    monkeypatch, cuda, bf16_gpu, processor, expected
+):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16_gpu)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor)
     assert finetune.precision(TrainingConfig(precision="auto")) == expected
-    assert [finetune.precision(TrainingConfig(precision=kind)) for kind in ("fp32", "bf16")] == ["fp32", "bf16"]
+    assert [finetune.precision(TrainingConfig(precision=kind)) for kind in ("fp32", "bf16")] == [
+        "fp32",
+        "bf16",
+    ]
 
 
 def test_the_device_line_says_that_no_gpu_is_visible(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert finetune.device_line() == f"CPU with 3 threads (no GPU is visible to torch {torch.__version__})"
+    assert (
+        finetune.device_line()
+        == f"CPU with 3 threads (no GPU is visible to torch {torch.__version__})"
+    )

@@ -16,7 +16,9 @@ PAD, CLS, SEP, UNK, URL, EMAIL = range(6)
 TRUNCATIONS = pytest.mark.parametrize("truncation", ["head", "head_tail", "windows"])
 LENGTHS = [2, 5, 3, 5, 1, 4]
 BATCH = {
-    "input_ids": torch.tensor([[10 * row + 1] * n + [PAD] * (5 - n) for row, n in enumerate(LENGTHS)]),
+    "input_ids": torch.tensor(
+        [[10 * row + 1] * n + [PAD] * (5 - n) for row, n in enumerate(LENGTHS)]
+    ),
     "attention_mask": torch.tensor([[1] * n + [0] * (5 - n) for n in LENGTHS]),
     "labels": torch.arange(6) % 3,
     "piece": torch.arange(6),
@@ -42,11 +44,28 @@ class Counted(PreTrainedTokenizerFast):
 
 def tokenizer(n_words=200):
     """The word "17" is token 17; [CLS] before a text, [SEP] behind it."""
-    special = {"[PAD]": PAD, "[CLS]": CLS, "[SEP]": SEP, "[UNK]": UNK, "[URL]": URL, "[EMAIL]": EMAIL}
-    raw = Tokenizer(models.WordLevel({**special, **{str(i): i for i in range(6, n_words)}}, unk_token="[UNK]"))
+    special = {
+        "[PAD]": PAD,
+        "[CLS]": CLS,
+        "[SEP]": SEP,
+        "[UNK]": UNK,
+        "[URL]": URL,
+        "[EMAIL]": EMAIL,
+    }
+    raw = Tokenizer(
+        models.WordLevel({**special, **{str(i): i for i in range(6, n_words)}}, unk_token="[UNK]")
+    )
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    raw.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)])
-    return Counted(tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
+    raw.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)]
+    )
+    return Counted(
+        tokenizer_object=raw,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+    )
 
 
 def words(n, start=10):
@@ -54,14 +73,25 @@ def words(n, start=10):
 
 
 def encoded(texts, max_length=10, truncation="head", **options):
-    return tokenization.encode(texts, options.pop("by", None) or tokenizer(), max_length=max_length, truncation=truncation, **options)
+    return tokenization.encode(
+        texts,
+        options.pop("by", None) or tokenizer(),
+        max_length=max_length,
+        truncation=truncation,
+        **options,
+    )
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     rng = random.Random(0)
-    texts = [" ".join(rng.choices("see saw the cat sat mail at or now".split(), k=8)) + "." for _ in range(50)]
-    return backbones.load_backbone(str(backbones.build_deberta(texts, tmp_path_factory.mktemp("tiny"))), class_names=["a", "b"])
+    texts = [
+        " ".join(rng.choices("see saw the cat sat mail at or now".split(), k=8)) + "."
+        for _ in range(50)
+    ]
+    return backbones.load_backbone(
+        str(backbones.build_deberta(texts, tmp_path_factory.mktemp("tiny"))), class_names=["a", "b"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -74,7 +104,11 @@ def tiny(tmp_path_factory):
 )
 def test_a_longer_text_is_cut_as_configured_between_its_special_tokens(truncation, pieces):
     found = encoded(["12 13", words(20), "7"], truncation=truncation)
-    assert found["input_ids"][:] == [[CLS, 12, 13, SEP], *([CLS, *piece, SEP] for piece in pieces), [CLS, 7, SEP]]
+    assert found["input_ids"][:] == [
+        [CLS, 12, 13, SEP],
+        *([CLS, *piece, SEP] for piece in pieces),
+        [CLS, 7, SEP],
+    ]
     assert found["row"][:] == [0, *[1] * len(pieces), 2]
     assert found["length"][:] == [len(ids) for ids in found["input_ids"]]
 
@@ -92,7 +126,13 @@ def test_a_longer_text_is_cut_as_configured_between_its_special_tokens(truncatio
         ("windows", 10, 15, 3, False),
         ("windows", 8, 126, 31, False),
         ("windows", 8, 127, 32, False),
-        ("windows", 8, 130, 32, False),  # 31 steps of 4, and 6 more tokens: the last window ends with the text
+        (
+            "windows",
+            8,
+            130,
+            32,
+            False,
+        ),  # 31 steps of 4, and 6 more tokens: the last window ends with the text
         ("windows", 8, 131, 32, True),
         ("windows", 8, 180, 32, True),
     ],
@@ -109,7 +149,11 @@ def test_cut_tells_whether_tokens_are_lost(truncation, max_length, n_words, n_pi
 def test_an_empty_text_is_one_piece_of_special_tokens(truncation):
     found = encoded(["7", "", " "], truncation=truncation)
     assert found["input_ids"][:] == [[CLS, 7, SEP], [CLS, SEP], [CLS, SEP]]
-    assert (found["row"][:], found["length"][:], found["cut"][:]) == ([0, 1, 2], [3, 2, 2], [False] * 3)
+    assert (found["row"][:], found["length"][:], found["cut"][:]) == (
+        [0, 1, 2],
+        [3, 2, 2],
+        [False] * 3,
+    )
 
 
 @TRUNCATIONS
@@ -125,7 +169,10 @@ def test_every_text_of_many_keeps_its_row():
 
 def test_a_token_of_a_million_characters_is_one_token():
     found = encoded(["x" * 1_000_000, "7"])
-    assert (found["input_ids"][:], found["cut"][:]) == ([[CLS, UNK, SEP], [CLS, 7, SEP]], [False, False])
+    assert (found["input_ids"][:], found["cut"][:]) == (
+        [[CLS, UNK, SEP], [CLS, 7, SEP]],
+        [False, False],
+    )
 
 
 def test_a_million_characters_without_a_space_are_cut_like_any_text(tiny):
@@ -138,7 +185,10 @@ def test_what_is_not_cut_can_be_read_back(tiny, text):
     ids = encoded([text], 64, by=tiny[0])["input_ids"][0]
     assert tiny[0].decode(ids, skip_special_tokens=True).split() == text.split()
     placeholders = tiny[0].convert_tokens_to_ids(["[URL]", "[EMAIL]"])
-    assert [ids.count(token) for token in placeholders] == [text.count("[URL]"), text.count("[EMAIL]")]
+    assert [ids.count(token) for token in placeholders] == [
+        text.count("[URL]"),
+        text.count("[EMAIL]"),
+    ]
     assert (ids[0], ids[-1]) == (tiny[0].cls_token_id, tiny[0].sep_token_id)
     assert tiny[0].unk_token_id not in ids
 
@@ -149,11 +199,17 @@ def test_what_is_not_cut_can_be_read_back(tiny, text):
 def test_the_same_texts_are_tokenised_once_and_read_from_the_disk(tmp_path):
     by = tokenizer()
     first = encoded(["12 13", words(20)], truncation="windows", by=by, cache=tmp_path)
-    calls, again = by.n_calls, encoded(["12 13", words(20)], truncation="windows", by=by, cache=tmp_path)
+    calls, again = (
+        by.n_calls,
+        encoded(["12 13", words(20)], truncation="windows", by=by, cache=tmp_path),
+    )
     assert by.n_calls == calls > 0
     plain = encoded(["12 13", words(20)], truncation="windows")
     assert first.to_dict() == again.to_dict() == plain.to_dict()
-    assert [file["filename"].endswith(".arrow") and str(tmp_path) in file["filename"] for file in again.cache_files] == [True]
+    assert [
+        file["filename"].endswith(".arrow") and str(tmp_path) in file["filename"]
+        for file in again.cache_files
+    ] == [True]
     assert isinstance(again.data, datasets.table.MemoryMappedTable)
     assert not isinstance(plain.data, datasets.table.MemoryMappedTable)
 
@@ -203,7 +259,10 @@ def test_truncation_and_padding_that_come_with_a_tokenizer_neither_cut_nor_count
     for _ in range(2):  # MiniLM's file has both; the first call of a tokenizer takes them off
         by.backend_tokenizer.enable_truncation(3)
         by.backend_tokenizer.enable_padding(length=5)
-        assert encoded(["12 13 14", "7"], by=by, cache=tmp_path)["input_ids"][:] == [[CLS, 12, 13, 14, SEP], [CLS, 7, SEP]]
+        assert encoded(["12 13 14", "7"], by=by, cache=tmp_path)["input_ids"][:] == [
+            [CLS, 12, 13, 14, SEP],
+            [CLS, 7, SEP],
+        ]
         calls = by.n_calls
         encoded(["12 13 14", "7"], by=by, cache=tmp_path)
         assert by.n_calls == calls
@@ -228,13 +287,20 @@ def test_the_24_most_recently_used_are_kept(tmp_path):
 
 
 def test_every_text_counts_once_however_many_windows_it_has():
-    pieces = tokenization.EncodedTexts(encoded([words(20), "7", words(9), "8"], truncation="windows"), np.array([2, 0, 1, 0]))
+    pieces = tokenization.EncodedTexts(
+        encoded([words(20), "7", words(9), "8"], truncation="windows"), np.array([2, 0, 1, 0])
+    )
     assert len(pieces) == 7
     assert pieces.weights.tolist() == [1 / 3] * 3 + [1] + [1 / 2] * 2 + [1]
     assert pieces.labels.tolist() == [2, 2, 2, 0, 1, 1, 0]
     assert pieces.lengths.tolist() == [10, 10, 10, 3, 10, 5, 3]
     one = pieces[np.int64(5)]
-    assert (list(one["input_ids"]), one["labels"], one["weight"], one["piece"]) == ([CLS, 16, 17, 18, SEP], 1, 0.5, 5)
+    assert (list(one["input_ids"]), one["labels"], one["weight"], one["piece"]) == (
+        [CLS, 16, 17, 18, SEP],
+        1,
+        0.5,
+        5,
+    )
 
 
 def test_pieces_are_padded_to_the_longest_of_them():
@@ -247,7 +313,9 @@ def test_pieces_are_padded_to_the_longest_of_them():
         "weight": [1, 1],
         "piece": [2, 0],
     }
-    assert {batch[name].dtype for name in ("input_ids", "attention_mask", "labels", "piece")} == {torch.int64}
+    assert {batch[name].dtype for name in ("input_ids", "attention_mask", "labels", "piece")} == {
+        torch.int64
+    }
 
 
 def test_for_a_gpu_the_padded_length_is_a_multiple_of_eight():
@@ -256,7 +324,10 @@ def test_for_a_gpu_the_padded_length_is_a_multiple_of_eight():
     plain = tokenization.collate([pieces[0], pieces[1]], pad=99)
     assert plain["input_ids"].shape == (2, 10)
     assert batch["input_ids"].shape == batch["attention_mask"].shape == (2, 16)
-    assert (batch["input_ids"][:, :10].tolist(), batch["attention_mask"][:, :10].tolist()) == (plain["input_ids"].tolist(), plain["attention_mask"].tolist())
+    assert (batch["input_ids"][:, :10].tolist(), batch["attention_mask"][:, :10].tolist()) == (
+        plain["input_ids"].tolist(),
+        plain["attention_mask"].tolist(),
+    )
     assert (batch["input_ids"][:, 10:] == 99).all() and not batch["attention_mask"][:, 10:].any()
 
 
@@ -284,7 +355,10 @@ def test_a_batch_is_split_into_parts_of_like_length(n_parts, max_tokens, parts):
     for part, rows in zip(found, parts):
         longest = max(LENGTHS[row] for row in rows)
         for name, values in BATCH.items():
-            assert part[name].tolist() == (values[rows, :longest] if values.dim() > 1 else values[rows]).tolist()
+            assert (
+                part[name].tolist()
+                == (values[rows, :longest] if values.dim() > 1 else values[rows]).tolist()
+            )
 
 
 @pytest.mark.parametrize(
@@ -312,11 +386,16 @@ def test_all_rows_are_predicted_from_the_longest_to_the_shortest(device, limit):
     assert sorted(order.tolist()) == [*range(3_000)]
     assert (np.diff(lengths[order]) <= 0).all()
     assert max(len(batch) * lengths[batch].max() for batch in batches) <= limit
-    assert all(len(batch) == 1_024 or (len(batch) + 1) * lengths[batch].max() > limit for batch in batches[:-1])  # full: not one row more
+    assert all(
+        len(batch) == 1_024 or (len(batch) + 1) * lengths[batch].max() > limit
+        for batch in batches[:-1]
+    )  # full: not one row more
 
 
 def sampled(lengths, seed=0, epoch=0, batch_size=4):
-    sampler = tokenization.LengthGroupedSampler(np.asarray(lengths), batch_size=batch_size, seed=seed)
+    sampler = tokenization.LengthGroupedSampler(
+        np.asarray(lengths), batch_size=batch_size, seed=seed
+    )
     sampler.epoch = epoch
     assert len(sampler) == len(lengths)
     return list(sampler)
@@ -349,7 +428,10 @@ def test_the_order_depends_on_seed_and_epoch_alone():
     torch.manual_seed(5)
     np.random.seed(5)
     assert draw() == first
-    assert len({tuple(order) for order in (first, draw(epoch=1), draw(seed=1), draw(seed=1, epoch=1))}) == 4
+    assert (
+        len({tuple(order) for order in (first, draw(epoch=1), draw(seed=1), draw(seed=1, epoch=1))})
+        == 4
+    )
 
 
 def test_a_sampler_can_be_gone_through_again():
@@ -360,7 +442,12 @@ def test_a_sampler_can_be_gone_through_again():
     assert list(sampler) == sampled(shuffled(40), epoch=1)
 
 
-@pytest.mark.parametrize("lengths", [[5] * 40, shuffled(403)], ids=["all alike", "more than one block"])
+@pytest.mark.parametrize(
+    "lengths", [[5] * 40, shuffled(403)], ids=["all alike", "more than one block"]
+)
 def test_rows_meet_others_in_the_next_epoch(lengths):
-    first, second = ({frozenset(order[i : i + 4]) for i in range(0, len(order), 4)} for order in (sampled(lengths), sampled(lengths, epoch=1)))
+    first, second = (
+        {frozenset(order[i : i + 4]) for i in range(0, len(order), 4)}
+        for order in (sampled(lengths), sampled(lengths, epoch=1))
+    )
     assert len(first & second) < len(first) / 4

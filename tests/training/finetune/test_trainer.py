@@ -8,32 +8,54 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
-from transformers import AutoModelForSequenceClassification, BertConfig, PrinterCallback, ProgressCallback, TrainingArguments
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    PrinterCallback,
+    ProgressCallback,
+    TrainingArguments,
+)
 
 from lib.config import TrainingConfig
 from lib.errors import WorkbookError
 from lib.training import backbones
-from lib.training.finetune import tokenization, freezing, heads, trainer
+from lib.training.finetune import freezing, heads, tokenization, trainer
 
-SMALL = {"vocab_size": 40, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8, "max_position_embeddings": 20}
+SMALL = {
+    "vocab_size": 40,
+    "hidden_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 8,
+    "max_position_embeddings": 20,
+}
 LENGTHS = [7, 3, 9, 2, 9, 5]
 LABELS = np.array([0, 1, 2, 0, 1, 2])
 EVEN, UNEVEN = torch.ones(3), torch.tensor([0.5, 1.0, 1.5])
 KINDS = pytest.mark.parametrize("kind", ["bert", "deberta"])
-OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore lines")
+OUT_OF_MEMORY = torch.OutOfMemoryError(
+    "CUDA out of memory. Tried to allocate 2.00 GiB.\nmore lines"
+)
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)
 def _no_long_collection(monkeypatch):
-    monkeypatch.setattr(trainer.gc, "collect", lambda: None)  # a second each, with all the libraries loaded
+    monkeypatch.setattr(
+        trainer.gc, "collect", lambda: None
+    )  # a second each, with all the libraries loaded
 
 
 @pytest.fixture(scope="module")
 def pieces():
     rng = np.random.default_rng(0)
     ids = [rng.integers(5, SMALL["vocab_size"], size=n).tolist() for n in LENGTHS]
-    return tokenization.EncodedTexts(datasets.Dataset.from_dict({"input_ids": ids, "length": LENGTHS, "row": [0, 1, 1, 2, 3, 4]}), LABELS[[0, 1, 3, 4, 5]])
+    return tokenization.EncodedTexts(
+        datasets.Dataset.from_dict(
+            {"input_ids": ids, "length": LENGTHS, "row": [0, 1, 1, 2, 3, 4]}
+        ),
+        LABELS[[0, 1, 3, 4, 5]],
+    )
 
 
 @pytest.fixture
@@ -58,11 +80,20 @@ def classifier(kind="deberta", **more):
 @pytest.fixture
 def make(pieces, tmp_path):
     def made(kind="deberta", *, class_weights=EVEN, model=None, dropout=0.0, **settings):
-        settings = TrainingConfig(**{"dropout": dropout, "attention_dropout": dropout, "unfreeze": (), **settings})
+        settings = TrainingConfig(
+            **{"dropout": dropout, "attention_dropout": dropout, "unfreeze": (), **settings}
+        )
         if model is None:
             model = classifier(kind)
             heads.set_dropout(model, hidden=dropout, attention=dropout)
-        arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", remove_unused_columns=False, per_device_train_batch_size=2, seed=7)
+        arguments = TrainingArguments(
+            str(tmp_path),
+            use_cpu=True,
+            report_to="none",
+            remove_unused_columns=False,
+            per_device_train_batch_size=2,
+            seed=7,
+        )
         trainer = trainer.RecipeTrainer(
             model=model,
             args=arguments,
@@ -85,18 +116,24 @@ def step(trainer, batch, *, model=None, seed=1):
     trainer.model.zero_grad()
     torch.manual_seed(seed)
     loss = trainer.training_step(model or trainer.model, batch)
-    return loss, {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+    return loss, {
+        name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None
+    }
 
 
 def by_hand(trainer, batch, *, smoothing=0.0, class_weights=EVEN):
     """Return loss and gradients of the whole batch, written down once more; dropout has to be 0."""
     trainer.model.zero_grad()
-    logs = trainer.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.log_softmax(-1)
+    logs = trainer.model(
+        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+    ).logits.log_softmax(-1)
     rows = torch.arange(len(logs))
     losses = -(1 - smoothing) * logs[rows, batch["labels"]] - smoothing * logs.mean(1)
     loss = (losses * class_weights[batch["labels"]] * batch["weight"]).sum() / batch["weight"].sum()
     loss.backward()
-    return loss.detach(), {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+    return loss.detach(), {
+        name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None
+    }
 
 
 def assert_same(first, second):
@@ -118,16 +155,27 @@ def unchanged(model, before):
 @KINDS
 @pytest.mark.parametrize("n_parts", [1, 2, 4, 6])
 @pytest.mark.parametrize("max_tokens", [None, 10])
-def test_micro_batches_add_up_to_the_gradients_of_the_whole_batch(make, batch, kind, n_parts, max_tokens):
+def test_micro_batches_add_up_to_the_gradients_of_the_whole_batch(
+    make, batch, kind, n_parts, max_tokens
+):
     trainer = make(kind, accumulation_steps=n_parts, micro_batch_tokens=max_tokens)
     assert_same(step(trainer, batch), by_hand(trainer, batch))
 
 
 @pytest.mark.parametrize("n_parts", [1, 4])
-@pytest.mark.parametrize(("smoothing", "class_weights"), [(0.0, UNEVEN), (0.3, EVEN), (0.3, UNEVEN)])
-def test_smoothing_and_class_weights_are_those_of_the_formula_in_any_parts(make, batch, n_parts, smoothing, class_weights):
-    trainer = make(accumulation_steps=n_parts, label_smoothing=smoothing, class_weights=class_weights)
-    assert_same(step(trainer, batch), by_hand(trainer, batch, smoothing=smoothing, class_weights=class_weights))
+@pytest.mark.parametrize(
+    ("smoothing", "class_weights"), [(0.0, UNEVEN), (0.3, EVEN), (0.3, UNEVEN)]
+)
+def test_smoothing_and_class_weights_are_those_of_the_formula_in_any_parts(
+    make, batch, n_parts, smoothing, class_weights
+):
+    trainer = make(
+        accumulation_steps=n_parts, label_smoothing=smoothing, class_weights=class_weights
+    )
+    assert_same(
+        step(trainer, batch),
+        by_hand(trainer, batch, smoothing=smoothing, class_weights=class_weights),
+    )
 
 
 def test_on_a_processor_a_micro_batch_stays_in_its_cache(make, monkeypatch):
@@ -146,21 +194,35 @@ def test_learning_layers_drop_out_in_a_step_and_frozen_ones_do_not(make, batch, 
     trainer.model.eval()
     step(trainer, batch)
     base = trainer.model.base_model_prefix
-    frozen = (f"{base}.embeddings.", *(f"{base}.encoder.layer.{i}." for i in range(depth))) if depth else ()
-    modes = {name: module.training for name, module in trainer.model.named_modules() if isinstance(module, torch.nn.Dropout)}
+    frozen = (
+        (f"{base}.embeddings.", *(f"{base}.encoder.layer.{i}." for i in range(depth)))
+        if depth
+        else ()
+    )
+    modes = {
+        name: module.training
+        for name, module in trainer.model.named_modules()
+        if isinstance(module, torch.nn.Dropout)
+    }
     assert modes == {name: not name.startswith(frozen) for name in modes}
     assert {*modes.values()} == ({True} if depth == 0 else {True, False})
 
 
 @KINDS
-@pytest.mark.parametrize(("depth", "settings"), [(1, {}), (2, {}), (1, {"r_drop": 1.0}), (2, {"mixup": 0.5}), (1, {"multisample_dropout": 3})], ids=str)
+@pytest.mark.parametrize(
+    ("depth", "settings"),
+    [(1, {}), (2, {}), (1, {"r_drop": 1.0}), (2, {"mixup": 0.5}), (1, {"multisample_dropout": 3})],
+    ids=str,
+)
 def test_a_step_from_kept_states_is_that_from_token_ids(make, batch, kind, depth, settings):
     trainer = make(kind, dropout=0.3, accumulation_steps=2, **settings)
     trainer.depth = depth
     freezing.freeze(trainer.model, depth)
     computed = step(trainer, batch)
     path = Path(trainer.args.output_dir) / "kept.f32"
-    trainer.caches["train"] = freezing.ActivationCache(trainer.model, trainer.train_dataset.encoded, depth=depth, path=path, pad=0)
+    trainer.caches["train"] = freezing.ActivationCache(
+        trainer.model, trainer.train_dataset.encoded, depth=depth, path=path, pad=0
+    )
     assert_same(step(trainer, batch), computed)
 
 
@@ -176,7 +238,11 @@ def test_training_goes_through_the_rows_in_the_samplers_order(make, pieces):
 
 def test_no_batch_is_lost_between_two_steps(make):
     trainer, batches = make(), iter("abcde")
-    assert [trainer.get_batch_samples(batches, 2, torch.device("cpu")) for _ in range(3)] == [(["a", "b"], None), (["c", "d"], None), (["e"], None)]
+    assert [trainer.get_batch_samples(batches, 2, torch.device("cpu")) for _ in range(3)] == [
+        (["a", "b"], None),
+        (["c", "d"], None),
+        (["e"], None),
+    ]
 
 
 # --- the loss ---
@@ -191,23 +257,40 @@ def test_a_rows_loss_by_hand(make):
     batch = {"labels": torch.tensor([1, 2]), "input_ids": None, "attention_mask": None}
     one, two = -math.log(3 / 5), -math.log(1 / 4)
     assert row_losses(make(), batch, logits).tolist() == pytest.approx([one, two])
-    assert row_losses(make(class_weights=UNEVEN), batch, logits).tolist() == pytest.approx([one, 1.5 * two])
-    smooth = [0.7 * one + 0.1 * (one - 2 * math.log(1 / 5)), 0.7 * two + 0.1 * (2 * two - math.log(1 / 2))]
+    assert row_losses(make(class_weights=UNEVEN), batch, logits).tolist() == pytest.approx(
+        [one, 1.5 * two]
+    )
+    smooth = [
+        0.7 * one + 0.1 * (one - 2 * math.log(1 / 5)),
+        0.7 * two + 0.1 * (2 * two - math.log(1 / 2)),
+    ]
     assert row_losses(make(label_smoothing=0.3), batch, logits).tolist() == pytest.approx(smooth)
 
 
 def test_the_divergence_by_hand():
-    first, second = torch.tensor([[0.0, 0.0], [5.0, 5.0], [1.0, 2.0]]), torch.tensor([[0.0, math.log(3)], [0.0, math.log(3)], [1.0, 2.0]])
-    forth, back = 0.5 * math.log(2) + 0.5 * math.log(2 / 3), 0.25 * math.log(1 / 2) + 0.75 * math.log(3 / 2)
+    first, second = (
+        torch.tensor([[0.0, 0.0], [5.0, 5.0], [1.0, 2.0]]),
+        torch.tensor([[0.0, math.log(3)], [0.0, math.log(3)], [1.0, 2.0]]),
+    )
+    forth, back = (
+        0.5 * math.log(2) + 0.5 * math.log(2 / 3),
+        0.25 * math.log(1 / 2) + 0.75 * math.log(3 / 2),
+    )
     expected = [(forth + back) / 2, (forth + back) / 2, 0]
     assert trainer.symmetric_divergence(first, second).tolist() == pytest.approx(expected, abs=1e-6)
     assert trainer.symmetric_divergence(second, first).tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_r_drop_adds_the_divergence_of_two_passes_to_their_mean_loss(make, batch):
-    first, second = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), torch.randn(6, 3, generator=torch.Generator().manual_seed(1))
+    first, second = (
+        torch.randn(6, 3, generator=torch.Generator().manual_seed(0)),
+        torch.randn(6, 3, generator=torch.Generator().manual_seed(1)),
+    )
     found, labels = row_losses(make(r_drop=0.7), batch, torch.cat([first, second])), batch["labels"]
-    mean = (F.cross_entropy(first, labels, reduction="none") + F.cross_entropy(second, labels, reduction="none")) / 2
+    mean = (
+        F.cross_entropy(first, labels, reduction="none")
+        + F.cross_entropy(second, labels, reduction="none")
+    ) / 2
     torch.testing.assert_close(found, mean + 0.7 * trainer.symmetric_divergence(first, second))
 
 
@@ -228,14 +311,20 @@ def test_r_drop_costs_nothing_without_dropout(make, batch, dropout, same):
 @pytest.mark.parametrize("labels", [[1] * 6, LABELS.tolist()], ids=["one class", "three"])
 def test_mixup_by_hand(make, batch, monkeypatch, kind, labels):
     order, labels = torch.tensor([5, 3, 4, 0, 2, 1]), torch.tensor(labels)
-    monkeypatch.setattr(torch.distributions.Beta, "sample", lambda beta: torch.tensor(0.25) if float(beta.concentration1) == 0.5 else None)
+    monkeypatch.setattr(
+        torch.distributions.Beta,
+        "sample",
+        lambda beta: torch.tensor(0.25) if float(beta.concentration1) == 0.5 else None,
+    )
     monkeypatch.setattr(torch, "randperm", lambda n: order)
     trainer, seen = make(kind, mixup=0.5), []
     trainer.model.classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     found = trainer.row_losses(trainer.model.train(), {**batch, "labels": labels})
     features = seen[0].detach()
     mixed = trainer.model.classifier(0.25 * features + 0.75 * features[order])
-    expected = 0.25 * F.cross_entropy(mixed, labels, reduction="none") + 0.75 * F.cross_entropy(mixed, labels[order], reduction="none")
+    expected = 0.25 * F.cross_entropy(mixed, labels, reduction="none") + 0.75 * F.cross_entropy(
+        mixed, labels[order], reduction="none"
+    )
     torch.testing.assert_close(found, expected)
     if labels.unique().numel() == 1:
         torch.testing.assert_close(found, F.cross_entropy(mixed, labels, reduction="none"))
@@ -261,7 +350,12 @@ def test_the_loss_is_the_mean_over_the_heads_dropout_masks(make, batch, kind):
     torch.manual_seed(1)
     masked = [F.dropout(features, 0.5) for _ in range(3)]
     assert len(seen) == 4
-    expected = torch.stack([F.cross_entropy(model.classifier(one), batch["labels"], reduction="none") for one in masked]).mean(0)
+    expected = torch.stack(
+        [
+            F.cross_entropy(model.classifier(one), batch["labels"], reduction="none")
+            for one in masked
+        ]
+    ).mean(0)
     torch.testing.assert_close(found, expected)
     assert len({tuple(one.flatten().tolist()) for one in masked}) == 3
 
@@ -272,7 +366,9 @@ def test_the_loss_is_the_mean_over_the_heads_dropout_masks(make, batch, kind):
 def relative_moves(trainer, what, size):
     """Return the gradients, and within `perturbed` each tensor's move."""
     before = snapshot(trainer.model)
-    gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+    gradients = {
+        name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None
+    }
     with trainer.perturbed(trainer.model, what=what, size=size):
         moves = {name: p.detach() - before[name] for name, p in trainer.model.named_parameters()}
     assert unchanged(trainer.model, before)
@@ -280,18 +376,26 @@ def relative_moves(trainer, what, size):
 
 
 @KINDS
-def test_all_weights_that_learn_move_along_their_gradients_by_a_share_of_their_norm(make, batch, kind):
+def test_all_weights_that_learn_move_along_their_gradients_by_a_share_of_their_norm(
+    make, batch, kind
+):
     trainer = make(kind)
     freezing.freeze(trainer.model, 1)
     step(trainer, batch)
     trainer.model.classifier.weight.grad = None
     before, gradients, moves = relative_moves(trainer, "weights", 0.02)
-    learning = {name for name, p in trainer.model.named_parameters() if p.requires_grad and p.dim() > 1 and gradients.get(name, torch.zeros(1)).any()}
+    learning = {
+        name
+        for name, p in trainer.model.named_parameters()
+        if p.requires_grad and p.dim() > 1 and gradients.get(name, torch.zeros(1)).any()
+    }
     assert set(moves) == learning - {"classifier.weight"}
     assert len(moves) > 5
     for name, move in moves.items():
         assert (move.norm() / before[name].norm()).item() == pytest.approx(0.02, rel=1e-3)
-        assert F.cosine_similarity(move.flatten(), gradients[name].flatten(), dim=0).item() == pytest.approx(1, abs=1e-4)
+        assert F.cosine_similarity(
+            move.flatten(), gradients[name].flatten(), dim=0
+        ).item() == pytest.approx(1, abs=1e-4)
 
 
 @KINDS
@@ -301,8 +405,12 @@ def test_the_word_embeddings_move_by_a_share_of_their_mean_row(make, batch, kind
     before, gradients, moves = relative_moves(trainer, "embeddings", 0.5)
     (name,) = moves
     assert name.endswith("embeddings.word_embeddings.weight")
-    assert moves[name].norm().item() == pytest.approx(0.5 * before[name].norm(dim=1).mean().item(), rel=1e-4)
-    assert F.cosine_similarity(moves[name].flatten(), gradients[name].flatten(), dim=0).item() == pytest.approx(1, abs=1e-4)
+    assert moves[name].norm().item() == pytest.approx(
+        0.5 * before[name].norm(dim=1).mean().item(), rel=1e-4
+    )
+    assert F.cosine_similarity(
+        moves[name].flatten(), gradients[name].flatten(), dim=0
+    ).item() == pytest.approx(1, abs=1e-4)
 
 
 @pytest.mark.parametrize("value", [0.0, float("inf"), float("nan")])
@@ -326,7 +434,9 @@ def test_an_error_within_leaves_the_weights_as_they_were(make, batch, what):
     assert unchanged(trainer.model, before)
 
 
-def test_memory_that_runs_out_while_weights_are_moved_leaves_them_as_they_were(make, batch, monkeypatch):
+def test_memory_that_runs_out_while_weights_are_moved_leaves_them_as_they_were(
+    make, batch, monkeypatch
+):
     trainer = make()
     step(trainer, batch)
     before, clone, calls = snapshot(trainer.model), torch.Tensor.clone, []
@@ -338,7 +448,10 @@ def test_memory_that_runs_out_while_weights_are_moved_leaves_them_as_they_were(m
         return clone(tensor, *args, **options)
 
     monkeypatch.setattr(torch.Tensor, "clone", short_of_memory)
-    with pytest.raises(torch.OutOfMemoryError), trainer.perturbed(trainer.model, what="weights", size=0.1):
+    with (
+        pytest.raises(torch.OutOfMemoryError),
+        trainer.perturbed(trainer.model, what="weights", size=0.1),
+    ):
         pass
     assert unchanged(trainer.model, before)
 
@@ -349,7 +462,10 @@ def test_an_adversarial_step_adds_the_gradients_at_the_perturbed_weights(make, b
     before, plain = snapshot(trainer.model), by_hand(trainer, batch)
     with trainer.perturbed(trainer.model, what=what, size=0.1):
         second = by_hand(trainer, batch)
-    assert_same(step(trainer, batch), (plain[0], {name: gradient + second[1][name] for name, gradient in plain[1].items()}))
+    assert_same(
+        step(trainer, batch),
+        (plain[0], {name: gradient + second[1][name] for name, gradient in plain[1].items()}),
+    )
     assert abs(second[0] - plain[0]) > 1e-3
     assert unchanged(trainer.model, before)
 
@@ -362,7 +478,13 @@ class Limited(torch.nn.Module):
 
     def __init__(self, model, *, max_rows=99, failing=(), error=OUT_OF_MEMORY):
         super().__init__()
-        self.model, self.max_rows, self.failing, self.error, self.rows = model, max_rows, failing, error, []
+        self.model, self.max_rows, self.failing, self.error, self.rows = (
+            model,
+            max_rows,
+            failing,
+            error,
+            [],
+        )
 
     def forward(self, **inputs):
         self.rows.append(len(inputs["attention_mask"]))
@@ -372,26 +494,41 @@ class Limited(torch.nn.Module):
         return output
 
 
-CPU_ERROR = RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+CPU_ERROR = RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+)
 
 
 @pytest.mark.parametrize(
-    ("limits", "failed", "parts"),  # rows of the passes that fail, and of those that make up the step
+    (
+        "limits",
+        "failed",
+        "parts",
+    ),  # rows of the passes that fail, and of those that make up the step
     [
         ({"max_rows": 3}, [6], [3, 3]),
         ({"max_rows": 3, "error": CPU_ERROR}, [6], [3, 3]),
         ({"max_rows": 2}, [6, 3], [2, 2, 1, 1]),
         ({"max_rows": 1}, [6, 3, 2], [1] * 6),
-        ({"max_rows": 3, "failing": (3,)}, [6, 3, 3], [2, 2, 1, 1]),  # in the second part: the gradients of the first do not count twice
+        (
+            {"max_rows": 3, "failing": (3,)},
+            [6, 3, 3],
+            [2, 2, 1, 1],
+        ),  # in the second part: the gradients of the first do not count twice
     ],
     ids=str,
 )
-def test_a_step_that_ran_out_of_memory_is_that_of_smaller_micro_batches(make, batch, limits, failed, parts):
+def test_a_step_that_ran_out_of_memory_is_that_of_smaller_micro_batches(
+    make, batch, limits, failed, parts
+):
     whole, trainer = make(dropout=0.3, accumulation_steps=len(parts)), make(dropout=0.3)
     model = Limited(trainer.model, **limits)
     assert_same(step(trainer, batch, model=model), step(whole, batch))
     assert model.rows == failed + parts
-    assert trainer.messages[-1] == f"step 0: memory ran out; {len(parts)} micro-batches from here on, the same 6 rows a step"
+    assert (
+        trainer.messages[-1]
+        == f"step 0: memory ran out; {len(parts)} micro-batches from here on, the same 6 rows a step"
+    )
     step(trainer, batch, model=model)
     assert model.rows == failed + 2 * parts  # it stays with them
 
@@ -401,7 +538,9 @@ def test_memory_that_runs_out_in_the_adversarial_pass_is_made_up_for(make, batch
     trainer = make(**settings)
     before = snapshot(trainer.model)
     model = Limited(trainer.model, failing=(2,))
-    assert_same(step(trainer, batch, model=model), step(make(**settings, accumulation_steps=2), batch))
+    assert_same(
+        step(trainer, batch, model=model), step(make(**settings, accumulation_steps=2), batch)
+    )
     assert model.rows == [6, 6, 3, 3, 3, 3]
     assert unchanged(trainer.model, before)
 
@@ -439,7 +578,11 @@ def test_a_single_text_that_does_not_fit_is_an_error_with_advice(make, batch):
     assert trainer.n_parts == 6
 
 
-@pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("out of memory")], ids=str)
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("out of memory")],
+    ids=str,
+)
 def test_another_error_is_passed_on(make, batch, error):
     trainer = make()
     with pytest.raises(type(error), match=str(error)):
@@ -452,16 +595,29 @@ def test_another_error_is_passed_on(make, batch, error):
 
 def named_groups(trainer):
     names = {id(p): name for name, p in trainer.model.named_parameters()}
-    return [{**group, "names": [names[id(p)] for p in group["params"]]} for group in trainer.create_optimizer().param_groups]
+    return [
+        {**group, "names": [names[id(p)] for p in group["params"]]}
+        for group in trainer.create_optimizer().param_groups
+    ]
 
 
 @KINDS
 def test_weight_decay_spares_biases_and_every_layer_norm(make, kind):
     trainer = make(kind, weight_decay=0.25)
-    norms = {f"{name}.{kind}" for name, module in trainer.model.named_modules() if isinstance(module, torch.nn.LayerNorm) for kind in ("weight", "bias")}
+    norms = {
+        f"{name}.{kind}"
+        for name, module in trainer.model.named_modules()
+        if isinstance(module, torch.nn.LayerNorm)
+        for kind in ("weight", "bias")
+    }
     assert len(norms) == {"bert": 10, "deberta": 12}[kind]
-    decay = {name: group["weight_decay"] for group in named_groups(trainer) for name in group["names"]}
-    assert decay == {name: 0.0 if name in norms or name.endswith("bias") else 0.25 for name, _ in trainer.model.named_parameters()}
+    decay = {
+        name: group["weight_decay"] for group in named_groups(trainer) for name in group["names"]
+    }
+    assert decay == {
+        name: 0.0 if name in norms or name.endswith("bias") else 0.25
+        for name, _ in trainer.model.named_parameters()
+    }
 
 
 LEARNING = [
@@ -477,16 +633,27 @@ LEARNING = [
 @KINDS
 @pytest.mark.parametrize("settings", LEARNING, ids=str)
 @pytest.mark.parametrize("pooling", ["cls", "attention"])
-def test_what_ever_learns_is_in_exactly_one_group_with_the_head_first(make, kind, settings, pooling):
+def test_what_ever_learns_is_in_exactly_one_group_with_the_head_first(
+    make, kind, settings, pooling
+):
     trainer = make(kind, **settings)
     heads.set_pooling(trainer.model, pooling)
-    freezing.freeze(trainer.model, freezing.frozen_depth(trainer.settings, 0, n_layers=2))  # frozen for now: it counts all the same
+    freezing.freeze(
+        trainer.model, freezing.frozen_depth(trainer.settings, 0, n_layers=2)
+    )  # frozen for now: it counts all the same
     groups = named_groups(trainer)
     base, frozen = trainer.model.base_model_prefix, settings.get("frozen_layers", 0)
-    below = ("embeddings.", "encoder.rel", "encoder.LayerNorm.", *(f"encoder.layer.{i}." for i in range(frozen)))
+    below = (
+        "embeddings.",
+        "encoder.rel",
+        "encoder.LayerNorm.",
+        *(f"encoder.layer.{i}." for i in range(frozen)),
+    )
     never = tuple(f"{base}.{part}" for part in below) if frozen else ()
     found = [name for group in groups for name in group["names"]]
-    assert sorted(found) == sorted(name for name, _ in trainer.model.named_parameters() if not name.startswith(never))
+    assert sorted(found) == sorted(
+        name for name, _ in trainer.model.named_parameters() if not name.startswith(never)
+    )
     assert "classifier.bias" in groups[0]["names"]
     assert ("attention_pool.weight" in found) is (pooling == "attention")
 
@@ -497,9 +664,22 @@ def test_each_layer_learns_slower_than_the_one_above(make, kind):
     groups = named_groups(trainer)
     rates = {name: group["lr"] for group in groups for name in group["names"]}
     base = trainer.model.base_model_prefix
-    layers = {f"{base}.encoder.layer.1.": 0.04, f"{base}.encoder.layer.0.": 0.02, f"{base}.pooler.": 0.08, f"{base}.": 0.01, "": 0.08}
-    assert rates == {name: pytest.approx(next(rate for prefix, rate in layers.items() if name.startswith(prefix))) for name in rates}
-    assert [group["lr"] for group in groups] == pytest.approx([0.08, 0.08, 0.04, 0.04, 0.02, 0.02, 0.01, 0.01])
+    layers = {
+        f"{base}.encoder.layer.1.": 0.04,
+        f"{base}.encoder.layer.0.": 0.02,
+        f"{base}.pooler.": 0.08,
+        f"{base}.": 0.01,
+        "": 0.08,
+    }
+    assert rates == {
+        name: pytest.approx(
+            next(rate for prefix, rate in layers.items() if name.startswith(prefix))
+        )
+        for name in rates
+    }
+    assert [group["lr"] for group in groups] == pytest.approx(
+        [0.08, 0.08, 0.04, 0.04, 0.02, 0.02, 0.01, 0.01]
+    )
 
 
 @pytest.mark.parametrize(
@@ -510,7 +690,10 @@ def test_each_layer_learns_slower_than_the_one_above(make, kind):
         ({"unfreeze": (1,)}, {"classifier": 0, "layer.1": 0, "layer.0": 1, "embeddings": 1}),
         ({"unfreeze": (0, 6)}, {"classifier": 0, "layer.1": 1, "layer.0": 1, "embeddings": 1}),
         ({"unfreeze": (0, 1), "frozen_layers": 1}, {"classifier": 0, "layer.1": 1}),
-        ({"unfreeze": (), "layer_decay": 0.5}, {"classifier": 0, "layer.1": 0, "layer.0": 0, "embeddings": 0}),
+        (
+            {"unfreeze": (), "layer_decay": 0.5},
+            {"classifier": 0, "layer.1": 0, "layer.0": 0, "embeddings": 0},
+        ),
     ],
     ids=str,
 )
@@ -518,20 +701,26 @@ def test_the_epoch_in_which_a_group_begins_to_learn(make, settings, first):
     found = {}
     for group in named_groups(make(**settings)):
         for name in group["names"]:
-            part = next((part for part in ("layer.0", "layer.1", "deberta") if part in name), "classifier").replace("deberta", "embeddings")
+            part = next(
+                (part for part in ("layer.0", "layer.1", "deberta") if part in name), "classifier"
+            ).replace("deberta", "embeddings")
             assert found.setdefault(part, group["first_epoch"]) == group["first_epoch"]
     assert found == first
 
 
 def test_more_frozen_layers_than_there_are_are_refused(make):
-    with pytest.raises(WorkbookError, match=r"training\.frozen_layers=3, but the backbone has 2 layers"):
+    with pytest.raises(
+        WorkbookError, match=r"training\.frozen_layers=3, but the backbone has 2 layers"
+    ):
         make(frozen_layers=3).create_optimizer()
 
 
 @KINDS
 def test_of_a_model_with_low_rank_matrices_they_and_the_head_learn(kind):
     model = heads.add_lora(classifier(kind), rank=2)
-    groups = trainer.parameter_groups(model, TrainingConfig(lora_rank=2, unfreeze=()), decayed=set())
+    groups = trainer.parameter_groups(
+        model, TrainingConfig(lora_rank=2, unfreeze=()), decayed=set()
+    )
     learning = [p for p in model.parameters() if p.requires_grad]
     found = [p for group in groups for p in group["params"]]
     assert len(found) == len(learning) > 8
@@ -543,40 +732,81 @@ def test_the_optimizer_is_made_once_with_the_settings(make):
     trainer = make(adam_betas=(0.5, 0.75), adam_epsilon=0.125, learning_rate=0.5)
     optimizer = trainer.create_optimizer()
     assert type(optimizer) is torch.optim.AdamW
-    assert {(*group["betas"], group["eps"], group["lr"]) for group in optimizer.param_groups} == {(0.5, 0.75, 0.125, 0.5)}
+    assert {(*group["betas"], group["eps"], group["lr"]) for group in optimizer.param_groups} == {
+        (0.5, 0.75, 0.125, 0.5)
+    }
     assert trainer.create_optimizer() is optimizer
 
 
-COSINE = [0.5 * (1 + math.cos(math.pi * share)) for share in (0, 1 / 8, 2 / 8, 3 / 8, 4 / 8, 5 / 8, 6 / 8, 7 / 8, 1)]
+COSINE = [
+    0.5 * (1 + math.cos(math.pi * share))
+    for share in (0, 1 / 8, 2 / 8, 3 / 8, 4 / 8, 5 / 8, 6 / 8, 7 / 8, 1)
+]
 
 
 @pytest.mark.parametrize(
     ("settings", "start", "rates"),
     [
-        ({"schedule": "linear"}, 0, [0, 1 / 2, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0, 0]),
+        (
+            {"schedule": "linear"},
+            0,
+            [0, 1 / 2, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0, 0],
+        ),
         ({"schedule": "cosine"}, 0, [0, 1 / 2, *COSINE, 0]),
         ({"schedule": "constant"}, 0, [0, 1 / 2, *[1] * 10]),
         ({"schedule": "constant", "warmup_share": 0}, 0, [1] * 12),
-        ({"schedule": "linear", "warmup_share": 0}, 0, [1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0, 0]),
-        ({"schedule": "linear"}, 4, [0, 0, 0, 0, 0, 1 / 2 * 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0, 0]),
+        (
+            {"schedule": "linear", "warmup_share": 0},
+            0,
+            [1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0, 0],
+        ),
+        (
+            {"schedule": "linear"},
+            4,
+            [0, 0, 0, 0, 0, 1 / 2 * 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0, 0],
+        ),
         ({"schedule": "constant"}, 4, [0, 0, 0, 0, 0, 1 / 2, *[1] * 6]),
         ({"schedule": "constant", "warmup_share": 0}, 4, [0, 0, 0, 0, *[1] * 8]),
         ({"schedule": "constant", "warmup_share": 0.01}, 0, [0, *[1] * 11]),  # one step at least
-        ({"schedule": "linear", "averaging": "swa", "averaging_start": 0.6}, 0, [0, 1 / 2, 1, 7 / 8, 6 / 8, 5 / 8, *[4 / 8] * 6]),
-        ({"schedule": "cosine", "averaging": "swa", "averaging_start": 0.6}, 0, [0, 1 / 2, *COSINE[:4], *[0.5] * 6]),
-        ({"schedule": "linear", "averaging": "swa", "averaging_start": 0.1}, 0, [0, 1 / 2, *[1] * 10]),
-        ({"schedule": "linear", "averaging": "swa", "averaging_start": 0.6}, 7, [*[0] * 8, 1 / 4, *[1 / 2] * 3]),
-        ({"schedule": "linear", "averaging": "ema", "averaging_start": 0.6}, 0, [0, 1 / 2, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0, 0]),
+        (
+            {"schedule": "linear", "averaging": "swa", "averaging_start": 0.6},
+            0,
+            [0, 1 / 2, 1, 7 / 8, 6 / 8, 5 / 8, *[4 / 8] * 6],
+        ),
+        (
+            {"schedule": "cosine", "averaging": "swa", "averaging_start": 0.6},
+            0,
+            [0, 1 / 2, *COSINE[:4], *[0.5] * 6],
+        ),
+        (
+            {"schedule": "linear", "averaging": "swa", "averaging_start": 0.1},
+            0,
+            [0, 1 / 2, *[1] * 10],
+        ),
+        (
+            {"schedule": "linear", "averaging": "swa", "averaging_start": 0.6},
+            7,
+            [*[0] * 8, 1 / 4, *[1 / 2] * 3],
+        ),
+        (
+            {"schedule": "linear", "averaging": "ema", "averaging_start": 0.6},
+            0,
+            [0, 1 / 2, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0, 0],
+        ),
     ],
     ids=str,
 )
 def test_the_rate_of_ten_steps_by_hand(settings, start, rates):
-    rate = trainer.rate_schedule(TrainingConfig(**{"warmup_share": 0.2, **settings}), 10, start=start)
+    rate = trainer.rate_schedule(
+        TrainingConfig(**{"warmup_share": 0.2, **settings}), 10, start=start
+    )
     assert [rate(at) for at in range(12)] == pytest.approx(rates, abs=1e-12)
 
 
 def test_each_group_warms_up_when_it_begins_to_learn(make):
-    trainer = make(unfreeze=(0, 1), epochs=4, warmup_share=0.1, schedule="constant", learning_rate=1.0)
+    trainer = make(
+        unfreeze=(0, 1), epochs=4, warmup_share=0.1, schedule="constant", learning_rate=1.0
+    )
     optimizer = trainer.create_optimizer()
     schedule, rates = trainer.create_scheduler(40), []
     for _ in range(40):
@@ -586,7 +816,9 @@ def test_each_group_warms_up_when_it_begins_to_learn(make):
     assert trainer.lr_scheduler is schedule
     by_group = dict(zip([group["first_epoch"] for group in optimizer.param_groups], zip(*rates)))
     rise = [0, 0.25, 0.5, 0.75]
-    assert {epoch: list(found) for epoch, found in by_group.items()} == {epoch: [0] * 10 * epoch + rise + [1] * (36 - 10 * epoch) for epoch in (0, 1, 2)}
+    assert {epoch: list(found) for epoch, found in by_group.items()} == {
+        epoch: [0] * 10 * epoch + rise + [1] * (36 - 10 * epoch) for epoch in (0, 1, 2)
+    }
 
 
 # --- evaluation ---
@@ -601,7 +833,11 @@ def test_the_score_by_hand(make, monkeypatch):
     trainer.watched = (None, np.array([0, 0, 1, 2]))
     f1 = [2 / (2 + 1 + 1), 2 / (2 + 1), 0]
     loss = -(math.log(0.5) + math.log(0.25) + math.log(0.8) + math.log(1e-12)) / 4
-    expected = {"eval_loss": pytest.approx(loss), "eval_macro_f1": pytest.approx(sum(f1) / 3), "eval_accuracy": 0.5}
+    expected = {
+        "eval_loss": pytest.approx(loss),
+        "eval_macro_f1": pytest.approx(sum(f1) / 3),
+        "eval_accuracy": 0.5,
+    }
     assert trainer.score() == expected
     assert {name: trainer.evaluate()[name] for name in expected} == expected
     assert {name: trainer.state.log_history[-1][name] for name in expected} == expected
@@ -613,8 +849,14 @@ def test_kept_states_score_as_token_ids_do(make, tmp_path, kind, depth):
     trainer = make(kind, dropout=0.3)
     trainer.model.train()
     plain = trainer.score()
-    trainer.caches["eval"] = freezing.ActivationCache(trainer.model, trainer.train_dataset.encoded, depth=depth, path=tmp_path / "kept.f32", pad=0)
-    assert trainer.score() == {name: pytest.approx(value, abs=1e-5) for name, value in plain.items()}
+    trainer.caches["eval"] = freezing.ActivationCache(
+        trainer.model, trainer.train_dataset.encoded, depth=depth, path=tmp_path / "kept.f32", pad=0
+    )
+    assert trainer.score() == {
+        name: pytest.approx(value, abs=1e-5) for name, value in plain.items()
+    }
     with torch.no_grad():
         trainer.model.get_input_embeddings().weight.zero_()
-    assert trainer.score() == {name: pytest.approx(value, abs=1e-5) for name, value in plain.items()}  # they are not computed anew
+    assert trainer.score() == {
+        name: pytest.approx(value, abs=1e-5) for name, value in plain.items()
+    }  # they are not computed anew

@@ -15,8 +15,21 @@ from lib.evaluation.metrics import macro_f1
 from lib.training import finetune
 from lib.workspace import Workspace
 
-WORDS = {"bird": "crow finch owl wren", "fruit": "apple pear plum grape", "tool": "saw drill nail screw"}
-TINY = {"backbone": "tiny", "max_length": 32, "epochs": 2, "learning_rate": 1e-2, "batch_size": 8, "eval_steps": 8, "precision": "fp32", "threads": 1}
+WORDS = {
+    "bird": "crow finch owl wren",
+    "fruit": "apple pear plum grape",
+    "tool": "saw drill nail screw",
+}
+TINY = {
+    "backbone": "tiny",
+    "max_length": 32,
+    "epochs": 2,
+    "learning_rate": 1e-2,
+    "batch_size": 8,
+    "eval_steps": 8,
+    "precision": "fp32",
+    "threads": 1,
+}
 PLAIN = {"unfreeze": (), "averaging": "none"}  # what the defaults add to the plainest training
 SECONDS = ("seconds", "training_seconds", "texts_per_second")
 
@@ -38,14 +51,27 @@ def home_of_its_own(folder):
 def rows(n, seed):
     rng = random.Random(seed)
     labels = [sorted(WORDS, reverse=True)[i % 3] for i in range(n)]
-    return pd.DataFrame({"text": [" ".join(rng.choices(WORDS[label].split(), k=rng.randint(3, 12))) + "." for label in labels], "label": labels})
+    return pd.DataFrame(
+        {
+            "text": [
+                " ".join(rng.choices(WORDS[label].split(), k=rng.randint(3, 12))) + "."
+                for label in labels
+            ],
+            "label": labels,
+        }
+    )
 
 
 TRAIN, VAL = rows(60, seed=0), rows(21, seed=1)
 
 
 def configured(seed=42, **settings):
-    return Config(profile="test", seed=seed, training=TrainingConfig(**{**TINY, **PLAIN, **settings}), tracking=TrackingConfig(backend="none"))
+    return Config(
+        profile="test",
+        seed=seed,
+        training=TrainingConfig(**{**TINY, **PLAIN, **settings}),
+        tracking=TrackingConfig(backend="none"),
+    )
 
 
 def place(name):
@@ -53,7 +79,9 @@ def place(name):
 
 
 def run(name, train=TRAIN, val=VAL, seed=42, watch=None, **settings):
-    return finetune.train(train, val, config=configured(seed, **settings), ws=place(name), progress=False, watch=watch)
+    return finetune.train(
+        train, val, config=configured(seed, **settings), ws=place(name), progress=False, watch=watch
+    )
 
 
 def weights_file(result):
@@ -61,13 +89,18 @@ def weights_file(result):
 
 
 def score(result, val=VAL):
-    y_true = val["label"].map({name: code for code, name in enumerate(result.class_names)}).to_numpy()
+    y_true = (
+        val["label"].map({name: code for code, name in enumerate(result.class_names)}).to_numpy()
+    )
     return macro_f1(y_true, result.val_probs.argmax(axis=1), n_classes=len(result.class_names))
 
 
 def differences(first, second):
     """Return the names of what differs between two results, to the last bit; seconds may."""
-    facts = [{name: value for name, value in result.facts.items() if name not in SECONDS} for result in (first, second)]
+    facts = [
+        {name: value for name, value in result.facts.items() if name not in SECONDS}
+        for result in (first, second)
+    ]
     same = {
         "weights file": weights_file(first) == weights_file(second),
         "val_probs": np.array_equal(first.val_probs, second.val_probs),
@@ -85,6 +118,10 @@ def let_average_score(patch, gap):
 
     def scored(trainer):
         metrics = as_it_is(trainer)
-        return metrics if trainer.is_in_train else {**metrics, "eval_macro_f1": trainer.state.best_metric + gap}
+        return (
+            metrics
+            if trainer.is_in_train
+            else {**metrics, "eval_macro_f1": trainer.state.best_metric + gap}
+        )
 
     patch.setattr(RecipeTrainer, "score", scored)

@@ -15,13 +15,17 @@ from lib import workspace
 from lib.config import ComputeConfig, Config, SearchConfig, TrainingConfig
 from lib.errors import WorkbookError
 from lib.evaluation.significance import cross_validation_interval
-from lib.training import finetune, search, cached_training
+from lib.training import cached_training, finetune, search
 from lib.training.search import study as studies
 from lib.training.search.study import LOOKS
 from lib.workspace import Workspace
 
 RUN = Workspace(dataset="data", run="run")
-WORDS = {"birds": "crow finch heron owl", "fruit": "plum pear quince fig", "tools": "saw drill plane nail"}
+WORDS = {
+    "birds": "crow finch heron owl",
+    "fruit": "plum pear quince fig",
+    "tools": "saw drill plane nail",
+}
 TINY = {
     "backbone": "tiny",
     "max_length": 32,
@@ -41,7 +45,9 @@ def table(n=90, seed=0):
     rng = np.random.default_rng(seed)
     labels = [sorted(WORDS)[i // 2 % 3] for i in range(n)]
     texts = [" ".join(rng.choice(WORDS[label].split(), size=6)) + "." for label in labels]
-    return pd.DataFrame({"row_id": np.arange(n) + 100, "text": texts, "label": labels, "group": np.arange(n) // 2})
+    return pd.DataFrame(
+        {"row_id": np.arange(n) + 100, "text": texts, "label": labels, "group": np.arange(n) // 2}
+    )
 
 
 def config(training=(), workers=1, **settings):
@@ -71,11 +77,19 @@ def never_pruned(task, settings, watch):
 
 
 def found(settings, objective=peaked, rows=None, ws=RUN):
-    return search.search(table() if rows is None else rows, config=settings, ws=ws, objective=objective, progress=False)
+    return search.search(
+        table() if rows is None else rows,
+        config=settings,
+        ws=ws,
+        objective=objective,
+        progress=False,
+    )
 
 
 def proposed(result):
-    return result.trials.loc[result.trials["state"] != "FAIL", ["learning_rate", "batch_size", "state", "value"]].reset_index(drop=True)
+    return result.trials.loc[
+        result.trials["state"] != "FAIL", ["learning_rate", "batch_size", "state", "value"]
+    ].reset_index(drop=True)
 
 
 def states(result):
@@ -119,7 +133,14 @@ def test_pruned_trials_count_and_failed_ones_do_not(home):
 
     result = found(config(trials=4), moody)
     assert states(result) == {"COMPLETE": 3, "FAIL": 2, "PRUNED": 1}
-    assert result.trials["error"].tolist() == ["", "MemoryError: too large", "MemoryError: too large", "", "", ""]
+    assert result.trials["error"].tolist() == [
+        "",
+        "MemoryError: too large",
+        "MemoryError: too large",
+        "",
+        "",
+        "",
+    ]
     assert result.trials["learning_rate"].nunique() == 6  # what fails is not proposed again
 
 
@@ -147,9 +168,14 @@ test_search.found(test_search.config(trials=6), test_search.slow)
 def test_a_study_killed_in_the_middle_goes_on_to_exactly_its_budget_as_if_uninterrupted(home):
     script = KILLED.format(tests=str(Path(__file__).parent))
     path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
-    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": path, "WORKBOOK_HOME": str(home)})
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": path, "WORKBOOK_HOME": str(home)},
+    )
     journal, deadline = home / "models/run/search/journal.jsonl", time.monotonic() + 90
-    while not (journal.exists() and journal.read_text().count('"op_code":6') >= 2):  # two trials have ended
+    while not (
+        journal.exists() and journal.read_text().count('"op_code":6') >= 2
+    ):  # two trials have ended
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     time.sleep(0.1)
@@ -169,7 +195,9 @@ def test_workers_share_the_budget_and_the_journal(home):
     assert states(result).get("FAIL", 0) == 0
     assert len(result.trials) == 5
     assert (result.trials["seconds"] >= 0.25).all()
-    assert (home / "models/run/search/journal.jsonl").read_text().count('"op_code":4') == 5  # nor was a sixth begun
+    assert (home / "models/run/search/journal.jsonl").read_text().count(
+        '"op_code":4'
+    ) == 5  # nor was a sixth begun
 
 
 def test_a_worker_that_is_killed_is_reported_and_its_trial_done_again(home):
@@ -216,7 +244,9 @@ def test_a_second_search_of_the_same_run_is_refused(home):
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])
 def test_the_same_seed_gives_the_same_study_and_another_seed_another(home, sampler):
     def study(name, seed):
-        settings = config(trials=12, sampler=sampler, pruner="none").model_copy(update={"seed": seed})
+        settings = config(trials=12, sampler=sampler, pruner="none").model_copy(
+            update={"seed": seed}
+        )
         return proposed(found(settings, ws=Workspace(dataset="data", run=name)))
 
     first = study("a", 1)
@@ -228,8 +258,14 @@ def test_the_same_seed_gives_the_same_study_and_another_seed_another(home, sampl
 @pytest.mark.parametrize("sampler", ["tpe", "gp"])
 def test_what_is_proposed_follows_what_was_found(home, sampler):
     def last_values(kind):
-        settings = [config(trials=24, sampler=kind, pruner="none").model_copy(update={"seed": seed}) for seed in range(3)]
-        found_by = [found(each, ws=Workspace(dataset="data", run=f"{kind}-{each.seed}")).trials["value"] for each in settings]
+        settings = [
+            config(trials=24, sampler=kind, pruner="none").model_copy(update={"seed": seed})
+            for seed in range(3)
+        ]
+        found_by = [
+            found(each, ws=Workspace(dataset="data", run=f"{kind}-{each.seed}")).trials["value"]
+            for each in settings
+        ]
         return np.mean([values.tail(10).mean() for values in found_by])
 
     assert last_values(sampler) > last_values("random") + 0.08
@@ -238,13 +274,21 @@ def test_what_is_proposed_follows_what_was_found(home, sampler):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"space": {**SPACE, "batch_size": [8, 32]}}, r"search\.space\.batch_size = \[8, 16\], now \[8, 32\]"),
-        ({"space": {"learning_rate": SPACE["learning_rate"]}}, r"search\.space\.batch_size = \[8, 16\], now nothing"),
+        (
+            {"space": {**SPACE, "batch_size": [8, 32]}},
+            r"search\.space\.batch_size = \[8, 16\], now \[8, 32\]",
+        ),
+        (
+            {"space": {"learning_rate": SPACE["learning_rate"]}},
+            r"search\.space\.batch_size = \[8, 16\], now nothing",
+        ),
         ({"training": {"dropout": 0.3}}, r"training\.dropout = 0\.1, now 0\.3"),
         ({"rows": 60}, r"rows = 90, now 60; the rows' fingerprint"),
     ],
 )
-def test_a_study_of_other_settings_is_refused_with_what_differs_and_the_remedy(home, changed, message):
+def test_a_study_of_other_settings_is_refused_with_what_differs_and_the_remedy(
+    home, changed, message
+):
     found(config(trials=2))
     journal = home / "models/run/search/journal.jsonl"
     before = journal.read_bytes()
@@ -259,9 +303,19 @@ def test_a_study_of_other_settings_is_refused_with_what_differs_and_the_remedy(h
     assert journal.read_bytes() != before
 
 
-def test_another_sampler_pruner_or_budget_goes_on_with_the_study_and_so_does_another_base_of_what_is_searched(home):
+def test_another_sampler_pruner_or_budget_goes_on_with_the_study_and_so_does_another_base_of_what_is_searched(
+    home,
+):
     found(config(trials=2))
-    goes_on = found(config(trials=3, sampler="random", pruner="none", workers=1, training={"learning_rate": 0.5, "eval_steps": 3}))
+    goes_on = found(
+        config(
+            trials=3,
+            sampler="random",
+            pruner="none",
+            workers=1,
+            training={"learning_rate": 0.5, "eval_steps": 3},
+        )
+    )
     assert len(goes_on.trials) == 3
 
 
@@ -275,18 +329,25 @@ def test_a_last_line_torn_by_a_kill_is_cut_off_and_its_trial_done_again(home):
     resumed = found(config(trials=3))
     assert states(resumed)["FAIL"] == 1
     pd.testing.assert_frame_equal(proposed(whole), proposed(resumed), check_exact=True)
-    assert all(line.startswith("{") and line.endswith("}") for line in journal.read_text().splitlines())
+    assert all(
+        line.startswith("{") and line.endswith("}") for line in journal.read_text().splitlines()
+    )
     assert len(found(config(trials=5)).trials) == 6
 
 
-@pytest.mark.parametrize("damage", [b'{"op_code":4,\x00\x00\n', b"[]\n", b"7\n", b"\n", b"\xff\xfe\n"])
+@pytest.mark.parametrize(
+    "damage", [b'{"op_code":4,\x00\x00\n', b"[]\n", b"7\n", b"\n", b"\xff\xfe\n"]
+)
 def test_a_damaged_line_is_named_and_nothing_is_changed(home, damage):
     found(config(trials=2))
     journal = home / "models/run/search/journal.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
     damaged = b"".join([*lines[:4], damage, *lines[5:]])
     journal.write_bytes(damaged)
-    with pytest.raises(WorkbookError, match=r"journal\.jsonl, line 5 is no record of a study: .*mend it, or delete the folder"):
+    with pytest.raises(
+        WorkbookError,
+        match=r"journal\.jsonl, line 5 is no record of a study: .*mend it, or delete the folder",
+    ):
         found(config(trials=2))
     assert journal.read_bytes() == damaged
 
@@ -318,13 +379,25 @@ def test_a_trial_sees_training_rows_alone_in_three_parts_that_share_no_copy(trai
         assert not groups[0] & groups[1] and not groups[0] & groups[2] and not groups[1] & groups[2]
         assert [round(len(part) / 60, 1) for part in parts] == [0.6, 0.2, 0.2]
         assert [set(part["label"]) for part in parts] == [set(WORDS)] * 3
-        assert ids.tolist() == pd.concat([trained[0][name]["row_id"] for name in ("train", "stop", "scored")]).tolist()
+        assert (
+            ids.tolist()
+            == pd.concat(
+                [trained[0][name]["row_id"] for name in ("train", "stop", "scored")]
+            ).tolist()
+        )
     assert len({call["ws"].run for call in trained}) == 3
     assert all(call["config"].seed == 42 for call in trained)
-    settings = [(call["config"].training.learning_rate, call["config"].training.batch_size) for call in trained]
-    assert settings == list(result.trials[["learning_rate", "batch_size"]].itertuples(index=False, name=None))
+    settings = [
+        (call["config"].training.learning_rate, call["config"].training.batch_size)
+        for call in trained
+    ]
+    assert settings == list(
+        result.trials[["learning_rate", "batch_size"]].itertuples(index=False, name=None)
+    )
     steps = [-(-len(call["train"]) // call["config"].training.batch_size) for call in trained]
-    assert [call["config"].training.eval_steps for call in trained] == [-(-n // LOOKS) for n in steps]
+    assert [call["config"].training.eval_steps for call in trained] == [
+        -(-n // LOOKS) for n in steps
+    ]
 
 
 def test_the_value_is_macro_f1_on_the_scored_rows(trained):
@@ -338,7 +411,10 @@ def test_the_value_is_macro_f1_on_the_scored_rows(trained):
 def test_a_class_of_too_few_texts_is_named(home):
     rows = table()
     few = rows.drop(index=rows.index[rows["label"] == "birds"][8:])
-    with pytest.raises(WorkbookError, match=r"the search needs 5 texts of each class, and 'birds' has 4 different texts of 68: set search\.rows higher"):
+    with pytest.raises(
+        WorkbookError,
+        match=r"the search needs 5 texts of each class, and 'birds' has 4 different texts of 68: set search\.rows higher",
+    ):
         found(config(), rows=few)
 
 
@@ -357,13 +433,24 @@ def test_real_trainings_are_searched_pruned_and_kept(home, as_it_is, monkeypatch
 
     def propose(study, config):
         study.enqueue_trial({"learning_rate": next(rates)})
-        return study.ask({"learning_rate": optuna.distributions.CategoricalDistribution([1e-2, 1e-7])})
+        return study.ask(
+            {"learning_rate": optuna.distributions.CategoricalDistribution([1e-2, 1e-7])}
+        )
 
     monkeypatch.setattr(finetune, "train", noted)
     monkeypatch.setattr(studies, "propose", propose)
-    result = search.search(table(), config=config(space={"learning_rate": [1e-2, 1e-7]}, trials=4, training={"epochs": 4}), ws=RUN, progress=False)
+    result = search.search(
+        table(),
+        config=config(space={"learning_rate": [1e-2, 1e-7]}, trials=4, training={"epochs": 4}),
+        ws=RUN,
+        progress=False,
+    )
     assert result.trials["state"].tolist() == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED"]
-    assert trainings == [1e-2, 1e-7, 1e-7]  # the second reads what the first predicted; of a pruned one nothing is kept
+    assert trainings == [
+        1e-2,
+        1e-7,
+        1e-7,
+    ]  # the second reads what the first predicted; of a pruned one nothing is kept
     assert result.best == {"learning_rate": 1e-2}
     assert result.words == "--set training.learning_rate=0.01"
     assert result.value > 0.9
@@ -371,7 +458,9 @@ def test_real_trainings_are_searched_pruned_and_kept(home, as_it_is, monkeypatch
     assert result.trials["stop_macro_f1"].tail(2).between(0.1, 0.3).all()
     folder = home / "models/run/search"
     assert len(list(folder.glob("trial-*/*.parquet"))) == len(list(folder.glob("trial-*"))) == 1
-    assert not [path for path in folder.glob("trial-*/*") if path.is_dir()]  # predictions are kept, models are not
+    assert not [
+        path for path in folder.glob("trial-*/*") if path.is_dir()
+    ]  # predictions are kept, models are not
 
 
 # --- what comes out ---
@@ -389,7 +478,12 @@ def test_what_matters_is_told_from_what_does_not(home):
 
 def test_few_trials_or_equal_ones_say_nothing_of_importance(home):
     assert found(config(trials=4), never_pruned).importances == {}
-    assert found(config(trials=7), lambda *_: 0.5, ws=Workspace(dataset="data", run="flat")).importances == {}
+    assert (
+        found(
+            config(trials=7), lambda *_: 0.5, ws=Workspace(dataset="data", run="flat")
+        ).importances
+        == {}
+    )
 
 
 def test_choices_may_be_lists_and_words_and_nothing(home):
@@ -418,19 +512,52 @@ def test_choices_may_be_lists_and_words_and_nothing(home):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"space": {"epoch": [2]}}, r"search\.space: 'epoch' is no training setting \(did you mean 'epochs'\?\)"),
-        ({"space": {"eval_steps": [2]}}, r"search\.space: 'eval_steps' is set by the search itself"),
-        ({"space": {"epochs": [2, -1]}}, r"search\.space\.epochs: .*greater than 0 \(found \[2, -1\]\)"),
-        ({"space": {"epochs": []}}, r"search\.space\.epochs: give a list of choices, or \{low: \.\., high: \.\.\}; found \[\]"),
+        (
+            {"space": {"epoch": [2]}},
+            r"search\.space: 'epoch' is no training setting \(did you mean 'epochs'\?\)",
+        ),
+        (
+            {"space": {"eval_steps": [2]}},
+            r"search\.space: 'eval_steps' is set by the search itself",
+        ),
+        (
+            {"space": {"epochs": [2, -1]}},
+            r"search\.space\.epochs: .*greater than 0 \(found \[2, -1\]\)",
+        ),
+        (
+            {"space": {"epochs": []}},
+            r"search\.space\.epochs: give a list of choices, or \{low: \.\., high: \.\.\}; found \[\]",
+        ),
         ({"space": {"epochs": 3}}, r"search\.space\.epochs: give a list of choices"),
-        ({"space": {"lora_rank": [0, 4]}}, r"search\.space\.lora_rank: .*lora_rank trains small matrices"),
-        ({"space": {"learning_rate": {"low": 1e-3}}}, r"search\.space\.learning_rate: high: Field required"),
-        ({"space": {"learning_rate": {"low": 1e-3, "high": 1e-4}}}, r"search\.space\.learning_rate: .*low is 0\.001 and high 0\.0001"),
-        ({"space": {"learning_rate": {"low": 1e-4, "high": 1e-3, "logs": True}}}, r"search\.space\.learning_rate: logs: Extra inputs"),
-        ({"space": {"dropout": {"low": 0, "high": 0.5, "log": True}}}, r"search\.space\.dropout: .*log needs a low above 0"),
-        ({"space": {"max_length": {"low": 16, "high": 64.5}}}, r"search\.space\.max_length: .*integer"),
+        (
+            {"space": {"lora_rank": [0, 4]}},
+            r"search\.space\.lora_rank: .*lora_rank trains small matrices",
+        ),
+        (
+            {"space": {"learning_rate": {"low": 1e-3}}},
+            r"search\.space\.learning_rate: high: Field required",
+        ),
+        (
+            {"space": {"learning_rate": {"low": 1e-3, "high": 1e-4}}},
+            r"search\.space\.learning_rate: .*low is 0\.001 and high 0\.0001",
+        ),
+        (
+            {"space": {"learning_rate": {"low": 1e-4, "high": 1e-3, "logs": True}}},
+            r"search\.space\.learning_rate: logs: Extra inputs",
+        ),
+        (
+            {"space": {"dropout": {"low": 0, "high": 0.5, "log": True}}},
+            r"search\.space\.dropout: .*log needs a low above 0",
+        ),
+        (
+            {"space": {"max_length": {"low": 16, "high": 64.5}}},
+            r"search\.space\.max_length: .*integer",
+        ),
         ({"space": {"pooling": {"low": 1, "high": 2}}}, r"search\.space\.pooling: "),
-        ({"space": {"compile": {"low": 0, "high": 1}}}, r"search\.space\.compile: a range is for numbers, and it takes False"),
+        (
+            {"space": {"compile": {"low": 0, "high": 1}}},
+            r"search\.space\.compile: a range is for numbers, and it takes False",
+        ),
         ({"space": {}}, r"search: space is empty: name a training setting"),
         ({"nested_folds": 1}, r"search: nested_folds is 1, .*set it to 0, or to 2 or more"),
         ({"sampler": "tpee"}, r"search\.sampler: Input should be 'tpe', 'gp' or 'random'"),
@@ -442,7 +569,10 @@ def test_a_space_that_cannot_be_searched_is_refused_before_anything_runs(setting
 
 
 def test_numbers_in_words_are_numbers():
-    space = Config.load("smoke", {"search.space": {"learning_rate": ["2e-5"], "max_length": {"low": 16, "high": 64}}}).search_space()
+    space = Config.load(
+        "smoke",
+        {"search.space": {"learning_rate": ["2e-5"], "max_length": {"low": 16, "high": 64}}},
+    ).search_space()
     assert space["learning_rate"] == (2e-5,)
     assert (type(space["max_length"].low), space["max_length"].high) == (int, 64)
 
@@ -455,19 +585,38 @@ def test_optimism_is_what_the_rows_that_chose_say_more_than_rows_that_did_not(ho
 
     def flattered(task, settings, watch):
         """0.7 in truth; the rows of a search add up to 0.1 by luck."""
-        calls.append((set(task.fit["row_id"]) | set(task.stop["row_id"]), set(task.scored["row_id"]), watch, settings))
-        return 0.7 + (0.1 * settings["batch_size"] / 16 if watch else 0.0) + 0.01 * task.scored["row_id"].isin(range(100, 102)).any()
+        calls.append(
+            (
+                set(task.fit["row_id"]) | set(task.stop["row_id"]),
+                set(task.scored["row_id"]),
+                watch,
+                settings,
+            )
+        )
+        return (
+            0.7
+            + (0.1 * settings["batch_size"] / 16 if watch else 0.0)
+            + 0.01 * task.scored["row_id"].isin(range(100, 102)).any()
+        )
 
     rows = table(150)
     settings = config(trials=6, nested_folds=3, pruner="none")
-    found, optimism = search.nested(rows, config=settings, ws=RUN, objective=flattered, progress=False)
+    found, optimism = search.nested(
+        rows, config=settings, ws=RUN, objective=flattered, progress=False
+    )
     assert found["fold"].tolist() == [0, 1, 2]
-    assert found["optimism"].to_numpy() == pytest.approx((found["inner"] - found["outer"]).to_numpy())
+    assert found["optimism"].to_numpy() == pytest.approx(
+        (found["inner"] - found["outer"]).to_numpy()
+    )
     assert found["optimism"].mean() == pytest.approx(0.1, abs=0.011)
     expected = cross_validation_interval(found["optimism"].to_numpy(), n_train=100, n_test=50)
-    assert (optimism.value, optimism.low, optimism.high) == pytest.approx((expected.value, expected.low, expected.high))
+    assert (optimism.value, optimism.low, optimism.high) == pytest.approx(
+        (expected.value, expected.low, expected.high)
+    )
     outer = [call for call in calls if call[2] is None]
-    assert sorted(row for call in outer for row in call[1]) == rows["row_id"].tolist()  # each row is left out once
+    assert (
+        sorted(row for call in outer for row in call[1]) == rows["row_id"].tolist()
+    )  # each row is left out once
     for i, (seen, left_out, _, best) in enumerate(outer):
         inner = calls[7 * i : 7 * i + 6]
         assert all(not left_out & (fit | scored) for fit, scored, *_ in inner)
@@ -483,7 +632,10 @@ def test_records_that_are_no_studys_are_named_and_nothing_is_changed(home, recor
     folder = RUN.folder("models/{run}") / "search"
     folder.mkdir(parents=True)
     (folder / "journal.jsonl").write_text(record + "\n")
-    with pytest.raises(WorkbookError, match=r"journal\.jsonl is no journal of a study .* delete the folder to search anew"):
+    with pytest.raises(
+        WorkbookError,
+        match=r"journal\.jsonl is no journal of a study .* delete the folder to search anew",
+    ):
         found(config(trials=1))
     assert (folder / "journal.jsonl").read_text() == record + "\n"
 
@@ -491,20 +643,27 @@ def test_records_that_are_no_studys_are_named_and_nothing_is_changed(home, recor
 def test_a_study_goes_on_with_other_threads(home):
     first = config(trials=1)
     more = config(trials=2)
-    more = more.model_copy(update={"training": more.training.model_copy(update={"threads": 3, "activation_cache_gb": 1.0})})
+    more = more.model_copy(
+        update={
+            "training": more.training.model_copy(update={"threads": 3, "activation_cache_gb": 1.0})
+        }
+    )
     assert [len(found(settings).trials) for settings in (first, more)] == [1, 2]
 
 
 def test_settings_that_never_go_together_are_one_line(home):
     settings = config(trials=2, space={"lora_rank": [4, 8], "frozen_layers": [1, 2]})
-    with pytest.raises(WorkbookError, match=r"settings \{'lora_rank': .*\} of search\.space do not go together: lora_rank trains small matrices"):
+    with pytest.raises(
+        WorkbookError,
+        match=r"settings \{'lora_rank': .*\} of search\.space do not go together: lora_rank trains small matrices",
+    ):
         search.search(table(), config=settings, ws=RUN, progress=False)
 
 
 def test_a_rare_class_is_in_every_part_of_the_sample(home):
-    rows = pd.DataFrame({"label": ["a"] * 1_000 + ["b"] * 900 + ["rare"] * 12, "group": np.arange(1_912)}).assign(
-        text=lambda t: "text " + t["group"].astype(str)
-    )
+    rows = pd.DataFrame(
+        {"label": ["a"] * 1_000 + ["b"] * 900 + ["rare"] * 12, "group": np.arange(1_912)}
+    ).assign(text=lambda t: "text " + t["group"].astype(str))
     seen = []
 
     def look(task, settings, watch):

@@ -11,7 +11,15 @@ def table(n=600, seed=0):
     """Two classes, each text with two of its class's 400 words and seven of anybody's: the more texts, the more words are known."""
     rng = np.random.default_rng(seed)
     labels = np.array(["a", "b"])[np.arange(n) % 2]
-    texts = [" ".join([*(f"{label}{i}" for i in rng.integers(0, 400, 2)), *(f"x{i}" for i in rng.integers(0, 300, 7))]) for label in labels]
+    texts = [
+        " ".join(
+            [
+                *(f"{label}{i}" for i in rng.integers(0, 400, 2)),
+                *(f"x{i}" for i in rng.integers(0, 300, 7)),
+            ]
+        )
+        for label in labels
+    ]
     return pd.DataFrame({"text": texts, "label": labels, "group": np.arange(n)})
 
 
@@ -19,7 +27,9 @@ def table(n=600, seed=0):
 def test_a_power_law_is_found_again(law):
     sizes = np.geomspace(100, 10_000, 6)
     found = learning_curve.power_law(sizes, learning_curve.at(law, sizes))
-    assert learning_curve.at(found, 20_000) == pytest.approx(learning_curve.at(law, 20_000), abs=1e-4)
+    assert learning_curve.at(found, 20_000) == pytest.approx(
+        learning_curve.at(law, 20_000), abs=1e-4
+    )
     assert found == pytest.approx(law, rel=0.05)
 
 
@@ -38,29 +48,56 @@ def test_the_curve_is_the_baselines_score_on_rows_that_no_size_learns_from():
     assert found.table.index.tolist() == [30, 76, 190, 480]
     assert found.n_held_out == len(scored) == found.doubled.n == 120
     model = baseline.fit_baseline(train["text"].tolist(), train["label"].tolist())
-    y_true, y_pred = ((values == "b").astype(int) for values in (scored["label"].to_numpy(), model.predict(scored["text"].tolist())))
-    assert found.table["macro_f1"].iloc[-1] == pytest.approx(macro_f1(y_true, y_pred), abs=0.01)  # the order of the rows is another
-    assert (found.table["low"] < found.table["macro_f1"]).all() and (found.table["macro_f1"] < found.table["high"]).all()
+    y_true, y_pred = (
+        (values == "b").astype(int)
+        for values in (scored["label"].to_numpy(), model.predict(scored["text"].tolist()))
+    )
+    assert found.table["macro_f1"].iloc[-1] == pytest.approx(
+        macro_f1(y_true, y_pred), abs=0.01
+    )  # the order of the rows is another
+    assert (found.table["low"] < found.table["macro_f1"]).all() and (
+        found.table["macro_f1"] < found.table["high"]
+    ).all()
     assert found.table["macro_f1"].iloc[-1] - found.table["macro_f1"].iloc[0] > 0.1
 
 
 def test_what_twice_the_texts_would_add_is_read_off_the_law_and_what_the_forecast_missed_is_told():
     found = learning_curve.learning_curve(table(), n_sizes=5, draws=2, progress=False)
     law, largest = (found.ceiling, found.scale, found.exponent), found.table.index[-1]
-    assert law == pytest.approx(learning_curve.power_law(found.table.index.to_numpy(), found.table["macro_f1"].to_numpy()))
-    assert found.doubled.value == pytest.approx(learning_curve.at(law, 2 * largest) - learning_curve.at(law, largest))
+    assert law == pytest.approx(
+        learning_curve.power_law(found.table.index.to_numpy(), found.table["macro_f1"].to_numpy())
+    )
+    assert found.doubled.value == pytest.approx(
+        learning_curve.at(law, 2 * largest) - learning_curve.at(law, largest)
+    )
     assert found.doubled.low <= found.doubled.value <= found.doubled.high and found.doubled.low >= 0
-    before = learning_curve.power_law(found.table.index[:-1].to_numpy(), found.table["macro_f1"].to_numpy()[:-1])
-    assert found.missed == pytest.approx(found.table["macro_f1"].iloc[-1] - learning_curve.at(before, largest))
+    before = learning_curve.power_law(
+        found.table.index[:-1].to_numpy(), found.table["macro_f1"].to_numpy()[:-1]
+    )
+    assert found.missed == pytest.approx(
+        found.table["macro_f1"].iloc[-1] - learning_curve.at(before, largest)
+    )
 
 
 def test_the_smallest_size_holds_every_class_in_its_share(monkeypatch):
-    rows = table(1000).assign(label=lambda t: np.where(np.arange(1000) % 20 == 0, "rare", t["label"]))
+    rows = table(1000).assign(
+        label=lambda t: np.where(np.arange(1000) % 20 == 0, "rare", t["label"])
+    )
     seen = []
     fit = baseline.fit_baseline
-    monkeypatch.setattr(learning_curve, "fit_baseline", lambda texts, labels, **options: seen.append(pd.Series(labels)) or fit(texts, labels, **options))
+    monkeypatch.setattr(
+        learning_curve,
+        "fit_baseline",
+        lambda texts, labels, **options: (
+            seen.append(pd.Series(labels)) or fit(texts, labels, **options)
+        ),
+    )
     learning_curve.learning_curve(rows, n_sizes=4, draws=2, progress=False)
-    assert [len(labels) for labels in seen[:4]] == [len(labels) for labels in seen[4:]] == [50, 126, 317, 800]
+    assert (
+        [len(labels) for labels in seen[:4]]
+        == [len(labels) for labels in seen[4:]]
+        == [50, 126, 317, 800]
+    )
     assert all(abs((labels == "rare").mean() - 0.05) < 0.02 for labels in seen)
     assert not seen[0].equals(seen[4])
 
