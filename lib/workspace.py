@@ -1,19 +1,16 @@
-"""Where files live, how they are written whole or not at all, and fingerprints of data, code and machine."""
+"""Where files live, and how they are written: whole or not at all."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import platform
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,22 +22,6 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NOTEBOOKS = REPOSITORY / "notebooks"
-VERSIONED = (  # the packages whose versions a result depends on
-    *(
-        "torch",
-        "transformers",
-        "datasets",
-        "accelerate",
-        "scikit-learn",
-        "numpy",
-        "pandas",
-        "scipy",
-        "pyarrow",
-        "cleanlab",
-        "peft",
-    ),
-    *("textdescriptives", "fg-data-profiling", "ftfy", "papermill", "matplotlib"),
-)
 PROCESSED, REVIEW, MODELS, REPORTS = (
     "data/processed/{dataset}/{run}",
     "data/review/{dataset}",
@@ -279,197 +260,3 @@ def write_json(value: Any, path: Path) -> None:
 def read_json(path: Path) -> Any:
     """Read JSON."""
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def table_fingerprint(table: pd.DataFrame) -> str:
-    """Return a SHA-256 over column names, values and row order."""
-    import pandas as pd
-
-    digest = hashlib.sha256("\x1f".join(table.columns).encode())
-    digest.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
-    return digest.hexdigest()
-
-
-def text_fingerprint(text: str) -> str:
-    """Return the first 16 hex digits of a text's SHA-256: what a review decision is matched by."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def path_fingerprint(path: Path) -> str | None:
-    """Return a SHA-256 over a file, or over all files of a folder with their names; None where there is nothing."""
-    if path.is_dir():
-        parts = [
-            (str(file.relative_to(path)), path_fingerprint(file))
-            for file in sorted(path.rglob("*"))
-            if file.is_file()
-        ]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-    if not path.exists():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def code_fingerprint() -> str:
-    """Return a SHA-256 over the source of `lib`."""
-    files = sorted(
-        file
-        for file in (REPOSITORY / "lib").rglob("*")
-        if file.is_file() and "__pycache__" not in file.parts
-    )
-    return hashlib.sha256(
-        "".join(
-            f"{file.relative_to(REPOSITORY)}{path_fingerprint(file)}" for file in files
-        ).encode()
-    ).hexdigest()
-
-
-def machine_facts() -> dict[str, Any]:
-    """Return what a result may depend on: system, processor, cores, memory, Python and package versions, commit."""
-    import psutil
-
-    return {
-        "system": platform.platform(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "python": platform.python_version(),
-        "versions": {name: package_version(name) for name in VERSIONED},
-        "commit": commit(),
-    }
-
-
-def package_version(name: str) -> str | None:
-    """Return the installed version of a package, None where it is not installed."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def commit() -> str | None:
-    """Return the repository's commit, with "+changes" where files differ from it; None outside git."""
-    git = ["git", "-C", str(REPOSITORY)]
-    try:
-        head = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=30
-        ).stdout.strip()
-        changed = subprocess.run(
-            [*git, "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=30
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return head + ("+changes" if changed else "")
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-@dataclass(frozen=True)
-class Step:
-    """One notebook of the workbook and what its result depends on.
-
-    Attributes
-    ----------
-    notebook : file name without its ending
-    settings : sections of Config that it uses, or dotted keys (`seed` always counts)
-    reads : names in FILES; "source" is the table that the run is about
-    """
-
-    notebook: str
-    question: str
-    settings: tuple[str, ...]
-    reads: tuple[str, ...]
-
-    @property
-    def number(self) -> str:
-        """Return the two digits that the notebook's name begins with."""
-        return self.notebook[:2]
-
-    @property
-    def writes(self) -> tuple[str, ...]:
-        """Return the names in FILES that this notebook writes."""
-        return tuple(name for name, (_, writer) in FILES.items() if writer == self.notebook)
-
-
-STEPS = (
-    Step(
-        "01_profile_data",
-        "What is in this data?",
-        ("data", "profiling", "split", "training.backbone", "training.max_length"),
-        ("source",),
-    ),
-    Step(
-        "02_clean_and_split",
-        "What must go, and does anything leak?",
-        ("data", "cleaning", "split", "evaluation.confidence"),
-        ("source",),
-    ),
-    Step(
-        "03_review_labels",
-        "Which labels are wrong?",
-        ("labels",),
-        ("clean.parquet", "decisions.csv", "review_queue.csv"),
-    ),
-    Step(
-        "04_train_model",
-        "What does the transformer add to a baseline?",
-        (
-            "training",
-            "ledger",
-            "augmentation",
-            "evaluation.n_resamples",
-            "evaluation.confidence",
-            "split.near_duplicate_threshold",
-            "split.shingle_words",
-        ),
-        ("train.parquet", "val.parquet", "clean.parquet"),
-    ),
-    Step(
-        "05_search_and_cross_validate",
-        "Which settings, and how sure are the scores?",
-        ("search", "cross_validation", "training", "evaluation.confidence"),
-        ("train.parquet",),
-    ),
-    Step(
-        "06_build_ensemble",
-        "Are several models worth their cost?",
-        (
-            "ensemble",
-            "cross_validation",
-            "search.cross_validate",
-            "training",
-            "evaluation.n_resamples",
-            "evaluation.confidence",
-        ),
-        (
-            "train.parquet",
-            "val.parquet",
-            "oof_probs.parquet",
-            "best_settings.yaml",
-            "baseline",
-            "transformer",
-        ),
-    ),
-    Step(
-        "07_evaluate_and_analyse_errors",
-        "How good is it, and where does it fail?",
-        ("evaluation", "training", "cross_validation", "search.cross_validate"),
-        (
-            "test.parquet",
-            "seal.json",
-            "baseline",
-            "transformer",
-            "members",
-            "ensemble.json",
-            "best_settings.yaml",
-        ),
-    ),
-)

@@ -15,7 +15,8 @@ from lib import workspace
 from lib.config import Config, profile_names
 from lib.delivery.runner import check_parameters, notebook_parameters
 from lib.errors import WorkbookError
-from lib.workspace import FILES, STEPS
+from lib.steps import STEPS
+from lib.workspace import FILES
 
 PATHS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 EVERY_NOTEBOOK = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)

@@ -12,10 +12,11 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from lib import workspace
+from lib import provenance, workspace
 from lib.config import Config, setting_keys
 from lib.errors import WorkbookError
-from lib.workspace import FILES, STEPS, Workspace, atomic_path
+from lib.steps import STEPS
+from lib.workspace import FILES, Workspace, atomic_path
 
 NOBODY = 65534
 
@@ -332,13 +333,13 @@ TABLE = pd.DataFrame({"text": ["a", "b", None], "label": ["x", "y", "y"], "n": [
 
 
 def test_a_tables_fingerprint_depends_on_its_values_alone(tmp_path):
-    assert workspace.table_fingerprint(TABLE.set_axis([5, 6, 7])) == workspace.table_fingerprint(
+    assert provenance.table_fingerprint(TABLE.set_axis([5, 6, 7])) == provenance.table_fingerprint(
         TABLE
     )
     workspace.write_table(TABLE, tmp_path / "t.parquet")
-    assert workspace.table_fingerprint(
+    assert provenance.table_fingerprint(
         workspace.read_table(tmp_path / "t.parquet")
-    ) == workspace.table_fingerprint(TABLE)
+    ) == provenance.table_fingerprint(TABLE)
 
 
 @pytest.mark.parametrize(
@@ -369,7 +370,7 @@ def test_a_tables_fingerprint_depends_on_its_values_alone(tmp_path):
     ],
 )
 def test_a_tables_fingerprint_sees_every_change(other):
-    assert workspace.table_fingerprint(other) != workspace.table_fingerprint(TABLE)
+    assert provenance.table_fingerprint(other) != provenance.table_fingerprint(TABLE)
 
 
 def test_a_tables_fingerprint_is_the_same_in_another_process():
@@ -382,33 +383,33 @@ def test_a_tables_fingerprint_is_the_same_in_another_process():
         cwd=workspace.REPOSITORY,
         env={**os.environ, "PYTHONHASHSEED": "7"},
     )
-    assert told.stdout.strip() == workspace.table_fingerprint(
+    assert told.stdout.strip() == provenance.table_fingerprint(
         pd.DataFrame({"text": ["a", None], "n": [1, 2]})
     )
 
 
 def test_a_texts_fingerprint_is_the_start_of_its_sha256():
-    assert workspace.text_fingerprint("abc") == "ba7816bf8f01cfea"
-    assert workspace.text_fingerprint("") == "e3b0c44298fc1c14"
-    assert workspace.text_fingerprint("abc ") != workspace.text_fingerprint("abc")
-    assert len(workspace.text_fingerprint("\ud800")) == 16
+    assert provenance.text_fingerprint("abc") == "ba7816bf8f01cfea"
+    assert provenance.text_fingerprint("") == "e3b0c44298fc1c14"
+    assert provenance.text_fingerprint("abc ") != provenance.text_fingerprint("abc")
+    assert len(provenance.text_fingerprint("\ud800")) == 16
 
 
 def test_a_files_fingerprint_is_its_sha256(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert (
-        workspace.path_fingerprint(tmp_path / "a")
+        provenance.path_fingerprint(tmp_path / "a")
         == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     )
-    assert workspace.path_fingerprint(tmp_path / "none") is None
+    assert provenance.path_fingerprint(tmp_path / "none") is None
 
 
 def test_a_folders_fingerprint_sees_content_names_and_places(tmp_path):
     write_folder(tmp_path / "f", a="1", b="2")
     (tmp_path / "f" / "sub").mkdir()
-    seen = [workspace.path_fingerprint(tmp_path / "f")]
+    seen = [provenance.path_fingerprint(tmp_path / "f")]
     os.utime(tmp_path / "f" / "a", (1, 1))
-    assert workspace.path_fingerprint(tmp_path / "f") == seen[0]
+    assert provenance.path_fingerprint(tmp_path / "f") == seen[0]
     for change in (
         lambda f: (f / "a").write_text("3", encoding="utf-8"),
         lambda f: (f / "a").rename(f / "c"),
@@ -416,7 +417,7 @@ def test_a_folders_fingerprint_sees_content_names_and_places(tmp_path):
         lambda f: (f / "b").unlink(),
     ):
         change(tmp_path / "f")
-        seen.append(workspace.path_fingerprint(tmp_path / "f"))
+        seen.append(provenance.path_fingerprint(tmp_path / "f"))
     assert len(set(seen)) == 5
 
 
@@ -424,12 +425,12 @@ def test_the_codes_fingerprint_sees_lib_and_nothing_else(tmp_path, monkeypatch):
     monkeypatch.setattr(workspace, "REPOSITORY", tmp_path)
     (tmp_path / "lib" / "__pycache__").mkdir(parents=True)
     (tmp_path / "lib" / "a.py").write_text("x = 1\n", encoding="utf-8")
-    before = workspace.code_fingerprint()
+    before = provenance.code_fingerprint()
     (tmp_path / "lib" / "__pycache__" / "a.pyc").write_bytes(b"compiled")
     (tmp_path / "notes.md").write_text("changed", encoding="utf-8")
-    assert workspace.code_fingerprint() == before
+    assert provenance.code_fingerprint() == before
     (tmp_path / "lib" / "a.py").write_text("x = 2\n", encoding="utf-8")
-    assert workspace.code_fingerprint() != before
+    assert provenance.code_fingerprint() != before
 
 
 def git(folder, *words):
@@ -442,32 +443,32 @@ def git(folder, *words):
 def test_the_commit_is_the_heads_and_marked_where_files_differ(tmp_path, monkeypatch):
     monkeypatch.setattr(workspace, "REPOSITORY", tmp_path)
     git(tmp_path, "init")
-    assert workspace.commit() is None
+    assert provenance.commit() is None
     (tmp_path / "a").write_text("1", encoding="utf-8")
     git(tmp_path, "add", "a")
     git(tmp_path, "commit", "-m", "first")
     head = git(tmp_path, "rev-parse", "HEAD")
-    assert workspace.commit() == head
+    assert provenance.commit() == head
     (tmp_path / "a").write_text("2", encoding="utf-8")
-    assert workspace.commit() == f"{head}+changes"
+    assert provenance.commit() == f"{head}+changes"
 
 
 def test_without_git_there_is_no_commit(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert workspace.commit() is None
+    assert provenance.commit() is None
 
 
 def test_machine_facts_are_those_of_this_machine_and_fit_json():
-    facts = workspace.machine_facts()
+    facts = provenance.machine_facts()
     assert facts["cores"] == os.cpu_count()
     assert facts["versions"]["pandas"] == pd.__version__
     assert facts["versions"]["numpy"] == np.__version__
-    assert set(facts["versions"]) == set(workspace.VERSIONED)
+    assert set(facts["versions"]) == set(provenance.VERSIONED)
     assert json.loads(json.dumps(facts)) == facts
 
 
 def test_a_package_that_is_not_installed_has_no_version():
-    assert workspace.package_version("no-such-package-at-all") is None
+    assert provenance.package_version("no-such-package-at-all") is None
 
 
 def test_a_step_knows_its_number_and_what_it_writes():

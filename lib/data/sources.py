@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lib import provenance
 from lib import workspace
 from lib.config import Config, closest
 from lib.data import docstrings
@@ -101,7 +102,7 @@ def raw_path(config: Config) -> Path:
     data = config.data
     name = workspace.dataset_name(data.source)
     if data.source != "docstrings":
-        content = data.source if data.source.startswith("hub:") else workspace.path_fingerprint(existing(Path(data.source)))
+        content = data.source if data.source.startswith("hub:") else provenance.path_fingerprint(existing(Path(data.source)))
         extra = [column for column in (data.split_column, data.time_column) if column]
         reading = json.dumps([content, data.text_column, data.label_column, data.encoding, *extra])
         name += "-" + hashlib.sha256(reading.encode()).hexdigest()[:8]
@@ -120,7 +121,7 @@ def raw_table(config: Config, *, progress: bool = True) -> pd.DataFrame:
         columns = {name: getattr(data, name) for name in ("text_column", "label_column", "split_column", "time_column")}
         table = load_table(data.source, **columns, encoding=data.encoding, progress=progress)
         check_labels(table, config)
-        facts: dict[str, Any] = {"source": data.source, "rows": len(table), "fingerprint": workspace.table_fingerprint(table)}
+        facts: dict[str, Any] = {"source": data.source, "rows": len(table), "fingerprint": provenance.table_fingerprint(table)}
         if data.source == "docstrings":
             facts["packages"] = docstrings.package_versions()
         workspace.write_table(table, path, facts=facts)
@@ -246,7 +247,7 @@ def _read_raw(path: Path) -> pd.DataFrame:
         table, facts = workspace.read_table(path), workspace.read_facts(path)
     except (OSError, ValueError) as error:
         raise WorkbookError(f"{path} is damaged ({error}); delete it, and it is imported again") from None
-    if workspace.table_fingerprint(table) != facts.get("fingerprint"):
+    if provenance.table_fingerprint(table) != facts.get("fingerprint"):
         raise WorkbookError(f"{path} was changed since it was imported; delete it, and it is imported again")
     return table
 

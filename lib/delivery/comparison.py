@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lib import workspace
+from lib import provenance, workspace
 from lib.config import closest
 from lib.errors import WorkbookError
 from lib.evaluation import sealed, significance
@@ -106,7 +106,7 @@ def evaluated_run(run: str) -> Evaluated:
             f"run {run!r} is not finished: {notebook} is {done.get('state', 'not run')}; `workbook run --run {run}` goes on with it"
         )
     for name in EVALUATED:
-        if done["writes"][name] != workspace.path_fingerprint(ws.existing(name)):
+        if done["writes"][name] != provenance.path_fingerprint(ws.existing(name)):
             raise WorkbookError(
                 f"{ws.path(name)} is not what {notebook} wrote: `workbook run --run {run} --from {notebook[:2]}` evaluates again"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import urllib.request
 
-from lib import workspace
+from lib import provenance, workspace
 from lib.config import TrainingConfig
 from lib.errors import WorkbookError
 from lib.training import backbones, finetune
@@ -13,7 +13,7 @@ from lib.training import backbones, finetune
 
 def report(*, timeout_seconds: float = 5.0) -> dict[str, str]:
     """Return one line a fact, ready to print."""
-    facts = workspace.machine_facts()
+    facts = provenance.machine_facts()
     return {
         "Python": facts["python"],
         "system": f"{facts['system']}, {facts['processor']}",

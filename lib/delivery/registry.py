@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from lib import workspace
+from lib import provenance, workspace
 from lib.config import closest
 from lib.delivery import comparison
 from lib.delivery.comparison import Evaluated
@@ -134,7 +134,7 @@ def register(run: str, *, uri: str = "") -> tuple[Version, bool]:
     """
     found = comparison.evaluated_run(run)
     uri, folder = _uri_of(found, uri), found.ws.existing(MODEL)
-    if workspace.path_fingerprint(folder) != found.metrics["fingerprints"][MODEL]:
+    if provenance.path_fingerprint(folder) != found.metrics["fingerprints"][MODEL]:
         raise WorkbookError(
             f"{folder} is not the model that was evaluated: `workbook run --run {run}` evaluates it"
         )
@@ -250,7 +250,7 @@ def models(*, uri: str = "") -> pd.DataFrame:
 def _tags(found: Evaluated) -> dict[str, str]:
     record, settings, ws = found.record, found.trained_with, found.ws
     parts = [
-        workspace.table_fingerprint(
+        provenance.table_fingerprint(
             workspace.read_table(ws.existing(f"{part}.parquet"))[["text", "label"]]
         )
         for part in ("train", "val")
@@ -265,7 +265,7 @@ def _tags(found: Evaluated) -> dict[str, str]:
         "recipe": _digest(
             {key: value for key, value in settings.items() if key.startswith(sections)}
         ),
-        "backbone": workspace.path_fingerprint(backbone) or str(backbone),
+        "backbone": provenance.path_fingerprint(backbone) or str(backbone),
         "seed": str(settings["seed"]),
         "model": found.metrics["fingerprints"][MODEL],
         "measured": found.model_id,

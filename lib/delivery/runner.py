@@ -20,13 +20,14 @@ from typing import Any
 import nbformat
 from tqdm import tqdm
 
-from lib import workspace
+from lib import provenance, workspace
 from lib.config import Config, closest
 from lib.data import sources
 from lib.delivery import recording, site
 from lib.errors import WorkbookError
+from lib.steps import STEPS, Step
 from lib.training import backbones, engine, tracking
-from lib.workspace import FILES, STEPS, Step, Workspace
+from lib.workspace import FILES, Workspace
 
 NEEDED_DISK_BYTES = 1e9  # a run on 20,000 texts writes some 300 MB, most of it the model
 LAST_ANSWER = 0.5  # seconds that a kernel has to finish its last answer before it is ended
@@ -180,14 +181,14 @@ def step_key(step: Step, config: Config, ws: Workspace) -> str:
     backbone = Path(config.training.backbone)  # a local one may change under the same name
     parts = {
         "source": [(cell.cell_type, cell.source) for cell in document.cells],
-        "code": workspace.code_fingerprint(),
+        "code": provenance.code_fingerprint(*_imports(document)),
         "settings": step_settings(step, config),
         "reads": {
-            name: workspace.path_fingerprint(_read_path(name, config, ws))
+            name: provenance.path_fingerprint(_read_path(name, config, ws))
             for name in step.reads
             if name not in step.writes
         },
-        "backbone": workspace.path_fingerprint(backbone)
+        "backbone": provenance.path_fingerprint(backbone)
         if _uses_backbone(step) and backbone.is_dir()
         else None,
     }
@@ -224,6 +225,12 @@ def step_settings(step: Step, config: Config) -> dict[str, Any]:
         for key, value in config.flat().items()
         if key in used or key.split(".")[0] in used
     }
+
+
+def _imports(document: nbformat.NotebookNode) -> list[str]:
+    """Return the modules that a notebook's code imports, as dotted names."""
+    code = [cell.source for cell in document.cells if cell.cell_type == "code"]
+    return provenance.imports_of("\n".join(code))
 
 
 def _uses_backbone(step: Step) -> bool:
@@ -273,7 +280,7 @@ def _is_done(step: Step, config: Config, ws: Workspace, record: dict[str, Any]) 
     ):
         return False
     return done["writes"] == {
-        name: workspace.path_fingerprint(ws.path(name)) for name in step.writes
+        name: provenance.path_fingerprint(ws.path(name)) for name in step.writes
     }
 
 
@@ -312,7 +319,7 @@ def _execute(
         "settings": step_settings(step, config),
         "started": record["steps"][step.notebook]["started"],
         "seconds": round(time.perf_counter() - started, 1),
-        "writes": {name: workspace.path_fingerprint(ws.path(name)) for name in step.writes},
+        "writes": {name: provenance.path_fingerprint(ws.path(name)) for name in step.writes},
     }
     _save_record(ws, record)
     site.write_index(ws, record)
@@ -437,7 +444,7 @@ def _opened_record(
             "classes": int(table["label"].nunique()),
             "packages": facts.get("packages"),
         },
-        "machine": workspace.machine_facts(),
+        "machine": provenance.machine_facts(),
         "steps": steps,
         "finished": None,
     }

@@ -11,9 +11,10 @@ from urllib.parse import quote
 import nbformat
 from jinja2 import Environment, FileSystemLoader
 
-from lib import workspace
+from lib import steps, workspace
 from lib.evaluation import sealed
-from lib.workspace import STEPS, Workspace
+from lib.steps import STEPS
+from lib.workspace import Workspace
 
 TEMPLATES = Path(__file__).parent / "templates"
 LINKED = {
@@ -127,7 +128,7 @@ def _contents(document: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _index_row(step: workspace.Step, done: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _index_row(step: steps.Step, done: dict[str, Any], folder: Path) -> dict[str, Any]:
     page = f"{step.notebook}.html"
     return {
         "notebook": step.notebook,

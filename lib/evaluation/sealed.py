@@ -9,14 +9,14 @@ from typing import Any
 
 import pandas as pd
 
-from lib import workspace
+from lib import provenance, workspace
 from lib.errors import WorkbookError
 from lib.workspace import Workspace
 
 
 def seal(ws: Workspace) -> str:
     """Record the hash of the test set as it stands; return it."""
-    digest = workspace.table_fingerprint(workspace.read_table(ws.existing("test.parquet")))
+    digest = provenance.table_fingerprint(workspace.read_table(ws.existing("test.parquet")))
     workspace.write_json({"sha256": digest}, ws.path("seal.json"))
     return digest
 
@@ -37,7 +37,7 @@ def open_test(ws: Workspace, *, model: str, why: str) -> pd.DataFrame:
         workspace.read_table(ws.existing("test.parquet")),
         workspace.read_json(ws.existing("seal.json"))["sha256"],
     )
-    if workspace.table_fingerprint(test) != sealed:
+    if provenance.table_fingerprint(test) != sealed:
         raise WorkbookError(
             f"{ws.path('test.parquet')} is not the test set that was sealed: run 03_review_labels again"
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lib import workspace
+from lib import provenance, workspace
 from lib.config import Config, TrainingConfig
 from lib.training import finetune
 from lib.workspace import Workspace
@@ -102,15 +102,15 @@ def predict(
 def _key(
     train: pd.DataFrame, stop: pd.DataFrame, config: Config, *, scored: pd.DataFrame | None = None
 ) -> str:
-    tables = [workspace.table_fingerprint(finetune.learnable(table)) for table in (train, stop)]
-    tables += [workspace.table_fingerprint(scored[["text"]])] if scored is not None else []
+    tables = [provenance.table_fingerprint(finetune.learnable(table)) for table in (train, stop)]
+    tables += [provenance.table_fingerprint(scored[["text"]])] if scored is not None else []
     return hashlib.sha256(
         json.dumps(
             [
                 *tables,
                 config.training.model_dump(mode="json"),
                 config.seed,
-                workspace.code_fingerprint(),
+                provenance.code_fingerprint(__name__),
             ]
         ).encode()
     ).hexdigest()

@@ -23,7 +23,7 @@ from joblib.externals.loky.backend.context import get_context
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from lib import workspace
+from lib import provenance, workspace
 from lib.config import ComputeConfig, Config
 from lib.errors import WorkbookError
 from lib.workspace import Workspace
@@ -253,7 +253,7 @@ def _call(
 
 
 def _keep(table: pd.DataFrame, ws: Workspace) -> Path:
-    path = ws.folder(workspace.MODELS) / "tables" / f"{workspace.table_fingerprint(table)}.parquet"
+    path = ws.folder(workspace.MODELS) / "tables" / f"{provenance.table_fingerprint(table)}.parquet"
     if not path.exists():
         workspace.write_table(table, path)
     return path
@@ -266,6 +266,6 @@ def _table(path: str) -> pd.DataFrame:
             f"{path} is not seen from {os.uname().nodename}: WORKBOOK_HOME must be on a disk that all nodes of the cluster share"
         )
     table = workspace.read_table(Path(path))
-    if workspace.table_fingerprint(table) != Path(path).stem:
+    if provenance.table_fingerprint(table) != Path(path).stem:
         raise WorkbookError(f"{path} does not hold the rows of its name: delete it and run again")
     return table

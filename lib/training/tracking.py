@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from lib import workspace
+from lib import provenance, workspace
 from lib.config import Config
 from lib.data import sources
 from lib.errors import WorkbookError
@@ -243,7 +243,7 @@ def _of_training(
 ) -> Opening:
     of_run, series, *deeper = [*ws.run.split("/"), ""]
     tables = {
-        f"data.{part}": workspace.table_fingerprint(table[["text", "label"]])
+        f"data.{part}": provenance.table_fingerprint(table[["text", "label"]])
         for part, table in (("train", train), ("val", val))
     }
     settings = {
@@ -257,7 +257,14 @@ def _of_training(
         if part
     )
     key = _digest(
-        [ws.dataset, ws.run, name, *tables.values(), settings, workspace.code_fingerprint()]
+        [
+            ws.dataset,
+            ws.run,
+            name,
+            *tables.values(),
+            settings,
+            provenance.code_fingerprint("lib.training.finetune"),
+        ]
     )
     whole = Workspace(dataset=ws.dataset, run=of_run)
     # a trial's settings are its own: where nobody has opened the workbook run yet, nothing is known of that one's
@@ -281,7 +288,7 @@ def reason(error: Exception) -> str:
 
 @lru_cache(maxsize=1)
 def _machine() -> dict[str, Any]:
-    facts = workspace.machine_facts()
+    facts = provenance.machine_facts()
     versions = {
         f"version.{name}": version for name, version in facts.pop("versions").items() if version
     }

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from lib import workspace
+from lib import steps, workspace
 from lib.config import Config
 from lib.data import cleaning, duplicates, sources, splits
 from lib.delivery.cli import main
@@ -174,7 +174,7 @@ def test_odd_texts_run_through_and_are_shown_whole_and_escaped(odd_home):
     ]
     queue = (odd_home / "reports/bad/review_queue.csv").read_text(encoding="utf-8-sig")
     assert all(text in queue for text in SHOWN.values())
-    for step in workspace.STEPS[:3]:
+    for step in steps.STEPS[:3]:
         html = (odd_home / f"reports/bad/{step.notebook}.html").read_text(encoding="utf-8")
         assert (
             "<img src=x" not in html

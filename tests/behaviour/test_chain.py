@@ -16,7 +16,7 @@ from conftest import NEWSGROUPS, REPOSITORY, workbook
 from test_notebooks import assert_same_results
 
 from lib import workspace
-from lib.workspace import STEPS
+from lib.steps import STEPS
 
 
 def pages(home, run="smoke"):

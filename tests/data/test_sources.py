@@ -9,6 +9,7 @@ import huggingface_hub.constants
 import pandas as pd
 import pytest
 
+from lib import provenance
 from lib import workspace
 from lib.config import Config
 from lib.data import sources
@@ -562,7 +563,7 @@ def test_a_table_is_imported_once(write, home, monkeypatch):
 def test_the_raw_file_tells_where_it_comes_from(write, home):
     config = settings(write("t.csv", as_csv(many(40))))
     table = raw_table(config)
-    assert workspace.read_facts(raw_path(config)) == {"source": config.data.source, "rows": 40, "fingerprint": workspace.table_fingerprint(table)}
+    assert workspace.read_facts(raw_path(config)) == {"source": config.data.source, "rows": 40, "fingerprint": provenance.table_fingerprint(table)}
 
 
 def test_another_content_gets_another_raw_file_and_the_old_one_stays(write, home):

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from lib import workspace
+from lib import provenance, workspace
 from lib.config import Config
 from lib.evaluation import sealed
 from lib.evaluation.significance import metric_intervals
@@ -74,7 +74,7 @@ def finished_run(
         )
     sealed.seal(ws)
     workspace.write_json({"weights of": name, **settings}, ws.path("transformer") / "config.json")
-    transformer_id = workspace.path_fingerprint(ws.path("transformer"))
+    transformer_id = provenance.path_fingerprint(ws.path("transformer"))
     sealed.open_test(
         ws, model=f"all models of {transformer_id}", why="final evaluation, notebook 07"
     )
@@ -97,7 +97,7 @@ def finished_run(
         pd.DataFrame({"row_id": rows["row_id"], **columns}), ws.path("test_probs.parquet")
     )
     writes = {
-        file: workspace.path_fingerprint(ws.path(file))
+        file: provenance.path_fingerprint(ws.path(file))
         for file in ("metrics.json", "test_probs.parquet")
     }
     record = {

@@ -4,7 +4,7 @@ import pytest
 from click.testing import CliRunner
 from finished_runs import CLASSES, NOTEBOOK, answers, finished_run, sealed_rows
 
-from lib import workspace
+from lib import provenance, workspace
 from lib.delivery import comparison
 from lib.delivery.cli import main
 from lib.errors import WorkbookError
@@ -178,7 +178,7 @@ def test_predictions_of_other_rows_are_refused():
 
 def test_a_run_is_known_by_the_model_that_it_evaluated_itself(two):
     ws = comparison.evaluated_run("one").ws
-    own = f"all models of {workspace.path_fingerprint(ws.path('transformer'))}"
+    own = f"all models of {provenance.path_fingerprint(ws.path('transformer'))}"
     sealed.open_test(ws, model="another", why="comparison of others")
     comparison.compare("one", "two")
     assert (

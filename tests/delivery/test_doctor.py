@@ -5,7 +5,7 @@ from importlib import metadata
 
 import pytest
 
-from lib import workspace
+from lib import provenance, workspace
 from lib.delivery import doctor
 from lib.training import backbones
 
@@ -64,7 +64,7 @@ def test_the_report_has_a_line_for_every_fact(encoder, tmp_path):
         "hub",
         "commit",
     ]
-    assert list(found) == [*facts, *workspace.VERSIONED]
+    assert list(found) == [*facts, *provenance.VERSIONED]
     assert found["Python"] == platform.python_version()
     assert found["free disk"].endswith(f" GiB in {tmp_path / 'not' / 'there' / 'yet'}")
     assert found["precision"].endswith(" (weights float32)")

@@ -5,7 +5,7 @@ import pytest
 from click.testing import CliRunner
 from finished_runs import CLASSES, answers, finished_run, sealed_rows
 
-from lib import workspace
+from lib import provenance, workspace
 from lib.config import Config
 from lib.delivery import recording, registry
 from lib.delivery.cli import main
@@ -86,7 +86,7 @@ def test_a_version_says_what_it_was_made_from(home):
         "c" * 40,
         "1.0.0",
     )
-    assert tags["model"] == workspace.path_fingerprint(ws.path("transformer"))
+    assert tags["model"] == provenance.path_fingerprint(ws.path("transformer"))
     accuracy = workspace.read_json(ws.path("metrics.json"))["models"]["transformer"]["intervals"][
         "accuracy"
     ]
@@ -98,7 +98,7 @@ def test_a_version_says_what_it_was_made_from(home):
         and client.get_run(version.run_id).info.run_name == "one"
     )
     loaded = client.download_artifacts(version.run_id, f"{FIRST}/model", str(home))
-    assert workspace.path_fingerprint(home / loaded) == tags["model"]
+    assert provenance.path_fingerprint(home / loaded) == tags["model"]
 
 
 def test_versions_follow_what_was_changed(home):

@@ -13,12 +13,13 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from lib import workspace
+from lib import provenance, workspace
 from lib.config import Config
 from lib.delivery import runner
 from lib.delivery.cli import main
 from lib.errors import WorkbookError
-from lib.workspace import STEPS, Step, Workspace
+from lib.steps import STEPS, Step
+from lib.workspace import Workspace
 
 GOOD = "text,label\n" + "".join(
     f"the {kind} text number {i} speaks of {kind} things,{kind}\n"
@@ -309,7 +310,7 @@ def test_a_step_is_stale_when_what_it_depends_on_changes_and_only_then(tmp_path,
     assert changed({"seed": 1}) == [step.number for step in STEPS]
     workspace.write_table(pd.DataFrame({"text": ["a"]}), Workspace("good", "r").path("val.parquet"))
     assert changed() == ["04", "06"]
-    monkeypatch.setattr(workspace, "code_fingerprint", lambda: "other")
+    monkeypatch.setattr(provenance, "code_fingerprint", lambda *_: "other")
     assert changed() == [step.number for step in STEPS]
 
 

@@ -2,7 +2,7 @@
 
 import nbformat
 
-from lib import workspace
+from lib import provenance, workspace
 from lib.delivery import site
 from lib.workspace import Workspace
 
@@ -42,7 +42,7 @@ def test_a_score_that_an_earlier_version_did_not_measure_is_a_dash(tmp_path, mon
         "data": {},
         "overrides": {},
         "settings": {"seed": 1, "training.backbone": "b"},
-        "machine": workspace.machine_facts(),
+        "machine": provenance.machine_facts(),
         "steps": {},
         "finished": None,
     }

@@ -7,7 +7,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from lib import workspace
+from lib import provenance, steps, workspace
 from lib.errors import WorkbookError
 from lib.evaluation import sealed
 from lib.workspace import Workspace
@@ -33,7 +33,7 @@ def sealed_workspace(run, test=TEST):
 def test_the_test_set_is_given_as_it_was_sealed(ws):
     pd.testing.assert_frame_equal(sealed.open_test(ws, model="m1", why="final"), TEST)
     assert workspace.read_json(ws.path("seal.json")) == {
-        "sha256": workspace.table_fingerprint(TEST)
+        "sha256": provenance.table_fingerprint(TEST)
     }
 
 
@@ -152,11 +152,11 @@ def test_nothing_that_trains_or_chooses_models_can_reach_the_test_labels():
         "lib/workspace.py",
         "lib/evaluation/sealed.py",
     }  # the table of files, and the one door
-    assert [step.number for step in workspace.STEPS if "test.parquet" in step.reads] == ["07"]
+    assert [step.number for step in steps.STEPS if "test.parquet" in step.reads] == ["07"]
 
 
 def test_notebooks_that_train_or_choose_models_read_no_label_of_a_test_row():
-    for step in workspace.STEPS:
+    for step in steps.STEPS:
         cells = nbformat.read(workspace.NOTEBOOKS / f"{step.notebook}.ipynb", as_version=4).cells
         code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
         if step.number == "07":

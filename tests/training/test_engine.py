@@ -16,7 +16,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import engine_tasks
 
-from lib import workspace
+from lib import provenance, workspace
 from lib.config import ComputeConfig, Config, CrossValidationConfig, SearchConfig, TrainingConfig
 from lib.errors import WorkbookError
 from lib.training import engine, search
@@ -61,7 +61,7 @@ def test_results_come_in_the_order_of_the_jobs(home, importable, workers):
     assert (os.getpid() in processes) == (workers == 1)
     assert len(processes) == workers
     kept = sorted(path.name for path in RUN.folder(workspace.MODELS).rglob("*.parquet"))
-    assert kept == ([] if workers == 1 else [f"{workspace.table_fingerprint(ROWS)}.parquet"])
+    assert kept == ([] if workers == 1 else [f"{provenance.table_fingerprint(ROWS)}.parquet"])
 
 
 def test_workers_share_the_cores(home, importable):
@@ -308,7 +308,7 @@ def test_a_search_on_ray_comes_to_its_budget_though_a_node_is_killed(home, clust
         "the trial of the lost node was begun twice, no other"
     )
     tables = {
-        f"{workspace.table_fingerprint(table)}.parquet"
+        f"{provenance.table_fingerprint(table)}.parquet"
         for table in (result.task.fit, result.task.stop, result.task.scored)
     }
     assert {path.name for path in (folder / "tables").iterdir()} == tables

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from lib import workspace
+from lib import provenance, workspace
 from lib.config import ComputeConfig, Config, TrackingConfig, TrainingConfig
 from lib.errors import WorkbookError
 from lib.training import cached_training, finetune, recorders, tracking
@@ -108,16 +108,17 @@ def test_a_training_is_recorded_with_settings_steps_data_and_machine(home):
     )
     tags = child.data.tags
     assert (
-        tags["data.train"] == workspace.table_fingerprint(TRAIN) and tags["data.train_rows"] == "60"
+        tags["data.train"] == provenance.table_fingerprint(TRAIN)
+        and tags["data.train_rows"] == "60"
     )
     assert (tags["device"], tags["precision"], tags["kept"]) == ("cpu", "fp32", "best checkpoint")
-    assert tags.get("commit") == workspace.commit() and tags[
+    assert tags.get("commit") == provenance.commit() and tags[
         "version.torch"
-    ] == workspace.package_version("torch")
+    ] == provenance.package_version("torch")
     assert (
         parent.data.tags["machine.cores"]
         == tags["machine.cores"]
-        == str(workspace.machine_facts()["cores"])
+        == str(provenance.machine_facts()["cores"])
     )
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 import yaml
 from tqdm import tqdm
 
-from lib import workspace
+from lib import provenance, workspace
 from lib.config import Config
 from lib.errors import WorkbookError
 from lib.evaluation.calibration import Calibrator
@@ -146,7 +146,7 @@ def fit(tables: Mapping[str, pd.DataFrame], *, name: str, config: Config, ws: Wo
     train, val = tables["train"], tables["val"]
     folder = _folder(name, config, ws)
     if name in baseline.LINEAR:
-        key = f"{workspace.table_fingerprint(train[['text', 'label']])} {config.seed} {workspace.code_fingerprint()}"
+        key = f"{provenance.table_fingerprint(train[['text', 'label']])} {config.seed} {provenance.code_fingerprint(baseline.__name__)}"
         if folder != ws.path("baseline") and not (
             folder.exists() and workspace.read_json(folder / "baseline.json")["key"] == key
         ):
@@ -223,7 +223,7 @@ def predict_all(
 def model_id(ensemble: Ensemble, calibrator: Calibrator, *, config: Config, ws: Workspace) -> str:
     """Return a SHA-256 over the trained members of an ensemble and both models of notebook 04, how members combine and what calibrates them."""
     trained = [
-        workspace.path_fingerprint(_folder(name, config, ws))
+        provenance.path_fingerprint(_folder(name, config, ws))
         for name in dict.fromkeys([*ensemble.members, "TF-IDF", None])
     ]
     numbers = [

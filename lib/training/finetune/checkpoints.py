@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib import workspace
+from lib import provenance, workspace
 from lib.config import Config
 from lib.training.finetune import callbacks, launching, tokenization
 
@@ -26,12 +26,12 @@ WHOLE = (
 
 def key_of(train: pd.DataFrame, val: pd.DataFrame, config: Config) -> str:
     """Return what checkpoints belong to: the data, the settings, the code."""
-    tables = [workspace.table_fingerprint(tokenization.learnable(table)) for table in (train, val)]
+    tables = [provenance.table_fingerprint(tokenization.learnable(table)) for table in (train, val)]
     what = [
         *tables,
         config.training.model_dump(mode="json"),
         config.seed,
-        workspace.code_fingerprint(),
+        provenance.code_fingerprint("lib.training.finetune"),
     ]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 

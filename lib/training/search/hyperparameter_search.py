@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from lib import workspace
+from lib import provenance, workspace
 from lib.config import FIXED_PARTS, Config, TrainingConfig, said
 from lib.data.sources import sample_rows
 from lib.errors import WorkbookError
@@ -254,7 +254,7 @@ def _search(task: Task, objective: Objective, *, desc: str) -> SearchResult:
 
 def _data_facts(task: Task) -> dict[str, Any]:
     tables = [
-        workspace.table_fingerprint(table[["text", "label"]])
+        provenance.table_fingerprint(table[["text", "label"]])
         for table in (task.fit, task.stop, task.scored)
     ]
     return {

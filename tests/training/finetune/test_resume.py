@@ -18,7 +18,7 @@ from tiny_runs import (
 )
 from transformers import TrainerState
 
-from lib import workspace
+from lib import provenance
 from lib.training.finetune import callbacks, checkpoints
 from lib.training.finetune import run as run_module
 from lib.training.finetune.trainer import RecipeTrainer
@@ -236,7 +236,7 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 import tiny_runs, torch
 from lib import workspace
 from lib.training.finetune.trainer import RecipeTrainer
-workspace.code_fingerprint = lambda: "as it is"
+provenance.code_fingerprint = lambda *_: "as it is"
 torch.set_num_threads(1)
 step = RecipeTrainer.training_step
 def kill(self, *words):
@@ -326,7 +326,7 @@ def opened(folder, train=TRAIN, val=VAL, config=None):
 def test_checkpoints_of_anything_else_are_cleared_away(tmp_path, monkeypatch, what, change):
     opened(tmp_path)
     checkpoint(tmp_path / "checkpoint-4")
-    monkeypatch.setattr(workspace, "code_fingerprint", lambda: change.get("code", "as it is"))
+    monkeypatch.setattr(provenance, "code_fingerprint", lambda *_: change.get("code", "as it is"))
     opened(tmp_path, **{name: value for name, value in change.items() if name != "code"})
     assert (tmp_path / "checkpoint-4").exists() == (what == "nothing")
     assert (tmp_path / "attempt.json").exists()

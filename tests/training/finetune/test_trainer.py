@@ -19,7 +19,8 @@ from transformers import (
 from lib.config import TrainingConfig
 from lib.errors import WorkbookError
 from lib.training import backbones
-from lib.training.finetune import freezing, heads, tokenization, trainer
+from lib.training.finetune import freezing, heads, tokenization
+from lib.training.finetune import trainer as trainer_module
 
 SMALL = {
     "vocab_size": 40,
@@ -42,7 +43,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(autouse=True)
 def _no_long_collection(monkeypatch):
     monkeypatch.setattr(
-        trainer.gc, "collect", lambda: None
+        trainer_module.gc, "collect", lambda: None
     )  # a second each, with all the libraries loaded
 
 
@@ -94,7 +95,7 @@ def make(pieces, tmp_path):
             per_device_train_batch_size=2,
             seed=7,
         )
-        trainer = trainer.RecipeTrainer(
+        trainer = trainer_module.RecipeTrainer(
             model=model,
             args=arguments,
             settings=settings,
@@ -277,8 +278,12 @@ def test_the_divergence_by_hand():
         0.25 * math.log(1 / 2) + 0.75 * math.log(3 / 2),
     )
     expected = [(forth + back) / 2, (forth + back) / 2, 0]
-    assert trainer.symmetric_divergence(first, second).tolist() == pytest.approx(expected, abs=1e-6)
-    assert trainer.symmetric_divergence(second, first).tolist() == pytest.approx(expected, abs=1e-6)
+    assert trainer_module.symmetric_divergence(first, second).tolist() == pytest.approx(
+        expected, abs=1e-6
+    )
+    assert trainer_module.symmetric_divergence(second, first).tolist() == pytest.approx(
+        expected, abs=1e-6
+    )
 
 
 def test_r_drop_adds_the_divergence_of_two_passes_to_their_mean_loss(make, batch):
@@ -291,7 +296,9 @@ def test_r_drop_adds_the_divergence_of_two_passes_to_their_mean_loss(make, batch
         F.cross_entropy(first, labels, reduction="none")
         + F.cross_entropy(second, labels, reduction="none")
     ) / 2
-    torch.testing.assert_close(found, mean + 0.7 * trainer.symmetric_divergence(first, second))
+    torch.testing.assert_close(
+        found, mean + 0.7 * trainer_module.symmetric_divergence(first, second)
+    )
 
 
 @pytest.mark.parametrize(("dropout", "same"), [(0.0, True), (0.3, False)])
@@ -369,7 +376,7 @@ def relative_moves(trainer, what, size):
     gradients = {
         name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None
     }
-    with trainer.perturbed(trainer.model, what=what, size=size):
+    with trainer_module.perturbed(trainer.model, what=what, size=size):
         moves = {name: p.detach() - before[name] for name, p in trainer.model.named_parameters()}
     assert unchanged(trainer.model, before)
     return before, gradients, {name: move for name, move in moves.items() if move.any()}
@@ -428,7 +435,10 @@ def test_an_error_within_leaves_the_weights_as_they_were(make, batch, what):
     trainer = make()
     step(trainer, batch)
     before = snapshot(trainer.model)
-    with pytest.raises(KeyboardInterrupt), trainer.perturbed(trainer.model, what=what, size=0.1):
+    with (
+        pytest.raises(KeyboardInterrupt),
+        trainer_module.perturbed(trainer.model, what=what, size=0.1),
+    ):
         assert not unchanged(trainer.model, before)
         raise KeyboardInterrupt
     assert unchanged(trainer.model, before)
@@ -450,7 +460,7 @@ def test_memory_that_runs_out_while_weights_are_moved_leaves_them_as_they_were(
     monkeypatch.setattr(torch.Tensor, "clone", short_of_memory)
     with (
         pytest.raises(torch.OutOfMemoryError),
-        trainer.perturbed(trainer.model, what="weights", size=0.1),
+        trainer_module.perturbed(trainer.model, what="weights", size=0.1),
     ):
         pass
     assert unchanged(trainer.model, before)
@@ -460,7 +470,7 @@ def test_memory_that_runs_out_while_weights_are_moved_leaves_them_as_they_were(
 def test_an_adversarial_step_adds_the_gradients_at_the_perturbed_weights(make, batch, what):
     trainer = make(adversarial=what, adversarial_epsilon=0.1)
     before, plain = snapshot(trainer.model), by_hand(trainer, batch)
-    with trainer.perturbed(trainer.model, what=what, size=0.1):
+    with trainer_module.perturbed(trainer.model, what=what, size=0.1):
         second = by_hand(trainer, batch)
     assert_same(
         step(trainer, batch),
@@ -718,7 +728,7 @@ def test_more_frozen_layers_than_there_are_are_refused(make):
 @KINDS
 def test_of_a_model_with_low_rank_matrices_they_and_the_head_learn(kind):
     model = heads.add_lora(classifier(kind), rank=2)
-    groups = trainer.parameter_groups(
+    groups = trainer_module.parameter_groups(
         model, TrainingConfig(lora_rank=2, unfreeze=()), decayed=set()
     )
     learning = [p for p in model.parameters() if p.requires_grad]
@@ -797,7 +807,7 @@ COSINE = [
     ids=str,
 )
 def test_the_rate_of_ten_steps_by_hand(settings, start, rates):
-    rate = trainer.rate_schedule(
+    rate = trainer_module.rate_schedule(
         TrainingConfig(**{"warmup_share": 0.2, **settings}), 10, start=start
     )
     assert [rate(at) for at in range(12)] == pytest.approx(rates, abs=1e-12)
@@ -829,7 +839,7 @@ def test_the_score_by_hand(make, monkeypatch):
     probs = np.array([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.1, 0.8, 0.1], [1.0, 0.0, 0.0]])
     with np.errstate(divide="ignore"):
         logits = np.log(probs)
-    monkeypatch.setattr(trainer.prediction, "predict_logits", lambda *_, **__: logits)
+    monkeypatch.setattr(trainer_module.prediction, "predict_logits", lambda *_, **__: logits)
     trainer.watched = (None, np.array([0, 0, 1, 2]))
     f1 = [2 / (2 + 1 + 1), 2 / (2 + 1), 0]
     loss = -(math.log(0.5) + math.log(0.25) + math.log(0.8) + math.log(1e-12)) / 4

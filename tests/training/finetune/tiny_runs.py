@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import workspace
+from lib import provenance
 from lib.config import Config, TrackingConfig, TrainingConfig
 from lib.evaluation.metrics import macro_f1
 from lib.training import finetune
@@ -42,7 +42,7 @@ def home_of_its_own(folder):
     gc.freeze()  # a Trainer collects garbage at its start: a third of the time of a tiny run, with all that the libraries hold
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORKBOOK_HOME", str(folder))
-        patch.setattr(workspace, "code_fingerprint", lambda: "as it is")
+        patch.setattr(provenance, "code_fingerprint", lambda *_: "as it is")
         yield
     gc.unfreeze()
     torch.set_num_threads(before)

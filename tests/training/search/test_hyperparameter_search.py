@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from conftest import REPOSITORY
 
-from lib import workspace
+from lib import provenance, workspace
 from lib.config import ComputeConfig, Config, SearchConfig, TrainingConfig
 from lib.errors import WorkbookError
 from lib.evaluation.significance import cross_validation_interval
@@ -421,7 +421,7 @@ def test_a_class_of_too_few_texts_is_named(home):
 @pytest.fixture
 def as_it_is(monkeypatch):
     """Changes to lib do not count: others may be writing it."""
-    monkeypatch.setattr(workspace, "code_fingerprint", lambda: "as it is")
+    monkeypatch.setattr(provenance, "code_fingerprint", lambda *_: "as it is")
 
 
 def test_real_trainings_are_searched_pruned_and_kept(home, as_it_is, monkeypatch):

@@ -1,0 +1,110 @@
+"""The notebooks of the workbook, in order, and what each one's result depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lib.workspace import FILES
+
+
+@dataclass(frozen=True)
+class Step:
+    """One notebook of the workbook and what its result depends on.
+
+    Attributes
+    ----------
+    notebook : file name without its ending
+    settings : sections of Config that it uses, or dotted keys (`seed` always counts)
+    reads : names in FILES; "source" is the table that the run is about
+    """
+
+    notebook: str
+    question: str
+    settings: tuple[str, ...]
+    reads: tuple[str, ...]
+
+    @property
+    def number(self) -> str:
+        """Return the two digits that the notebook's name begins with."""
+        return self.notebook[:2]
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """Return the names in FILES that this notebook writes."""
+        return tuple(name for name, (_, writer) in FILES.items() if writer == self.notebook)
+
+
+STEPS = (
+    Step(
+        "01_profile_data",
+        "What is in this data?",
+        ("data", "profiling", "split", "training.backbone", "training.max_length"),
+        ("source",),
+    ),
+    Step(
+        "02_clean_and_split",
+        "What must go, and does anything leak?",
+        ("data", "cleaning", "split", "evaluation.confidence"),
+        ("source",),
+    ),
+    Step(
+        "03_review_labels",
+        "Which labels are wrong?",
+        ("labels",),
+        ("clean.parquet", "decisions.csv", "review_queue.csv"),
+    ),
+    Step(
+        "04_train_model",
+        "What does the transformer add to a baseline?",
+        (
+            "training",
+            "ledger",
+            "augmentation",
+            "evaluation.n_resamples",
+            "evaluation.confidence",
+            "split.near_duplicate_threshold",
+            "split.shingle_words",
+        ),
+        ("train.parquet", "val.parquet", "clean.parquet"),
+    ),
+    Step(
+        "05_search_and_cross_validate",
+        "Which settings, and how sure are the scores?",
+        ("search", "cross_validation", "training", "evaluation.confidence"),
+        ("train.parquet",),
+    ),
+    Step(
+        "06_build_ensemble",
+        "Are several models worth their cost?",
+        (
+            "ensemble",
+            "cross_validation",
+            "search.cross_validate",
+            "training",
+            "evaluation.n_resamples",
+            "evaluation.confidence",
+        ),
+        (
+            "train.parquet",
+            "val.parquet",
+            "oof_probs.parquet",
+            "best_settings.yaml",
+            "baseline",
+            "transformer",
+        ),
+    ),
+    Step(
+        "07_evaluate_and_analyse_errors",
+        "How good is it, and where does it fail?",
+        ("evaluation", "training", "cross_validation", "search.cross_validate"),
+        (
+            "test.parquet",
+            "seal.json",
+            "baseline",
+            "transformer",
+            "members",
+            "ensemble.json",
+            "best_settings.yaml",
+        ),
+    ),
+)
