@@ -1,0 +1,324 @@
+"""The classifier: raw texts in, labels and probabilities out.
+
+What a run leaves for others to use. It holds everything between a raw text and an answer, and is
+one folder that can be moved and mailed (`classifier_folder`).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from lib import provenance, workspace
+from lib.config import CleaningConfig, TrainingConfig
+from lib.data.cleaning import clean_texts
+from lib.errors import WorkbookError
+from lib.evaluation.calibration import Calibrator
+from lib.evaluation.selective import prediction_sets
+from lib.training import baseline, classifier_folder
+from lib.training.classifier_folder import Description, MemberEntry
+from lib.training.ensembles.combining import Ensemble
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One model of a classifier, which takes cleaned texts.
+
+    Attributes
+    ----------
+    name : shown in reports
+    folder : where its files are
+    settings : how a transformer reads texts (`max_length`, `truncation`, `precision`); None for a
+        linear model on TF-IDF
+    """
+
+    name: str
+    folder: Path
+    settings: TrainingConfig | None = None
+
+    def predict_probs(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
+        """Return the probabilities of n cleaned texts: ndarray of shape (n, k)."""
+        if self.settings is None:
+            return np.asarray(self._model.predict_proba(texts), dtype=float)
+        from lib.training import finetune
+
+        tokenizer, model, _ = self._model
+        return finetune.predict_probs(
+            tokenizer, model, texts, settings=self.settings, progress=progress
+        )
+
+    @property
+    def class_names(self) -> list[str]:
+        """Return the classes in the order of its columns."""
+        return list(self._model.classes_) if self.settings is None else self._model[2]
+
+    @cached_property
+    def _model(self) -> Any:
+        if self.settings is None:
+            return baseline.load_baseline(self.folder)
+        from lib.training import finetune
+
+        return finetune.load_model(self.folder)
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """Everything between a raw text and an answer.
+
+    Attributes
+    ----------
+    class_names : k, sorted: the order of all columns
+    cleaning : the rules that every text goes through first, as in training
+    members : the models
+    ensemble : how the members' probabilities become one
+    calibrator : what makes the probabilities as sure as they are right
+    abstain_below : texts whose most probable class is less probable are not answered, 0..1
+    set_thresholds : promised coverage -> ndarray of shape (k,): how probable a class must be to
+        join a prediction set
+    origin : what it was made from and by: data set, its fingerprint, versions, commit
+    """
+
+    class_names: list[str]
+    cleaning: CleaningConfig
+    members: Sequence[Member]
+    ensemble: Ensemble
+    calibrator: Calibrator
+    abstain_below: float = 0.0
+    set_thresholds: Mapping[float, np.ndarray] = field(default_factory=dict)
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+    def predict(
+        self, texts: Sequence[Any], *, coverage: float | None = None, progress: bool = False
+    ) -> pd.DataFrame:
+        """Label raw texts.
+
+        Parameters
+        ----------
+        texts : n values; one that is no text, or has too few words, is not answered
+        coverage : adds sets that hold the right class with this probability, 0..1, for texts like
+            those of the training; one of `set_thresholds`
+
+        Returns
+        -------
+        DataFrame of n rows in the order of `texts`:
+
+        - `label`: the most probable class, also where it abstains; None where there are no words
+        - `confidence`: the calibrated probability of that class, 0..1; NaN where there are no words
+        - `abstained`: whether the label should not be used
+        - `reason`: why it abstained, else ""
+        - `prediction_set`, with `coverage`: a tuple of labels, the most probable first; all of them
+          where there are no words
+
+        Raises
+        ------
+        WorkbookError : `texts` is one text instead of a list, or `coverage` was not fitted.
+        """
+        thresholds = None if coverage is None else self._thresholds(coverage)
+        cleaned, reasons = self._clean(texts)
+        probs = self._probs(cleaned, progress=progress)
+        has_words = np.array([not reason for reason in reasons], dtype=bool)
+        labels = np.array(self.class_names, dtype=object)[probs.argmax(axis=1)]
+        answers = pd.DataFrame({"label": labels, "confidence": probs.max(axis=1)})
+        answers.loc[~has_words, "label"] = None
+        answers.loc[~has_words, "confidence"] = np.nan
+        unsure = answers["confidence"] < self.abstain_below
+        answers["abstained"] = unsure | ~has_words
+        answers["reason"] = reasons
+        answers.loc[unsure, "reason"] = f"confidence below {self.abstain_below:.3g}"
+        if thresholds is not None:
+            in_set = prediction_sets(probs, thresholds) | ~has_words[:, None]
+            answers["prediction_set"] = [
+                self._labels(row, included) for row, included in zip(probs, in_set)
+            ]
+        return answers
+
+    def predict_probs(self, texts: Sequence[Any], *, progress: bool = False) -> np.ndarray:
+        """Return the calibrated probabilities of n raw texts.
+
+        Returns
+        -------
+        ndarray of shape (n, k), rows summing to 1, columns in `class_names` order; 1 / k for all
+        classes where there are no words
+        """
+        cleaned, _ = self._clean(texts)
+        return self._probs(cleaned, progress=progress)
+
+    def member_probs(
+        self, cleaned: Sequence[str], *, progress: bool = False
+    ) -> dict[str, np.ndarray]:
+        """Return the members' probabilities of cleaned texts: name -> ndarray of shape (n, k)."""
+        return {
+            member.name: member.predict_probs(cleaned, progress=progress) for member in self.members
+        }
+
+    def combine(self, member_probs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the calibrated probabilities of all members together: ndarray of shape (n, k)."""
+        return self.calibrator(self.ensemble.predict_probs(member_probs))
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over all that answers depend on; not over where it was made and when."""
+        folders = [member.folder for member in self.members]
+        return provenance.fingerprint(self._description().model_dump(mode="json"), *folders)
+
+    def save(self, folder: Path | str) -> None:
+        """Write the classifier as one folder of JSON, safetensors and tokenizer files.
+
+        Raises
+        ------
+        WorkbookError : the folder cannot be written, or a member has a file of another format.
+        """
+        sources = {member.name: member.folder for member in self.members}
+        classifier_folder.write(
+            Path(folder), self._description(), members=sources, origin=self.origin
+        )
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Classifier:
+        """Read a folder that `save` wrote, wherever it is now, after checking each of its files.
+
+        Raises
+        ------
+        WorkbookError : a file is missing, changed, unlisted or not data; the folder has another
+            format version; or a member has other classes.
+        """
+        folder = Path(folder)
+        description, origin = classifier_folder.read(folder)
+        members = [_member(folder, entry) for entry in description.members]
+        for member in members:
+            if member.class_names != description.class_names:
+                raise WorkbookError(
+                    f"{member.folder} has the classes {', '.join(member.class_names)}, "
+                    f"and the classifier {', '.join(description.class_names)}; save it again"
+                )
+        return cls(
+            description.class_names,
+            description.cleaning,
+            members,
+            Ensemble(
+                description.method,
+                [member.name for member in members],
+                description.class_names,
+                np.array(description.weights),
+                np.array(description.bias),
+            ),
+            Calibrator(
+                np.array(description.calibration_scale), np.array(description.calibration_shift)
+            ),
+            description.abstain_below,
+            {float(key): np.array(values) for key, values in description.set_thresholds.items()},
+            origin,
+        )
+
+    def describe(self) -> str:
+        """Return in a sentence what the classifier is made of."""
+        names = " and ".join(member.name for member in self.members)
+        combined = f", combined by {self.ensemble.method}" if len(self.members) > 1 else ""
+        answered = "answers every text that has words"
+        if self.abstain_below:
+            answered = f"abstains where its confidence is below {self.abstain_below:.2f}"
+        return f"{names}{combined}: {len(self.class_names)} classes, {answered}."
+
+    def _clean(self, texts: Sequence[Any]) -> tuple[list[str], list[str]]:
+        """Return cleaned texts, and for each that has too few words the reason, else ""."""
+        if isinstance(texts, str | bytes):
+            raise WorkbookError("texts must be a list of texts; found one text, put it into a list")
+        raw = list(texts)
+        cleaned = clean_texts(raw, settings=self.cleaning).texts
+        reasons = ["" if text else self._missing(value) for value, text in zip(raw, cleaned)]
+        return cleaned, reasons
+
+    def _missing(self, value: Any) -> str:
+        """Return why there is nothing to classify in a value."""
+        if not isinstance(value, str):
+            is_null = pd.api.types.is_scalar(value) and pd.isna(value)
+            return "null" if is_null else f"not a text: {type(value).__name__}"
+        rules = self.cleaning.model_copy(update={"min_words": 1})
+        has_words = bool(clean_texts([value], settings=rules).texts[0])
+        return f"fewer than {self.cleaning.min_words} words left" if has_words else "no words left"
+
+    def _probs(self, cleaned: list[str], *, progress: bool) -> np.ndarray:
+        k = len(self.class_names)
+        probs = np.full((len(cleaned), k), 1 / k)
+        has_words = np.array([bool(text) for text in cleaned], dtype=bool)
+        if has_words.any():
+            texts = [text for text in cleaned if text]
+            probs[has_words] = self.combine(self.member_probs(texts, progress=progress))
+        return probs
+
+    def _thresholds(self, coverage: float) -> np.ndarray:
+        if coverage not in self.set_thresholds:
+            fitted = ", ".join(f"{value:g}" for value in self.set_thresholds) or "none"
+            raise WorkbookError(
+                f"no prediction sets were fitted for coverage={coverage:g}; there are {fitted} "
+                "(setting ensemble.coverages)"
+            )
+        return self.set_thresholds[coverage]
+
+    def _labels(self, probs: np.ndarray, included: np.ndarray) -> tuple[str, ...]:
+        order = np.argsort(-probs, kind="stable")
+        return tuple(self.class_names[code] for code in order if included[code])
+
+    def _description(self) -> Description:
+        return Description(
+            class_names=self.class_names,
+            cleaning=self.cleaning,
+            members=[_entry(member) for member in self.members],
+            method=self.ensemble.method,
+            weights=self.ensemble.weights.tolist(),
+            bias=self.ensemble.bias.tolist(),
+            calibration_scale=self.calibrator.scale.tolist(),
+            calibration_shift=self.calibrator.shift.tolist(),
+            abstain_below=self.abstain_below,
+            set_thresholds={
+                f"{coverage:g}": values.tolist() for coverage, values in self.set_thresholds.items()
+            },
+        )
+
+
+def _entry(member: Member) -> MemberEntry:
+    folder = f"members/{workspace.file_name(member.name)}"
+    if member.settings is None:
+        return MemberEntry(name=member.name, folder=folder)
+    from lib.training import finetune
+
+    return MemberEntry(
+        name=member.name,
+        folder=folder,
+        max_length=member.settings.max_length,
+        truncation=member.settings.truncation,
+        precision=finetune.precision(member.settings),
+    )
+
+
+def _member(folder: Path, entry: MemberEntry) -> Member:
+    if entry.max_length is None:
+        return Member(entry.name, folder / entry.folder)
+    settings = TrainingConfig(
+        max_length=entry.max_length,
+        truncation=entry.truncation,
+        precision=_precision(entry),
+    )
+    return Member(entry.name, folder / entry.folder, settings)
+
+
+def _precision(entry: MemberEntry) -> Literal["fp32", "bf16", "fp16"]:
+    """Return the precision a member was measured in; float32 where that is slow or absent."""
+    from lib.training import finetune
+
+    measured = entry.precision or "fp32"
+    if measured == "fp32" or finetune.precision(TrainingConfig()) != "fp32":
+        return measured
+    warnings.warn(
+        f"{entry.name} was measured in {measured}, which this machine lacks or is slow in: "
+        "it computes in float32 here",
+        stacklevel=2,
+    )
+    return "fp32"

@@ -1,0 +1,139 @@
+"""The folder of a classifier: what is in it, and the check of every file before it is read."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lib import provenance, workspace
+from lib.config import CleaningConfig
+from lib.errors import WorkbookError
+
+FORMAT_VERSION = 1
+DESCRIPTION, ORIGIN, MANIFEST = "classifier.json", "origin.json", "manifest.json"
+FORMATS = {".json", ".safetensors", ".txt", ".model", ".jinja"}  # data: nothing runs when read
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class MemberEntry(_Part):
+    """A member; the last three are None for a linear model."""
+
+    name: str
+    folder: str = Field(pattern=r"^members/\w[\w.-]*$")
+    max_length: int | None = None
+    truncation: Literal["head", "head_tail", "windows"] | None = None
+    precision: Literal["fp32", "bf16", "fp16"] | None = None
+
+
+class Description(_Part):
+    """What classifier.json holds: all that answers depend on, but for the members' own files."""
+
+    format_version: int = FORMAT_VERSION
+    class_names: list[str] = Field(min_length=2)
+    cleaning: CleaningConfig
+    members: list[MemberEntry] = Field(min_length=1)
+    method: Literal["soft", "weighted", "greedy", "stacking"]
+    weights: list[Any]  # of the members: (m,), or (m * k, k) for "stacking"
+    bias: list[float]
+    calibration_scale: list[float]
+    calibration_shift: list[float]
+    abstain_below: float = Field(ge=0, le=1)
+    set_thresholds: dict[str, list[float]]  # coverage -> a threshold for each class
+
+
+def write(
+    folder: Path,
+    description: Description,
+    *,
+    members: Mapping[str, Path],
+    origin: Mapping[str, Any],
+) -> None:
+    """Write a classifier's folder, whole or not at all.
+
+    Parameters
+    ----------
+    members : name -> folder to copy the member's files from
+    origin : what the classifier was made from and by
+
+    Raises
+    ------
+    WorkbookError : the folder cannot be written, or a member has a file that is not data.
+    """
+    with workspace.atomic_path(folder) as scratch:
+        scratch.mkdir()
+        for entry in description.members:
+            shutil.copytree(members[entry.name], scratch / entry.folder)
+        workspace.write_json(description.model_dump(mode="json"), scratch / DESCRIPTION)
+        workspace.write_json(dict(origin), scratch / ORIGIN)
+        hashes = {name: provenance.path_fingerprint(scratch / name) for name in _files(scratch)}
+        workspace.write_json({"sha256": hashes}, scratch / MANIFEST)
+
+
+def read(folder: Path) -> tuple[Description, dict[str, Any]]:
+    """Check every file of a classifier's folder; return its description and its origin.
+
+    Raises
+    ------
+    WorkbookError : a file is missing, changed, not in the manifest or not data; or the folder has
+        another format version.
+    """
+    _check_files(folder)
+    path = folder / DESCRIPTION
+    try:
+        content = workspace.read_json(path)
+        version = content.get("format_version")
+        if version == FORMAT_VERSION:
+            return Description(**content), workspace.read_json(folder / ORIGIN)
+    except (ValidationError, ValueError, AttributeError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise WorkbookError(f"{path} cannot be read: {reason}; copy the folder again") from error
+    raise WorkbookError(
+        f"{path} has format version {version}, and this version of the workbook reads "
+        f"{FORMAT_VERSION}: {ORIGIN} names the version that wrote it"
+    )
+
+
+def _check_files(folder: Path) -> None:
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        raise WorkbookError(f"{folder} is not a classifier: it has no file {MANIFEST}")
+    try:
+        hashes = dict(workspace.read_json(manifest)["sha256"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise WorkbookError(f"{manifest} is damaged; copy the folder again") from error
+    files = _files(folder)
+    for name in sorted({*files, *hashes}):
+        path = folder / name
+        if name not in files:
+            raise WorkbookError(f"{path} is missing; copy the folder again")
+        if name not in hashes:
+            raise WorkbookError(f"{path} is not listed in {MANIFEST}; remove it")
+        if provenance.path_fingerprint(path) != hashes[name]:
+            raise WorkbookError(
+                f"{path} is not the file that was saved (its SHA-256 differs from {MANIFEST}); "
+                "copy the folder again"
+            )
+
+
+def _files(folder: Path) -> list[str]:
+    """Return the relative names of a folder's files, but the manifest's."""
+    names = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            raise WorkbookError(f"{path} is a link; a classifier's folder holds all of its files")
+        if path.is_file():
+            names.append(path.relative_to(folder).as_posix())
+    for name in names:
+        if PurePosixPath(name).suffix not in FORMATS:
+            formats = ", ".join(sorted(FORMATS))
+            raise WorkbookError(
+                f"{folder / name} is not in a format that a classifier has ({formats}); remove it"
+            )
+    return [name for name in names if name != MANIFEST]
