@@ -12,7 +12,7 @@ from lib.errors import WorkbookError
 @pytest.fixture
 def own_profiles(tmp_path, monkeypatch):
     """A folder of profiles in place of the repository's."""
-    monkeypatch.setattr(config, "PROFILES", tmp_path)
+    monkeypatch.setattr("lib.config.config.PROFILES", tmp_path)
     return tmp_path
 
 
@@ -99,6 +99,18 @@ def test_overrides_are_laid_over_the_profile():
 def test_an_override_does_not_outlive_its_call():
     Config.load("smoke", {"training.epochs": 7})
     assert Config.load("smoke").training.epochs == 2.0
+
+
+def test_a_former_name_gets_the_present_one():
+    for former, present in {
+        "training.head_dropouts": "training.multisample_dropout",
+        "cross_validation.stop_share": "cross_validation.early_stopping_share",
+    }.items():
+        reason = f"^no setting '{former}': it is '{present}' now$"
+        with pytest.raises(WorkbookError, match=reason):
+            Config.load("smoke", {former: 1})
+        with pytest.raises(WorkbookError, match=reason):
+            parse_overrides([f"{former}=1"])
 
 
 def test_a_misspelt_override_names_the_closest_key():
@@ -359,14 +371,14 @@ def test_the_default_training_is_the_recipe_for_a_pretrained_model():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"search.space": {"lr": [1]}}, "search.space: 'lr' is no training setting"),
+        ({"search.space": {"lr": [1]}}, "search.space: 'lr' is not a training setting"),
         (
             {"cross_validation.members": {"x": {"epochs": -1}}},
             "cross_validation.members: 'x': epochs: Input should be greater than 0 (found -1)",
         ),
         (
             {"cross_validation.members": {"searched": {}}},
-            "cross_validation: members has 'searched', a name that the workbook gives itself: name it otherwise",
+            "cross_validation: members has 'searched', a name that the workbook gives itself: choose another name",
         ),
         (
             {"training.lora_rank": 4},
@@ -391,9 +403,9 @@ def test_an_error_of_several_settings_says_what_is_wrong_and_not_the_whole_confi
 
 
 def test_nothing_behind_the_equals_sign_is_the_empty_text_where_that_is_the_default():
-    assert parse_overrides(["tracking.uri=", "training.head_seed="]) == {
+    assert parse_overrides(["tracking.uri=", "training.threads="]) == {
         "tracking.uri": "",
-        "training.head_seed": None,
+        "training.threads": None,
     }
     assert Config.load("base", parse_overrides(["tracking.uri="])).tracking.uri == ""
 

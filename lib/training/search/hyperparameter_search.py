@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from lib import provenance, workspace
-from lib.config import FIXED_PARTS, Config, TrainingConfig, said
+from lib.config import FIXED_FOLDS, Config, TrainingConfig, error_message
 from lib.data.sources import sample_rows
 from lib.errors import WorkbookError
 from lib.evaluation.metrics import macro_f1
@@ -101,7 +101,7 @@ def fine_tune(task: Task, settings: dict[str, Any], watch: Watch | None) -> floa
         training = TrainingConfig.model_validate(task.config.training.model_dump() | settings)
     except ValidationError as error:
         raise WorkbookError(
-            f"settings {settings} of search.space do not go together: {said(error.errors()[0])}"
+            f"settings {settings} of search.space do not go together: {error_message(error.errors()[0])}"
         ) from None
     training = training.model_copy(
         update={
@@ -221,20 +221,20 @@ def _sample(train: pd.DataFrame, config: Config) -> pd.DataFrame:
     rows = config.search.rows
     if rows and rows < len(train):  # a rare class is in every part
         return sample_rows(
-            train, rows, seed=config.seed, at_least=2 * FIXED_PARTS, setting="search.rows"
+            train, rows, seed=config.seed, at_least=2 * FIXED_FOLDS, setting="search.rows"
         )
     return train.reset_index(drop=True)
 
 
 def _task(rows: pd.DataFrame, config: Config, place: Workspace) -> Task:
     n_groups = rows.groupby("label")["group"].nunique()
-    if n_groups.min() < FIXED_PARTS:
+    if n_groups.min() < FIXED_FOLDS:
         few = f"{n_groups.idxmin()!r} has {n_groups.min()} different texts of {len(rows):,}"
         raise WorkbookError(
-            f"the search needs {FIXED_PARTS} texts of each class, and {few}: set search.rows higher, or search.trials=0"
+            f"the search needs {FIXED_FOLDS} texts of each class, and {few}: set search.rows higher, or search.trials=0"
         )
     part = assign_folds(
-        rows, n_folds=FIXED_PARTS, seed=config.seed
+        rows, n_folds=FIXED_FOLDS, seed=config.seed
     )  # one is scored, one stops the training, the others are trained on
     return Task(rows[part > 1], rows[part == 1], rows[part == 0], config, place)
 

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import optimize
 from tqdm import tqdm
 
-from lib.config import FIXED_PARTS
+from lib.config import FIXED_FOLDS
 from lib.evaluation import resampling
 from lib.evaluation.significance import Interval
 from lib.training.baseline import fit_baseline
@@ -71,7 +71,7 @@ def learning_curve(
     held_out = (
         assign_folds(
             rows,
-            n_folds=FIXED_PARTS,
+            n_folds=FIXED_FOLDS,
             seed=seed,
             remedy="set cross_validation.curve_draws=0, or add rows",
         )
