@@ -1,1 +1,1 @@
-"""Shared functions of the workbook: data, evaluation, training, delivery (each wing imports only those before it)."""
+"""Shared functions of the workbook. Each wing is built on those before it: docs/how-it-works.md."""

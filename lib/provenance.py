@@ -1,4 +1,4 @@
-"""What a result depends on: fingerprints of data, code and machine, and work done once for a key."""
+"""What a result depends on: fingerprints of data, code and machine; work done once for a key."""
 
 from __future__ import annotations
 
@@ -18,21 +18,24 @@ from lib import workspace
 if TYPE_CHECKING:
     import pandas as pd
 
-VERSIONED = (  # the packages whose versions a result depends on
-    *(
-        "torch",
-        "transformers",
-        "datasets",
-        "accelerate",
-        "scikit-learn",
-        "numpy",
-        "pandas",
-        "scipy",
-        "pyarrow",
-        "cleanlab",
-        "peft",
-    ),
-    *("textdescriptives", "fg-data-profiling", "ftfy", "papermill", "matplotlib"),
+# the packages whose versions a result depends on
+VERSIONED = (
+    "torch",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "scikit-learn",
+    "numpy",
+    "pandas",
+    "scipy",
+    "pyarrow",
+    "cleanlab",
+    "peft",
+    "textdescriptives",
+    "fg-data-profiling",
+    "ftfy",
+    "papermill",
+    "matplotlib",
 )
 
 
@@ -51,13 +54,10 @@ def text_fingerprint(text: str) -> str:
 
 
 def path_fingerprint(path: Path) -> str | None:
-    """Return a SHA-256 over a file, or over all files of a folder with their names; None where there is nothing."""
+    """Return a SHA-256 over a file, or over a folder's files with their names; None if absent."""
     if path.is_dir():
-        parts = [
-            (str(file.relative_to(path)), path_fingerprint(file))
-            for file in sorted(path.rglob("*"))
-            if file.is_file()
-        ]
+        files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+        parts = [(str(file.relative_to(path)), path_fingerprint(file)) for file in files]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     if not path.exists():
         return None
@@ -70,8 +70,10 @@ def fingerprint(*parts: Any) -> str:
 
     Examples
     --------
-    >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1}), fingerprint("a") == fingerprint("b")
-    (True, False)
+    >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+    True
+    >>> fingerprint("a") == fingerprint("b")
+    False
     """
     plain = json.dumps([_plain(part) for part in parts], sort_keys=True, default=str)
     return hashlib.sha256(plain.encode("utf-8", "surrogatepass")).hexdigest()
@@ -120,8 +122,8 @@ def code_fingerprint(*modules: str) -> str:
     >>> code_fingerprint("lib.errors") == code_fingerprint("lib.errors", "os")
     True
     """
-    files = sorted({file for module in imported_modules(modules) for file in _sources(module)})
-    return fingerprint([[_module_path(file), path_fingerprint(file)] for file in files])
+    names = sorted(imported_modules(modules))
+    return fingerprint([[name, *map(path_fingerprint, _sources(name))] for name in names])
 
 
 def imported_modules(modules: Iterable[str]) -> set[str]:
@@ -130,11 +132,12 @@ def imported_modules(modules: Iterable[str]) -> set[str]:
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        if name.split(".")[0] != "lib" or name in found or not _sources(name):
+        sources = _sources(name) if name.split(".")[0] == "lib" else []
+        if name in found or not sources:
             continue
         found.add(name)
-        source = _sources(name)[0].read_text(encoding="utf-8")
-        waiting += [*imports_of(source), *([name.rpartition(".")[0]] if "." in name else [])]
+        package, _, _ = name.rpartition(".")
+        waiting += [package, *imports_of(sources[0].read_text(encoding="utf-8"))]
     return found
 
 
@@ -143,8 +146,8 @@ def imports_of(source: str) -> list[str]:
 
     Examples
     --------
-    >>> imports_of("import os\\nfrom lib import workspace")
-    ['os', 'lib', 'lib.workspace']
+    >>> imports_of("from lib import workspace")
+    ['lib', 'lib.workspace']
     """
     names: list[str] = []
     for node in ast.walk(ast.parse(source)):
@@ -156,26 +159,28 @@ def imports_of(source: str) -> list[str]:
 
 
 def _sources(module: str) -> list[Path]:
-    """Return the file of a module of `lib`, first; of a package also its files that are no code."""
+    """Return the file of a module of `lib`; of a package its `__init__` and what is no code."""
     path = workspace.REPOSITORY.joinpath(*module.split("."))
     if path.with_suffix(".py").exists():
         return [path.with_suffix(".py")]
     if not (path / "__init__.py").exists():
         return []
-    data = [
-        file
-        for file in sorted(path.rglob("*"))
-        if file.is_file() and file.suffix not in {".py", ".pyc"}
-    ]
-    return [path / "__init__.py", *data]
+    return [path / "__init__.py", *_data_files(path)]
 
 
-def _module_path(file: Path) -> str:
-    return file.relative_to(workspace.REPOSITORY).as_posix()
+def _data_files(folder: Path) -> list[Path]:
+    """Return the files below a folder that are no code, but those of packages within it."""
+    files: list[Path] = []
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not (path / "__init__.py").exists():
+            files += _data_files(path)
+        elif path.is_file() and path.suffix not in {".py", ".pyc"}:
+            files.append(path)
+    return files
 
 
 def machine_facts() -> dict[str, Any]:
-    """Return what a result may depend on: system, processor, cores, memory, Python and package versions, commit."""
+    """Return what a result may depend on: system, processor, memory, versions, commit."""
     import psutil
 
     return {
@@ -198,25 +203,27 @@ def package_version(name: str) -> str | None:
 
 
 def commit() -> str | None:
-    """Return the repository's commit, with "+changes" where files differ from it; None outside git."""
-    git = ["git", "-C", str(workspace.REPOSITORY)]
+    """Return the repository's commit, "+changes" added where files differ; None outside git."""
     try:
-        head = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=30
-        ).stdout.strip()
-        changed = subprocess.run(
-            [*git, "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=30
-        ).stdout.strip()
+        head = _git("rev-parse", "HEAD")
+        changed = _git("status", "--porcelain")
     except (OSError, subprocess.SubprocessError):
         return None
     return head + ("+changes" if changed else "")
 
 
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(workspace.REPOSITORY), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    return done.stdout.strip()
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    except OSError:
+        lines = []
+    for line in lines:
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -22,14 +22,13 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NOTEBOOKS = REPOSITORY / "notebooks"
-PROCESSED, REVIEW, MODELS, REPORTS = (
-    "data/processed/{dataset}/{run}",
-    "data/review/{dataset}",
-    "models/{run}",
-    "reports/{run}",
-)
+PROCESSED = "data/processed/{dataset}/{run}"
 AUGMENTED = "data/augmented/{dataset}/{run}"
-FILES = {  # every file that a notebook hands to another, or to a person: name -> (place, the notebook that writes it)
+REVIEW = "data/review/{dataset}"
+MODELS = "models/{run}"
+REPORTS = "reports/{run}"
+# every file that a notebook hands to another, or to a person: its folder, and who writes it
+FILES = {
     "audit.json": (PROCESSED, "01_profile_data"),
     "data_profile.html": (REPORTS, "01_profile_data"),
     "clean.parquet": (PROCESSED, "02_clean_and_split"),
@@ -80,8 +79,10 @@ def dataset_name(source: str) -> str:
 
     Examples
     --------
-    >>> dataset_name("/somewhere/My table.csv.gz"), dataset_name("hub:ag_news:default:train"), dataset_name("docstrings")
-    ('My-table', 'hub-ag_news-default-train', 'docstrings')
+    >>> dataset_name("/somewhere/My table.csv.gz"), dataset_name("docstrings")
+    ('My-table', 'docstrings')
+    >>> dataset_name("hub:ag_news:default:train")
+    'hub-ag_news-default-train'
     """
     if source.startswith("hub:"):
         name = source.replace(":", "-").replace("/", "-")
@@ -95,7 +96,8 @@ def dataset_name(source: str) -> str:
 class Workspace:
     """The folders of one run on one data set.
 
-    Processed data belongs to a run, not to a data set: two runs with other settings never overwrite one another.
+    Processed data belongs to a run, not to a data set: two runs with other settings never overwrite
+    each other's.
     """
 
     dataset: str
@@ -119,7 +121,8 @@ class Workspace:
         path = self.path(name)
         if not path.exists():
             raise WorkbookError(
-                f"{path} is not there yet: run {FILES[name][1]} first (run {self.run!r}, data {self.dataset!r})"
+                f"{path} is not there yet: run {FILES[name][1]} first "
+                f"(run {self.run!r}, data {self.dataset!r})"
             )
         return path
 
@@ -133,7 +136,9 @@ def file_name(name: str) -> str:
     ('plain', False)
     """
     plain = re.sub(r"[^\w.-]+", "-", name)
-    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    if plain == name:
+        return plain
+    return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def open_run(
@@ -165,9 +170,10 @@ def open_run(
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`, and rename it to `path` when the block ends well.
+    """Give a temporary path next to `path`, and rename it to `path` when the block ends well.
 
-    A block that fails, or a process that is killed, leaves the old file as it was. Works for files and folders.
+    A block that fails, or a process that is killed, leaves the old file as it was. Works for files
+    and folders.
 
     Raises
     ------
@@ -184,30 +190,30 @@ def atomic_path(path: Path) -> Iterator[Path]:
             f"cannot write {path}: no permission for {error.filename or path.parent}"
         ) from error
     except OSError as error:
-        if error.errno in (28, 122) or "No space left" in str(
-            error
-        ):  # ENOSPC, EDQUOT; Arrow words it its own way
-            free = shutil.disk_usage(path.parent).free / 1e6
-            raise WorkbookError(
-                f"cannot write {path}: the disk is full ({free:.0f} MB free); nothing was changed, make room and run again"
-            ) from error
-        raise WorkbookError(f"cannot write {path}: {error}") from error
+        # ENOSPC, EDQUOT; Arrow has words of its own
+        if error.errno not in (28, 122) and "No space left" not in str(error):
+            raise WorkbookError(f"cannot write {path}: {error}") from error
+        free = shutil.disk_usage(path.parent).free / 1e6
+        raise WorkbookError(
+            f"cannot write {path}: the disk is full ({free:.0f} MB free); nothing was changed, "
+            "make room and run again"
+        ) from error
     finally:
         if scratch:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _replace(new: Path, path: Path) -> None:
-    if path.is_dir():  # a folder cannot be renamed over another: the old one steps aside first
-        aside = new.parent / f"{path.name}.old"
-        path.rename(aside)
-        try:
-            os.replace(new, path)
-        except BaseException:
-            aside.rename(path)
-            raise
-    else:
+    if not path.is_dir():
         os.replace(new, path)
+        return
+    aside = new.parent / f"{path.name}.old"  # a folder cannot be renamed over another
+    path.rename(aside)
+    try:
+        os.replace(new, path)
+    except BaseException:
+        aside.rename(path)
+        raise
 
 
 def write_table(table: pd.DataFrame, path: Path, *, facts: Mapping[str, Any] | None = None) -> None:
@@ -216,11 +222,10 @@ def write_table(table: pd.DataFrame, path: Path, *, facts: Mapping[str, Any] | N
     import pyarrow.parquet as pq
 
     arrow = pa.Table.from_pandas(table, preserve_index=False)
-    arrow = arrow.replace_schema_metadata(
-        {**(arrow.schema.metadata or {}), b"workbook": json.dumps(dict(facts or {})).encode()}
-    )
+    metadata = dict(arrow.schema.metadata or {})
+    metadata[b"workbook"] = json.dumps(dict(facts or {})).encode()
     with atomic_path(path) as scratch:
-        pq.write_table(arrow, scratch, compression="zstd")
+        pq.write_table(arrow.replace_schema_metadata(metadata), scratch, compression="zstd")
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -234,7 +239,8 @@ def read_facts(path: Path) -> dict[str, Any]:
     """Read the `facts` of a table that `write_table` wrote; {} where there are none."""
     import pyarrow.parquet as pq
 
-    return json.loads((pq.read_schema(path).metadata or {}).get(b"workbook", b"{}"))
+    metadata = pq.read_schema(path).metadata or {}
+    return json.loads(metadata.get(b"workbook", b"{}"))
 
 
 def write_text(text: str, path: Path) -> None:
@@ -245,16 +251,12 @@ def write_text(text: str, path: Path) -> None:
 
 def write_json(value: Any, path: Path) -> None:
     """Write JSON, whole or not at all; NumPy numbers become plain ones."""
-    write_text(
-        json.dumps(
-            value,
-            indent=2,
-            ensure_ascii=False,
-            default=lambda x: x.item() if hasattr(x, "item") else str(x),
-        )
-        + "\n",
-        path,
-    )
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=_plain_number)
+    write_text(f"{text}\n", path)
+
+
+def _plain_number(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else str(value)
 
 
 def read_json(path: Path) -> Any:

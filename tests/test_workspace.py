@@ -1,8 +1,5 @@
 import errno
-import json
 import os
-import subprocess
-import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +9,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from lib import provenance, workspace
-from lib.config import Config, setting_keys
+from lib import workspace
 from lib.errors import WorkbookError
-from lib.steps import STEPS
 from lib.workspace import FILES, Workspace, atomic_path
 
 NOBODY = 65534
@@ -84,7 +79,8 @@ def test_two_runs_share_decisions_and_nothing_else(home):
 def test_a_missing_file_names_the_notebook_that_writes_it(home):
     with pytest.raises(
         WorkbookError,
-        match=r"clean.parquet is not there yet: run 02_clean_and_split first \(run 'first', data 'news'\)",
+        match=r"clean.parquet is not there yet: run 02_clean_and_split first "
+        r"\(run 'first', data 'news'\)",
     ):
         Workspace(dataset="news", run="first").existing("clean.parquet")
 
@@ -243,7 +239,8 @@ def test_a_full_disk_keeps_the_old_table_and_says_so(tmp_path, monkeypatch, erro
     monkeypatch.setattr(pq, "write_table", full)
     with pytest.raises(
         WorkbookError,
-        match=r"table.parquet: the disk is full \(\d+ MB free\); nothing was changed, make room and run again",
+        match=r"table.parquet: the disk is full \(\d+ MB free\); nothing was changed, make room "
+        r"and run again",
     ):
         workspace.write_table(pd.DataFrame({"x": [2]}), path)
     assert workspace.read_table(path)["x"].tolist() == [1]
@@ -327,166 +324,3 @@ def test_json_comes_back_with_plain_numbers(tmp_path):
         "name": "ä",
     }
     assert '"ä"' in (tmp_path / "v.json").read_text(encoding="utf-8")
-
-
-TABLE = pd.DataFrame({"text": ["a", "b", None], "label": ["x", "y", "y"], "n": [1, 2, 3]})
-
-
-def test_a_tables_fingerprint_depends_on_its_values_alone(tmp_path):
-    assert provenance.table_fingerprint(TABLE.set_axis([5, 6, 7])) == provenance.table_fingerprint(
-        TABLE
-    )
-    workspace.write_table(TABLE, tmp_path / "t.parquet")
-    assert provenance.table_fingerprint(
-        workspace.read_table(tmp_path / "t.parquet")
-    ) == provenance.table_fingerprint(TABLE)
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        TABLE.assign(label=["x", "y", "x"]),
-        TABLE.assign(text=["a", "b", "c"]),
-        TABLE.assign(text=["a", "b", "None"]),
-        TABLE.assign(text=["a", "b ", None]),
-        TABLE.assign(n=[1, 2, 4]),
-        TABLE.iloc[[1, 0, 2]],
-        TABLE.iloc[:2],
-        TABLE[["label", "text", "n"]],
-        TABLE.rename(columns={"text": "body"}),
-        TABLE.rename(columns={"text": "label", "label": "text"}),
-    ],
-    ids=[
-        "label",
-        "null",
-        "word None",
-        "blank",
-        "number",
-        "order",
-        "length",
-        "columns",
-        "name",
-        "names swapped",
-    ],
-)
-def test_a_tables_fingerprint_sees_every_change(other):
-    assert provenance.table_fingerprint(other) != provenance.table_fingerprint(TABLE)
-
-
-def test_a_tables_fingerprint_is_the_same_in_another_process():
-    code = "import pandas as pd; from lib.workspace import table_fingerprint; print(table_fingerprint(pd.DataFrame({'text': ['a', None], 'n': [1, 2]})))"
-    told = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=workspace.REPOSITORY,
-        env={**os.environ, "PYTHONHASHSEED": "7"},
-    )
-    assert told.stdout.strip() == provenance.table_fingerprint(
-        pd.DataFrame({"text": ["a", None], "n": [1, 2]})
-    )
-
-
-def test_a_texts_fingerprint_is_the_start_of_its_sha256():
-    assert provenance.text_fingerprint("abc") == "ba7816bf8f01cfea"
-    assert provenance.text_fingerprint("") == "e3b0c44298fc1c14"
-    assert provenance.text_fingerprint("abc ") != provenance.text_fingerprint("abc")
-    assert len(provenance.text_fingerprint("\ud800")) == 16
-
-
-def test_a_files_fingerprint_is_its_sha256(tmp_path):
-    (tmp_path / "a").write_bytes(b"abc")
-    assert (
-        provenance.path_fingerprint(tmp_path / "a")
-        == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    )
-    assert provenance.path_fingerprint(tmp_path / "none") is None
-
-
-def test_a_folders_fingerprint_sees_content_names_and_places(tmp_path):
-    write_folder(tmp_path / "f", a="1", b="2")
-    (tmp_path / "f" / "sub").mkdir()
-    seen = [provenance.path_fingerprint(tmp_path / "f")]
-    os.utime(tmp_path / "f" / "a", (1, 1))
-    assert provenance.path_fingerprint(tmp_path / "f") == seen[0]
-    for change in (
-        lambda f: (f / "a").write_text("3", encoding="utf-8"),
-        lambda f: (f / "a").rename(f / "c"),
-        lambda f: (f / "c").rename(f / "sub" / "c"),
-        lambda f: (f / "b").unlink(),
-    ):
-        change(tmp_path / "f")
-        seen.append(provenance.path_fingerprint(tmp_path / "f"))
-    assert len(set(seen)) == 5
-
-
-def test_the_codes_fingerprint_sees_lib_and_nothing_else(tmp_path, monkeypatch):
-    monkeypatch.setattr(workspace, "REPOSITORY", tmp_path)
-    (tmp_path / "lib" / "__pycache__").mkdir(parents=True)
-    (tmp_path / "lib" / "a.py").write_text("x = 1\n", encoding="utf-8")
-    before = provenance.code_fingerprint()
-    (tmp_path / "lib" / "__pycache__" / "a.pyc").write_bytes(b"compiled")
-    (tmp_path / "notes.md").write_text("changed", encoding="utf-8")
-    assert provenance.code_fingerprint() == before
-    (tmp_path / "lib" / "a.py").write_text("x = 2\n", encoding="utf-8")
-    assert provenance.code_fingerprint() != before
-
-
-def git(folder, *words):
-    who = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
-    return subprocess.run(
-        ["git", "-C", str(folder), *who, *words], capture_output=True, text=True, check=True
-    ).stdout.strip()
-
-
-def test_the_commit_is_the_heads_and_marked_where_files_differ(tmp_path, monkeypatch):
-    monkeypatch.setattr(workspace, "REPOSITORY", tmp_path)
-    git(tmp_path, "init")
-    assert provenance.commit() is None
-    (tmp_path / "a").write_text("1", encoding="utf-8")
-    git(tmp_path, "add", "a")
-    git(tmp_path, "commit", "-m", "first")
-    head = git(tmp_path, "rev-parse", "HEAD")
-    assert provenance.commit() == head
-    (tmp_path / "a").write_text("2", encoding="utf-8")
-    assert provenance.commit() == f"{head}+changes"
-
-
-def test_without_git_there_is_no_commit(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    assert provenance.commit() is None
-
-
-def test_machine_facts_are_those_of_this_machine_and_fit_json():
-    facts = provenance.machine_facts()
-    assert facts["cores"] == os.cpu_count()
-    assert facts["versions"]["pandas"] == pd.__version__
-    assert facts["versions"]["numpy"] == np.__version__
-    assert set(facts["versions"]) == set(provenance.VERSIONED)
-    assert json.loads(json.dumps(facts)) == facts
-
-
-def test_a_package_that_is_not_installed_has_no_version():
-    assert provenance.package_version("no-such-package-at-all") is None
-
-
-def test_a_step_knows_its_number_and_what_it_writes():
-    step = next(step for step in STEPS if step.notebook == "02_clean_and_split")
-    assert step.number == "02"
-    assert step.writes == ("clean.parquet", "dropped.parquet", "duplicates.parquet")
-
-
-def test_every_step_reads_what_itself_or_an_earlier_one_writes():
-    written = {"source"}
-    for step in STEPS:
-        written |= set(step.writes)
-        assert set(step.reads) <= written, step.notebook
-
-
-def test_every_file_has_a_step_that_writes_it_and_every_section_exists():
-    assert {notebook for _, notebook in FILES.values()} <= {step.notebook for step in STEPS}
-    assert {name for step in STEPS for name in step.settings} <= {
-        *Config.model_fields,
-        *setting_keys(),
-    }
