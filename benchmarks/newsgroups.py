@@ -1,4 +1,5 @@
-"""The newsgroup posts that benchmarks measure on, where they lie beside the repository: the bodies, cleaned."""
+"""The newsgroup posts that benchmarks measure on, where they lie beside the repository: the bodies,
+cleaned."""
 
 from pathlib import Path
 
@@ -11,7 +12,8 @@ MISSING = "newsgroups.parquet is not in shared/data beside the repository: not m
 
 
 def posts() -> pd.DataFrame:
-    """Return `text`, `label` and `split` (train or test, by date) of the posts, without headers, quotes and signatures, of three words or more."""
+    """Return `text`, `label` and `split` (train or test, by date) of the posts, without headers,
+    quotes and signatures, of three words or more."""
     table = pd.read_parquet(FILE)
     one_line = ~table["text"].str.strip().str.contains(
         "\n"

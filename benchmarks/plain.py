@@ -1,4 +1,5 @@
-"""The plain recipe that the workbook's training is measured against: HF's Trainer on texts that are all padded to 256 tokens."""
+"""The plain recipe that the workbook's training is measured against: HF's Trainer on texts that are
+all padded to 256 tokens."""
 
 import os
 import time
@@ -13,7 +14,8 @@ MAX_LENGTH, BATCH, RATE = 256, 32, 1e-4
 def trainer(
     tokenizer, model, texts: list[str], labels: list[int], *, seed: int = 42, **arguments
 ) -> transformers.Trainer:
-    """Return HF's Trainer with fp16 (which a CPU ignores) and gradient checkpointing; `arguments` are more of its TrainingArguments."""
+    """Return HF's Trainer with fp16 (which a CPU ignores) and gradient checkpointing; `arguments`
+    are more of its TrainingArguments."""
     encoded = tokenizer(texts, truncation=True, max_length=MAX_LENGTH, padding="max_length")
     rows = [
         {**{key: values[i] for key, values in encoded.items()}, "labels": labels[i]}

@@ -1,4 +1,5 @@
-"""What several test files share: the embedded data set, harvested once, and a whole run in the smoke profile."""
+"""What several test files share: the embedded data set, harvested once, and a whole run in the
+smoke profile."""
 
 import os
 import shutil
@@ -47,7 +48,8 @@ def docstrings_file(shared_folder):
 
 @pytest.fixture(scope="module")
 def one_thread():
-    """torch with one thread: of small tensors several make nothing faster, and a sum depends on how it is shared."""
+    """torch with one thread: of small tensors several make nothing faster, and a sum depends on how
+    it is shared."""
     import torch
 
     before = torch.get_num_threads()
@@ -91,7 +93,8 @@ def make_home(docstrings_file, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def smoke_home(docstrings_file, shared_folder):
-    """A home with one whole run in the smoke profile, made once; tests that change it take a copy."""
+    """A home with one whole run in the smoke profile, made once; tests that change it take a
+    copy."""
     folder = shared_folder / "smoke"
     with FileLock(shared_folder / "smoke.lock"):
         if not (folder / "data" / "raw").exists():

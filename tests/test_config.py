@@ -378,19 +378,23 @@ def test_the_default_training_is_the_recipe_for_a_pretrained_model():
         ),
         (
             {"cross_validation.members": {"searched": {}}},
-            "cross_validation: members has 'searched', a name that the workbook gives itself: choose another name",
+            "cross_validation: members has 'searched', a name that the workbook gives itself: "
+            "choose another name",
         ),
         (
             {"training.lora_rank": 4},
-            "training: lora_rank trains small matrices in all layers alike: set frozen_layers to 0, unfreeze to [] and layer_decay to 1",
+            "training: lora_rank trains small matrices in all layers alike: set frozen_layers to "
+            "0, unfreeze to [] and layer_decay to 1",
         ),
         (
             {"search.space": {"batch_size": {"low": 8, "high": 32, "step": 0.5}}},
-            "search.space.batch_size: step is 0.5 between whole numbers: make it whole, or write low as 8.0 (found {'low': 8, 'high': 32, 'step': 0.5})",
+            "search.space.batch_size: step is 0.5 between whole numbers: make it whole, or write "
+            "low as 8.0 (found {'low': 8, 'high': 32, 'step': 0.5})",
         ),
         (
             {"search.space": {"dropout": {"low": 0.1, "high": 0.2, "step": 1}}},
-            "search.space.dropout: step 1 leads beyond high 0.2: make it smaller, or leave it out (found {'low': 0.1, 'high': 0.2, 'step': 1})",
+            "search.space.dropout: step 1 leads beyond high 0.2: make it smaller, or leave it "
+            "out (found {'low': 0.1, 'high': 0.2, 'step': 1})",
         ),
     ],
 )

@@ -113,9 +113,13 @@ def test_a_misspelt_parameter_names_the_closest():
 
 @pytest.mark.xdist_group("chain-a")
 def test_nbval_runs_all_notebooks_with_the_results_of_the_runner(make_home, smoke_home):
-    """nbval starts kernels in notebooks/, papermill where it is called: the same files come out, to the last digit."""
+    """nbval starts kernels in notebooks/, papermill where it is called: the same files come out, to
+    the last digit."""
     folder = make_home("nbval")
-    options = "--nbval-lax --nbval-current-env --nbval-cell-timeout=300 -p no:xdist -p no:cacheprovider -q -o addopts=".split()
+    options = (
+        "--nbval-lax --nbval-current-env --nbval-cell-timeout=300 -p no:xdist -p "
+        "no:cacheprovider -q -o addopts="
+    ).split()
     command = [
         sys.executable,
         "-m",

@@ -1,4 +1,5 @@
-"""Bad data, each with one clear error that says what was found and what to do, or with a right result."""
+"""Bad data, each with one clear error that says what was found and what to do, or with a right
+result."""
 
 import csv
 import json
@@ -24,12 +25,15 @@ GOOD = [
 ]
 FAMILY = "\N{WOMAN}\u200d\N{WOMAN}\u200d\N{GIRL}\u200d\N{BOY}"
 ODD = {
-    "right to left": "\u202eevil reversed\u202c a \u200fשלום\u200f among marks of \u200eright to left",
+    "right to left": "\u202eevil reversed\u202c a \u200fשלום\u200f among marks of \u200eright to "
+    "left",
     "surrogates": "a lone \ud83d surrogate and another \udc00 in one text",
     "emoji": f"a family {FAMILY} stands on this picture",
     "one token": "x" * 1_000_000,
-    "open tags": '<div><b>never <i>closed <a href="http://x.org/ and <img src=x onerror=alert(1)> goes on for words',
-    "open comment": "words before it <!-- a comment that never ends, <script>alert(2)</script> in it",
+    "open tags": '<div><b>never <i>closed <a href="http://x.org/ and <img src=x '
+    "onerror=alert(1)> goes on for words",
+    "open comment": "words before it <!-- a comment that never ends, <script>alert(2)</script> "
+    "in it",
 }
 SHOWN = {  # what is left of them
     "right to left": "evil reversed a שלום among marks of right to left",
@@ -46,7 +50,8 @@ def run(home, source, *words):
 
 
 def refused(home, source, *words):
-    """Return the first line of the error that a run ends in; the second says where the notebook is."""
+    """Return the first line of the error that a run ends in; the second says where the notebook
+    is."""
     status, said = run(home, source, *words)
     lines = said.strip().splitlines()
     assert (
@@ -101,8 +106,8 @@ def test_equal_texts_under_two_labels_leave_too_few_rows_and_the_rule_is_named(t
     said = refused(tmp_path, source, "--from", "02", "--to", "02")
     assert "02_clean_and_split stopped under 'Are the splits the right size?'" in said
     assert (
-        "same, after cleaning: classes with fewer than the 9 rows that three splits and 5 folds need: "
-        in said
+        "same, after cleaning: classes with fewer than the 9 rows that three splits and 5 folds "
+        "need: " in said
     )
     for kind in ("red", "blue"):
         assert f"'{kind}' (1 of 200 left: exact_duplicate took 199)" in said
@@ -119,8 +124,8 @@ def test_a_class_that_cleaning_empties_is_named_with_the_rules_that_took_it(tmp_
     source = table_file(tmp_path / "gone.csv", GOOD + gone)
     said = refused(tmp_path, source, "--from", "02", "--to", "02")
     assert (
-        "gone, after cleaning: classes with fewer than the 9 rows that three splits and 5 folds need: 'green' (0 of 33 left: min_words took 33); "
-        in said
+        "gone, after cleaning: classes with fewer than the 9 rows that three splits and 5 folds "
+        "need: 'green' (0 of 33 left: min_words took 33); " in said
     )
     assert said.endswith(
         "; add rows, drop the class, or keep more of its rows with other settings of cleaning"
@@ -148,7 +153,8 @@ def test_texts_that_all_have_a_copy_and_a_near_copy_keep_one_of_each_in_one_spli
 
 @pytest.fixture(scope="module")
 def odd_home(tmp_path_factory):
-    """A home with 01 to 03 run on a JSONL file of odd texts, each under both labels, so that the pages show them."""
+    """A home with 01 to 03 run on a JSONL file of odd texts, each under both labels, so that the
+    pages show them."""
     home = tmp_path_factory.mktemp("odd")
     rows = [
         {"text": text, "label": label}
@@ -239,8 +245,8 @@ def test_a_broken_line_of_the_decisions_is_named_and_the_file_stays(
     if now:  # once by the chain is enough
         said = refused(home, odd_home / "odd.jsonl", "--from", "03", "--to", "03")
         assert (
-            f"03_review_labels stopped under 'What have people decided so far?': WorkbookError: {caught.value}"
-            in said
+            "03_review_labels stopped under 'What have people decided so far?': WorkbookError: "
+            f"{caught.value}" in said
         )
     assert path.read_text(encoding="utf-8") == broken and queue.read_bytes() == asked
     path.write_text(whole, encoding="utf-8")
@@ -266,8 +272,8 @@ def test_a_class_that_decisions_empty_is_named(odd_home, tmp_path, decision, new
     labels.record_decisions(home / "data/review/odd/decisions.csv", decided)
     said = refused(home, odd_home / "odd.jsonl", "--from", "03", "--to", "03")
     assert (
-        "stopped under 'What have people decided so far?': WorkbookError: odd, after the decisions in decisions.csv: classes with fewer than the 9 rows"
-        in said
+        "stopped under 'What have people decided so far?': WorkbookError: odd, after the "
+        "decisions in decisions.csv: classes with fewer than the 9 rows" in said
     )
     took = f"drop took {len(blue) - 5}, relabel took 5" if new_label else f"drop took {len(blue)}"
     assert f"need: 'blue' (0 of {len(blue)} left: {took})" in said and found.strip(", ") in said
@@ -281,6 +287,7 @@ def test_a_column_with_one_label_once_rows_without_text_are_out_says_so(tmp_path
     config = Config.load("smoke", {"data.source": str(source)})
     with pytest.raises(
         WorkbookError,
-        match=r"one.jsonl: all rows that have a text have the label 'red' \('blue' has none\); two classes are the least",
+        match=r"one.jsonl: all rows that have a text have the label 'red' \('blue' has none\); "
+        r"two classes are the least",
     ):
         sources.check_labels(sources.load_table(str(source)), config)

@@ -1,4 +1,5 @@
-"""The whole chain as a user meets it: killed and resumed, repeated, skipped, by hand, in a browser."""
+"""The whole chain as a user meets it: killed and resumed, repeated, skipped, by hand, in a
+browser."""
 
 import html
 import json
@@ -151,8 +152,8 @@ def test_the_report_states_scores_with_intervals_and_a_verdict(smoke_home):
             interval = scores["intervals"][name]
             assert interval["low"] <= interval["value"] <= interval["high"]
             assert (
-                f'{interval["value"]:.3f} <span class="interval">[{interval["low"]:.3f}, {interval["high"]:.3f}]'
-                in index
+                f'{interval["value"]:.3f} <span class="interval">[{interval["low"]:.3f}, '
+                f"{interval['high']:.3f}]" in index
             )
     assert all(
         metrics[verdict] in html.unescape(index) for verdict in ("verdict", "ensemble_verdict")
@@ -195,7 +196,10 @@ def test_pages_need_no_network_and_every_link_leads_somewhere(smoke_home):
 
 @pytest.mark.xdist_group("chain-a")
 def test_a_hostile_text_is_escaped_in_every_page(tmp_path, home):
-    payload = "<img src=x onerror=alert(1)> &lt;script&gt;alert(2)&lt;/script&gt; =HYPERLINK(1) vector<int> word"
+    payload = (
+        "<img src=x onerror=alert(1)> &lt;script&gt;alert(2)&lt;/script&gt; =HYPERLINK(1) "
+        "vector<int> word"
+    )
     lines = [
         "text,label",
         *(
@@ -288,13 +292,15 @@ def test_splits_that_the_data_give_are_kept_and_copies_in_later_ones_go(tmp_path
     lines = [
         "text,label,part",
         *(
-            f"the {kind} text number {i * 7} speaks of {kind} things at length and of the number {i},{kind},train"
+            f"the {kind} text number {i * 7} speaks of {kind} things at length and of the number "
+            f"{i},{kind},train"
             for i in range(40)
             for kind in ("red", "blue")
         ),
     ]
     lines += [
-        f"a later {kind} text with the number {i * 11} is all about {kind} things and number {i},{kind},test"
+        f"a later {kind} text with the number {i * 11} is all about {kind} things and number "
+        f"{i},{kind},test"
         for i in range(10)
         for kind in ("red", "blue")
     ]
