@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 from lib import provenance, workspace
-from lib.config import CleaningConfig, TrainingConfig
+from lib.config import CleaningConfig, Config, TrainingConfig
+from lib.data import sources
 from lib.data.cleaning import clean_texts
 from lib.errors import WorkbookError
 from lib.evaluation.calibration import Calibrator
@@ -25,6 +26,7 @@ from lib.evaluation.selective import prediction_sets
 from lib.training import baseline, classifier_folder
 from lib.training.classifier_folder import Description, MemberEntry
 from lib.training.ensembles.combining import Ensemble
+from lib.workspace import Workspace
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +125,7 @@ class Classifier:
         thresholds = None if coverage is None else self._thresholds(coverage)
         cleaned, reasons = self._clean(texts)
         probs = self._probs(cleaned, progress=progress)
-        has_words = np.array([not reason for reason in reasons], dtype=bool)
+        has_words = ~_without_words(cleaned)
         labels = np.array(self.class_names, dtype=object)[probs.argmax(axis=1)]
         answers = pd.DataFrame({"label": labels, "confidence": probs.max(axis=1)})
         answers.loc[~has_words, "label"] = None
@@ -151,12 +153,11 @@ class Classifier:
         return self._probs(cleaned, progress=progress)
 
     def member_probs(
-        self, cleaned: Sequence[str], *, progress: bool = False
+        self, texts: Sequence[Any], *, progress: bool = False
     ) -> dict[str, np.ndarray]:
-        """Return the members' probabilities of cleaned texts: name -> ndarray of shape (n, k)."""
-        return {
-            member.name: member.predict_probs(cleaned, progress=progress) for member in self.members
-        }
+        """Return what each member says of n raw texts: name -> ndarray of shape (n, k)."""
+        cleaned, _ = self._clean(texts)
+        return self._member_probs(cleaned, progress=progress)
 
     def combine(self, member_probs: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return the calibrated probabilities of all members together: ndarray of shape (n, k)."""
@@ -245,13 +246,20 @@ class Classifier:
         return f"fewer than {self.cleaning.min_words} words left" if has_words else "no words left"
 
     def _probs(self, cleaned: list[str], *, progress: bool) -> np.ndarray:
-        k = len(self.class_names)
-        probs = np.full((len(cleaned), k), 1 / k)
-        has_words = np.array([bool(text) for text in cleaned], dtype=bool)
-        if has_words.any():
-            texts = [text for text in cleaned if text]
-            probs[has_words] = self.combine(self.member_probs(texts, progress=progress))
+        probs = self.combine(self._member_probs(cleaned, progress=progress))
+        probs[_without_words(cleaned)] = 1 / len(self.class_names)
         return probs
+
+    def _member_probs(self, cleaned: list[str], *, progress: bool) -> dict[str, np.ndarray]:
+        has_words = ~_without_words(cleaned)
+        texts = [text for text in cleaned if text]
+        member_probs = {}
+        for member in self.members:
+            probs = np.full((len(cleaned), len(self.class_names)), 1 / len(self.class_names))
+            if texts:
+                probs[has_words] = member.predict_probs(texts, progress=progress)
+            member_probs[member.name] = probs
+        return member_probs
 
     def _thresholds(self, coverage: float) -> np.ndarray:
         if coverage not in self.set_thresholds:
@@ -281,6 +289,39 @@ class Classifier:
                 f"{coverage:g}": values.tolist() for coverage, values in self.set_thresholds.items()
             },
         )
+
+
+def members_of_run(names: Sequence[str], *, config: Config, ws: Workspace) -> list[Member]:
+    """Return members that a run has trained (`ensembles.members.fit_all`)."""
+    from lib.training.ensembles.members import member_folder
+
+    return [
+        Member(
+            name,
+            member_folder(name, config, ws),
+            None if name in baseline.LINEAR else config.member_config(name).training,
+        )
+        for name in names
+    ]
+
+
+def origin_of_run(config: Config, ws: Workspace) -> dict[str, Any]:
+    """Return what a classifier's origin says: the data it learned from, and what wrote it."""
+    machine = provenance.machine_facts()
+    raw = workspace.read_facts(sources.raw_path(config))
+    return {
+        "dataset": ws.dataset,
+        "run": ws.run,
+        "data_fingerprint": raw.get("fingerprint"),
+        "train_fingerprint": provenance.path_fingerprint(ws.existing("train.parquet")),
+        "python": machine["python"],
+        "versions": machine["versions"],
+        "commit": machine["commit"],
+    }
+
+
+def _without_words(cleaned: Sequence[str]) -> np.ndarray:
+    return np.array([not text for text in cleaned], dtype=bool)
 
 
 def _entry(member: Member) -> MemberEntry:

@@ -122,6 +122,13 @@ def test_every_row_gets_its_row_in_order(classifier):
     assert answers["label"][9] == CLASSES[probs[9].argmax()]
 
 
+def test_members_together_are_the_whole(classifier):
+    parts = classifier.member_probs([*RAW, None])
+    assert list(parts) == ["TF-IDF", "short", "a: long/one"]
+    np.testing.assert_array_equal(parts["short"][3], np.full(3, 1 / 3))
+    np.testing.assert_array_equal(classifier.combine(parts)[:3], classifier.predict_probs(RAW))
+
+
 def test_no_texts_give_no_rows(classifier):
     assert classifier.predict_probs([]).shape == (0, 3)
     answers = classifier.predict([], coverage=0.9)

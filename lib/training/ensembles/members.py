@@ -144,7 +144,7 @@ def fit_all(
 def fit(tables: Mapping[str, pd.DataFrame], *, name: str, config: Config, ws: Workspace) -> Path:
     """Train one member on the table `train`, with the table `val` to stop a transformer; return its folder."""
     train, val = tables["train"], tables["val"]
-    folder = _folder(name, config, ws)
+    folder = member_folder(name, config, ws)
     if name in baseline.LINEAR:
         key = f"{provenance.table_fingerprint(train[['text', 'label']])} {config.seed} {provenance.code_fingerprint(baseline.__name__)}"
         if folder != ws.path("baseline") and not (
@@ -185,7 +185,7 @@ def predictor(
     ------
     WorkbookError : it has not been trained.
     """
-    folder = _folder(name, config, ws)
+    folder = member_folder(name, config, ws)
     if not folder.exists():
         raise WorkbookError(f"member {name!r} is not in {folder}: run 06_build_ensemble again")
     if name in baseline.LINEAR:
@@ -223,7 +223,7 @@ def predict_all(
 def model_id(ensemble: Ensemble, calibrator: Calibrator, *, config: Config, ws: Workspace) -> str:
     """Return a SHA-256 over the trained members of an ensemble and both models of notebook 04, how members combine and what calibrates them."""
     trained = [
-        provenance.path_fingerprint(_folder(name, config, ws))
+        provenance.path_fingerprint(member_folder(name, config, ws))
         for name in dict.fromkeys([*ensemble.members, "TF-IDF", None])
     ]
     numbers = [
@@ -245,7 +245,7 @@ def untouched_rows(names: Sequence[str], val: pd.DataFrame, *, config: Config) -
     return val[~val["row_id"].isin(pd.concat(watched))] if watched else val
 
 
-def _folder(name: str | None, config: Config, ws: Workspace) -> Path:
+def member_folder(name: str | None, config: Config, ws: Workspace) -> Path:
     if name == "TF-IDF":
         return ws.path("baseline")
     if name in baseline.LINEAR:
