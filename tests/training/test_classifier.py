@@ -67,6 +67,7 @@ def classifier(folders):
         members,
         Ensemble("weighted", [member.name for member in members], CLASSES, weights, np.zeros(3)),
         Calibrator(np.array([1.1, 0.9, 1.3]), np.array([0.0, 0.1, -0.2])),
+        abstain_below=0.25,
         set_thresholds={0.9: np.array([0.2, 0.3, 0.4]), 0.5: np.array([0.5, 0.5, 0.5])},
         origin={"dataset": "things", "versions": {"torch": "2"}},
     )
@@ -185,6 +186,7 @@ def test_a_folder_that_was_moved_answers_the_same(classifier, saved, tmp_path):
     pd.testing.assert_frame_equal(loaded.predict(RAW, coverage=0.5), before)
     np.testing.assert_array_equal(loaded.predict_probs(RAW), classifier.predict_probs(RAW))
     assert loaded.fingerprint == classifier.fingerprint
+    assert loaded.abstain_below == 0.25
     assert loaded.origin == {"dataset": "things", "versions": {"torch": "2"}}
     assert loaded.describe() == classifier.describe()
     loaded.save(tmp_path / "again")
@@ -228,6 +230,7 @@ def test_one_member_is_the_same_kind_of_object(folders, tmp_path):
             member.predict_probs(cleaned),
             rtol=1e-6,
         )
+        assert member.predict_probs(cleaned).dtype == np.float64
 
 
 def test_a_stack_of_members_survives_saving(classifier, folders, tmp_path):
