@@ -10,6 +10,8 @@ import pandas as pd
 from scipy import stats
 from sklearn.metrics import log_loss, precision_recall_fscore_support
 
+EPSILON = float(np.finfo(float).eps)
+
 
 def accuracy(y_true: np.ndarray, y_pred: np.ndarray) -> float:
     """Return the share of rows whose class is right."""
@@ -111,9 +113,7 @@ def brier_score_loss(probs: np.ndarray, y_true: np.ndarray) -> float:
     return float(np.mean(np.sum((probs - np.eye(probs.shape[1])[y_true]) ** 2, axis=1)))
 
 
-def row_log_losses(
-    probs: np.ndarray, y_true: np.ndarray, *, floor: float = np.finfo(float).eps
-) -> np.ndarray:
+def row_log_losses(probs: np.ndarray, y_true: np.ndarray, *, floor: float = EPSILON) -> np.ndarray:
     """Return each row's log loss, the negative logarithm of its class's probability: ndarray (n,).
 
     Parameters

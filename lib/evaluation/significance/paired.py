@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -164,7 +165,7 @@ def paired_tests(
     ------
     Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure"; statsmodels.
     """
-    options = {
+    options: dict[str, Any] = {
         "groups": groups,
         "n_resamples": n_resamples,
         "confidence": 1 - (1 - confidence) / max(1, len(others)),
