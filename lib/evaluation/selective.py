@@ -135,6 +135,33 @@ def accuracy_coverage_curve(
     return pd.DataFrame(rows, columns=columns).set_index("share")
 
 
+def abstention_threshold(probs: np.ndarray, *, answered_share: float) -> float:
+    """Return the confidence below which a classifier abstains, so that it answers a share of texts.
+
+    Parameters
+    ----------
+    probs : ndarray of shape (n, k) of rows that the model did not learn from
+    answered_share : of texts like these, above 0 and at most 1
+
+    Returns
+    -------
+    float in [0, 1]; 0 where all are answered
+
+    Examples
+    --------
+    >>> probs = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]])
+    >>> abstention_threshold(probs, answered_share=0.5)
+    0.8
+    >>> abstention_threshold(probs, answered_share=1)
+    0.0
+    """
+    if answered_share == 1:
+        return 0.0
+    confidences = np.sort(probs.max(axis=1))[::-1]
+    n_answered = max(1, round(answered_share * len(confidences)))
+    return float(confidences[n_answered - 1])
+
+
 def describe_conformal(table: pd.DataFrame, *, n: int, coverage: float = 0.9) -> str:
     """Return as a sentence how a promise is kept, and at what cost.
 

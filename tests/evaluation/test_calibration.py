@@ -9,7 +9,8 @@ from lib.evaluation.significance import Interval
 
 
 def drawn(n=20_000, *, sharpen=1.0, shift=(0.0, 0.0, 0.0), seed=0):
-    """Probabilities whose logarithms are `sharpen` times those of the truth, shifted, and classes drawn from the truth."""
+    """Probabilities whose logarithms are `sharpen` times those of the truth, shifted, and classes
+    drawn from the truth."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 1.5, (n, 3))
     y = (special.softmax(logits, axis=1).cumsum(axis=1) > rng.random((n, 1))).argmax(axis=1)

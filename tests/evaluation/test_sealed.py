@@ -160,7 +160,8 @@ def test_the_warning_gives_the_intervals_that_hold_for_all_evaluations():
 
 
 def test_nothing_that_trains_or_chooses_models_can_reach_the_test_labels():
-    """The import of `sealed` is forbidden to it by a contract of import-linter (pyproject.toml); the file itself is named nowhere else."""
+    """The import of `sealed` is forbidden to it by a contract of import-linter (pyproject.toml);
+    the file itself is named nowhere else."""
     contracts = tomllib.loads(
         (workspace.REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
     )["tool"]["importlinter"]["contracts"]
@@ -194,7 +195,9 @@ def test_notebooks_that_train_or_choose_models_read_no_label_of_a_test_row():
             for line in code.splitlines():
                 if (
                     "clean.parquet" in line
-                ):  # it holds all rows, before the seal: their texts may be read, to keep copies away from them
+                # it holds all rows, before the seal: their texts may be read, to keep copies away
+                # from them
+                ):
                     assert line.endswith('["text"].tolist()')
         elif step.number > "04":
             assert "test.parquet" not in code

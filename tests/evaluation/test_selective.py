@@ -123,8 +123,16 @@ def test_what_unanswered_texts_gain_is_a_sentence():
         index=[0.5, 0.8, 1.0],
     )
     assert selective.describe_coverage_curve(curve, model="ensemble") == (
-        "Answering the surest 80% of the texts (first class at 0.62 or more), the ensemble is right "
+        "Answering the surest 80% of the texts (first class at 0.62 or more), the ensemble is "
+        "right "
         "in 91.0% [89.0%, 93.0%]; on all texts in 85.0%."
     )
     half = selective.describe_coverage_curve(curve, model="ensemble", share=0.5)
     assert half.startswith("Answering the surest 50% of the texts (first class at 0.90 or more)")
+
+
+@pytest.mark.parametrize(("share", "answered"), [(0.01, 1), (0.25, 1), (0.5, 2), (0.75, 3), (1, 4)])
+def test_the_threshold_of_abstention_answers_the_surest_share(share, answered):
+    probs = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]])
+    threshold = selective.abstention_threshold(probs, answered_share=share)
+    assert (probs.max(axis=1) >= threshold).sum() == answered

@@ -331,7 +331,8 @@ def test_impossible_arguments_are_refused(n, disagreement):
 
 
 def seeds_of_predictions(*shares, n=400):
-    """Return true classes and, for each share, predictions that are right on that share of the rows of either class."""
+    """Return true classes and, for each share, predictions that are right on that share of the rows
+    of either class."""
     y = np.arange(n) % 2
     return y, np.stack([np.where(np.arange(n) < share * n, y, 1 - y) for share in shares])
 
