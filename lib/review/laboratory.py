@@ -298,6 +298,14 @@ def describe(findings: Findings | None) -> str:
     )
 
 
+def gains_title(findings: Findings) -> str:
+    """Return the title of a figure of the gains: the question, the rate of noise, rows and seeds."""
+    return (
+        f"What is done with flagged rows ({findings.effect_rate:.0%} of the labels wrong; "
+        f"n = {findings.n_held_out:,} rows, {findings.n_seeds} seeds)"
+    )
+
+
 def describe_gains(findings: Findings | None) -> str:
     """Say what each treatment of flagged rows gains over leaving them as they are."""
     if findings is None:
@@ -379,4 +387,4 @@ def _treatments(
 def _verdict(low: float, high: float) -> str:
     if low > 0:
         return "better"
-    return "worse" if high < 0 else "cannot tell"
+    return "worse" if high < 0 else "inconclusive"

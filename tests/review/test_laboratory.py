@@ -199,6 +199,12 @@ def test_the_gains_are_listed_without_the_rows_that_are_left_as_they_are():
     )
 
 
+def test_the_title_of_the_gains_has_their_rate_rows_and_seeds(findings):
+    assert laboratory.gains_title(findings) == (
+        "What is done with flagged rows (20% of the labels wrong; n = 75 rows, 2 seeds)"
+    )
+
+
 def test_a_laboratory_that_is_off_says_so():
     settings = LabelsConfig(lab_rows=0)
     rows = known(a=(6, 2), b=(6, 2))
