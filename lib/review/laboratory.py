@@ -5,8 +5,9 @@ It also measures what it is worth to remove, relabel or review what a detector f
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from lib.config import LabelsConfig
 from lib.errors import WorkbookError
 from lib.evaluation.metrics import macro_f1
-from lib.evaluation.significance import gain_over_seeds
+from lib.evaluation.significance import Interval, gain_over_seeds
 from lib.review.detectors import TFIDF, detector_probs, label_error_score, linear_model
 from lib.review.issues import confusion_rates, inject_label_noise
 from lib.review.review_budget import hits_by_depth, mean_over_seeds
@@ -37,6 +38,7 @@ _DETECTION_TYPES = {
 NOT_MEASURED = pd.DataFrame(
     {column: pd.Series(dtype=dtype) for column, dtype in _DETECTION_TYPES.items()}
 )
+CONFUSABLE = "confusable"
 UNTREATED = "flagged rows left as they are"
 
 
@@ -84,12 +86,7 @@ class Findings:
     effect_rate: float
     n_rows: int
     n_held_out: int
-    depths: pd.DataFrame = field(default_factory=pd.DataFrame)
-
-    @property
-    def best_detector(self) -> str:
-        """The detector with the highest mean AUPRC."""
-        return best_detector(self.detection)
+    depths: pd.DataFrame
 
     @property
     def n_seeds(self) -> int:
@@ -116,6 +113,7 @@ def run_laboratory(
         return None
     drawn = draw_sample(rows, settings.lab_rows, folds=settings.folds, seed=seed)
     sample = rows.iloc[drawn]
+    depth = min(1.0, settings.queue_rows / len(rows))
     return label_laboratory(
         {name: matrix[drawn] for name, matrix in views.items()},
         pd.Categorical(sample["label"], categories=class_names).codes.astype(int),
@@ -123,11 +121,7 @@ def run_laboratory(
         sample["split"].ne("train").to_numpy(),
         n_classes=len(class_names),
         settings=LaboratorySettings(
-            rates=settings.lab_rates,
-            n_seeds=settings.lab_seeds,
-            depth=min(1.0, settings.queue_rows / len(rows)),
-            folds=settings.folds,
-            seed=seed,
+            settings.lab_rates, settings.lab_seeds, depth, folds=settings.folds, seed=seed
         ),
     )
 
@@ -194,7 +188,6 @@ def label_laboratory(
     *,
     n_classes: int,
     settings: LaboratorySettings,
-    progress: bool = True,
 ) -> Findings:
     """Inject noise in labels, let each detector search for it, and train on what is left.
 
@@ -213,18 +206,16 @@ def label_laboratory(
     views = {name: _without_rare_terms(matrix) for name, matrix in views.items()}
     rows = np.flatnonzero(~held_out)
     predict = partial(
-        detector_probs,
-        groups=groups,
-        n_classes=n_classes,
-        fitted=~held_out,
-        folds=settings.folds,
+        detector_probs, groups=groups, n_classes=n_classes, fitted=~held_out, folds=settings.folds
     )
-    tfidf_probs = predict({TFIDF: views[TFIDF]}, labels, seed=settings.seed)[TFIDF]
-    confusions = {"confusable": confusion_rates(labels[rows], tfidf_probs[rows]), "uniform": None}
-    seeds = range(settings.seed, settings.seed + settings.n_seeds)
-    cases = [(kind, rate, seed) for kind in confusions for rate in settings.rates for seed in seeds]
+    tfidf = views[TFIDF]
+    tfidf_probs = predict({TFIDF: tfidf}, labels, seed=settings.seed)[TFIDF]
+    confusions = {CONFUSABLE: confusion_rates(labels[rows], tfidf_probs[rows]), "uniform": None}
+    cases = list(product(confusions, settings.rates, range(settings.n_seeds)))
+    effect_rate = max(settings.rates)
     detection, depths, noisy_runs = [], [], {}
-    for kind, rate, seed in tqdm(cases, "label laboratory", unit="case", disable=not progress):
+    for kind, rate, i in tqdm(cases, "label laboratory", unit="case"):
+        seed = settings.seed + i
         noisy = labels.copy()
         noisy[rows], is_wrong = inject_label_noise(
             labels[rows], rate=rate, n_classes=n_classes, confusion=confusions[kind], seed=seed
@@ -234,25 +225,20 @@ def label_laboratory(
             case = {"kind": kind, "rate": rate, "seed": seed, "detector": detector}
             scores = label_error_score(probs[detector][rows], noisy[rows])
             detection.append(case | _detection_metrics(scores, is_wrong, depth=settings.depth))
-            if kind == "confusable":
+            if kind == CONFUSABLE:
                 depths.append(hits_by_depth(scores, is_wrong).assign(**case))
-        if kind == "confusable" and rate == max(settings.rates):
+        if kind == CONFUSABLE and rate == effect_rate:
             noisy_runs[seed] = (noisy, probs)
     table = pd.DataFrame(detection)
+    best = best_detector(table)
     effect = _treatment_gains(
-        views[TFIDF],
-        labels,
-        held_out,
-        noisy_runs,
-        detector=best_detector(table),
-        rate=max(settings.rates),
-        seed=settings.seed,
+        tfidf, labels, held_out, noisy_runs, detector=best, rate=effect_rate, seed=settings.seed
     )
     return Findings(
         detection=table,
         effect=effect,
         depth=settings.depth,
-        effect_rate=max(settings.rates),
+        effect_rate=effect_rate,
         n_rows=len(rows),
         n_held_out=int(held_out.sum()),
         depths=pd.concat(depths, ignore_index=True),
@@ -282,13 +268,14 @@ def describe(findings: Findings | None) -> str:
     """Say which detector is best and what it finds; `review_budget` says what a queue brings."""
     if findings is None:
         return "The laboratory is off (labels.lab_rows is 0)."
-    detection, best = findings.detection, findings.best_detector
+    detection = findings.detection
+    best = best_detector(detection)
     auprc = detection.groupby("detector")["auprc"].mean()
-    confusable = detection[detection["kind"].eq("confusable") & detection["detector"].eq(best)]
-    shares = [
-        f"{row.value:.0%} [{row.low:.0%}, {row.high:.0%}] if {row.rate:.0%} of the labels are wrong"
-        for row in with_intervals(confusable, "precision").itertuples()
-    ]
+    of_best = detection[detection["kind"].eq(CONFUSABLE) & detection["detector"].eq(best)]
+    shares = []
+    for row in with_intervals(of_best, "precision").itertuples():
+        share = f"{row.value:.0%} [{row.low:.0%}, {row.high:.0%}]"
+        shares.append(f"{share} if {row.rate:.0%} of the labels are wrong")
     return (
         f"The best detector here is {best!r}: mean AUPRC {auprc[best]:.3f}, "
         f"plain TF-IDF {auprc[TFIDF]:.3f}. "
@@ -299,7 +286,7 @@ def describe(findings: Findings | None) -> str:
 
 
 def gains_title(findings: Findings) -> str:
-    """Return the title of a figure of the gains: the question, the rate of noise, rows and seeds."""
+    """Return the title of a figure of the gains, with the rate of noise, rows and seeds."""
     return (
         f"What is done with flagged rows ({findings.effect_rate:.0%} of the labels wrong; "
         f"n = {findings.n_held_out:,} rows, {findings.n_seeds} seeds)"
@@ -310,10 +297,10 @@ def describe_gains(findings: Findings | None) -> str:
     """Say what each treatment of flagged rows gains over leaving them as they are."""
     if findings is None:
         return "Not measured."
-    gains = [
-        f"{row.Index}: {row.gain:+.3f} [{row.low:+.3f}, {row.high:+.3f}], {row.verdict}"
-        for row in findings.effect.drop(UNTREATED).itertuples()
-    ]
+    gains = []
+    for row in findings.effect.drop(UNTREATED).itertuples():
+        interval = f"{row.gain:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
+        gains.append(f"{row.Index}: {interval}, {row.verdict}")
     return f"Macro F1 against leaving the flagged rows: {'; '.join(gains)}."
 
 
@@ -360,7 +347,7 @@ def _treatment_gains(
     for treatment, y_preds in predictions.items():
         gain = gain_over_seeds(y_true, untreated, np.stack(y_preds), seed=seed)
         f1 = np.mean([macro_f1(y_true, y_pred, n_classes=n_classes) for y_pred in y_preds])
-        table[treatment] = (f1, gain.value, gain.low, gain.high, _verdict(gain.low, gain.high))
+        table[treatment] = (f1, gain.value, gain.low, gain.high, _verdict(gain))
     columns = ["macro_f1", "gain", "low", "high", "verdict"]
     return pd.DataFrame.from_dict(table, orient="index", columns=columns).rename_axis("treatment")
 
@@ -384,7 +371,7 @@ def _treatments(
     }
 
 
-def _verdict(low: float, high: float) -> str:
-    if low > 0:
+def _verdict(gain: Interval) -> str:
+    if gain.low > 0:
         return "better"
-    return "worse" if high < 0 else "inconclusive"
+    return "worse" if gain.high < 0 else "inconclusive"

@@ -150,7 +150,8 @@ def choose_budget(
     if decided is None:
         decided = np.zeros(len(issues), dtype=bool)
     n_decided = int(decided.sum())
-    rate = nearest_rate(depths, flagged.mean())
+    flagged_share = float(flagged.mean())
+    rate = nearest_rate(depths, flagged_share)
     hits = _hit_shares(depths, detector=detector, rate=rate)
     worthwhile = round(_worthwhile_share(hits.mean(axis=1), min_hit_share) * len(issues))
     limits = {
@@ -162,15 +163,7 @@ def choose_budget(
     k = limits[bound]
     errors, recall = _expected(hits, n_rows=len(issues), start=n_decided, end=n_decided + k)
     return ReviewBudget(
-        k=k,
-        bound=bound,
-        worthwhile=worthwhile,
-        errors=errors,
-        recall=recall,
-        rate=rate,
-        flagged_share=float(flagged.mean()),
-        n_decided=n_decided,
-        min_hit_share=min_hit_share,
+        k, bound, worthwhile, errors, recall, rate, flagged_share, n_decided, min_hit_share
     )
 
 

@@ -35,7 +35,6 @@ def run(views, codes, held_out, *, rates):
         held_out,
         n_classes=3,
         settings=LaboratorySettings(rates=rates, n_seeds=2, depth=0.1, folds=3),
-        progress=False,
     )
 
 
@@ -173,7 +172,7 @@ def test_the_summary_says_how_many_of_the_flags_are_errors():
     ]
     rows += [("uniform", 0.05, seed, TFIDF, 10, 0.9, 1.0, 0.5) for seed in (1, 2)]
     description = laboratory.describe(
-        laboratory.Findings(detection(*rows), pd.DataFrame(), 0.02, 0.1, 1_000, 200)
+        laboratory.Findings(detection(*rows), pd.DataFrame(), 0.02, 0.1, 1_000, 200, pd.DataFrame())
     )
     assert (
         "Of the first 2.0% of the rows real errors are: 40% [40%, 40%] if 5% of the labels are wrong; 60% [60%, 60%] if 10% of"
@@ -192,7 +191,7 @@ def test_the_gains_are_listed_without_the_rows_that_are_left_as_they_are():
         },
         index=[laboratory.UNTREATED, "removed", "relabelled"],
     )
-    findings = laboratory.Findings(detection(), effect, 0.02, 0.1, 1_000, 200)
+    findings = laboratory.Findings(detection(), effect, 0.02, 0.1, 1_000, 200, pd.DataFrame())
     assert laboratory.describe_gains(findings) == (
         "Macro F1 against leaving the flagged rows: removed: +0.021 [+0.011, +0.032], better; "
         "relabelled: -0.010 [-0.020, -0.001], worse."
@@ -226,7 +225,6 @@ def test_the_laboratory_takes_its_sample_and_its_depth_from_the_settings():
     assert (findings.n_rows + findings.n_held_out, findings.depth) == (60, 0.25)
     assert (findings.effect_rate, findings.n_seeds) == (0.1, 2)
     assert set(findings.detection["seed"]) == {7, 8}
-    assert findings.best_detector == laboratory.best_detector(findings.detection)
 
 
 def test_the_laboratory_counts_confusable_hits_by_depth(findings):
