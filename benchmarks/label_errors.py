@@ -20,9 +20,10 @@ from sklearn.metrics import average_precision_score
 
 from lib.config import LabelsConfig
 from lib.data import duplicates, sources
-from lib.review import laboratory
-from lib.review.labels import confusion_rates, inject_label_noise
-from lib.review.laboratory import COMBINED, PLAIN
+from lib.review import detectors, laboratory
+from lib.review.detectors import COMBINED, TFIDF
+from lib.review.issues import confusion_rates, inject_label_noise
+from lib.training import backbones, finetune
 
 RATES, PROMISED_GAIN = (0.05, 0.10), 10
 
@@ -50,49 +51,39 @@ def main() -> None:
 
 def cases(posts: pd.DataFrame, *, n_seeds: int):
     """Yield the rate, the seed, noisy labels, which of them are wrong, and what each detector thinks."""
-    texts, classes, settings = (
-        posts["text"].tolist(),
-        sorted(posts["label"].unique()),
-        LabelsConfig(),
-    )
+    texts = posts["text"].tolist()
+    classes = sorted(posts["label"].unique())
     codes = pd.Categorical(posts["label"], categories=classes).codes.astype(int)
     groups = duplicates.group_ids(len(texts), duplicates.near_duplicate_pairs(texts))
-    vectors = laboratory.encoder_vectors(
-        "minilm", texts, max_length=settings.encoder_tokens, progress=False
-    )
-    views = laboratory.views(texts, vectors=vectors)
-    own = laboratory.judge({PLAIN: views[PLAIN]}, codes, groups, n_classes=len(classes))[PLAIN]
-    print(
-        f"{len(texts):,} posts; TF-IDF gives {(own.argmax(axis=1) == codes).mean():.1%} of the labels as they came"
-    )
+    tokenizer, model = backbones.load_backbone("minilm", class_names=classes)
+    max_length = LabelsConfig().encoder_tokens
+    vectors = finetune.embed(tokenizer, model, texts, max_length=max_length, progress=False)
+    views = detectors.text_views(texts, vectors=vectors)
+    tfidf = {TFIDF: views[TFIDF]}
+    tfidf_probs = detectors.detector_probs(tfidf, codes, groups, n_classes=len(classes))[TFIDF]
+    agreement = (tfidf_probs.argmax(axis=1) == codes).mean()
+    print(f"{len(texts):,} posts; TF-IDF predicts {agreement:.1%} of the labels as they came")
+    confusion = confusion_rates(codes, tfidf_probs)
     for rate in RATES:
         for seed in range(42, 42 + n_seeds):
-            noisy, planted = inject_label_noise(
-                codes,
-                rate=rate,
-                n_classes=len(classes),
-                confusion=confusion_rates(codes, own),
-                seed=seed,
+            noisy, is_wrong = inject_label_noise(
+                codes, rate=rate, n_classes=len(classes), confusion=confusion, seed=seed
             )
-            yield (
-                rate,
-                seed,
-                noisy,
-                planted,
-                laboratory.judge(views, noisy, groups, n_classes=len(classes), seed=seed),
+            probs = detectors.detector_probs(
+                views, noisy, groups, n_classes=len(classes), seed=seed
             )
+            yield rate, seed, noisy, is_wrong, probs
 
 
 def scores_of(
-    rate: float, seed: int, noisy: np.ndarray, planted: np.ndarray, probs: dict[str, np.ndarray]
+    rate: float, seed: int, noisy: np.ndarray, is_wrong: np.ndarray, probs: dict[str, np.ndarray]
 ) -> pd.DataFrame:
-    found = {
-        name: average_precision_score(planted, laboratory.doubt(each, noisy))
-        for name, each in probs.items()
+    auprc = {
+        detector: average_precision_score(is_wrong, detectors.label_error_score(each, noisy))
+        for detector, each in probs.items()
     }
-    return pd.DataFrame(
-        {"rate": rate, "seed": seed, "detector": list(found), "auprc": list(found.values())}
-    )
+    table = pd.Series(auprc, name="auprc").rename_axis("detector").reset_index()
+    return table.assign(rate=rate, seed=seed)
 
 
 def report(scores: pd.DataFrame) -> None:
@@ -105,8 +96,8 @@ def report(scores: pd.DataFrame) -> None:
             line(f"{rate:.0%} wrong: AUPRC of {detector}", by_seed[detector])
         for detector in dict.fromkeys((COMBINED, best)):
             line(
-                f"{rate:.0%} wrong: points {detector} gains over plain {PLAIN}",
-                100 * (by_seed[detector] - by_seed[PLAIN]),
+                f"{rate:.0%} wrong: points {detector} gains over plain {TFIDF}",
+                100 * (by_seed[detector] - by_seed[TFIDF]),
                 f">= {PROMISED_GAIN}",
             )
 

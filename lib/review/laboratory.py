@@ -1,39 +1,30 @@
-"""The label-error laboratory: noise planted in the user's own labels, what each detector finds of it, what that is worth."""
+"""The label-error laboratory: which detector finds errors injected in the user's own labels.
+
+It also measures what it is worth to remove, relabel or review what a detector flags.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import issparse
-from sklearn.base import ClassifierMixin, clone
-from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
-from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.naive_bayes import MultinomialNB
-from sklearn.neighbors import NearestNeighbors
-from sklearn.preprocessing import normalize
 from tqdm import tqdm
 
+from lib.config import LabelsConfig
 from lib.errors import WorkbookError
 from lib.evaluation.metrics import macro_f1
-from lib.evaluation.significance import gain_over_seeds, student_interval
-from lib.review.labels import confusion_rates, inject_label_noise, rank_label_issues
-from lib.review.review_budget import hits_by_depth
-from lib.training.baseline import SMOOTHING
+from lib.evaluation.significance import Interval, gain_over_seeds
+from lib.review.detectors import TFIDF, detector_probs, label_error_score, linear_model
+from lib.review.issues import confusion_rates, inject_label_noise
+from lib.review.review_budget import hits_by_depth, mean_over_seeds
 
-PLAIN, BAYES, COMBINED = "TF-IDF", "TF-IDF: naive Bayes", "combined"
-MAX_TERMS, N_TOPICS, N_NEIGHBOURS = 50_000, 100, 15
-MAX_REFERENCES = (
-    20_000  # neighbours are looked for among that many rows, so that time grows with the rows alone
-)
-_GROUP_SLACK = 10  # near-copies of a row that may be among its nearest rows, and do not count
-_DETECTION = {
+_DETECTION_TYPES = {
     "kind": str,
     "rate": float,
     "seed": int,
@@ -43,26 +34,50 @@ _DETECTION = {
     "precision": float,
     "recall": float,
 }
+# `Findings.detection` of a laboratory that is off
 NOT_MEASURED = pd.DataFrame(
-    {column: pd.Series(dtype=kind) for column, kind in _DETECTION.items()}
-)  # `Findings.detection` of a laboratory that is off
+    {column: pd.Series(dtype=dtype) for column, dtype in _DETECTION_TYPES.items()}
+)
+CONFUSABLE = "confusable"
+UNTREATED = "flagged rows left as they are"
+
+
+@dataclass(frozen=True)
+class LaboratorySettings:
+    """What the laboratory does.
+
+    Attributes
+    ----------
+    rates : shares of labels that are made wrong, 0..1; `Findings.effect` is measured at the largest
+    n_seeds : repetitions of each kind and rate
+    depth : share of the rows that a person would review, 0..1
+    folds : of the detectors
+    """
+
+    rates: tuple[float, ...]
+    n_seeds: int
+    depth: float
+    folds: int = 5
+    seed: int = 42
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What the laboratory found.
+    """What the laboratory measured.
 
     Attributes
     ----------
-    detection : one row a kind of noise, rate, seed and detector: `n_planted`, `auprc` (area under precision against recall,
-        0..1), and `precision` and `recall` of the first `depth` of the rows
-    effect : what is done with the flagged rows (index): `macro_f1` of the baseline on clean rows, `gain` over leaving them
-        with `low`, `high` and `verdict`
+    detection : one row for each kind of noise, rate, seed and detector: `n_planted` (wrong labels),
+        `auprc` (area under precision against recall, 0..1), and `precision` and `recall` of the
+        first `depth` of the rows
+    effect : what is done with the flagged rows (index): `macro_f1` of the baseline on clean rows,
+        `gain` over leaving them with `low`, `high` and `verdict`
     depth : share of the rows that are flagged in `detection`, 0..1
     effect_rate : rate of the noise behind `effect`; as many rows are flagged
-    n_rows, n_held_out : rows that noise was planted in, and clean rows that `effect` is measured on
-    depths : of the confusable noise, one row a rate, seed, detector and `depth` (share of the rows): `precision` and `recall` of
-        the rows down to there
+    n_rows : rows that noise was injected in
+    n_held_out : clean rows that `effect` is measured on
+    depths : of the confusable noise, one row for each rate, seed, detector and `depth` (share of
+        the rows): `precision` and `recall` of the rows down to there
     """
 
     detection: pd.DataFrame
@@ -71,151 +86,98 @@ class Findings:
     effect_rate: float
     n_rows: int
     n_held_out: int
-    depths: pd.DataFrame = field(default_factory=pd.DataFrame)
+    depths: pd.DataFrame
+
+    @property
+    def n_seeds(self) -> int:
+        """The number of repetitions."""
+        return self.detection["seed"].nunique()
 
 
-def encoder_vectors(
-    name: str, texts: Sequence[str], *, max_length: int, progress: bool = True
-) -> np.ndarray:
-    """Return a backbone's vector for each text, from its first `max_length` tokens: ndarray of shape (n, hidden), rows of unit length."""
-    from lib.training import (  # torch takes seconds to load, and not every run asks for an encoder
-        backbones,
-        finetune,
+def run_laboratory(
+    rows: pd.DataFrame,
+    views: dict[str, Any],
+    *,
+    class_names: list[str],
+    settings: LabelsConfig,
+    seed: int,
+) -> Findings | None:
+    """Run the laboratory on a sample of the rows, as the settings say; None where they say no.
+
+    Parameters
+    ----------
+    rows : with `label`, `group` and `split`: models are trained on `train`, others are held out
+    views : from `detectors.text_views`, of these rows
+    """
+    if settings.lab_rows == 0:
+        return None
+    drawn = draw_sample(rows, settings.lab_rows, folds=settings.folds, seed=seed)
+    sample = rows.iloc[drawn]
+    depth = min(1.0, settings.queue_rows / len(rows))
+    return label_laboratory(
+        {name: matrix[drawn] for name, matrix in views.items()},
+        pd.Categorical(sample["label"], categories=class_names).codes.astype(int),
+        sample["group"].to_numpy(),
+        sample["split"].ne("train").to_numpy(),
+        n_classes=len(class_names),
+        settings=LaboratorySettings(
+            settings.lab_rates, settings.lab_seeds, depth, folds=settings.folds, seed=seed
+        ),
     )
 
-    tokenizer, model = backbones.load_backbone(name, class_names=["0", "1"])  # the head is not used
-    return finetune.embed(tokenizer, model, texts, max_length=max_length, progress=progress)
 
+def draw_sample(rows: pd.DataFrame, n_rows: int, *, folds: int = 5, seed: int = 42) -> np.ndarray:
+    """Draw the rows that the laboratory works on: each label in each split keeps its share.
 
-def views(
-    texts: Sequence[str], *, vectors: np.ndarray | None = None, seed: int = 42
-) -> dict[str, Any]:
-    """Return the texts as matrices that no label has shaped: TF-IDF, its leading topics, and an encoder's vectors where given.
+    No label is lost.
 
     Parameters
     ----------
-    vectors : ndarray of shape (n, hidden), for instance of `encoder_vectors`
-
-    Returns
-    -------
-    name -> matrix of shape (n, features): `TF-IDF` (sparse), `topics` (latent semantic analysis), `encoder`
-    """
-    min_df = 2 if len(texts) >= 500 else 1
-    words = TfidfVectorizer(
-        ngram_range=(1, 2),
-        min_df=min_df,
-        max_features=MAX_TERMS,
-        sublinear_tf=True,
-        dtype=np.float32,
-    ).fit_transform(texts)
-    n_topics = min(N_TOPICS, min(words.shape) - 1)
-    found = {
-        PLAIN: words,
-        "topics": normalize(TruncatedSVD(n_topics, random_state=seed).fit_transform(words)),
-    }
-    return found if vectors is None else {**found, "encoder": normalize(vectors)}
-
-
-def judge(
-    views: dict[str, Any],
-    labels: np.ndarray,
-    groups: np.ndarray,
-    *,
-    n_classes: int,
-    fitted: np.ndarray | None = None,
-    folds: int = 5,
-    seed: int = 42,
-) -> dict[str, np.ndarray]:
-    """Return what each detector thinks of each row: probabilities of the classes, from models that did not see the row or a near-copy.
-
-    A logistic regression on each view, out of fold; on TF-IDF also naive Bayes, which errs differently; on dense views also the
-    labels of the nearest rows; and the mean of all but the neighbours among topics.
-
-    Parameters
-    ----------
-    views : name -> matrix of shape (n, features); no value of TF-IDF is below 0
-    labels : ndarray of int of shape (n,), 0..n_classes - 1
-    groups : ndarray of shape (n,); rows with one number are near-copies
-    fitted : ndarray of bool of shape (n,): rows that teach; the others are judged by models of all that teach. None: all teach
-
-    Returns
-    -------
-    detector -> ndarray of float64 of shape (n, n_classes), rows summing to 1
-
-    Source
-    ------
-    Northcutt, Jiang, Chuang 2021, "Confident Learning"; Zhu, Dong, Liu 2022, "Detecting Corrupted Labels Without Training a Model to
-    Predict" (neighbours).
-    """
-    teaches = np.ones(len(labels), dtype=bool) if fitted is None else fitted
-    regression = LogisticRegression(C=10, max_iter=200, random_state=seed)
-    probs: dict[str, np.ndarray] = {}
-    for name, matrix in views.items():
-        probs[name] = _out_of_fold(
-            regression, matrix, labels, groups, teaches, n_classes=n_classes, folds=folds, seed=seed
-        )
-        if name == PLAIN:
-            bayes = MultinomialNB(alpha=SMOOTHING)
-            probs[BAYES] = _out_of_fold(
-                bayes, matrix, labels, groups, teaches, n_classes=n_classes, folds=folds, seed=seed
-            )
-        else:
-            probs[f"{name}: neighbours"] = _neighbours(
-                matrix, labels, groups, teaches, n_classes=n_classes, seed=seed
-            )
-    members = [
-        each for name, each in probs.items() if name != "topics: neighbours"
-    ]  # which made the mean worse on newsgroups
-    return {**probs, COMBINED: np.mean(members, axis=0)}
-
-
-def doubt(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return 1 minus the probability of the given label, ndarray of shape (n,), 0..1: higher is more doubtful."""
-    return 1 - probs[np.arange(len(labels)), labels]
-
-
-def draw_sample(known: pd.DataFrame, n_rows: int, *, folds: int = 5, seed: int = 42) -> np.ndarray:
-    """Draw the rows that the laboratory works on: each label in each split keeps its share, and none is lost.
-
-    Parameters
-    ----------
-    known : with `label` and `split`: `train` teaches, all others are held out
-    n_rows : of the sample; of fewer rows all are taken
+    rows : with `label` and `split`: models are trained on `train`, all others are held out
+    n_rows : of the sample; all are taken where there are fewer
     folds : rows of each label that training needs
 
     Returns
     -------
-    ndarray of int, positions in `known`, rising
+    ndarray of int, positions in `rows`, rising
 
     Raises
     ------
-    WorkbookError : the sample is too small for a training row of each label in each fold and one validation row of each label, or
-        the data has no validation row, or training rows of one label alone.
+    WorkbookError : the sample is too small for a training row of each label in each fold and one
+        validation row of each label, or the data has no validation row, or training rows of one
+        label alone.
     """
-    teaches = known["split"].eq("train").to_numpy()
-    n_classes = known["label"].nunique()
-    least = min((folds + 1) * n_classes, len(known))
-    if n_rows < least:
+    in_train = rows["split"].eq("train").to_numpy()
+    _check_sample(rows["label"], in_train, n_rows, folds=folds)
+    shuffled = rows[["label", "split"]].assign(position=np.arange(len(rows)), in_train=in_train)
+    shuffled = shuffled.sample(frac=1, random_state=seed)
+    strata = shuffled.groupby(["label", "split"], sort=False)["position"]
+    rank = strata.cumcount().to_numpy()
+    size = strata.transform("size").to_numpy()
+    # The first rows of each stratum come soonest, in proportion to its size ...
+    priority = (rank + np.random.default_rng(seed).random(len(rows))) / size
+    # ... and those that training and validation need come before all others.
+    priority[rank < np.where(shuffled["in_train"], folds, 1)] -= 1
+    first = np.argsort(priority, kind="stable")[:n_rows]
+    return np.sort(shuffled["position"].to_numpy()[first])
+
+
+def _check_sample(labels: pd.Series, in_train: np.ndarray, n_rows: int, *, folds: int) -> None:
+    n_classes = labels.nunique()
+    n_needed = min((folds + 1) * n_classes, len(labels))
+    if n_rows < n_needed:
         raise WorkbookError(
-            f"labels.lab_rows={n_rows} is too few for {n_classes} labels in {folds} folds: {least} is the least, 0 leaves the laboratory out"
+            f"labels.lab_rows={n_rows} is too few for {n_classes} labels in {folds} folds: "
+            f"at least {n_needed} are needed; 0 turns the laboratory off"
         )
-    if teaches.all() or known.loc[teaches, "label"].nunique() < 2:
-        there = f"there are {(~teaches).sum()} and {teaches.sum()} of {known.loc[teaches, 'label'].nunique()}"
+    n_train_classes = labels[in_train].nunique()
+    if in_train.all() or n_train_classes < 2:
         raise WorkbookError(
-            f"labels.lab_rows={n_rows}: it takes validation rows, and training rows of two labels; {there}; 0 leaves the laboratory out"
+            f"labels.lab_rows={n_rows}: the laboratory needs validation rows, and training rows of "
+            f"at least two labels; there are {(~in_train).sum()} validation rows, and "
+            f"{in_train.sum()} training rows with {n_train_classes} labels; "
+            "0 turns the laboratory off"
         )
-    drawn = (
-        known[["label", "split"]]
-        .assign(place=np.arange(len(known)), teaches=teaches)
-        .sample(frac=1, random_state=seed)
-    )
-    strata = drawn.groupby(["label", "split"], sort=False)["place"]
-    rank, size = strata.cumcount().to_numpy(), strata.transform("size").to_numpy()
-    due = (
-        rank + np.random.default_rng(seed).random(len(drawn))
-    ) / size  # the first of each stratum come soonest, in step with its size
-    due[rank < np.where(drawn["teaches"], folds, 1)] -= 1  # before all others
-    return np.sort(drawn["place"].to_numpy()[np.argsort(due, kind="stable")[:n_rows]])
 
 
 def label_laboratory(
@@ -225,145 +187,61 @@ def label_laboratory(
     held_out: np.ndarray,
     *,
     n_classes: int,
-    rates: Sequence[float],
-    n_seeds: int,
-    depth: float,
-    folds: int = 5,
-    seed: int = 42,
-    progress: bool = True,
+    settings: LaboratorySettings,
 ) -> Findings:
-    """Plant noise in labels, let each detector look for it, and train on what is left.
+    """Inject noise in labels, let each detector search for it, and train on what is left.
 
-    Two kinds of noise: `confusable` goes to classes in proportion to how the TF-IDF model confuses them, `uniform` to any other
-    class. Errors that the labels had before count as false alarms, so that precision is a lower bound.
+    Two kinds of noise: `confusable` goes to classes in proportion to how the TF-IDF model confuses
+    them, `uniform` to any other class. Errors that the labels had before count as false alarms, so
+    that precision is a lower bound.
 
     Parameters
     ----------
-    views : from `views`, of n rows
+    views : from `detectors.text_views`, of n rows
     labels : ndarray of int of shape (n,)
     groups : ndarray of shape (n,); rows with one number are near-copies
-    held_out : ndarray of bool of shape (n,): rows whose labels stay clean, for measuring what reviewing is worth
-    rates : shares of labels that are made wrong; `effect` is measured at the largest
-    depth : share of the rows that a person would look at
+    held_out : ndarray of bool of shape (n,): rows whose labels stay clean, for measuring what
+        reviewing is worth
     """
-    # a word of one text tells nothing, and every column costs the regression time
-    views = {
-        name: matrix[:, matrix.getnnz(axis=0) > 1] if issparse(matrix) else matrix
-        for name, matrix in views.items()
-    }
-    plain = {PLAIN: views[PLAIN]}
-    own = judge(
-        plain, labels, groups, n_classes=n_classes, fitted=~held_out, folds=folds, seed=seed
-    )[PLAIN]
+    views = {name: _without_rare_terms(matrix) for name, matrix in views.items()}
     rows = np.flatnonzero(~held_out)
-    confusion = {"confusable": confusion_rates(labels[rows], own[rows]), "uniform": None}
-    cases = [(kind, rate, seed + i) for kind in confusion for rate in rates for i in range(n_seeds)]
+    predict = partial(
+        detector_probs, groups=groups, n_classes=n_classes, fitted=~held_out, folds=settings.folds
+    )
+    tfidf = views[TFIDF]
+    tfidf_probs = predict({TFIDF: tfidf}, labels, seed=settings.seed)[TFIDF]
+    confusions = {CONFUSABLE: confusion_rates(labels[rows], tfidf_probs[rows]), "uniform": None}
+    cases = list(product(confusions, settings.rates, range(settings.n_seeds)))
+    effect_rate = max(settings.rates)
     detection, depths, noisy_runs = [], [], {}
-    for kind, rate, case_seed in tqdm(cases, "label laboratory", unit="case", disable=not progress):
-        noisy, planted = labels.copy(), np.zeros(len(labels), dtype=bool)
-        noisy[rows], planted[rows] = inject_label_noise(
-            labels[rows], rate=rate, n_classes=n_classes, confusion=confusion[kind], seed=case_seed
+    for kind, rate, i in tqdm(cases, "label laboratory", unit="case"):
+        seed = settings.seed + i
+        noisy = labels.copy()
+        noisy[rows], is_wrong = inject_label_noise(
+            labels[rows], rate=rate, n_classes=n_classes, confusion=confusions[kind], seed=seed
         )
-        probs = judge(
-            views, noisy, groups, n_classes=n_classes, fitted=~held_out, folds=folds, seed=case_seed
-        )
-        for detector, each in probs.items():
-            doubts = doubt(each[rows], noisy[rows])
-            detection.append(
-                (kind, rate, case_seed, detector, *_found(doubts, planted[rows], depth=depth))
-            )
-            if kind == "confusable":
-                depths.append(
-                    hits_by_depth(doubts, planted[rows]).assign(
-                        kind=kind, rate=rate, seed=case_seed, detector=detector
-                    )
-                )
-        if (kind, rate) == ("confusable", max(rates)):
-            noisy_runs[case_seed] = (noisy, probs)
-    table = pd.DataFrame(detection, columns=list(_DETECTION))
-    effect = _effect(
-        views[PLAIN],
-        labels,
-        held_out,
-        noisy_runs,
-        detector=best_detector(table),
-        rate=max(rates),
-        seed=seed,
+        probs = predict(views, noisy, seed=seed)
+        for detector in probs:
+            case = {"kind": kind, "rate": rate, "seed": seed, "detector": detector}
+            scores = label_error_score(probs[detector][rows], noisy[rows])
+            detection.append(case | _detection_metrics(scores, is_wrong, depth=settings.depth))
+            if kind == CONFUSABLE:
+                depths.append(hits_by_depth(scores, is_wrong).assign(**case))
+        if kind == CONFUSABLE and rate == effect_rate:
+            noisy_runs[seed] = (noisy, probs)
+    table = pd.DataFrame(detection)
+    best = best_detector(table)
+    effect = _treatment_gains(
+        tfidf, labels, held_out, noisy_runs, detector=best, rate=effect_rate, seed=settings.seed
     )
     return Findings(
-        table,
-        effect,
-        depth,
-        max(rates),
-        len(rows),
-        int(held_out.sum()),
-        pd.concat(depths, ignore_index=True),
-    )
-
-
-def nearest_rows(
-    matrix: Any, wanted: Sequence[int], groups: np.ndarray, *, n: int = 3
-) -> dict[int, list[int]]:
-    """Return for each wanted row the `n` rows nearest to it that are no near-copies, nearest first (all are numbers of rows of `matrix`)."""
-    if not len(wanted):
-        return {}
-    search = NearestNeighbors(
-        n_neighbors=min(n + 1 + _GROUP_SLACK, matrix.shape[0]), metric="cosine"
-    ).fit(matrix)
-    nearest = search.kneighbors(matrix[list(wanted)], return_distance=False)
-    return {
-        row: [int(i) for i in near if groups[i] != groups[row]][:n]
-        for row, near in zip(wanted, nearest)
-    }
-
-
-def neighbours_of(
-    queue: pd.DataFrame,
-    known: pd.DataFrame,
-    views: dict[str, Any],
-    groups: np.ndarray,
-    *,
-    n: int = 3,
-) -> dict[int, list[tuple[str, str]]]:
-    """Return the texts and labels that are nearest to each queued row by TF-IDF, nearest first, near-copies left out.
-
-    Parameters
-    ----------
-    queue : with `row_id`; rows that are not in `known` are left out
-    known : with `row_id`, `text` and `label`, rows as in `views` and `groups`
-    """
-    places = pd.Series(np.arange(len(known)), index=known["row_id"])
-    near = nearest_rows(
-        views[PLAIN], places[places.index.intersection(queue["row_id"])].tolist(), groups, n=n
-    )
-    texts, labels, ids = known["text"].tolist(), known["label"].tolist(), known["row_id"].tolist()
-    return {int(ids[row]): [(texts[i], labels[i]) for i in found] for row, found in near.items()}
-
-
-def rank_rows(
-    known: pd.DataFrame, probs: np.ndarray, *, class_names: Sequence[str]
-) -> pd.DataFrame:
-    """Rank rows by how wrong their label looks; each split has thresholds of its own, for other models have judged it.
-
-    Parameters
-    ----------
-    known : with `row_id`, `label` and `split`
-    probs : ndarray of shape (n, k), of `judge`
-
-    Returns
-    -------
-    DataFrame with `row_id`, `score`, `suggestion` and `is_issue` as of `labels.rank_label_issues`, worst first
-    """
-    ranked = []
-    for split in known["split"].unique():
-        place = np.flatnonzero(known["split"] == split)
-        found = rank_label_issues(
-            known["label"].iloc[place].tolist(), probs[place], class_names=class_names
-        )
-        ranked.append(found.assign(row_id=known["row_id"].to_numpy()[place][found["row"]]))
-    columns = ["row_id", "score", "suggestion", "is_issue"]
-    return pd.concat(ranked)[columns].sort_values(
-        "score", ascending=False, kind="stable", ignore_index=True
+        detection=table,
+        effect=effect,
+        depth=settings.depth,
+        effect_rate=effect_rate,
+        n_rows=len(rows),
+        n_held_out=int(held_out.sum()),
+        depths=pd.concat(depths, ignore_index=True),
     )
 
 
@@ -372,167 +250,122 @@ def best_detector(detection: pd.DataFrame) -> str:
     return str(detection.groupby("detector", sort=False)["auprc"].mean().idxmax())
 
 
-def with_intervals(
-    detection: pd.DataFrame, measure: str, *, confidence: float = 0.95
-) -> pd.DataFrame:
-    """Return the mean of a measure over seeds with Student's interval, one row a kind, rate and detector.
+def with_intervals(detection: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """Return the mean of a measure over seeds with Student's 95 % interval.
 
     Returns
     -------
     DataFrame with `kind`, `rate`, `detector`, `value`, `low`, `high` (clipped to 0..1)
     """
-    by_case = (
-        detection.groupby(["kind", "rate", "detector"], sort=False)[measure]
-        .agg(["mean", "std", "count"])
-        .reset_index()
-    )
-    by_case["error"] = by_case["std"] / np.sqrt(by_case["count"])
-    intervals = [
-        student_interval(mean, error, n_values=n, n=n, confidence=confidence, bounds=(0, 1))
-        for mean, error, n in zip(by_case["mean"], by_case["error"], by_case["count"])
-    ]
-    return by_case[["kind", "rate", "detector"]].assign(
-        value=by_case["mean"],
-        low=[interval.low for interval in intervals],
-        high=[interval.high for interval in intervals],
-    )
+    table = []
+    for case, values in detection.groupby(["kind", "rate", "detector"], sort=False)[measure]:
+        interval = mean_over_seeds(values.to_numpy(), highest=1, n=len(values))
+        table.append((*case, interval.value, interval.low, interval.high))
+    return pd.DataFrame(table, columns=["kind", "rate", "detector", "value", "low", "high"])
 
 
-def summary(findings: Findings) -> str:
-    """Say in words which detector is best, and what it finds; `depth.summary` says what that means for a queue."""
-    detector = best_detector(findings.detection)
-    confusable = findings.detection[
-        (findings.detection["kind"] == "confusable") & (findings.detection["detector"] == detector)
-    ]
-    precision = with_intervals(confusable, "precision").set_index("rate")
-    told = [
-        f"{row.value:.0%} [{row.low:.0%}, {row.high:.0%}] if {rate:.0%} of the labels are wrong"
-        for rate, row in precision.iterrows()
-    ]
-    found, n_seeds = (
-        findings.detection.groupby("detector")["auprc"].mean(),
-        findings.detection["seed"].nunique(),
-    )
+def describe(findings: Findings | None) -> str:
+    """Say which detector is best and what it finds; `review_budget` says what a queue brings."""
+    if findings is None:
+        return "The laboratory is off (labels.lab_rows is 0)."
+    detection = findings.detection
+    best = best_detector(detection)
+    auprc = detection.groupby("detector")["auprc"].mean()
+    of_best = detection[detection["kind"].eq(CONFUSABLE) & detection["detector"].eq(best)]
+    shares = []
+    for row in with_intervals(of_best, "precision").itertuples():
+        share = f"{row.value:.0%} [{row.low:.0%}, {row.high:.0%}]"
+        shares.append(f"{share} if {row.rate:.0%} of the labels are wrong")
     return (
-        f"The best detector here is {detector!r}: mean AUPRC {found[detector]:.3f}, plain TF-IDF {found[PLAIN]:.3f}. "
-        f"Of the first {findings.depth:.1%} of the rows real errors are: {'; '.join(told)}. "
-        f"Measured on {findings.n_rows:,} rows with planted errors that are easily confused, {n_seeds} seeds."
+        f"The best detector here is {best!r}: mean AUPRC {auprc[best]:.3f}, "
+        f"plain TF-IDF {auprc[TFIDF]:.3f}. "
+        f"Of the first {findings.depth:.1%} of the rows real errors are: {'; '.join(shares)}. "
+        f"Measured on {findings.n_rows:,} rows with injected errors that are easily confused, "
+        f"{findings.n_seeds} seeds."
     )
 
 
-def _out_of_fold(
-    untrained: ClassifierMixin,
-    matrix: Any,
-    labels: np.ndarray,
-    groups: np.ndarray,
-    teaches: np.ndarray,
-    *,
-    n_classes: int,
-    folds: int,
-    seed: int,
-) -> np.ndarray:
-    probs, rows = np.zeros((len(labels), n_classes)), np.flatnonzero(teaches)
-    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
-    parts = [
-        (rows[train], rows[judged])
-        for train, judged in splitter.split(rows, labels[rows], groups[rows])
-    ]
-    if not teaches.all():
-        parts.append((rows, np.flatnonzero(~teaches)))
-    for train, judged in parts:
-        model = clone(untrained).fit(matrix[train], labels[train])
-        probs[np.ix_(judged, model.classes_)] = model.predict_proba(matrix[judged])
-    return probs / probs.sum(
-        axis=1, keepdims=True
-    )  # of float32 features they sum to 1 in float32 alone
-
-
-def _neighbours(
-    matrix: np.ndarray,
-    labels: np.ndarray,
-    groups: np.ndarray,
-    teaches: np.ndarray,
-    *,
-    n_classes: int,
-    seed: int,
-) -> np.ndarray:
-    rows = np.flatnonzero(teaches)
-    rows = np.sort(np.random.default_rng(seed).permutation(rows)[:MAX_REFERENCES])
-    wanted = min(N_NEIGHBOURS + 1 + _GROUP_SLACK, len(rows))
-    nearest = rows[
-        NearestNeighbors(n_neighbors=wanted)
-        .fit(matrix[rows])
-        .kneighbors(matrix, return_distance=False)
-    ]
-    counts = groups[nearest] != groups[:, None]  # neither the row itself nor a near-copy
-    counts &= counts.cumsum(axis=1) <= N_NEIGHBOURS
-    prior = np.bincount(labels[rows], minlength=n_classes) / len(rows)
-    votes = (
-        np.stack([((labels[nearest] == c) & counts).sum(axis=1) for c in range(n_classes)], axis=1)
-        + prior
-    )
-    return votes / votes.sum(axis=1, keepdims=True)
-
-
-def _found(
-    doubts: np.ndarray, planted: np.ndarray, *, depth: float
-) -> tuple[int, float, float, float]:
-    n_flags = max(1, round(depth * len(doubts)))
-    hits = planted[np.argsort(-doubts, kind="stable")[:n_flags]].sum()
+def gains_title(findings: Findings) -> str:
+    """Return the title of a figure of the gains, with the rate of noise, rows and seeds."""
     return (
-        int(planted.sum()),
-        float(average_precision_score(planted, doubts)),
-        float(hits / n_flags),
-        float(hits / planted.sum()),
+        f"What is done with flagged rows ({findings.effect_rate:.0%} of the labels wrong; "
+        f"n = {findings.n_held_out:,} rows, {findings.n_seeds} seeds)"
     )
 
 
-def _effect(
-    words: Any,
+def describe_gains(findings: Findings | None) -> str:
+    """Say what each treatment of flagged rows gains over leaving them as they are."""
+    if findings is None:
+        return "Not measured."
+    gains = []
+    for row in findings.effect.drop(UNTREATED).itertuples():
+        interval = f"{row.gain:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
+        gains.append(f"{row.Index}: {interval}, {row.verdict}")
+    return f"Macro F1 against leaving the flagged rows: {'; '.join(gains)}."
+
+
+def _without_rare_terms(matrix: Any) -> Any:
+    """Drop terms of one text alone: they carry no information, and cost the regression time."""
+    return matrix[:, matrix.getnnz(axis=0) > 1] if issparse(matrix) else matrix
+
+
+def _detection_metrics(
+    scores: np.ndarray, is_wrong: np.ndarray, *, depth: float
+) -> dict[str, float]:
+    n_flagged = max(1, round(depth * len(scores)))
+    n_wrong = int(is_wrong.sum())
+    n_hits = is_wrong[np.argsort(-scores, kind="stable")[:n_flagged]].sum()
+    return {
+        "n_planted": n_wrong,
+        "auprc": float(average_precision_score(is_wrong, scores)),
+        "precision": float(n_hits / n_flagged),
+        "recall": float(n_hits / n_wrong),
+    }
+
+
+def _treatment_gains(
+    tfidf: Any,
     labels: np.ndarray,
     held_out: np.ndarray,
-    runs: dict[int, Any],
+    noisy_runs: dict[int, Any],
     *,
     detector: str,
     rate: float,
     seed: int,
 ) -> pd.DataFrame:
-    """Train on noisy labels, and on them without, or with other labels in, the flagged rows; as many are flagged as were planted."""
-    rows, y = np.flatnonzero(~held_out), labels[held_out]
-    predicted: dict[str, list[np.ndarray]] = {}
-    for case_seed, (noisy, probs) in runs.items():
-        order = rows[np.argsort(-doubt(probs[detector][rows], noisy[rows]), kind="stable")]
-        flagged = np.isin(np.arange(len(labels)), order[: max(1, round(rate * len(rows)))])
-        suggested = np.where(flagged, probs[detector].argmax(axis=1), noisy)
-        ways = {
-            "flagged rows left as they are": (rows, noisy),
-            "flagged rows removed": (rows[~flagged[rows]], noisy),
-            "flagged rows relabelled by the detector": (rows, suggested),
-            "flagged rows reviewed by a person who is always right": (
-                rows,
-                np.where(flagged, labels, noisy),
-            ),
-            "no noise at all": (rows, labels),
-        }
-        for way, (train, given) in ways.items():
-            model = LogisticRegression(C=10, max_iter=200, random_state=case_seed).fit(
-                words[train], given[train]
-            )
-            predicted.setdefault(way, []).append(model.predict(words[held_out]))
-    k, table = int(labels.max()) + 1, []
-    left = np.stack(predicted["flagged rows left as they are"])
-    for way, each in predicted.items():
-        gain = gain_over_seeds(y, left, np.stack(each), seed=seed)
-        table.append(
-            (
-                way,
-                float(np.mean([macro_f1(y, one, n_classes=k) for one in each])),
-                gain.value,
-                gain.low,
-                gain.high,
-                gain.verdict,
-            )
-        )
-    return pd.DataFrame(
-        table, columns=["way", "macro_f1", "gain", "low", "high", "verdict"]
-    ).set_index("way")
+    """Train on noisy labels after each treatment of the flagged rows; measure on clean rows."""
+    predictions: dict[str, list[np.ndarray]] = {}
+    for run_seed, (noisy, probs) in noisy_runs.items():
+        treated = _treatments(labels, noisy, probs[detector], np.flatnonzero(~held_out), rate=rate)
+        for treatment, (train, targets) in treated.items():
+            model = linear_model(run_seed).fit(tfidf[train], targets[train])
+            predictions.setdefault(treatment, []).append(model.predict(tfidf[held_out]))
+    y_true = labels[held_out]
+    n_classes = int(labels.max()) + 1
+    untreated = np.stack(predictions[UNTREATED])
+    table = {}
+    for treatment, y_preds in predictions.items():
+        gain = gain_over_seeds(y_true, untreated, np.stack(y_preds), seed=seed)
+        f1 = np.mean([macro_f1(y_true, y_pred, n_classes=n_classes) for y_pred in y_preds])
+        table[treatment] = (f1, gain.value, gain.low, gain.high, gain.verdict)
+    columns = ["macro_f1", "gain", "low", "high", "verdict"]
+    return pd.DataFrame.from_dict(table, orient="index", columns=columns).rename_axis("treatment")
+
+
+def _treatments(
+    labels: np.ndarray, noisy: np.ndarray, probs: np.ndarray, rows: np.ndarray, *, rate: float
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return training rows and labels after each treatment; as many are flagged as are wrong."""
+    scores = label_error_score(probs[rows], noisy[rows])
+    n_flagged = max(1, round(rate * len(rows)))
+    flagged = np.zeros(len(labels), dtype=bool)
+    flagged[rows[np.argsort(-scores, kind="stable")[:n_flagged]]] = True
+    relabelled = np.where(flagged, probs.argmax(axis=1), noisy)
+    reviewed = np.where(flagged, labels, noisy)
+    return {
+        UNTREATED: (rows, noisy),
+        "flagged rows removed": (rows[~flagged[rows]], noisy),
+        "flagged rows relabelled by the detector": (rows, relabelled),
+        "flagged rows reviewed by a person who is always right": (rows, reviewed),
+        "no noise at all": (rows, labels),
+    }

@@ -15,7 +15,7 @@ from lib.config import Config
 from lib.data import cleaning, duplicates, sources, splits
 from lib.delivery.cli import main
 from lib.errors import WorkbookError
-from lib.review import labels
+from lib.review import decisions
 
 chain = pytest.mark.xdist_group("bad-data")
 GOOD = [
@@ -225,7 +225,7 @@ def test_a_broken_line_of_the_decisions_is_named_and_the_file_stays(
     shutil.copytree(odd_home, home)
     clean = written(home, "clean")
     path = home / "data/review/odd/decisions.csv"
-    labels.record_decisions(
+    decisions.record_decisions(
         path,
         [
             (fingerprint, "drop", label, "", "not a text")
@@ -240,7 +240,7 @@ def test_a_broken_line_of_the_decisions_is_named_and_the_file_stays(
     queue = home / "reports/bad/review_queue.csv"
     asked = queue.read_bytes()
     with pytest.raises(WorkbookError) as caught:
-        labels.read_decisions(path)
+        decisions.read_decisions(path)
     assert str(caught.value) == f"{path}, line 3: {message}"
     if now:  # once by the chain is enough
         said = refused(home, odd_home / "odd.jsonl", "--from", "03", "--to", "03")
@@ -250,7 +250,7 @@ def test_a_broken_line_of_the_decisions_is_named_and_the_file_stays(
         )
     assert path.read_text(encoding="utf-8") == broken and queue.read_bytes() == asked
     path.write_text(whole, encoding="utf-8")
-    assert labels.apply_decisions(clean, labels.read_decisions(path)).dropped[
+    assert decisions.apply_decisions(clean, decisions.read_decisions(path)).dropped[
         "row_id"
     ].tolist() == [0, 1, 2]
 
@@ -269,7 +269,7 @@ def test_a_class_that_decisions_empty_is_named(odd_home, tmp_path, decision, new
     decided += [
         (fingerprint, decision, "blue", new_label, "") for fingerprint in blue[:5] if new_label
     ]
-    labels.record_decisions(home / "data/review/odd/decisions.csv", decided)
+    decisions.record_decisions(home / "data/review/odd/decisions.csv", decided)
     said = refused(home, odd_home / "odd.jsonl", "--from", "03", "--to", "03")
     assert (
         "stopped under 'What have people decided so far?': WorkbookError: odd, after the "

@@ -4,11 +4,11 @@ import pytest
 
 from lib.review import review_budget
 from lib.review.review_budget import (
-    choose_depth,
+    choose_budget,
+    describe,
     expected_yield,
     hits_by_depth,
     nearest_rate,
-    summary,
 )
 
 STEPS = [
@@ -63,7 +63,7 @@ def test_hits_of_very_few_rows_have_one_depth():
 
 
 def test_looking_ends_where_fewer_than_one_in_five_of_the_next_rows_are_errors():
-    found = choose_depth(depths(), issues(), detector="combined", budget=200)
+    found = choose_budget(depths(), issues(), detector="combined", max_rows=200)
     assert (found.k, found.bound, found.worthwhile, found.rate) == (100, "worth", 100, 0.1)
     assert found.errors.value == pytest.approx(50 + 25) and found.recall.value == pytest.approx(
         75 / 95
@@ -74,20 +74,20 @@ def test_looking_ends_where_fewer_than_one_in_five_of_the_next_rows_are_errors()
 @pytest.mark.parametrize(("share", "worthwhile"), [(0.9, 50), (0.5, 100), (0.05, 500), (0.04, 500)])
 def test_the_share_of_errors_that_is_worth_a_look_is_the_callers(share, worthwhile):
     assert (
-        choose_depth(
-            depths(), issues(), detector="combined", budget=200, min_hit_share=share
+        choose_budget(
+            depths(), issues(), detector="combined", max_rows=200, min_hit_share=share
         ).worthwhile
         == worthwhile
     )
 
 
 def test_the_budget_and_the_flags_end_the_queue_too():
-    short = choose_depth(depths(), issues(), detector="combined", budget=60)
+    short = choose_budget(depths(), issues(), detector="combined", max_rows=60)
     assert (short.k, short.bound, short.worthwhile) == (60, "budget", 100)
     assert short.errors.value == pytest.approx(50 + 5) and short.recall.value == pytest.approx(
         55 / 95
     )
-    unflagged = choose_depth(depths(), issues(n_flagged=30), detector="combined", budget=60)
+    unflagged = choose_budget(depths(), issues(n_flagged=30), detector="combined", max_rows=60)
     assert (unflagged.k, unflagged.bound, unflagged.errors.value) == (
         30,
         "flags",
@@ -97,37 +97,41 @@ def test_the_budget_and_the_flags_end_the_queue_too():
 
 def test_a_stretch_without_hits_does_not_end_the_queue_if_more_hits_follow():
     bumpy = depths(steps=[(0.05, 0.8), (0.10, 0.0), (0.15, 0.5), (1.0, 0.0)])  # 0 and 0.5 make 0.25
-    assert choose_depth(bumpy, issues(), detector="combined", budget=500).worthwhile == 150
+    assert choose_budget(bumpy, issues(), detector="combined", max_rows=500).worthwhile == 150
     assert (
-        choose_depth(bumpy, issues(), detector="combined", budget=500, min_hit_share=0.3).worthwhile
+        choose_budget(
+            bumpy, issues(), detector="combined", max_rows=500, min_hit_share=0.3
+        ).worthwhile
         == 50
     )
 
 
 def test_decided_rows_are_the_first_of_the_ranking():
-    found = choose_depth(
-        depths(), issues(), detector="combined", budget=200, decided=np.arange(1_000) < 40
+    found = choose_budget(
+        depths(), issues(), detector="combined", max_rows=200, decided=np.arange(1_000) < 40
     )
     assert (found.k, found.bound, found.n_decided) == (60, "worth", 40)
     assert found.errors.value == pytest.approx(10 + 25) and found.recall.value == pytest.approx(
         75 / 95
     )
-    rest = choose_depth(
-        depths(), issues(), detector="combined", budget=200, decided=np.arange(1_000) < 110
+    rest = choose_budget(
+        depths(), issues(), detector="combined", max_rows=200, decided=np.arange(1_000) < 110
     )
     assert (rest.k, rest.errors.value) == (0, 0)
-    open_flags = choose_depth(
+    open_flags = choose_budget(
         depths(),
         issues(n_flagged=50),
         detector="combined",
-        budget=200,
+        max_rows=200,
         decided=np.arange(1_000) < 40,
     )
     assert (open_flags.k, open_flags.bound) == (10, "flags")
 
 
 def test_intervals_are_students_over_seeds():
-    found = choose_depth(depths(factors=(0.8, 1.0, 1.2)), issues(), detector="combined", budget=50)
+    found = choose_budget(
+        depths(factors=(0.8, 1.0, 1.2)), issues(), detector="combined", max_rows=50
+    )
     reach = 4.302653 * 10 / np.sqrt(3)
     assert found.errors.value == pytest.approx(50) and found.errors.low == pytest.approx(50 - reach)
     assert found.errors.high == 50  # no more errors than rows
@@ -144,10 +148,11 @@ def test_the_rate_is_the_nearest_to_the_share_of_flags_and_the_detector_the_one_
     )
     assert nearest_rate(table, 0.05) == 0.02 and nearest_rate(table, 0.07) == 0.1
     assert (
-        choose_depth(table, issues(n_flagged=30), detector="combined", budget=200).worthwhile == 0
+        choose_budget(table, issues(n_flagged=30), detector="combined", max_rows=200).worthwhile
+        == 0
     )
-    assert choose_depth(table, issues(), detector="combined", budget=200).worthwhile == 100
-    assert choose_depth(table, issues(), detector="TF-IDF", budget=200).worthwhile == 200
+    assert choose_budget(table, issues(), detector="combined", max_rows=200).worthwhile == 100
+    assert choose_budget(table, issues(), detector="TF-IDF", max_rows=200).worthwhile == 200
 
 
 def test_the_outlook_says_what_the_first_rows_bring():
@@ -161,51 +166,47 @@ def test_the_outlook_says_what_the_first_rows_bring():
     assert table["minutes"].tolist() == [6, 12, 25]
 
 
-def test_the_summary_says_what_to_expect_and_what_ends_the_queue():
-    told = summary(choose_depth(depths(), issues(), detector="combined", budget=200))
-    assert (
-        "Of the first 100 flags expect about 75 [75, 75] real errors, after which 79% [79%, 79%] of all errors are found"
-        in told
+def test_the_description_says_what_to_expect_and_what_ends_the_queue():
+    description = choose_budget(depths(), issues(), detector="combined", max_rows=200).describe()
+    assert description == (
+        "Of the first 100 flags expect about 75 [75, 75] real errors; 79% [79%, 79%] of all errors "
+        "are found then. Reviewing them takes about 25 minutes at 15 s a row. Beyond 100 rows "
+        "there is fewer than one error in 5 texts. Measured at 10% of injected errors, the rate "
+        "nearest to the 12.0% of labels flagged here."
     )
-    assert (
-        "about 25 minutes at 15 s a row. Looking further than 100 rows finds fewer than one error in 5 texts."
-        in told
-    )
-    assert (
-        "Read off 10% of planted errors, the rate nearest to the 12.0% of labels flagged here."
-        in told
-    )
-    budget = summary(
-        choose_depth(
-            depths(), issues(), detector="combined", budget=60, decided=np.arange(1_000) < 20
-        )
-    )
-    assert (
-        "Of the next 60 flags expect about 45" in budget
-        and "The budget (labels.queue_rows) ends them there; looking further than 100 rows"
-        in budget
-    )
-    assert "Decided already: 20." in budget
-    assert "flags no more rows" in summary(
-        choose_depth(depths(), issues(n_flagged=30), detector="combined", budget=60)
-    )
+    decided = np.arange(1_000) < 20
+    limited = choose_budget(
+        depths(), issues(), detector="combined", max_rows=60, decided=decided
+    ).describe()
+    assert "Of the next 60 flags expect about 45" in limited
+    assert "The budget (labels.queue_rows) ends the queue there. Beyond 100 rows" in limited
+    assert limited.endswith("Decided already: 20.")
+    few_flags = choose_budget(depths(), issues(n_flagged=30), detector="combined", max_rows=60)
+    assert "flags no more rows. Beyond" in few_flags.describe()
 
 
-def test_the_summary_says_why_nothing_is_queued():
-    worthless = choose_depth(
+def test_the_description_says_why_nothing_is_queued():
+    worthless = choose_budget(
         depths(),
         issues(),
         detector="combined",
-        budget=200,
+        max_rows=200,
         min_hit_share=1.0,
         decided=np.arange(1_000) < 50,
     )
-    assert summary(worthless).startswith(
-        "No flagged row is queued: looking further than 50 rows finds fewer than one error in 1 texts."
+    assert worthless.describe().startswith(
+        "No flagged row is queued: beyond 50 rows there is fewer than one error in 1 texts."
     )
-    unflagged = choose_depth(depths(), issues(n_flagged=0), detector="combined", budget=200)
-    assert summary(unflagged).startswith("No flagged row is queued: confident learning flags none.")
-    assert "has no room for one" in summary(
-        choose_depth(depths(), issues(), detector="combined", budget=0)
+    unflagged = choose_budget(depths(), issues(n_flagged=0), detector="combined", max_rows=200)
+    assert unflagged.describe().startswith(
+        "No flagged row is queued: confident learning flags none."
     )
+    no_room = choose_budget(depths(), issues(), detector="combined", max_rows=0)
+    assert "has no room for one" in no_room.describe()
     assert review_budget.minutes(1) == 1
+
+
+def test_a_budget_without_a_laboratory_says_so():
+    assert describe(None, max_rows=1_200) == "Not measured: the queue takes the first 1,200 flags."
+    budget = choose_budget(depths(), issues(), detector="combined", max_rows=60)
+    assert describe(budget, max_rows=60) == budget.describe()

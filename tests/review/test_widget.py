@@ -13,7 +13,8 @@ from nbclient import NotebookClient
 from lib.delivery import site
 from lib.errors import WorkbookError
 from lib.review import widget
-from lib.review.labels import DECISION_COLUMNS, QUEUE_COLUMNS, read_decisions, record_decisions
+from lib.review.decisions import DECISION_COLUMNS, read_decisions, record_decisions
+from lib.review.issues import QUEUE_COLUMNS
 
 CLASSES = ["art", "news", "sport"]
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -316,24 +317,25 @@ def test_class_names_with_html_are_options_as_they_are(open_review):
     assert "<b>bold</b>" not in shown(found) and html.escape("<b>bold</b>") in shown(found)
 
 
-def test_three_neighbours_are_shown_nearest_first_from_a_table_or_a_mapping(open_review):
-    table = pd.DataFrame(
-        {
-            "row_id": [10, 11, 10, 10, 10],
-            "text": ["near", "other", "next", "third", "fourth"],
-            "label": ["art", "news", "sport", "art", "art"],
-        }
-    )
-    mapping = {
-        10: [("near", "art"), ("next", "sport"), ("third", "art"), ("fourth", "art")],
-        11: [("other", "news")],
-    }
-    found = open_review(neighbours=table)
+def test_three_neighbours_are_shown_nearest_first(open_review):
+    near = [("near", "art"), ("next", "sport"), ("third", "art"), ("fourth", "art")]
+    found = open_review(neighbours={10: near, 11: [("other", "news")]})
     assert "Nearest texts:nearlabelled artnextlabelled sportthirdlabelled art" in words(found)
     assert "fourth" not in words(found) and "other" not in words(found)
-    assert shown(found) == shown(open_review(neighbours=mapping))
     press(found, "next", "next")
     assert "Nearest" not in words(found)
+
+
+def test_the_legend_names_each_key():
+    arrows = {"ArrowLeft": "left arrow", "ArrowRight": "right arrow"}
+    for key_name, action in widget.KEYS.items():
+        assert f"<kbd>{arrows.get(key_name, key_name)}</kbd> {action}" in widget.LEGEND
+
+
+def test_the_frame_has_its_script_and_its_style(open_review):
+    keys = open_review()._keys
+    assert "export default" in keys._esm
+    assert ".label-reviewer {" in keys._css
 
 
 def test_an_empty_queue_is_a_sentence(path):
@@ -371,7 +373,7 @@ def test_a_broken_line_of_the_decisions_is_named_and_nothing_changes(open_review
 SETUP = f"""
 import pandas as pd
 from pathlib import Path
-from lib.delivery import reviewer
+from lib.review import widget
 queue = pd.DataFrame([["f0", 1, "train", "art", "news", 0.9, "r", "the only text", "", "", ""]][:ROWS], columns={QUEUE_COLUMNS!r})
 """
 SHOW = "widget.review(queue, decisions_path=Path('decisions.csv'), class_names=['art', 'news'])"

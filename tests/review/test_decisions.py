@@ -2,22 +2,18 @@ import csv
 import getpass
 from datetime import UTC, datetime, timedelta
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from lib.errors import WorkbookError
-from lib.review import labels
-from lib.review.labels import (
+from lib.review.decisions import (
     DECISION_COLUMNS,
-    QUEUE_COLUMNS,
     apply_decisions,
     collect_decisions,
-    rank_label_issues,
     read_decisions,
-    review_queue,
     save_queue,
 )
+from lib.review.issues import QUEUE_COLUMNS, review_queue
 
 CLASSES = ["art", "news", "sport"]
 
@@ -26,71 +22,6 @@ CLASSES = ["art", "news", "sport"]
 def files(tmp_path):
     """Where the queue and the decisions live."""
     return tmp_path / "reports" / "review_queue.csv", tmp_path / "review" / "decisions.csv"
-
-
-def planted(flips):
-    """30 rows of 3 classes that the model knows well, with some labels changed: {row: (given label, its probability)}."""
-    truth = np.arange(30) % 3
-    probs = np.full((30, 3), 0.05)
-    probs[np.arange(30), truth] = 0.9
-    labels = [CLASSES[code] for code in truth]
-    for row, (label, p) in flips.items():
-        labels[row] = label
-        probs[row] = (1 - p) * 0.02
-        probs[row, CLASSES.index(label)] = p
-        probs[row, truth[row]] = (1 - p) * 0.98
-    return labels, probs / probs.sum(axis=1, keepdims=True)
-
-
-FLIPS = {4: ("art", 0.02), 9: ("sport", 0.01), 20: ("news", 0.03)}
-
-
-@pytest.mark.parametrize(
-    "method", ["self_confidence", "normalized_margin", "confidence_weighted_entropy"]
-)
-def test_planted_flips_are_ranked_first_and_flagged(method):
-    labels, probs = planted(FLIPS)
-    issues = rank_label_issues(labels, probs, class_names=CLASSES, method=method)
-    assert issues["row"].tolist()[:3] == [9, 4, 20]
-    assert issues["suggestion"].tolist()[:3] == ["art", "news", "sport"]
-    assert issues["is_issue"].tolist() == [True] * 3 + [False] * 27
-    assert sorted(issues["row"]) == list(range(30))
-    assert issues["score"].is_monotonic_decreasing
-
-
-def test_the_score_is_one_less_the_probability_of_the_label():
-    labels, probs = planted(FLIPS)
-    issues = rank_label_issues(labels, probs, class_names=CLASSES)
-    given = probs[np.arange(30), [CLASSES.index(label) for label in labels]]
-    assert issues["score"].tolist() == pytest.approx((1 - given)[issues["row"]].tolist())
-
-
-def test_the_score_of_the_margin_is_the_distance_to_the_likeliest_other_class():
-    labels, probs = planted(FLIPS)
-    worst = rank_label_issues(labels, probs, class_names=CLASSES, method="normalized_margin").iloc[
-        0
-    ]
-    assert worst["score"] == pytest.approx(1 - (probs[9, 2] - probs[9, 0] + 1) / 2)
-
-
-def test_equal_scores_stay_in_the_order_of_the_rows():
-    labels, probs = planted({})
-    issues = rank_label_issues(labels, probs, class_names=CLASSES)
-    assert issues["row"].tolist() == list(range(30))
-    assert not issues["is_issue"].any()
-
-
-def test_the_columns_of_probs_follow_the_class_names():
-    labels, probs = planted(FLIPS)
-    turned = rank_label_issues(labels, probs[:, ::-1], class_names=CLASSES[::-1])
-    pd.testing.assert_frame_equal(turned, rank_label_issues(labels, probs, class_names=CLASSES))
-
-
-def test_a_label_outside_the_class_names_is_named():
-    labels, probs = planted({})
-    labels[7] = "Sport"
-    with pytest.raises(ValueError, match="row 7 has 'Sport'"):
-        rank_label_issues(labels, probs, class_names=CLASSES)
 
 
 ROWS = pd.DataFrame(
@@ -102,7 +33,11 @@ ROWS = pd.DataFrame(
         "text": [f"text {i}" for i in range(6)],
     }
 )
+
+
 UNDECIDED = ROWS.assign(decided=False)
+
+
 ISSUES = pd.DataFrame(
     {
         "row_id": [11, 10, 14, 12, 15],
@@ -111,41 +46,6 @@ ISSUES = pd.DataFrame(
         "is_issue": [True, True, True, False, True],
     }
 )
-
-
-def test_the_queue_has_conflicts_first_then_flags_worst_first():
-    queue = review_queue(UNDECIDED, ISSUES, [15, 13], n_rows=10)
-    assert queue["row_id"].tolist() == [13, 15, 14, 11, 10]
-    assert (
-        queue["reason"].tolist()
-        == ["same text, several labels"] * 2 + ["the detectors contradict the label"] * 3
-    )
-    assert queue.columns.tolist() == QUEUE_COLUMNS
-    assert queue[["decision", "new_label", "why"]].eq("").all(axis=None)
-    row = queue.loc[2]
-    assert (
-        row["fingerprint"],
-        row["split"],
-        row["label"],
-        row["suggestion"],
-        row["score"],
-        row["text"],
-    ) == ("f4", "train", "news", "art", 0.95, "text 4")
-
-
-@pytest.mark.parametrize(("n_rows", "expected"), [(1, [14]), (2, [14, 11]), (10, [14, 11, 15, 10])])
-def test_the_queue_is_cut_after_the_worst(n_rows, expected):
-    assert review_queue(UNDECIDED, ISSUES, [], n_rows=n_rows)["row_id"].tolist() == expected
-
-
-@pytest.mark.parametrize(("n_rows", "expected"), [(1, [12, 13]), (2, [12, 13]), (3, [12, 13, 14])])
-def test_conflicts_are_queued_beyond_the_length_too(n_rows, expected):
-    assert review_queue(UNDECIDED, ISSUES, [12, 13], n_rows=n_rows)["row_id"].tolist() == expected
-
-
-def test_texts_that_have_a_decision_are_not_queued_again():
-    rows = ROWS.assign(decided=ROWS["fingerprint"].isin(["f4", "f5"]))
-    assert review_queue(rows, ISSUES, [13, 15], n_rows=10)["row_id"].tolist() == [13, 11, 10]
 
 
 def test_nothing_to_review_is_an_empty_queue(files):
@@ -342,7 +242,7 @@ def test_without_a_queue_or_answers_nothing_is_recorded(queued, tmp_path):
         ({"decision": "relabel"}, "line 3: `relabel` needs a new_label"),
         (
             {"new_label": "sports"},
-            r"line 3: 'sports' is no label of the data \(did you mean 'sport'\?\); there are art, news, sport",
+            r"line 3: 'sports' is not a label of the data \(did you mean 'sport'\?\); the labels are art, news, sport",
         ),
     ],
 )
@@ -518,41 +418,16 @@ def test_without_decisions_nothing_changes(tmp_path):
     assert (len(replay.dropped), len(replay.applied), len(replay.unmatched)) == (0, 0, 0)
 
 
-# --- planted noise ---
-
-
-def test_planted_noise_changes_as_many_labels_as_it_says_and_each_of_them():
-    clean = np.arange(1_000) % 4
-    noisy, planted = labels.inject_label_noise(clean, rate=0.1, n_classes=4, seed=3)
-    assert planted.sum() == 100
-    assert (noisy[planted] != clean[planted]).all() and (noisy[~planted] == clean[~planted]).all()
-    assert np.array_equal(labels.inject_label_noise(clean, rate=0.1, n_classes=4, seed=3)[0], noisy)
-    assert not np.array_equal(
-        labels.inject_label_noise(clean, rate=0.1, n_classes=4, seed=4)[1], planted
+def test_the_replay_names_the_decisions_that_take_a_row_from_its_class_and_counts_the_rest():
+    decisions = decided(
+        ("f1", "relabel", "art"), ("f3", "keep", ""), ("f3", "drop", ""), ("gone", "drop", "")
     )
-    assert clean.tolist() == [0, 1, 2, 3] * 250
-
-
-def test_planted_noise_goes_where_the_confusion_says_and_else_anywhere():
-    clean = np.zeros(4_000, dtype=int)
-    confusion = np.array([[0, 0.8, 0.2], [1, 0, 0], [0.5, 0.5, 0]])
-    noisy, _ = labels.inject_label_noise(clean, rate=0.5, n_classes=3, confusion=confusion)
-    assert (noisy == 1).sum() / 2_000 == pytest.approx(0.8, abs=0.04)
-    noisy, _ = labels.inject_label_noise(clean, rate=0.5, n_classes=3)
-    assert (noisy == 1).sum() / 2_000 == pytest.approx(0.5, abs=0.05)
-    assert set(
-        labels.inject_label_noise(np.full(500, 2), rate=1.0, n_classes=3, confusion=confusion)[0]
-    ) == {0, 1}
-
-
-def test_one_label_at_least_is_made_wrong():
-    assert labels.inject_label_noise(np.zeros(10, dtype=int), rate=0.001, n_classes=2)[1].sum() == 1
-
-
-def test_confusion_rates_are_shares_of_the_other_classes():
-    probs = np.array([[0.6, 0.3, 0.1], [0.8, 0.1, 0.1], [0.2, 0.5, 0.3], [0.0, 0.0, 1.0]])
-    rates = labels.confusion_rates(np.array([0, 0, 1, 2]), probs)
-    np.testing.assert_allclose(rates, [[0, 2 / 3, 1 / 3], [0.4, 0, 0.6], [0.5, 0.5, 0]], atol=1e-6)
-    np.testing.assert_allclose(
-        labels.confusion_rates(np.zeros(4, dtype=int), probs)[1:], [[0.5, 0, 0.5], [0.5, 0.5, 0]]
+    replay = apply_decisions(ROWS, decisions)
+    assert replay.class_losses()[["label", "rule"]].to_numpy().tolist() == [
+        ["news", "relabel"],
+        ["art", "drop"],
+    ]
+    assert replay.describe(n_new=2) == (
+        "2 new decisions; 4 recorded. 2 apply to texts of this data; 1 match no text here (listed "
+        "above). 1 rows are dropped by decision."
     )
