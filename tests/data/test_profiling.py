@@ -7,9 +7,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.data.profiling import (
+from lib.data.linguistics import (
     GRAMMATICAL,
     LINGUISTIC,
+    describe_linguistic_outliers,
+    describe_readability,
+    linguistic_features,
+    linguistic_model,
+    linguistic_outliers,
+    linguistic_titles,
+)
+from lib.data.profiling import (
     TOO_SHORT,
     UNKNOWN,
     Profile,
@@ -19,8 +27,6 @@ from lib.data.profiling import (
     describe_damage,
     describe_languages,
     describe_lengths,
-    describe_linguistic_outliers,
-    describe_readability,
     describe_schema,
     describe_table,
     describe_terms,
@@ -31,10 +37,6 @@ from lib.data.profiling import (
     label_schema,
     language_mix,
     length_summary,
-    linguistic_features,
-    linguistic_model,
-    linguistic_outliers,
-    linguistic_titles,
     outliers,
     save_profile_page,
     text_features,
