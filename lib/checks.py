@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import html
 import math
+from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
 
 
+@dataclass(frozen=True, repr=False)
 class Takeaway:
     """A sentence that a notebook shows: plain in a terminal, set apart in HTML, always escaped."""
 
-    def __init__(self, text: str, kind: str = "note") -> None:
-        self.text, self.kind = text, kind
+    text: str
+    kind: str = "note"
 
     def __repr__(self) -> str:
         return self.text
@@ -40,31 +41,26 @@ def verdict(
 
     Raises
     ------
-    AssertionError : the number is out of bounds (or is no number); the message says so in words.
+    AssertionError : the number is out of bounds (or NaN); the message says so in words.
 
     Examples
     --------
     >>> verdict("Rows crossing splits", 0, at_most=0)
     Rows crossing splits: 0
     """
-    bounds = [
-        f"{words} {_plain(bound)}"
-        for words, bound in (("at least", at_least), ("at most", at_most))
-        if bound is not None
-    ]
-    kept = (
-        (at_least is None or value >= at_least)
-        and (at_most is None or value <= at_most)
-        and not math.isnan(value)
-    )
-    if not kept:
-        raise AssertionError(
-            f"{claim}: {_plain(value)}, expected {' and '.join(bounds) or 'a number'}"
-            + (f" (n = {n:,})" if n is not None else "")
-        )
-    return Takeaway(
-        f"{claim}: {_plain(value)}" + (f" (n = {n:,})" if n is not None else ""), "held"
-    )
+    holds = not math.isnan(value)
+    bounds = []
+    if at_least is not None:
+        bounds.append(f"at least {_plain(at_least)}")
+        holds = holds and value >= at_least
+    if at_most is not None:
+        bounds.append(f"at most {_plain(at_most)}")
+        holds = holds and value <= at_most
+    rows = "" if n is None else f" (n = {n:,})"
+    if not holds:
+        expected = " and ".join(bounds) or "a number"
+        raise AssertionError(f"{claim}: {_plain(value)}, expected {expected}{rows}")
+    return Takeaway(f"{claim}: {_plain(value)}{rows}", "held")
 
 
 def takeaway(text: str) -> Takeaway:
@@ -72,11 +68,5 @@ def takeaway(text: str) -> Takeaway:
     return Takeaway(text)
 
 
-def _plain(value: Any) -> str:
-    return (
-        f"{value:,}"
-        if isinstance(value, Integral)
-        else f"{value:.4g}"
-        if isinstance(value, float)
-        else f"{value:g}"
-    )
+def _plain(value: float) -> str:
+    return f"{value:,}" if isinstance(value, Integral) else f"{value:.4g}"

@@ -1,4 +1,4 @@
-"""What is in a table of labelled texts: balance, labels, lengths, characters, damage, languages, linguistic features, telling words."""
+"""What is in a table of labelled texts: labels, lengths, damage, languages and terms."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,326 +20,158 @@ from ftfy.badness import is_bad
 from scipy.sparse import csr_matrix
 from scipy.stats import norm
 
-from lib import workspace
+from lib import provenance, workspace
 
-LINGUISTIC = {  # the features of textdescriptives that need no downloaded model and mean something for short texts
-    "token_length_mean": "mean word length (characters)",
-    "sentence_length_mean": "mean sentence length (words)",
-    "proportion_unique_tokens": "share of distinct words",
-    "flesch_reading_ease": "Flesch reading ease (higher is easier)",
-    "n_sentences": "sentences",
-}
-GRAMMATICAL = {  # those that a spaCy model with a tagger and a parser adds; shares are of words and punctuation marks
-    "pos_prop_NOUN": "share of nouns",
-    "pos_prop_VERB": "share of verbs",
-    "pos_prop_ADJ": "share of adjectives",
-    "dependency_distance_mean": "mean distance of a word from the one it depends on (words)",
-}
-_LINEAR = {"proportion_unique_tokens", "flesch_reading_ease", "pos_prop_NOUN", "pos_prop_VERB", "pos_prop_ADJ"}  # shares, and a score that may be negative
-TOO_SHORT, UNKNOWN = "too short to tell", "unknown"
-PRIOR_SHARE = 0.1  # of the table's own counts, as pseudo-counts in each class (ours; Monroe et al. leave the amount to the analyst)
-_TERM = r"(?u)\b\w{2,50}\b"  # longer runs are hashes and encoded bytes, no words
-# A word, or a character of a script that is written without blanks (Thai, Lao, Khmer, kana, Chinese).
-_WORD = re.compile(r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]|[^\W\d_\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]+")
+TOO_SHORT = "too short to tell"
+UNKNOWN = "unknown"
+# of the table's own counts, as pseudo-counts in each class (ours; Monroe et al. name no amount)
+PRIOR_SHARE = 0.1
+TERM_COLUMNS = ["label", "term", "log_odds", "low", "high", "n_texts"]
+_TERM = r"(?u)\b\w{2,50}\b"  # longer runs are hashes and encoded bytes, not words
+# A word, or a character of a script written without blanks (Thai, Lao, Khmer, kana, Chinese)
+_UNSPACED = r"\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W\d_{_UNSPACED}]+")
 _SPECIAL = re.compile(r"[^\w\s]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
+@dataclass(frozen=True)
+class Profile:
+    """The results of a profile, for `audit`.
+
+    Attributes
+    ----------
+    features, damage, schema, tokens, languages, linguistic, terms : from `text_features`,
+        `encoding_damage`, `label_schema`, `length_summary`, `language_mix`,
+        `linguistics.linguistic_outliers` and `distinctive_terms`
+    n_exact : texts equal to an earlier one
+    n_near : near-duplicate pairs
+    n_conflicting : rows whose text has another label elsewhere
+    """
+
+    features: pd.DataFrame
+    damage: pd.DataFrame
+    schema: pd.DataFrame
+    tokens: dict[str, float]
+    languages: pd.DataFrame
+    linguistic: pd.DataFrame
+    terms: pd.DataFrame
+    n_exact: int
+    n_near: int
+    n_conflicting: int
+
+
+def audit(table: pd.DataFrame, profile: Profile) -> dict[str, Any]:
+    """Gather the figures of a table's profile in one dictionary, ready for JSON."""
+    features = profile.features
+    terms = profile.terms.groupby("label", sort=False)["term"]
+    return {
+        "rows": len(table),
+        "fingerprint": provenance.table_fingerprint(table),
+        "missing_texts": int(table["text"].isna().sum()),
+        "missing_labels": int(table["label"].isna().sum()),
+        "labels": label_balance(table["label"])["n"].to_dict(),
+        "label_problems": profile.schema.to_dict("records"),
+        "exact_duplicates": profile.n_exact,
+        "near_duplicate_pairs": profile.n_near,
+        "rows_with_conflicting_labels": profile.n_conflicting,
+        "length_outliers": int(outliers(features["n_words"]).sum()),
+        "encoding_damage": profile.damage["n_texts"].to_dict(),
+        "features": {name: features[name].describe().round(4).to_dict() for name in features},
+        "tokens": profile.tokens,
+        "languages": profile.languages["share"].round(4).to_dict(),
+        "linguistic_outliers": profile.linguistic["n_outliers"].to_dict(),
+        "distinctive_terms": {label: words.tolist() for label, words in terms},
+    }
+
+
+def describe_table(table: pd.DataFrame) -> str:
+    """Return how many rows and classes there are, and how many rows lack a text or a label."""
+    n_missing = table[["text", "label"]].isna().any(axis=1).sum()
+    return (
+        f"{len(table):,} rows in {table['label'].nunique()} classes; "
+        f"{n_missing:,} lack a text or a label and will be dropped by a rule."
+    )
+
+
 def label_balance(labels: pd.Series) -> pd.DataFrame:
-    """Return `n` and `share` of each label, commonest first; rows without a label are not counted."""
+    """Return `n` and `share` of each label, commonest first; missing labels are not counted."""
     counts = labels.value_counts()
     return pd.DataFrame({"n": counts, "share": counts / counts.sum()}).rename_axis("label")
 
 
-def label_schema(labels: pd.Series, *, min_rows: int = 10, min_similarity: float = 0.9) -> pd.DataFrame:
+def describe_balance(balance: pd.DataFrame) -> str:
+    """Return how much larger the largest class is, and which score to read."""
+    ratio = balance["n"].max() / balance["n"].min()
+    advice = "read macro F1, not accuracy"
+    if ratio < 1.5:
+        advice = "accuracy and macro F1 will tell the same story"
+    return f"The largest class has {ratio:.2f} times the rows of the smallest: {advice}."
+
+
+def label_schema(
+    labels: pd.Series, *, min_rows: int = 10, min_similarity: float = 0.9
+) -> pd.DataFrame:
     """Return what looks wrong with the set of labels itself.
 
     Parameters
     ----------
-    labels : one a row of the table; missing ones are not looked at
+    labels : one a row of the table; missing ones are left out
     min_rows : a label with fewer rows is very rare
-    min_similarity : labels more alike than this (difflib's ratio, 0..1, case aside) look like one label misspelt; labels with other
-        digits in them are a numbering and are not compared
+    min_similarity : labels more alike than this (difflib's ratio, 0..1, case aside) look like one
+        label misspelt; labels that differ in their digits are a numbering and are not compared
 
     Returns
     -------
-    DataFrame with `problem`, `labels` (tuple of str, sorted) and `n_rows` (rows that carry one of them); empty where nothing is wrong
+    DataFrame with `problem`, `labels` (tuple of str, sorted) and `n_rows` (rows that carry one of
+    them); empty where nothing is wrong
 
     Examples
     --------
-    >>> label_schema(pd.Series(["Sport", "sport"] * 10)).to_dict("records")
-    [{'problem': 'differ in case, blanks or punctuation alone', 'labels': ('Sport', 'sport'), 'n_rows': 20}]
+    >>> label_schema(pd.Series(["Sport", "sport"] * 10)).iloc[0].tolist()
+    ['differ in case, blanks or punctuation alone', ('Sport', 'sport'), 20]
     """
     counts = labels.dropna().astype(str).value_counts()
     names = sorted(counts.index)
     alike = pd.Series(names, dtype=object).groupby([_letters(name) for name in names]).agg(tuple)
-    found = [("differ in case, blanks or punctuation alone", group) for group in alike if len(group) > 1]
-    found += [("spelt nearly alike", pair) for pair in _similar_pairs(names, min_similarity)]
-    found += [
-        ("look like numbers", tuple(name for name in names if _is_number(name))),
-        ("begin or end with a blank", tuple(name for name in names if name != name.strip())),
-        (f"fewer than {min_rows} rows", tuple(name for name in names if counts[name] < min_rows)),
-    ]
-    rows = [(problem, group, int(counts[list(group)].sum())) for problem, group in found if group]
+    problems = [("differ in case, blanks or punctuation alone", group) for group in alike]
+    problems = [(problem, group) for problem, group in problems if len(group) > 1]
+    problems += [("spelt nearly alike", pair) for pair in _similar_pairs(names, min_similarity)]
+    numbers = tuple(name for name in names if _is_number(name))
+    padded = tuple(name for name in names if name != name.strip())
+    rare = tuple(name for name in names if counts[name] < min_rows)
+    problems.append(("look like numbers", numbers))
+    problems.append(("begin or end with a blank", padded))
+    problems.append((f"fewer than {min_rows} rows", rare))
+    rows = []
+    for problem, group in problems:
+        if group:
+            rows.append((problem, group, int(counts[list(group)].sum())))
     return pd.DataFrame(rows, columns=["problem", "labels", "n_rows"])
 
 
-def distinctive_terms(texts: Sequence[str], labels: Sequence[str], *, n: int = 10, confidence: float = 0.95, max_terms: int = 50_000) -> pd.DataFrame:
-    """Return the words that tell each class from all others, by log-odds ratio with an informative Dirichlet prior.
-
-    A word counts once a text, so no single long text makes a word telling. The prior is a tenth of the table's own counts. Words are
-    ranked by log-odds ratio over its standard error; an interval is that of its one word, not of the best among thousands.
-
-    Parameters
-    ----------
-    texts, labels : as many of each
-    n : words a class at most; only words that are commoner in the class than elsewhere are taken
-    confidence : of the intervals, normal on the logarithmic scale
-    max_terms : commonest words that are looked at
-
-    Returns
-    -------
-    DataFrame, the largest class first, its most telling word first: `label`, `term` (in lower case), `log_odds`, `low`, `high`,
-    `n_texts` (of the class, with the word)
-
-    Source
-    ------
-    Monroe, Colaresi and Quinn 2008, "Fightin' Words: Lexical Feature Selection and Evaluation for Identifying the Content of Political Conflict".
-    """
-    from sklearn.feature_extraction.text import CountVectorizer
-
-    columns = ["label", "term", "log_odds", "low", "high", "n_texts"]
-    vectorizer = CountVectorizer(binary=True, max_features=max_terms, token_pattern=_TERM)
-    try:
-        occurs = vectorizer.fit_transform(texts)
-    except ValueError:  # no text has a word
-        return pd.DataFrame(columns=columns)
-    terms, classes = vectorizer.get_feature_names_out(), label_balance(pd.Series(labels)).index
-    codes = pd.Categorical(labels, categories=classes).codes
-    known = np.flatnonzero(codes >= 0)
-    counts = csr_matrix((np.ones(len(known)), (codes[known], known)), shape=(len(classes), len(codes))) @ occurs
-    total, half = np.asarray(counts.sum(axis=0)).ravel(), norm.ppf((1 + confidence) / 2)
-    tables = []
-    for row, label in enumerate(classes):
-        own = counts[[row]].toarray().ravel()
-        log_odds, error = _log_odds(own, total - own)
-        score = np.where(np.isfinite(log_odds), log_odds / error, 0.0)
-        best = np.argsort(-score, kind="stable")[:n]
-        best = best[score[best] > 1e-9]  # not the rounding error of words that are as common elsewhere
-        low, high = log_odds[best] - half * error[best], log_odds[best] + half * error[best]
-        tables.append(pd.DataFrame(dict(zip(columns, (label, terms[best], log_odds[best], low, high, own[best].astype(int))))))
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
-
-
-def language_mix(
-    texts: Sequence[str], *, max_rows: int = 2_000, seed: int, min_words: int = 5, min_confidence: float = 0.8, max_chars: int = 1_000
-) -> pd.DataFrame:
-    """Return in which languages a sample of the texts is written, by lingua's 74 spoken languages in its low accuracy mode.
-
-    Parameters
-    ----------
-    max_rows : texts drawn with `seed`; fewer texts are all taken
-    min_words : a text with fewer words (runs of letters; characters, in scripts without blanks) is "too short to tell"
-    min_confidence : a text whose likeliest language gets less (0..1) is "unknown"
-    max_chars : of a text that are read
-
-    Returns
-    -------
-    DataFrame indexed by `language`, commonest first: `n` and `share` of the sampled texts
-    """
-    from lingua import LanguageDetectorBuilder
-
-    known = pd.Series(list(texts), dtype=object)
-    drawn = known.sample(min(len(known), max_rows), random_state=seed).str.slice(0, max_chars)
-    long = [text for text in drawn if len(_WORD.findall(text)) >= min_words]
-    detector = LanguageDetectorBuilder.from_all_spoken_languages().with_low_accuracy_mode().build()
-    likeliest = [values[0] for values in detector.compute_language_confidence_values_in_parallel(long)]
-    names = [best.language.name.capitalize() if best.value >= min_confidence else UNKNOWN for best in likeliest]
-    return label_balance(pd.Series([*names, *[TOO_SHORT] * (len(drawn) - len(long))], dtype=object)).rename_axis("language")
-
-
-def length_summary(n_tokens: Sequence[int], *, max_length: int) -> dict[str, float]:
-    """Return median, 95th percentile and maximum of lengths in tokens, and the share of texts with more than `max_length`."""
-    values = np.asarray(n_tokens)
-    return {
-        "n_texts": len(values),
-        "max_length": max_length,
-        "truncated_share": float((values > max_length).mean()),
-        "median_tokens": float(np.median(values)),
-        "p95_tokens": float(np.percentile(values, 95)),
-        "max_tokens": int(values.max()),
-    }
-
-
-def text_features(texts: Sequence[str | None]) -> pd.DataFrame:
-    """Return lengths and shares of kinds of characters, one row a text.
-
-    Returns
-    -------
-    DataFrame with `n_chars`, `n_words` (split at white space) and, as shares of the characters (0..1),
-    `digit_share`, `upper_share`, `special_share` (neither letter, digit, `_` nor white space), `non_ascii_share`
-    """
-    return pd.DataFrame([_features(text or "") for text in texts])
-
-
-def encoding_damage(texts: Sequence[str | None]) -> pd.DataFrame:
-    """Return how many texts show each kind of damage, with the position of the first: `n_texts`, `first` (-1: none)."""
-    kinds = {
-        "mojibake": lambda text: not text.isascii() and is_bad(text),
-        "replacement character U+FFFD": lambda text: "\ufffd" in text,
-        "control characters": lambda text: bool(_CONTROL.search(text)),
-        "invisible characters": lambda text: not text.isascii() and any(unicodedata.category(c) == "Cf" for c in text),
-    }
-    hits = {kind: [i for i, text in enumerate(texts) if text and found(text)] for kind, found in kinds.items()}
-    return pd.DataFrame({kind: {"n_texts": len(rows), "first": rows[0] if rows else -1} for kind, rows in hits.items()}).T
-
-
-def outliers(values: pd.Series, *, factor: float = 3.0, logarithm: bool = True) -> pd.Series:
-    """Return which values lie more than `factor` interquartile ranges (of their logarithm, unless that is off) outside the quartiles."""
-    scaled = np.log1p(values.clip(lower=0)) if logarithm else values
-    low, high = scaled.quantile(0.25), scaled.quantile(0.75)
-    return (scaled < low - factor * (high - low)) | (scaled > high + factor * (high - low))
-
-
-def linguistic_model() -> str | None:
-    """Return the installed spaCy model to take for GRAMMATICAL features, None where no model tags and parses.
-
-    English models come first, then small ones (`_sm`), then the first by name.
-    """
-    from spacy import util
-
-    pipelines = {name: set(util.get_model_meta(util.get_package_path(name))["pipeline"]) for name in util.get_installed_models()}
-    fit = [name for name, parts in pipelines.items() if {"tagger", "parser"} <= parts and parts & {"attribute_ruler", "morphologizer"}]
-    return min(fit, key=lambda name: (not name.startswith("en_"), not name.endswith("_sm"), name), default=None)
-
-
-def linguistic_features(texts: Sequence[str], *, max_chars: int = 20_000, model: str | None = None) -> pd.DataFrame:
-    """Return readability and related features from textdescriptives, one row a text.
-
-    Those of LINGUISTIC come from a blank English pipeline with a rule-based sentence splitter, whether there is a model or
-    not, so that they compare across machines; syllable counts hold for English alone.
-
-    Parameters
-    ----------
-    max_chars : of a text that are read
-    model : an installed spaCy model (see `linguistic_model`); None leaves the features of GRAMMATICAL out
-
-    Returns
-    -------
-    DataFrame with the columns of LINGUISTIC, and with those of GRAMMATICAL where a model is given
-    """
-    import spacy
-    import textdescriptives as td
-
-    nlp = spacy.blank("en")
-    nlp.add_pipe("sentencizer")
-    nlp.add_pipe("textdescriptives/descriptive_stats")
-    nlp.add_pipe("textdescriptives/readability")
-    read = [text[:max_chars] for text in texts]
-    with np.errstate(all="ignore"):
-        features = td.extract_df(nlp.pipe(read, batch_size=200), metrics=["descriptive_stats", "readability"], include_text=False)[list(LINGUISTIC)]
-    return features if model is None else features.join(_grammatical_features(read, model))
-
-
-def linguistic_titles(features: pd.DataFrame) -> dict[str, str]:
-    """Return what each column of `linguistic_features` is in words."""
-    return {column: title for column, title in (LINGUISTIC | GRAMMATICAL).items() if column in features}
-
-
-def linguistic_outliers(features: pd.DataFrame, texts: Sequence[str], *, max_chars: int = 120) -> pd.DataFrame:
-    """Return how many texts are outliers in each linguistic feature, and the one farthest from the median.
-
-    Parameters
-    ----------
-    features : from `linguistic_features`, a row a text
-    max_chars : of the example that are shown, blanks run together and control characters left out
-
-    Returns
-    -------
-    DataFrame indexed by `feature` (in words): `n_outliers`, `median`, `value` and `example` (of the farthest outlier; nan and "" without one)
-    """
-    rows = {}
-    for column, title in linguistic_titles(features).items():
-        values = features[column].reset_index(drop=True)
-        odd = outliers(values, logarithm=column not in _LINEAR)
-        farthest = (values[odd] - values.median()).abs().idxmax() if odd.any() else None
-        value, example = (np.nan, "") if farthest is None else (values[farthest], _excerpt(texts[int(farthest)], max_chars))
-        rows[title] = {"n_outliers": int(odd.sum()), "median": values.median(), "value": value, "example": example}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("feature")
-
-
-def save_profile_page(table: pd.DataFrame, path: Path, *, title: str) -> None:
-    """Write an ydata-profiling page (one self-contained HTML file) about a table of numbers and labels.
-
-    Raw texts do not belong in it: the page would hold them all, and take minutes.
-    """
-    os.environ["YDATA_PROFILING_NO_ANALYTICS"] = "1"  # else every report phones home
-    import matplotlib.pyplot as plt
-    from data_profiling import ProfileReport
-
-    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()), plt.rc_context():
-        page = ProfileReport(table, minimal=True, progress_bar=False, title=title).to_html()
-        plt.close("all")
-    workspace.write_text(page, path)
-
-
-def audit(
-    table: pd.DataFrame,
-    features: pd.DataFrame,
-    damage: pd.DataFrame,
-    *,
-    fingerprint: str,
-    n_exact: int,
-    n_near: int,
-    n_conflicting: int,
-    schema: pd.DataFrame,
-    tokens: dict[str, float],
-    languages: pd.DataFrame,
-    linguistic: pd.DataFrame,
-    terms: pd.DataFrame,
-) -> dict[str, Any]:
-    """Gather the figures of a profile in one dictionary, ready for JSON.
-
-    Parameters
-    ----------
-    features, damage : from `text_features` and `encoding_damage`
-    n_exact, n_near, n_conflicting : texts equal to an earlier one, near-duplicate pairs, rows whose text has another label elsewhere
-    schema, tokens, languages, linguistic, terms : from `label_schema`, `length_summary`, `language_mix`, `linguistic_outliers` and
-        `distinctive_terms`
-    """
-    return {
-        "rows": len(table),
-        "fingerprint": fingerprint,
-        "missing_texts": int(table["text"].isna().sum()),
-        "missing_labels": int(table["label"].isna().sum()),
-        "labels": label_balance(table["label"])["n"].to_dict(),
-        "label_problems": schema.to_dict("records"),
-        "exact_duplicates": n_exact,
-        "near_duplicate_pairs": n_near,
-        "rows_with_conflicting_labels": n_conflicting,
-        "length_outliers": int(outliers(features["n_words"]).sum()),
-        "encoding_damage": damage["n_texts"].to_dict(),
-        "features": {name: features[name].describe().round(4).to_dict() for name in features},
-        "tokens": tokens,
-        "languages": languages["share"].round(4).to_dict(),
-        "linguistic_outliers": linguistic["n_outliers"].to_dict(),
-        "distinctive_terms": {label: rows["term"].tolist() for label, rows in terms.groupby("label", sort=False)},
-    }
+def describe_schema(schema: pd.DataFrame, *, n_labels: int) -> str:
+    """Return how many problems there are among the labels, and what to do."""
+    advice = "look at each of them before training" if len(schema) else "nothing to settle"
+    return f"{len(schema):,} findings among {n_labels:,} labels: {advice}."
 
 
 def _letters(label: str) -> str:
-    """Return what is left of a label without case, blanks, underscores and punctuation; the label itself where that is nothing."""
+    """Return a label without case, blanks and punctuation; as it is where nothing would be left."""
     return re.sub(r"[\W_]", "", unicodedata.normalize("NFKC", label).casefold()) or label
 
 
 def _similar_pairs(names: Sequence[str], min_similarity: float) -> list[tuple[str, str]]:
-    looks = [(name, name.casefold(), _letters(name), re.findall(r"\d+", name)) for name in names]
+    letters = {name: _letters(name) for name in names}
+    digits = {name: re.findall(r"\d+", name) for name in names}
     pairs = []
-    for (one, a, a_letters, a_digits), (other, b, b_letters, b_digits) in itertools.combinations(looks, 2):
-        if a_letters == b_letters or a_digits != b_digits or 2 * min(len(a), len(b)) <= min_similarity * (len(a) + len(b)):
+    for one, other in itertools.combinations(names, 2):
+        if letters[one] == letters[other] or digits[one] != digits[other]:
             continue
-        matcher = difflib.SequenceMatcher(None, a, b, autojunk=False)
-        if matcher.quick_ratio() > min_similarity and matcher.ratio() > min_similarity:
+        matcher = difflib.SequenceMatcher(None, one.casefold(), other.casefold(), autojunk=False)
+        # the first two are upper bounds of the last
+        ratios = (matcher.real_quick_ratio, matcher.quick_ratio, matcher.ratio)
+        if all(ratio() > min_similarity for ratio in ratios):
             pairs.append((one, other))
     return pairs
 
@@ -351,38 +184,284 @@ def _is_number(label: str) -> bool:
     return any(character.isdigit() for character in label)  # `nan` and `inf` are words
 
 
-def _log_odds(own: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return log-odds ratios and their standard errors; not finite where they are not defined."""
-    prior = PRIOR_SHARE * (own + others)
-    ours, theirs = own + prior, others + prior
-    with np.errstate(divide="ignore", invalid="ignore"):
-        log_odds = np.log(ours / (ours.sum() - ours)) - np.log(theirs / (theirs.sum() - theirs))
-        return log_odds, np.sqrt(1 / ours + 1 / theirs)
+def text_features(texts: Sequence[str | None]) -> pd.DataFrame:
+    """Return lengths and shares of kinds of characters, one row a text.
 
-
-def _grammatical_features(texts: Sequence[str], model: str) -> pd.DataFrame:
-    import spacy
-    import textdescriptives as td
-
-    nlp = spacy.load(model, exclude=["ner", "lemmatizer"])  # nothing here reads names or base forms
-    nlp.add_pipe("textdescriptives/pos_proportions")
-    nlp.add_pipe("textdescriptives/dependency_distance")
-    docs = nlp.pipe((" ".join(text.split()) for text in texts), batch_size=200)  # a run of blanks is a token to spaCy
-    return td.extract_df(docs, metrics=["pos_proportions", "dependency_distance"], include_text=False)[list(GRAMMATICAL)]
-
-
-def _excerpt(text: str, max_chars: int) -> str:
-    shown = " ".join("".join(character for character in text[: 20 * max_chars] if character.isprintable() or character.isspace()).split())
-    return shown if len(shown) <= max_chars else shown[: max_chars - 1] + "…"
+    Returns
+    -------
+    DataFrame with `n_chars`, `n_words` (split at white space) and, as shares of the characters
+    (0..1), `digit_share`, `upper_share`, `special_share` (neither letter, digit, `_` nor white
+    space), `non_ascii_share`
+    """
+    return pd.DataFrame([_features(text or "") for text in texts])
 
 
 def _features(text: str) -> dict[str, float]:
     n = max(1, len(text))
+    n_non_ascii = 0 if text.isascii() else sum(character > "\x7f" for character in text)
     return {
         "n_chars": len(text),
         "n_words": len(text.split()),
         "digit_share": sum(map(str.isdigit, text)) / n,
         "upper_share": sum(map(str.isupper, text)) / n,
         "special_share": len(_SPECIAL.findall(text)) / n,
-        "non_ascii_share": 0.0 if text.isascii() else sum(c > "\x7f" for c in text) / n,
+        "non_ascii_share": n_non_ascii / n,
     }
+
+
+def outliers(values: pd.Series, *, factor: float = 3.0, logarithm: bool = True) -> pd.Series:
+    """Return which values lie more than `factor` interquartile ranges outside the quartiles.
+
+    With `logarithm`, ranges and quartiles are those of log(1 + value).
+    """
+    scaled = np.log1p(values.clip(lower=0)) if logarithm else values
+    low, high = scaled.quantile([0.25, 0.75])
+    margin = factor * (high - low)
+    return (scaled < low - margin) | (scaled > high + margin)
+
+
+def describe_lengths(n_words: pd.Series) -> str:
+    """Return the median and maximum of lengths in words, and how many are outliers."""
+    return (
+        f"Half of the texts have {n_words.median():.0f} words or fewer, the longest has "
+        f"{n_words.max():,}; {outliers(n_words).sum():,} are outliers in length."
+    )
+
+
+def length_summary(n_tokens: Sequence[int], *, max_length: int) -> dict[str, float]:
+    """Return median, 95th percentile and maximum of lengths in tokens, and how many are cut.
+
+    Returns
+    -------
+    dict with `n_texts`, `max_length`, `truncated_share` (of texts with more than `max_length`
+    tokens, 0..1), `median_tokens`, `p95_tokens`, `max_tokens`
+    """
+    values = np.asarray(n_tokens)
+    return {
+        "n_texts": len(values),
+        "max_length": max_length,
+        "truncated_share": float((values > max_length).mean()),
+        "median_tokens": float(np.median(values)),
+        "p95_tokens": float(np.percentile(values, 95)),
+        "max_tokens": int(values.max()),
+    }
+
+
+def describe_tokens(tokens: dict[str, float]) -> str:
+    """Return the figures of `length_summary` as a sentence."""
+    return (
+        f"{tokens['truncated_share']:.1%} of {tokens['n_texts']:,} texts have more than "
+        f"{tokens['max_length']:,} tokens; half have {tokens['median_tokens']:,.0f} or fewer, "
+        f"95 % have {tokens['p95_tokens']:,.0f} or fewer, the longest has {tokens['max_tokens']:,}."
+    )
+
+
+def encoding_damage(texts: Sequence[str | None]) -> pd.DataFrame:
+    """Return how many texts show each kind of damage: `n_texts`, and `first`.
+
+    `first` is the position of the first such text; -1 where there is none.
+    """
+    hits: dict[str, list[int]] = {
+        "mojibake": [],
+        "replacement character U+FFFD": [],
+        "control characters": [],
+        "invisible characters": [],
+    }
+    for position, text in enumerate(texts):
+        for kind in _damage_of(text or ""):
+            hits[kind].append(position)
+    counts = {kind: len(rows) for kind, rows in hits.items()}
+    first = {kind: min(rows, default=-1) for kind, rows in hits.items()}
+    return pd.DataFrame({"n_texts": counts, "first": first})
+
+
+def _damage_of(text: str) -> list[str]:
+    kinds = []
+    if _CONTROL.search(text):
+        kinds.append("control characters")
+    if text.isascii():
+        return kinds
+    if is_bad(text):
+        kinds.append("mojibake")
+    if "\ufffd" in text:
+        kinds.append("replacement character U+FFFD")
+    if any(unicodedata.category(character) == "Cf" for character in text):
+        kinds.append("invisible characters")
+    return kinds
+
+
+def describe_damage(damage: pd.DataFrame, *, n: int) -> str:
+    """Return how many signs of damage there are in `n` texts."""
+    return (
+        f"{damage['n_texts'].sum():,} signs of damage in {n:,} texts; "
+        "the rules of notebook 02 repair what can be repaired."
+    )
+
+
+def language_mix(
+    texts: Sequence[str],
+    *,
+    max_rows: int = 2_000,
+    seed: int,
+    min_words: int = 5,
+    min_confidence: float = 0.8,
+    max_chars: int = 1_000,
+) -> pd.DataFrame:
+    """Return in which languages a sample of the texts is written.
+
+    The detector is lingua with its 74 spoken languages, in its low accuracy mode.
+
+    Parameters
+    ----------
+    max_rows : texts drawn with `seed`; fewer texts are all taken
+    min_words : a text with fewer words (runs of letters; characters, in scripts without blanks) is
+        "too short to tell"
+    min_confidence : a text whose likeliest language gets less (0..1) is "unknown"
+    max_chars : of a text that are read
+
+    Returns
+    -------
+    DataFrame indexed by `language`, commonest first: `n` and `share` of the sampled texts
+    """
+    from lingua import LanguageDetectorBuilder
+
+    drawn = pd.Series(list(texts), dtype=object).sample(
+        min(len(texts), max_rows), random_state=seed
+    )
+    sample = drawn.str.slice(0, max_chars)
+    is_long = [len(_WORD.findall(text)) >= min_words for text in sample]
+    detector = LanguageDetectorBuilder.from_all_spoken_languages().with_low_accuracy_mode().build()
+    names = []
+    for values in detector.compute_language_confidence_values_in_parallel(list(sample[is_long])):
+        likeliest = values[0]
+        is_sure = likeliest.value >= min_confidence
+        names.append(likeliest.language.name.capitalize() if is_sure else UNKNOWN)
+    names += [TOO_SHORT] * (len(sample) - len(names))
+    return label_balance(pd.Series(names, dtype=object)).rename_axis("language")
+
+
+def describe_languages(languages: pd.DataFrame) -> str:
+    """Return how many languages were named, the commonest, and the shares without one."""
+    named = languages.drop([UNKNOWN, TOO_SHORT], errors="ignore")
+    shares = languages["share"]
+    sentence = f"{len(named):,} languages were named in {languages['n'].sum():,} texts"
+    if len(named):
+        sentence += f", first {named.index[0]} ({named['share'].iloc[0]:.1%})"
+    return (
+        f"{sentence}; {shares.get(UNKNOWN, 0):.1%} could not be identified "
+        f"and {shares.get(TOO_SHORT, 0):.1%} are too short."
+    )
+
+
+def describe_conflicts(n_conflicting: int, *, n: int) -> str:
+    """Return how many of `n` rows have a text that has another label elsewhere."""
+    return f"{n_conflicting:,} of {n:,} rows have a text that also stands under another label."
+
+
+def distinctive_terms(
+    texts: Sequence[str],
+    labels: Sequence[str],
+    *,
+    n: int = 10,
+    confidence: float = 0.95,
+    max_terms: int = 50_000,
+) -> pd.DataFrame:
+    """Return the words that set each class apart from all others.
+
+    The measure is the log-odds ratio with an informative Dirichlet prior, a tenth of the table's
+    own counts. A word counts once a text, so no single long text makes a word distinctive. Words
+    are ranked by log-odds ratio over its standard error; an interval is that of its one word, not
+    of the best among thousands.
+
+    Parameters
+    ----------
+    texts, labels : as many of each
+    n : words a class at most; only words that are commoner in the class than elsewhere are taken
+    confidence : of the intervals, normal on the logarithmic scale
+    max_terms : commonest words that are considered
+
+    Returns
+    -------
+    DataFrame, the largest class first, its most distinctive word first: `label`, `term` (in lower
+    case), `log_odds`, `low`, `high`, `n_texts` (of the class, with the word)
+
+    Source
+    ------
+    Monroe, Colaresi and Quinn 2008, "Fightin' Words: Lexical Feature Selection and Evaluation for
+    Identifying the Content of Political Conflict".
+    """
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    vectorizer = CountVectorizer(binary=True, max_features=max_terms, token_pattern=_TERM)
+    try:
+        occurs = vectorizer.fit_transform(texts)
+    except ValueError:  # no text has a word
+        return pd.DataFrame(columns=TERM_COLUMNS)
+    terms = vectorizer.get_feature_names_out()
+    classes = label_balance(pd.Series(labels)).index
+    counts = _counts_by_class(occurs, labels, classes)
+    total = np.asarray(counts.sum(axis=0)).ravel()
+    half = norm.ppf((1 + confidence) / 2)
+    tables = []
+    for row, label in enumerate(classes):
+        count = counts[[row]].toarray().ravel()
+        log_odds, error = _log_odds(count, total - count)
+        table = pd.DataFrame({"label": label, "term": terms, "log_odds": log_odds})
+        table["low"] = log_odds - half * error
+        table["high"] = log_odds + half * error
+        table["n_texts"] = count.astype(int)
+        score = pd.Series(log_odds / error)
+        # not the rounding error of words that are as common elsewhere
+        score = score[np.isfinite(log_odds) & (score > 1e-9)]
+        best = score.sort_values(ascending=False, kind="stable").index[:n]
+        tables.append(table.loc[best])
+    return pd.concat(tables, ignore_index=True)
+
+
+def _counts_by_class(occurs: csr_matrix, labels: Sequence[str], classes: pd.Index) -> csr_matrix:
+    """Return in how many texts of each class each term occurs, shape (classes, terms)."""
+    codes = pd.Categorical(labels, categories=classes).codes
+    labelled = np.flatnonzero(codes >= 0)
+    members = csr_matrix(
+        (np.ones(len(labelled)), (codes[labelled], labelled)), shape=(len(classes), len(codes))
+    )
+    return members @ occurs
+
+
+def _log_odds(inside: np.ndarray, outside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return log-odds ratios and their standard errors; not finite where they are not defined."""
+    prior = PRIOR_SHARE * (inside + outside)
+    inside = inside + prior
+    outside = outside + prior
+    with np.errstate(divide="ignore", invalid="ignore"):
+        odds = inside / (inside.sum() - inside)
+        odds_outside = outside / (outside.sum() - outside)
+        return np.log(odds) - np.log(odds_outside), np.sqrt(1 / inside + 1 / outside)
+
+
+def describe_terms(terms: pd.DataFrame) -> str:
+    """Return how many of the terms have an interval above zero, from `distinctive_terms`."""
+    return (
+        f"{(terms['low'] > 0).sum():,} of the {len(terms):,} words found have an interval above "
+        "zero; it is that of one word, not of the best among thousands."
+    )
+
+
+def save_profile_page(table: pd.DataFrame, path: Path, *, title: str) -> None:
+    """Write an ydata-profiling page, one self-contained HTML file, on numbers and labels.
+
+    Raw texts do not belong in it: the page would hold them all, and take minutes.
+    """
+    os.environ["YDATA_PROFILING_NO_ANALYTICS"] = "1"  # else every report phones home
+    import matplotlib.pyplot as plt
+    from data_profiling import ProfileReport
+
+    silent = io.StringIO()
+    with (
+        contextlib.redirect_stderr(silent),
+        contextlib.redirect_stdout(silent),
+        plt.rc_context(),
+    ):
+        page = ProfileReport(table, minimal=True, progress_bar=False, title=title).to_html()
+        plt.close("all")
+    workspace.write_text(page, path)

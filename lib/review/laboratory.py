@@ -19,7 +19,7 @@ from tqdm import tqdm
 from lib.config import LabelsConfig
 from lib.errors import WorkbookError
 from lib.evaluation.metrics import macro_f1
-from lib.evaluation.significance import Interval, gain_over_seeds
+from lib.evaluation.significance import gain_over_seeds
 from lib.review.detectors import TFIDF, detector_probs, label_error_score, linear_model
 from lib.review.issues import confusion_rates, inject_label_noise
 from lib.review.review_budget import hits_by_depth, mean_over_seeds

@@ -288,6 +288,6 @@ def test_a_column_with_one_label_once_rows_without_text_are_out_says_so(tmp_path
     with pytest.raises(
         WorkbookError,
         match=r"one.jsonl: all rows that have a text have the label 'red' \('blue' has none\); "
-        r"two classes are the least",
+        r"at least two classes are needed",
     ):
         sources.check_labels(sources.load_table(str(source)), config)

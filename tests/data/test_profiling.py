@@ -7,26 +7,41 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.data.profiling import (
+from lib.data.linguistics import (
     GRAMMATICAL,
     LINGUISTIC,
+    describe_linguistic_outliers,
+    describe_readability,
+    linguistic_features,
+    linguistic_model,
+    linguistic_outliers,
+    linguistic_titles,
+)
+from lib.data.profiling import (
     TOO_SHORT,
     UNKNOWN,
+    Profile,
     audit,
+    describe_balance,
+    describe_conflicts,
+    describe_damage,
+    describe_languages,
+    describe_lengths,
+    describe_schema,
+    describe_table,
+    describe_terms,
+    describe_tokens,
+    distinctive_terms,
     encoding_damage,
     label_balance,
     label_schema,
     language_mix,
     length_summary,
-    linguistic_features,
-    linguistic_model,
-    linguistic_outliers,
-    linguistic_titles,
     outliers,
     save_profile_page,
-    distinctive_terms,
     text_features,
 )
+from lib.provenance import table_fingerprint
 
 
 def test_the_balance_counts_labels_commonest_first_and_no_missing_ones():
@@ -403,11 +418,9 @@ def test_a_feature_without_values_has_no_outlier():
 def test_the_audit_gathers_the_figures_ready_for_json():
     table = pd.DataFrame({"text": ["a b", None, "c", "schÃ¶n"], "label": ["x", "y", None, "x"]})
     texts = table["text"].tolist()
-    figures = audit(
-        table,
-        text_features(texts),
-        encoding_damage(texts),
-        fingerprint="f00",
+    profile = Profile(
+        features=text_features(texts),
+        damage=encoding_damage(texts),
         n_exact=2,
         n_near=5,
         n_conflicting=3,
@@ -417,11 +430,12 @@ def test_the_audit_gathers_the_figures_ready_for_json():
         linguistic=pd.DataFrame({"n_outliers": [np.int64(4)]}, index=["sentences"]),
         terms=pd.DataFrame({"label": ["y", "x", "y"], "term": ["b", "a", "c"]}),
     )
+    figures = audit(table, profile)
     assert list(figures["distinctive_terms"]) == ["y", "x"]
     features = figures.pop("features")
     assert json.loads(json.dumps(figures)) == {
         "rows": 4,
-        "fingerprint": "f00",
+        "fingerprint": table_fingerprint(table),
         "missing_texts": 1,
         "missing_labels": 1,
         "labels": {"x": 2, "y": 1},
@@ -443,7 +457,93 @@ def test_the_audit_gathers_the_figures_ready_for_json():
 def test_the_audit_counts_outliers_by_words():
     texts = ["x" * 2_000, *["one two three"] * 9, "a " * 1_000]
     features = text_features(texts).assign(n_chars=13)
-    given = {"fingerprint": "", "n_exact": 0, "n_near": 0, "n_conflicting": 0, "tokens": {}, "schema": pd.DataFrame()}
+    given = {"n_exact": 0, "n_near": 0, "n_conflicting": 0, "tokens": {}, "schema": pd.DataFrame()}
     given |= {"languages": pd.DataFrame({"share": []}), "linguistic": pd.DataFrame({"n_outliers": []}), "terms": pd.DataFrame({"label": [], "term": []})}
-    figures = audit(pd.DataFrame({"text": texts, "label": "x"}), features, encoding_damage(texts), **given)
+    figures = audit(
+        pd.DataFrame({"text": texts, "label": "x"}),
+        Profile(features=features, damage=encoding_damage(texts), **given),
+    )
     assert figures["length_outliers"] == 2
+
+
+def test_the_table_is_described_with_the_rows_that_will_be_dropped():
+    table = pd.DataFrame({"text": ["a", None, "c", None], "label": ["x", "y", None, None]})
+    assert describe_table(table) == (
+        "4 rows in 2 classes; 3 lack a text or a label and will be dropped by a rule."
+    )
+
+
+@pytest.mark.parametrize(
+    ("largest", "sentence"),
+    [
+        (149, "1.49 times the rows of the smallest: accuracy and macro F1 will tell the same"),
+        (150, "1.50 times the rows of the smallest: read macro F1, not accuracy."),
+    ],
+)
+def test_the_balance_says_which_score_to_read(largest, sentence):
+    assert sentence in describe_balance(label_balance(pd.Series(["a"] * largest + ["b"] * 100)))
+
+
+def test_findings_among_labels_are_counted_with_what_to_do():
+    wrong = label_schema(pd.Series(["Sport", "sport"] * 10))
+    assert describe_schema(wrong, n_labels=1_002) == (
+        "1 findings among 1,002 labels: look at each of them before training."
+    )
+    assert describe_schema(wrong.head(0), n_labels=2) == (
+        "0 findings among 2 labels: nothing to settle."
+    )
+
+
+def test_lengths_are_described_by_median_longest_and_outliers():
+    assert describe_lengths(pd.Series([9, 10, 11, 10, 10, 11, 9, 2_000])) == (
+        "Half of the texts have 10 words or fewer, the longest has 2,000; 1 are outliers in length."
+    )
+
+
+def test_tokens_are_described_by_what_is_cut_and_three_lengths():
+    assert describe_tokens(length_summary([2, 4, 5, 1_009], max_length=4)) == (
+        "50.0% of 4 texts have more than 4 tokens; half have 4 or fewer, "
+        "95 % have 858 or fewer, the longest has 1,009."
+    )
+
+
+def test_damage_and_conflicts_are_described_as_counts():
+    damage = encoding_damage(["fine", "lost \ufffd sign", "bell \x07"])
+    assert describe_damage(damage, n=1_000).startswith("2 signs of damage in 1,000 texts; the rules")
+    assert describe_conflicts(3, n=1_000) == (
+        "3 of 1,000 rows have a text that also stands under another label."
+    )
+
+
+def test_languages_are_described_without_those_that_were_not_identified():
+    names = ["English"] * 5 + [UNKNOWN] * 2 + ["German"] + [TOO_SHORT] * 2
+    assert describe_languages(label_balance(pd.Series(names))) == (
+        "2 languages were named in 10 texts, first English (50.0%); "
+        "20.0% could not be identified and 20.0% are too short."
+    )
+    assert describe_languages(label_balance(pd.Series([TOO_SHORT]))) == (
+        "0 languages were named in 1 texts; 0.0% could not be identified and 100.0% are too short."
+    )
+
+
+def test_readability_names_the_hardest_and_the_easiest_class_and_the_model():
+    features = pd.DataFrame({"flesch_reading_ease": [10, 20, 90, 50.4]}, index=[7, 8, 9, 10])
+    labels = pd.Series(["hard", "hard", "easy", "middle"])
+    with_model = describe_readability(features, labels, model="en_core_web_sm")
+    assert with_model == (
+        "Hardest to read: hard (Flesch 15); easiest: easy (Flesch 90); n = 4. "
+        "Parts of speech and sentence structure by the spaCy model en_core_web_sm."
+    )
+    assert "no spaCy model is installed" in describe_readability(features, labels, model=None)
+
+
+def test_the_feature_with_the_most_outliers_is_named():
+    table = pd.DataFrame({"n_outliers": [3, 1_200]}, index=["sentences", "share of nouns"])
+    assert describe_linguistic_outliers(table, n=5_000) == (
+        "Most outliers: share of nouns, 1,200 of 5,000 texts."
+    )
+
+
+def test_terms_are_described_by_how_many_intervals_are_above_zero():
+    terms = pd.DataFrame({"low": [0.1, 0.0, -1.0]})
+    assert describe_terms(terms).startswith("1 of the 3 words found have an interval above zero;")

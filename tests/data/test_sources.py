@@ -210,7 +210,7 @@ def test_bytes_of_no_encoding_name_the_byte_and_the_setting(write):
 @pytest.mark.parametrize(("bad", "found"), [(b"\xed\xa0\xbd", "0xed"), (b"caf\xe9", "0xe9")], ids=["a lone surrogate", "a letter in cp1252"])
 def test_a_line_that_breaks_the_utf8_of_all_others_is_named(write, bad, found):
     content = "text,label\nGröße,maß\nübrig wäre,maß\n".encode() + bad + b",x\n"
-    with pytest.raises(WorkbookError, match=rf"t.csv, line 4: byte \d+ is {found}, which breaks UTF-8, as which the rest is read; mend it, or name"):
+    with pytest.raises(WorkbookError, match=rf"t.csv, line 4: byte \d+ is {found}, which is invalid UTF-8; the rest of the file decodes. Fix it, or name"):
         load_table(write("t.csv", content))
     assert load(write("u.csv", content), encoding="cp1252")[2][1].startswith(bad[:1].decode("cp1252"))
 
@@ -221,7 +221,7 @@ def test_an_encoding_that_does_not_fit_is_named(write):
 
 
 def test_an_encoding_that_python_does_not_know_is_named(write):
-    with pytest.raises(WorkbookError, match=r"data.encoding='utf-9' is no encoding that Python knows; for instance cp1252"):
+    with pytest.raises(WorkbookError, match=r"data.encoding='utf-9' is not an encoding that Python knows; for instance cp1252"):
         load_table(write("t.csv", as_csv(ROWS)), encoding="utf-9")
 
 
@@ -338,7 +338,7 @@ def test_a_missing_file_names_the_nearest_and_what_a_source_is(write, tmp_path):
 
 @pytest.mark.parametrize(("name", "kind"), [("t.xlsx", "'.xlsx'"), ("t", r"'\(none\)'"), ("t.gz", r"'\(none\)'"), ("t.zip.gz", "'.zip'")])
 def test_a_file_of_another_kind_lists_the_kinds_there_are(write, name, kind):
-    with pytest.raises(WorkbookError, match=rf"of kind {kind}; a table is .csv, .tsv, .json, .jsonl, .parquet, also with .gz"):
+    with pytest.raises(WorkbookError, match=rf"unsupported file type {kind}; use .csv, .tsv, .json, .jsonl, .parquet, also with .gz"):
         load_table(write(name, b"PK"))
 
 
@@ -435,7 +435,7 @@ def test_a_label_without_a_text_does_not_count():
 
 
 def test_a_single_class_is_an_error():
-    with pytest.raises(WorkbookError, match=r"t.csv: all rows have the label 'x'; two classes are the least"):
+    with pytest.raises(WorkbookError, match=r"t.csv: all rows have the label 'x'; at least two classes are needed"):
         check_labels(table_of(*["x"] * 30, None), settings("t.csv"))
 
 
@@ -700,7 +700,7 @@ def test_times_are_dates_or_numbers(write):
 
 
 def test_a_row_without_a_time_is_named(write):
-    with pytest.raises(WorkbookError, match="column 'day': row 3 has 'soon', which is no date or number"):
+    with pytest.raises(WorkbookError, match="column 'day': row 3 has 'soon', which is not a date or number"):
         load_table(write("t.csv", SPLIT_ROWS.replace("05 Feb 2026", "soon")), time_column="day")
 
 

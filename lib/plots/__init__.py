@@ -1,0 +1,34 @@
+"""Every figure: `plots.x(data, *, ax=None) -> Axes`; `plots.show(axes)` displays it."""
+
+# ruff: noqa: F401  (names for `from lib import plots`)
+from lib.plots.data import (
+    class_balance,
+    distinctive_terms,
+    features_by_class,
+    leak_matrices,
+    lengths,
+    receipts,
+    token_lengths,
+)
+from lib.plots.evaluation import (
+    accuracy_answered,
+    accuracy_by_length,
+    conformal,
+    confusion_matrix,
+    detectable_gains,
+    gains,
+    reliability,
+    scores_with_intervals,
+)
+from lib.plots.review import detectors, expected_yield, issue_scores
+from lib.plots.style import live, show
+from lib.plots.training import (
+    fold_scores,
+    importances,
+    learning_curve,
+    member_gains,
+    parallel_coordinates,
+    search_history,
+    training_curves,
+    trick_ledger,
+)

@@ -1,0 +1,212 @@
+"""Figures of the texts and their labels, before and after cleaning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import PercentFormatter
+
+from lib.plots.style import (
+    COLOURS,
+    THOUSANDS,
+    distances,
+    drawable,
+    heat_map,
+    horizontal_bars,
+    line_styles,
+    new_axes,
+    new_panels,
+    set_figure_title,
+    set_labels,
+    set_rows,
+    short,
+)
+
+
+def class_balance(balance: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Bars of rows a class, from `profiling.label_balance`."""
+    ax = ax or new_axes(height=0.9 + 0.35 * len(balance))
+    counts = balance["n"]
+    texts = [f"{n:,} ({share:.1%})" for n, share in zip(counts, balance["share"])]
+    horizontal_bars(ax, counts, [short(name) for name in balance.index], texts)
+    title = f"Rows a class (n = {counts.sum():,})"
+    set_labels(ax, title=title, xlabel="rows", xlim=(0, counts.max() * 1.2))
+    return ax
+
+
+def lengths(words: pd.Series, labels: pd.Series, *, ax: Axes | None = None) -> Axes:
+    """Cumulative share of texts by length in words, one line a class, on a logarithmic axis."""
+    ax = ax or new_axes(height=3.6)
+    for (name, values), style in zip(words.groupby(labels), line_styles()):
+        ordered = np.sort(values.clip(lower=1))
+        share = np.arange(1, len(ordered) + 1) / len(ordered)
+        label = f"{short(name)} (median {np.median(ordered):.0f})"
+        ax.step(ordered, share, where="post", label=label, **style)
+    set_labels(
+        ax,
+        xscale="log",
+        title=f"How long are the texts? (n = {len(words):,})",
+        xlabel="words (logarithmic)",
+        ylabel="share of texts up to this length",
+    )
+    ax.xaxis.set_major_formatter(THOUSANDS)
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    ax.legend(frameon=False, fontsize=9)
+    return ax
+
+
+def token_lengths(n_tokens: Sequence[int], *, max_length: int, ax: Axes | None = None) -> Axes:
+    """Histogram of lengths in tokens, special ones counted, on a logarithmic axis.
+
+    A line marks the limit, and colour what is longer.
+    """
+    values = np.asarray(n_tokens)
+    edges = _length_bins(values, max_length)
+    cut = values > max_length
+    ax = ax or new_axes(height=3.2)
+    for name, part, colour in (
+        ("read whole", values[~cut], COLOURS[5]),
+        ("cut", values[cut], COLOURS[1]),
+    ):
+        ax.hist(part, bins=edges, color=colour, label=f"{name} ({len(part):,})")
+    label = f"limit: {max_length:,} tokens"
+    ax.axvline(max_length + 0.5, color="0.2", linestyle=":", label=label)
+    title = f"{cut.mean():.1%} of the texts are longer than the {max_length:,} tokens"
+    set_labels(
+        ax,
+        xscale="log",
+        title=f"{title} that the model reads (n = {len(values):,})",
+        xlabel="tokens, special ones counted (logarithmic)",
+        ylabel="texts",
+    )
+    ax.xaxis.set_major_formatter(THOUSANDS)
+    ax.yaxis.set_major_formatter(THOUSANDS)
+    ax.legend(frameon=False, fontsize=9)
+    return ax
+
+
+def _length_bins(values: np.ndarray, max_length: int) -> list[float]:
+    """Return edges, each between two whole numbers, and one of them the limit."""
+    limit = max_length + 0.5
+    low = min(values.min() - 0.5, 0.8 * limit)
+    high = max(values.max() + 0.5, 1.25 * limit)
+    step = np.log(high / low) / 40
+    first = np.floor(np.log(low / limit) / step)
+    last = np.ceil(np.log(high / limit) / step)
+    edges = limit * np.exp(step * np.arange(first, last + 1))
+    return np.unique(np.floor(edges) + 0.5).tolist()
+
+
+def features_by_class(features: pd.DataFrame, labels: pd.Series, *, titles: dict[str, str]) -> Axes:
+    """Box plots of features by class, a panel each, in two columns where they are many.
+
+    Whiskers go from the 5th to the 95th percentile.
+    """
+    columns = 1 if len(titles) <= 5 else 2
+    rows = -(-len(titles) // columns)
+    size = (4 + 4 * columns, 0.6 + (0.7 + 0.24 * labels.nunique()) * rows)
+    _, panels = new_panels(rows, columns, size=size)
+    for ax in panels.flat[len(titles) :]:
+        ax.remove()
+    for ax, (column, title) in zip(panels.flat, titles.items()):
+        groups = dict(list(features[column].groupby(labels.to_numpy()))[::-1])
+        ax.boxplot(
+            [values.dropna() for values in groups.values()],
+            orientation="horizontal",
+            whis=(5, 95),
+            showfliers=False,
+            widths=0.6,
+            medianprops={"color": COLOURS[1]},
+        )
+        set_rows(ax, range(1, len(groups) + 1), [short(name) for name in groups])
+        ax.set_title(title, loc="left")
+    title = f"Linguistic features by class (n = {len(features):,}; "
+    set_figure_title(panels[0, 0], title + "boxes: quartiles, whiskers: 5 % to 95 %)")
+    return panels[0, 0]
+
+
+def distinctive_terms(
+    terms: pd.DataFrame, balance: pd.DataFrame, *, confidence: float = 0.95, max_classes: int = 12
+) -> Axes:
+    """Most distinctive words of each class with their intervals, a panel a class.
+
+    Characters that the font lacks are drawn as boxes. With more than `max_classes` classes the
+    largest are shown.
+
+    Parameters
+    ----------
+    terms, balance : from `profiling.distinctive_terms` and `profiling.label_balance`
+    """
+    shown = balance.head(max_classes)
+    n_columns = 2 if len(shown) in (2, 4) else min(3, max(1, len(shown)))
+    n_rows = max(1, -(-len(shown) // n_columns))
+    n_terms = max([3, *terms.groupby("label").size()])
+    size = (max(6.0, 3.3 * n_columns), 0.8 + (0.9 + 0.19 * n_terms) * n_rows)
+    figure, panels = new_panels(n_rows, n_columns, size=size, sharex=True)
+    for ax, (label, n) in zip(panels.flat, shown["n"].items()):
+        rows = terms[terms["label"] == label].reset_index(drop=True)
+        _terms_of_class(ax, rows, title=f"{drawable(label, 30)}\nn = {n:,}")
+        ax.set_ylim(n_terms - 0.4, -0.6)
+    for ax in panels.flat[len(shown) :]:
+        ax.remove()
+    counted = f"n = {balance['n'].sum():,} texts"
+    if len(shown) < len(balance):
+        counted += f"; the {len(shown)} largest of {len(balance)} classes"
+    set_figure_title(panels[0, 0], f"Which words tell a class from the others? ({counted})")
+    measure = "log-odds ratio of the word in the class against all others"
+    figure.supxlabel(f"{measure} (bars: {confidence:.0%} interval of the one word)", fontsize=9)
+    return panels[0, 0]
+
+
+def _terms_of_class(ax: Axes, rows: pd.DataFrame, *, title: str) -> None:
+    ax.errorbar(
+        rows["log_odds"],
+        rows.index,
+        xerr=distances(rows, "log_odds"),
+        fmt="o",
+        color=COLOURS[0],
+        markersize=4,
+        elinewidth=1,
+        capsize=2,
+    )
+    ax.axvline(0, color="0.2", linewidth=1)
+    set_rows(ax, rows.index, [drawable(term, 18) for term in rows["term"]], fontsize=9)
+    if rows.empty:
+        title += "; no word tells it"
+    ax.set_title(title, loc="left", fontsize=9)
+    ax.tick_params(labelbottom=True)
+
+
+def receipts(table: pd.DataFrame, *, n: int, ax: Axes | None = None) -> Axes:
+    """Bars of the share of `n` texts that each cleaning rule changed."""
+    ax = ax or new_axes(height=0.9 + 0.32 * len(table))
+    shares = table["n_texts"] / n
+    texts = []
+    for n_texts, n_chars in zip(table["n_texts"].astype(int), -table["chars_removed"].astype(int)):
+        texts.append(f"{n_texts:,} texts" + (f", {n_chars:+,} characters" if n_texts else ""))
+    horizontal_bars(ax, shares, table.index, texts, fontsize=9)
+    set_labels(
+        ax,
+        title=f"How often did each rule change a text? (n = {n:,})",
+        xlabel="share of texts",
+        xlim=(0, max(0.02, shares.max()) * 1.6),
+    )
+    ax.xaxis.set_major_formatter(PercentFormatter(1))
+    ax.set_xticks([tick for tick in ax.get_xticks() if 0 <= tick <= 1])
+    return ax
+
+
+def leak_matrices(matrices: dict[str, pd.DataFrame]) -> Axes:
+    """Near-duplicate pairs by the splits of their rows, a panel a way of splitting.
+
+    What is off the diagonal is a leak.
+    """
+    _, panels = new_panels(1, len(matrices), size=(4 * len(matrices), 3.5), grid=False)
+    top = max(1, *(int(matrix.to_numpy().max()) for matrix in matrices.values()))
+    for ax, (title, matrix) in zip(panels[0], matrices.items()):
+        heat_map(ax, matrix, top=top)
+        set_labels(ax, title=title, xlabel="split of the other text", ylabel="split of one text")
+    return panels[0, 0]
