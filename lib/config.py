@@ -322,16 +322,6 @@ class EnsembleConfig(_Section):
     coverages: tuple[float, ...] = Field(
         (0.8, 0.9, 0.95, 0.99), min_length=1
     )  # that prediction sets promise
-    students: bool = True  # one model in place of several: distillation and a soup, three trainings on the cross-validation's rows
-    student_val_rows: int | None = Field(
-        None, ge=20
-    )  # a stratified sample of the validation rows that they are scored on; None takes all
-    teacher_share: float = Field(
-        0.7, ge=0, le=1
-    )  # of a student's labels that is the ensemble's probabilities; the rest is the label
-    teacher_temperature: float = Field(
-        2.0, gt=0
-    )  # above 1: the student hears more of the second-best classes
 
     @model_validator(mode="after")
     def _coverages_are_shares(self) -> EnsembleConfig:
