@@ -16,11 +16,6 @@ from lib.workspace import FILES, Workspace
 
 WHY = "comparison"  # how readings of the labels made here begin in the ledger
 EVALUATED = ("metrics.json", "test_probs.parquet")
-VERDICTS = {
-    "better": "is better than",
-    "worse": "is worse than",
-    "cannot tell": "cannot be told apart from",
-}
 
 
 @dataclass(frozen=True)
@@ -159,7 +154,7 @@ def compare(first: str, second: str) -> Comparison:
     return Comparison(
         _scores(a, b),
         paired,
-        in_words(paired, f"The {b.best} of {second}", f"the {a.best} of {first}"),
+        paired.describe(f"The {b.best} of {second}", f"the {a.best} of {first}"),
         warning,
     )
 
@@ -197,21 +192,6 @@ def predicted(
             f"the probabilities of {what} are of other rows than the sealed test set's: evaluate it again with notebook 07"
         )
     return probs[[f"{model}: {label}" for label in class_names]].to_numpy().argmax(axis=1)
-
-
-def in_words(paired: significance.PairedTest, second: str, first: str) -> str:
-    """Return a paired test as a sentence."""
-    f1, accuracy = (
-        f"{gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
-        for gain in (paired.macro_f1_gain, paired.accuracy_gain)
-    )
-    words = f"{second} {VERDICTS[paired.verdict]} {first}: macro F1 {f1} (randomisation p = {paired.p_macro_f1:.2g}), "
-    words += (
-        f"accuracy {accuracy} (McNemar p = {paired.p_value:.2g}), n = {paired.macro_f1_gain.n:,}"
-    )
-    if paired.verdict == "cannot tell" and paired.disagreement:
-        words += f"; a gain in accuracy of {paired.detectable:.4f} would show"
-    return f"{words}."
 
 
 def _options(record: dict[str, Any]) -> dict[str, Any]:

@@ -327,7 +327,7 @@ def _judged(client: Any, champion: Version, challenger: Version) -> tuple[str, s
     ]
     groups = test["group"].to_numpy()
     paired = significance.paired_test(y_true, *y_pred, groups=groups)
-    words = comparison.in_words(paired, challenger.label, champion.label).rstrip(".")
+    words = paired.describe(challenger.label, champion.label).rstrip(".")
     each = 1 - (1 - paired.macro_f1_gain.confidence) / len(classes)
     gains = significance.class_f1_gains(
         y_true, *y_pred, n_classes=len(classes), groups=groups, confidence=each

@@ -37,8 +37,11 @@ def test_a_clear_gain_is_better_and_the_other_way_round_worse(two):
 def test_equal_models_cannot_be_told_apart(home):
     finished_run("one", answers(ROWS, 40)), finished_run("two", answers(ROWS, 41))
     found = comparison.compare("one", "two")
-    assert found.paired.verdict == "cannot tell"
-    assert "The transformer of two cannot be told apart from the transformer of one" in found.words
+    assert found.paired.verdict == "inconclusive"
+    assert (
+        "The transformer of two is not significantly different from the transformer of one"
+        in found.words
+    )
     assert f"a gain in accuracy of {found.paired.detectable:.4f} would show" in found.words
 
 
@@ -92,7 +95,10 @@ def test_a_comparison_is_written_down_and_is_no_new_look(two):
     before = sealed.ledger(ws)
     comparison.compare("one", "two")
     after = sealed.ledger(ws)
-    assert len(after) == len(before) + 1 and sealed.n_looks(after) == sealed.n_looks(before) == 2
+    assert (
+        len(after) == len(before) + 1
+        and sealed.n_evaluations(after) == sealed.n_evaluations(before) == 2
+    )
     assert (
         after["why"].iloc[-1] == "comparison with run 'one'"
         and after["model"].iloc[-1] == before["model"].iloc[-1]

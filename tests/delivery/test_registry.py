@@ -168,7 +168,7 @@ def test_a_challenger_that_is_not_better_needs_a_reason_which_is_kept(home):
     registered("two", answers(ROWS, 21), train="b")
     message = refused(registry.promote, SECOND)
     assert message.startswith(
-        f"{SECOND} is not promoted: {SECOND} cannot be told apart from {FIRST}: "
+        f"{SECOND} is not promoted: {SECOND} is not significantly different from {FIRST}: "
     ) and message.endswith("--force --reason '...'")
     assert aliases() == {"champion": FIRST, "challenger": SECOND}
     for half in ({"force": True}, {"reason": "so be it"}, {"force": True, "reason": " "}):
@@ -177,7 +177,7 @@ def test_a_challenger_that_is_not_better_needs_a_reason_which_is_kept(home):
         )
     version, words = registry.promote(SECOND, force=True, reason="half the size")
     assert version.tags["forced"] == "half the size" and version.tags["promotion"].startswith(
-        f"{SECOND} cannot be told apart"
+        f"{SECOND} is not significantly different"
     )
     assert words.startswith("forced (half the size): ") and aliases() == {
         "champion": SECOND,
@@ -220,7 +220,7 @@ def test_a_promotion_reads_the_labels_as_a_model_measured_before_also_when_its_r
     registry.promote(SECOND)
     ledger = sealed.ledger(Workspace("data", "one"))
     assert (
-        sealed.n_looks(ledger) == 2
+        sealed.n_evaluations(ledger) == 2
         and ledger["why"].iloc[-1] == f"comparison of {SECOND} with {FIRST}"
     )
 

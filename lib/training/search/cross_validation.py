@@ -224,11 +224,10 @@ def compare(
             "gain": gain.value,
             "gain_low": gain.low,
             "gain_high": gain.high,
-            "verdict": "worse" if gain.high < 0 else "inconclusive",
+            "verdict": "best" if name == order[0] else gain.verdict,
         }
         rows.append(row)
     compared = pd.DataFrame(rows, index=order)
-    compared.loc[order[0], "verdict"] = "best"
     compared["seconds"] = scores.groupby("member")["seconds"].sum()
     # never one that is worse: such a gap is wider than the difference of two standard errors
     lower_means = compared["macro_f1"] - compared["deviation"] / np.sqrt(len(by_fold))

@@ -160,7 +160,7 @@ def search(
     objective: Objective = fine_tune,
     progress: bool = True,
 ) -> SearchResult:
-    """Try settings of `search.space` until the study has `search.trials` trials, complete or pruned.
+    """Try settings of `search.space` until `search.trials` trials are complete or pruned.
 
     Every finished trial is kept: a search that was stopped continues with the next. A trial that a
     killed process left running fails, and is proposed again. With one worker the same seed gives
@@ -226,7 +226,7 @@ def nested(
 
 
 def save_search(result: SearchResult | None, ws: Workspace) -> None:
-    """Write the trials and the best settings, the latter as a profile has them; None: empty ones."""
+    """Write the trials, and the best settings as a profile has them; None: empty ones."""
     trials = result.trials if result else pd.DataFrame({"number": []})
     workspace.write_table(trials, ws.path("search_trials.parquet"))
     settings = {"training": result.best if result else {}}
@@ -349,8 +349,7 @@ def _search(task: Task, objective: Objective, *, desc: str) -> SearchResult:
             return _result(study, task)
     except Timeout:
         raise WorkbookError(
-            f"another process is searching in {task.folder}: "
-            "wait for it, or take another run name"
+            f"another process is searching in {task.folder}: wait for it, or take another run name"
         ) from None
 
 

@@ -105,32 +105,25 @@ def learning_curve(
     classes, y_true = np.unique(rows["label"].to_numpy().astype(str), return_inverse=True)
     smallest = max(2 * len(classes), SMALLEST_SHARE * len(train))
     sizes = np.unique(np.geomspace(smallest, len(train), n_sizes).round().astype(int))
-    predicted = np.empty((len(sizes), draws, len(scored)), dtype=int)
+    predicted = np.empty((draws, len(sizes), len(scored)), dtype=int)
     fits = [(draw, i) for draw in range(draws) for i in range(len(sizes))]
     for draw, i in tqdm(fits, desc="learning curve", unit="fit", disable=not progress):
         order = _stratified_order(train["label"].to_numpy(), np.random.default_rng(seed + draw))
         drawn = train.iloc[order[: sizes[i]]]
         model = fit_baseline(drawn["text"].tolist(), drawn["label"].tolist(), seed=seed)
         labels = model.predict(scored["text"].tolist()).astype(str)
-        predicted[i, draw] = np.searchsorted(classes, labels)
+        predicted[draw, i] = np.searchsorted(classes, labels)
 
     def scores(weights: np.ndarray) -> np.ndarray:
-        """Return the mean score of each size: (resamples, sizes)."""
-        means = []
-        for of_size in predicted:
-            of_draws = [
-                resampling.weighted_macro_f1(
-                    weights, y_true[held_out], y_pred, n_classes=len(classes)
-                )
-                for y_pred in of_size
-            ]
-            means.append(np.mean(of_draws, axis=0))
-        return np.stack(means, axis=1)
+        """Return the mean over draws of each size's score: ndarray of shape (b, sizes)."""
+        of_draws = [
+            resampling.stacked_macro_f1(weights, y_true[held_out], y_pred, n_classes=len(classes))
+            for y_pred in predicted
+        ]
+        return np.mean(of_draws, axis=0)
 
     plan = resampling.draws(len(scored), groups=scored["group"].to_numpy())
-    return _fitted(
-        sizes, scores, plan, n_resamples=n_resamples, confidence=confidence, seed=seed
-    )
+    return _fitted(sizes, scores, plan, n_resamples=n_resamples, confidence=confidence, seed=seed)
 
 
 def _fitted(

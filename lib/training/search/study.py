@@ -1,4 +1,4 @@
-"""An Optuna study in a journal: whether it may continue, what it proposes next, what a kill left."""
+"""An Optuna study in a journal: may it continue, what comes next, what did a kill leave?"""
 
 from __future__ import annotations
 
