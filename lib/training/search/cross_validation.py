@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -113,7 +114,7 @@ def cross_validate(
     settings = config.cross_validation
     rows = _sample(train, config)
     fold = np.stack([_folds(rows, config, repeat=i) for i in range(settings.repeats)])
-    jobs = [
+    jobs: list[dict[str, Any]] = [
         {"name": name, "repeat": repeat, "fold": number}
         for repeat, number in np.ndindex(settings.repeats, settings.folds)
         for name in [*baseline.LINEAR, *settings.members]
@@ -275,8 +276,13 @@ def _sample(train: pd.DataFrame, config: Config) -> pd.DataFrame:
     if not settings.rows or settings.rows >= len(train):
         return train.reset_index(drop=True)
     # a rare class is in every fold
-    options = {"at_least": 2 * settings.folds, "setting": "cross_validation.rows"}
-    return sample_rows(train, settings.rows, seed=config.seed, **options)
+    return sample_rows(
+        train,
+        settings.rows,
+        seed=config.seed,
+        at_least=2 * settings.folds,
+        setting="cross_validation.rows",
+    )
 
 
 def _folds(rows: pd.DataFrame, config: Config, *, repeat: int) -> np.ndarray:

@@ -307,8 +307,9 @@ def _sample(train: pd.DataFrame, config: Config) -> pd.DataFrame:
     if not rows or rows >= len(train):
         return train.reset_index(drop=True)
     # a rare class is in every part
-    options = {"at_least": 2 * FIXED_PARTS, "setting": "search.rows"}
-    return sample_rows(train, rows, seed=config.seed, **options)
+    return sample_rows(
+        train, rows, seed=config.seed, at_least=2 * FIXED_PARTS, setting="search.rows"
+    )
 
 
 def _task(rows: pd.DataFrame, config: Config, ws: Workspace) -> Task:

@@ -144,9 +144,10 @@ def _fitted(
         power_law(sizes, resample).gain_of_doubling(sizes[-1])
         for resample in resampling.resampled(scores, plan, n_resamples=n_resamples, seed=seed)
     ]
-    ends = np.quantile(gains, [(1 - confidence) / 2, (1 + confidence) / 2])
+    gain_low, gain_high = np.quantile(gains, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
     n_held_out = len(plan.cell)
-    doubled = Interval(law.gain_of_doubling(sizes[-1]), *ends.tolist(), n_held_out, confidence)
+    gain = law.gain_of_doubling(sizes[-1])
+    doubled = Interval(gain, gain_low, gain_high, n_held_out, confidence)
     forecast = power_law(sizes[:-1], value[:-1])(sizes[-1])
     table = pd.DataFrame(
         {"macro_f1": value, "low": low, "high": high}, index=pd.Index(sizes, name="n_train")

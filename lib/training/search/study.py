@@ -1,4 +1,4 @@
-"""An Optuna study in a journal: may it continue, what comes next, what did a kill leave?"""
+"""An Optuna study in a journal: opened or continued, its next trials, and its importances."""
 
 from __future__ import annotations
 

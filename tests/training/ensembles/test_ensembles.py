@@ -5,7 +5,8 @@ from scipy import special
 from lib.errors import WorkbookError
 from lib.evaluation.calibration import Calibrator, fit_calibrator
 from lib.evaluation.metrics import accuracy, macro_f1
-from lib.training.ensembles import combining as ensembles
+from lib.training import ensembles
+from lib.training.ensembles import weights
 
 
 def drawn(n=1_500, *, k=3, strengths=(1.5, 1.5, 1.5), seed=0, noise=1.0):
@@ -99,9 +100,9 @@ def test_a_stack_of_two_classes_agrees_with_the_regression():
 
 
 def test_the_strength_of_a_stack_is_chosen_on_the_same_folds_of_the_rows_left(monkeypatch, folds):
-    seen, real = [], ensembles.PredefinedSplit
+    seen, real = [], weights.PredefinedSplit
     monkeypatch.setattr(
-        ensembles, "PredefinedSplit", lambda fold: seen.append(sorted(set(fold))) or real(fold)
+        weights, "PredefinedSplit", lambda fold: seen.append(sorted(set(fold))) or real(fold)
     )
     oof, y = drawn()
     ensembles.out_of_fold(oof, y, folds, method="stacking")
@@ -139,7 +140,7 @@ def test_greedy_selection_keeps_the_best_draws_and_not_the_last():
         )
         for i in range(3)
     }
-    assert ensembles.GREEDY_ROUNDS % 3, "the last draws are not in equal shares"
+    assert weights.GREEDY_ROUNDS % 3, "the last draws are not in equal shares"
     assert ensembles.fit_ensemble(oof, y, method="greedy").weights.tolist() == [1 / 3] * 3
 
 

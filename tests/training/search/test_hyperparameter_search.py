@@ -17,7 +17,7 @@ from lib.errors import WorkbookError
 from lib.evaluation.significance import cross_validation_interval
 from lib.training import cached_training, finetune, search
 from lib.training.search import study as studies
-from lib.training.search.study import LOOKS
+from lib.training.search.study import EVALUATIONS_PER_EPOCH
 from lib.workspace import Workspace
 
 RUN = Workspace(dataset="data", run="run")
@@ -160,8 +160,8 @@ def test_five_failures_in_a_row_end_the_search_with_their_error(home):
 KILLED = """
 import sys
 sys.path.insert(0, {tests!r})
-import test_search
-test_search.found(test_search.config(trials=6), test_search.slow)
+import test_hyperparameter_search as tests
+tests.found(tests.config(trials=6), tests.slow)
 """
 
 
@@ -346,7 +346,7 @@ def test_a_damaged_line_is_named_and_nothing_is_changed(home, damage):
     journal.write_bytes(damaged)
     with pytest.raises(
         WorkbookError,
-        match=r"journal\.jsonl, line 5 is no record of a study: .*mend it, or delete the folder",
+        match=r"journal\.jsonl, line 5 is not a record of a study: .*fix it, or delete the folder",
     ):
         found(config(trials=2))
     assert journal.read_bytes() == damaged
@@ -396,7 +396,7 @@ def test_a_trial_sees_training_rows_alone_in_three_parts_that_share_no_copy(trai
     )
     steps = [-(-len(call["train"]) // call["config"].training.batch_size) for call in trained]
     assert [call["config"].training.eval_steps for call in trained] == [
-        -(-n // LOOKS) for n in steps
+        -(-n // EVALUATIONS_PER_EPOCH) for n in steps
     ]
 
 
@@ -452,7 +452,7 @@ def test_real_trainings_are_searched_pruned_and_kept(home, as_it_is, monkeypatch
         1e-7,
     ]  # the second reads what the first predicted; of a pruned one nothing is kept
     assert result.best == {"learning_rate": 1e-2}
-    assert result.words == "--set training.learning_rate=0.01"
+    assert result.cli_options == "--set training.learning_rate=0.01"
     assert result.value > 0.9
     assert result.trials["value"].isna().tolist() == [False, False, True, True]
     assert result.trials["stop_macro_f1"].tail(2).between(0.1, 0.3).all()
@@ -601,9 +601,8 @@ def test_optimism_is_what_the_rows_that_chose_say_more_than_rows_that_did_not(ho
 
     rows = table(150)
     settings = config(trials=6, nested_folds=3, pruner="none")
-    found, optimism = search.nested(
-        rows, config=settings, ws=RUN, objective=flattered, progress=False
-    )
+    nested = search.nested(rows, config=settings, ws=RUN, objective=flattered, progress=False)
+    found, optimism = nested.table, nested.optimism
     assert found["fold"].tolist() == [0, 1, 2]
     assert found["optimism"].to_numpy() == pytest.approx(
         (found["inner"] - found["outer"]).to_numpy()
@@ -622,9 +621,9 @@ def test_optimism_is_what_the_rows_that_chose_say_more_than_rows_that_did_not(ho
         assert all(not left_out & (fit | scored) for fit, scored, *_ in inner)
         assert not left_out & seen
         assert best["batch_size"] == 16
-    again, _ = search.nested(rows, config=settings, ws=RUN, objective=flattered, progress=False)
+    again = search.nested(rows, config=settings, ws=RUN, objective=flattered, progress=False)
     assert len(calls) == 21 + 3
-    pd.testing.assert_frame_equal(found, again)
+    pd.testing.assert_frame_equal(found, again.table)
 
 
 @pytest.mark.parametrize("record", ['{"op_code": 99, "worker_id": "x"}', '{"op_code": 4}'])
@@ -634,7 +633,7 @@ def test_records_that_are_no_studys_are_named_and_nothing_is_changed(home, recor
     (folder / "journal.jsonl").write_text(record + "\n")
     with pytest.raises(
         WorkbookError,
-        match=r"journal\.jsonl is no journal of a study .* delete the folder to search anew",
+        match=r"journal\.jsonl is not a journal of a study .* delete the folder to search again",
     ):
         found(config(trials=1))
     assert (folder / "journal.jsonl").read_text() == record + "\n"
