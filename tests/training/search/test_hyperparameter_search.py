@@ -9,12 +9,13 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
+import yaml
 from conftest import REPOSITORY
 
 from lib import provenance, workspace
 from lib.config import ComputeConfig, Config, SearchConfig, TrainingConfig
 from lib.errors import WorkbookError
-from lib.evaluation.significance import cross_validation_interval
+from lib.evaluation.significance import Interval, cross_validation_interval
 from lib.training import cached_training, finetune, search
 from lib.training.search import study as studies
 from lib.training.search.study import EVALUATIONS_PER_EPOCH
@@ -671,3 +672,65 @@ def test_a_rare_class_is_in_every_part_of_the_sample(home):
 
     found(config(trials=1, rows=100), look, rows)
     assert seen == [{"a", "b", "rare"}] * 3
+
+
+# --- sentences ---
+
+
+def finished(importances):
+    trials = pd.DataFrame(
+        {"state": ["COMPLETE", "PRUNED", "COMPLETE"], "value": [0.8, np.nan, 0.7]}
+    )
+    rows = table()
+    task = search.Task(rows[:60], rows[60:70], rows[70:], config(), RUN)
+    best = {"learning_rate": 0.001, "averaging": "swa", "unfreeze": [0, 6]}
+    return search.SearchResult(trials, best, 0.8, importances, task)
+
+
+def test_a_search_is_a_sentence_with_the_options_to_use_it():
+    result = finished({})
+    options = (
+        "--set training.learning_rate=0.001 --set training.averaging=swa "
+        "--set 'training.unfreeze=[0, 6]'"
+    )
+    assert (result.cli_options, result.n_complete) == (options, 2)
+    assert result.log_settings == ["learning_rate"]
+    assert search.describe_search(result, n_train=1_500) == (
+        "Best of 2 complete, 1 pruned: macro F1 0.800 on 20 texts, trained on 60 of 1,500. These "
+        f"settings were chosen on few rows; more rows may need others. To use them: {options}"
+    )
+    assert search.describe_search(None, n_train=9) == "No search: search.trials is 0."
+
+
+def test_importances_and_optimism_are_sentences():
+    shares = finished({"learning_rate": 0.9, "batch_size": 0.1})
+    assert search.describe_importances(shares) == (
+        "Of the variance between 2 complete trials: learning_rate 90%, batch_size 10%."
+    )
+    assert search.describe_importances(finished({})) == (
+        "2 complete trials do not show what matters: at least 5 with different values are needed."
+    )
+    assert search.describe_importances(None) == "No search: search.trials is 0."
+    folds = pd.DataFrame({"fold": [0, 1], "inner": [0.8, 0.9], "outer": [0.7, 0.8]})
+    nested = search.NestedSearch(folds, Interval(0.1, 0.05, 0.15, 100))
+    assert search.describe_optimism(nested) == (
+        "The search's value is too high by +0.100 [+0.050, +0.150], in 2 folds: 0.750 on rows that "
+        "chose nothing, 0.850 on those that did."
+    )
+    assert search.describe_optimism(None) == (
+        "Not measured: search.nested_folds or search.trials is 0."
+    )
+
+
+def test_the_trials_and_the_best_settings_are_written_also_without_a_search(home):
+    search.save_search(finished({}), RUN)
+    assert workspace.read_table(RUN.path("search_trials.parquet"))["state"].tolist() == [
+        "COMPLETE",
+        "PRUNED",
+        "COMPLETE",
+    ]
+    path = RUN.path("best_settings.yaml")
+    assert yaml.safe_load(path.read_text())["training"]["averaging"] == "swa"
+    search.save_search(None, RUN)
+    assert workspace.read_table(RUN.path("search_trials.parquet")).empty
+    assert path.read_text() == "training: {}\n"

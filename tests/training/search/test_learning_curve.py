@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from lib.evaluation.metrics import macro_f1
+from lib.evaluation.significance import Interval
 from lib.training import baseline
 from lib.training.search import cross_validation, learning_curve
 from lib.training.search.learning_curve import PowerLaw
@@ -104,3 +105,19 @@ def test_three_sizes_cannot_carry_a_law():
         ValueError, match="a power law has three parameters and needs 4 sizes or more, got 3"
     ):
         learning_curve.learning_curve(table(), n_sizes=3)
+
+
+def test_the_forecast_is_a_sentence():
+    scores = pd.DataFrame({"macro_f1": [0.5, 0.7512]}, index=[100, 1_600])
+    law = PowerLaw(0.9, 2.0, 0.5)
+    curve = learning_curve.LearningCurve(scores, law, Interval(0.02, 0.01, 0.03, 99), -0.0041, 99)
+    assert learning_curve.describe(curve) == (
+        "Twice 1,600 training texts would add +0.020 [+0.010, +0.030] to the baseline's macro F1 "
+        "of 0.751. A law fitted to the smaller sizes alone missed the last one by -0.004."
+    )
+    assert learning_curve.describe(None) == "No learning curve: cross_validation.curve_draws is 0."
+
+
+def test_a_law_gives_the_gain_of_twice_the_rows():
+    assert PowerLaw(0.9, 2.0, 0.5)(400) == pytest.approx(0.8)
+    assert PowerLaw(0.9, 2.0, 0.5).gain_of_doubling(200) == pytest.approx(2 / 200**0.5 - 0.1)
