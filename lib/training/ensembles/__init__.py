@@ -1,22 +1,34 @@
-"""Several models as one: how they combine (`fit_ensemble`), the members themselves, and one model in their place."""
+"""Several models as one: how they combine (`fit_ensemble`), how they differ, the members."""
 
 from lib.training.ensembles.combining import (
+    METHODS,
     Ensemble,
-    best_member,
     choose,
-    diversity,
+    describe_choice,
     fit_ensemble,
-    gain_curve,
     load_ensemble,
     out_of_fold,
     save_ensemble,
     simplest,
 )
+from lib.training.ensembles.diversity import (
+    best_member,
+    describe_best_member,
+    describe_diversity,
+    describe_gain_curve,
+    diversity,
+    gain_curve,
+)
 
 __all__ = [
+    "METHODS",
     "Ensemble",
     "best_member",
     "choose",
+    "describe_best_member",
+    "describe_choice",
+    "describe_diversity",
+    "describe_gain_curve",
     "diversity",
     "fit_ensemble",
     "gain_curve",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,7 +28,7 @@ class CrossValidation:
 
     Attributes
     ----------
-    rows : DataFrame of n rows with `row_id`, `text`, `label`, `group`: the rows that were dealt out
+    rows : DataFrame of n rows with `row_id`, `text`, `label`, `group`: those that were predicted
     fold : ndarray of int of shape (repeats, n), the fold in which a row is held out
     probs : member -> ndarray of shape (repeats, n, k), columns in the sorted order of the labels
     scores : DataFrame of `member`, `repeat`, `fold`, `macro_f1`, `accuracy`, `seconds`
@@ -36,6 +38,12 @@ class CrossValidation:
     fold: np.ndarray
     probs: dict[str, np.ndarray]
     scores: pd.DataFrame
+
+    def n_split_groups(self) -> int:
+        """Return how many groups of near-copies lie in several folds, over all repetitions."""
+        group = self.rows["group"].to_numpy()
+        folds_of_group = [pd.Series(fold).groupby(group).nunique() for fold in self.fold]
+        return int((pd.concat(folds_of_group) > 1).sum())
 
 
 def assign_folds(
@@ -53,9 +61,9 @@ def assign_folds(
     """
     n_groups = rows.groupby("label")["group"].nunique()
     if n_groups.min() < max(2, n_folds):
-        few = f"{n_groups.idxmin()!r} has {n_groups.min()} different texts"
         raise WorkbookError(
-            f"{n_folds} folds need as many texts of each class, and {few}: {remedy}"
+            f"{n_folds} folds need as many texts of each class, and {n_groups.idxmin()!r} has "
+            f"{n_groups.min()} different texts: {remedy}"
         )
     fold = np.zeros(len(rows), dtype=int)
     splitter = StratifiedGroupKFold(n_splits=n_folds, shuffle=True, random_state=seed)
@@ -65,7 +73,9 @@ def assign_folds(
 
 
 def early_stopping_mask(rows: pd.DataFrame, *, share: float, seed: int) -> np.ndarray:
-    """Return which of a training's rows stop it: a share of them, stratified by label, near-copies together; a class of one group learns.
+    """Return which of a training's rows stop it: a share of them, stratified by label.
+
+    Near-copies stay together. A class that is one group of near-copies is trained on.
 
     Returns
     -------
@@ -73,57 +83,43 @@ def early_stopping_mask(rows: pd.DataFrame, *, share: float, seed: int) -> np.nd
     """
     splitter = StratifiedGroupKFold(n_splits=round(1 / share), shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="The least populated class"
-        )  # then it has no row in some part
-        held_out = next(splitter.split(rows, rows["label"], rows["group"]))[1]
+        # of a class with fewer rows than parts: some part has none
+        warnings.filterwarnings("ignore", message="The least populated class")
+        _, held_out = next(splitter.split(rows, rows["label"], rows["group"]))
     stops = np.zeros(len(rows), dtype=bool)
     stops[held_out] = True
-    return stops & rows["label"].isin(rows["label"][~stops]).to_numpy()
+    trained_on = rows["label"][~stops]
+    return stops & rows["label"].isin(trained_on).to_numpy()
 
 
 def cross_validate(
     train: pd.DataFrame, *, config: Config, ws: Workspace, progress: bool = True
 ) -> CrossValidation:
-    """Train every member on each set of folds but one, and predict the one.
+    """Train every member on all folds but one, and predict that one; so for each fold.
 
-    What stops a transformer's training is a share of its own training rows: the rows that it is scored on decide nothing. Finished
-    trainings are kept: a cross-validation that was interrupted goes on with the next.
+    A share of a transformer's own training rows stops its training: the rows that it is scored on
+    decide nothing. Finished trainings are kept: a cross-validation that was interrupted continues
+    with the next.
 
     Parameters
     ----------
     train : with `row_id`, `text`, `label`, `group`
-    config : `cross_validation` says folds, repeats, rows and members; the same seed deals the same folds
+    config : `cross_validation` sets folds, repeats, rows and members; the same seed gives the same
+        folds
 
     Raises
     ------
     WorkbookError : a class with fewer texts than folds.
     """
     settings = config.cross_validation
-    rows = train.reset_index(drop=True)
-    if settings.rows and settings.rows < len(train):  # a rare class is in every fold
-        rows = sample_rows(
-            train,
-            settings.rows,
-            seed=config.seed,
-            at_least=2 * settings.folds,
-            setting="cross_validation.rows",
-        )
-    classes, y = np.unique(rows["label"].to_numpy().astype(str), return_inverse=True)
-    fold = np.stack(
-        [
-            assign_folds(rows, n_folds=settings.folds, seed=config.seed + repeat)
-            for repeat in range(settings.repeats)
-        ]
-    )
-    members = [*baseline.LINEAR, *settings.members]
-    deals = [
-        (name, repeat, number)
+    rows = _sample(train, config)
+    fold = np.stack([_folds(rows, config, repeat=i) for i in range(settings.repeats)])
+    jobs: list[dict[str, Any]] = [
+        {"name": name, "repeat": repeat, "fold": number}
         for repeat, number in np.ndindex(settings.repeats, settings.folds)
-        for name in members
+        for name in [*baseline.LINEAR, *settings.members]
     ]
-    jobs = [{"name": name, "repeat": repeat, "fold": number} for name, repeat, number in deals]
-    trained = engine.run_tasks(
+    outputs = engine.run_tasks(
         train_on_folds,
         jobs,
         tables={"rows": rows},
@@ -132,96 +128,19 @@ def cross_validate(
         desc="cross-validation",
         progress=progress,
     )
-    probs, scores = {name: np.empty((*fold.shape, len(classes))) for name in members}, []
-    for (name, repeat, number), (found, seconds) in zip(deals, trained):
-        held_out, y_pred = fold[repeat] == number, found.argmax(axis=1)
-        probs[name][repeat, held_out] = found
-        scores.append(
-            (
-                name,
-                repeat,
-                number,
-                macro_f1(y[held_out], y_pred, n_classes=len(classes)),
-                accuracy(y[held_out], y_pred),
-                seconds,
-            )
-        )
-    return CrossValidation(
-        rows,
-        fold,
-        probs,
-        pd.DataFrame(
-            scores, columns=["member", "repeat", "fold", "macro_f1", "accuracy", "seconds"]
-        ),
-    )
-
-
-def compare(
-    scores: pd.DataFrame, *, n_rows: int, n_folds: int, confidence: float = 0.95
-) -> pd.DataFrame:
-    """Compare members over the same folds.
-
-    Parameters
-    ----------
-    scores : of a CrossValidation
-    confidence : of a mean's interval, and of the intervals of all gains together (Bonferroni over all pairs: which of them are compared is
-        seen in the scores)
-
-    Returns
-    -------
-    DataFrame by member, best mean first: `macro_f1`, `deviation` between folds, `low`, `high`, `gain` over the first row with
-    `gain_low`, `gain_high` and `verdict` ("best", "worse", "inconclusive"), `seconds` of all its trainings, `chosen`: the one whose
-    mean minus one standard error is highest, which is the best or not significantly worse.
-
-    Source
-    ------
-    `significance.cross_validation_interval`; the choice after Breiman et al. 1984, "Classification and Regression Trees".
-    """
-    table = scores.pivot(index=["repeat", "fold"], columns="member", values="macro_f1")
-    table = table[table.mean().sort_values(ascending=False, kind="stable").index]
-    n_test = max(1, round(n_rows / n_folds))
-    n_members = table.shape[1]
-    sizes, each = (
-        {"n_train": n_rows - n_test, "n_test": n_test},
-        1 - (1 - confidence) / max(1, n_members * (n_members - 1) // 2),
-    )
-    found = []
-    for place, (name, of_folds) in enumerate(table.items()):
-        mean = cross_validation_interval(of_folds.to_numpy(), confidence=confidence, **sizes)
-        gain = cross_validation_interval(
-            (of_folds - table.iloc[:, 0]).to_numpy(), confidence=each, **sizes
-        )
-        verdict = "best" if place == 0 else gain.verdict
-        found.append(
-            (
-                name,
-                mean.value,
-                of_folds.std(ddof=1),
-                max(0.0, mean.low),
-                min(1.0, mean.high),
-                gain.value,
-                gain.low,
-                gain.high,
-                verdict,
-            )
-        )
-    columns = [
-        "member",
-        "macro_f1",
-        "deviation",
-        "low",
-        "high",
-        "gain",
-        "gain_low",
-        "gain_high",
-        "verdict",
-    ]
-    compared = pd.DataFrame(found, columns=columns).set_index("member")
-    compared["seconds"] = scores.groupby("member")["seconds"].sum()
-    # never one that is worse: such a gap is wider than the difference of two standard errors
-    careful = compared["macro_f1"] - compared["deviation"] / np.sqrt(len(table))
-    compared["chosen"] = compared.index == careful.idxmax()
-    return compared
+    classes, y_true = np.unique(rows["label"].to_numpy().astype(str), return_inverse=True)
+    probs: dict[str, np.ndarray] = {}
+    scores = []
+    for job, (fold_probs, seconds) in zip(jobs, outputs):
+        name, repeat = job["name"], job["repeat"]
+        held_out = fold[repeat] == job["fold"]
+        probs.setdefault(name, np.empty((*fold.shape, len(classes))))
+        probs[name][repeat, held_out] = fold_probs
+        y_fold, y_pred = y_true[held_out], fold_probs.argmax(axis=1)
+        f1 = macro_f1(y_fold, y_pred, n_classes=len(classes))
+        scores.append((name, repeat, job["fold"], f1, accuracy(y_fold, y_pred), seconds))
+    columns = ["member", "repeat", "fold", "macro_f1", "accuracy", "seconds"]
+    return CrossValidation(rows, fold, probs, pd.DataFrame(scores, columns=columns))
 
 
 def train_on_folds(
@@ -233,29 +152,138 @@ def train_on_folds(
     repeat: int,
     fold: int,
 ) -> tuple[np.ndarray, float]:
-    """Train a member on the table `rows` without one fold, and predict that; return probabilities of shape (n_fold, k) and seconds."""
+    """Train a member on the table `rows` without one fold, and predict that fold.
+
+    Returns
+    -------
+    probs : ndarray of shape (n_fold, k)
+    seconds : of the training
+    """
     rows = tables["rows"]
-    out = (
-        assign_folds(rows, n_folds=config.cross_validation.folds, seed=config.seed + repeat) == fold
-    )
-    train, held_out = rows[~out], rows[out]
+    is_held_out = _folds(rows, config, repeat=repeat) == fold
+    train, held_out = rows[~is_held_out], rows[is_held_out]
     if name in baseline.LINEAR:
         started = time.perf_counter()
-        model = baseline.LINEAR[name](
-            train["text"].tolist(), train["label"].tolist(), seed=config.seed
-        )
-        return model.predict_proba(held_out["text"].tolist()), time.perf_counter() - started
-    stops = early_stopping_mask(
-        train, share=config.cross_validation.early_stopping_share, seed=config.seed
-    )
-    place = Workspace(dataset=ws.dataset, run=f"{ws.run}/folds")
+        fit = baseline.LINEAR[name]
+        model = fit(train["text"].tolist(), train["label"].tolist(), seed=config.seed)
+        probs = model.predict_proba(held_out["text"].tolist())
+        return probs, time.perf_counter() - started
+    share = config.cross_validation.early_stopping_share
+    stops = early_stopping_mask(train, share=share, seed=config.seed)
     settings = config.member_config(name)
-    settings = settings.model_copy(update={"seed": settings.seed + repeat})
     return cached_training.train_and_predict(
         train[~stops],
         train[stops],
         held_out,
-        config=settings,
-        ws=place,
+        config=settings.model_copy(update={"seed": settings.seed + repeat}),
+        ws=replace(ws, run=f"{ws.run}/folds"),
         name=f"{name}-{repeat}-{fold}",
     )
+
+
+def compare(
+    scores: pd.DataFrame, *, n_rows: int, n_folds: int, confidence: float = 0.95
+) -> pd.DataFrame:
+    """Compare members over the same folds.
+
+    Parameters
+    ----------
+    scores : of a CrossValidation
+    confidence : of a mean's interval, and of the intervals of all gains together (Bonferroni over
+        all pairs: which of them are compared is seen in the scores)
+
+    Returns
+    -------
+    DataFrame by member, best mean first: `macro_f1`, `deviation` between folds, `low`, `high`,
+    `gain` over the first row with `gain_low`, `gain_high` and `verdict` ("best", "worse",
+    "inconclusive"), `seconds` of all its trainings, `chosen`: the one whose mean minus one standard
+    error is highest, which is the best or not significantly different from it.
+
+    Source
+    ------
+    `significance.cross_validation_interval`; the choice after Breiman et al. 1984, "Classification
+    and Regression Trees".
+    """
+    by_fold = scores.pivot(index=["repeat", "fold"], columns="member", values="macro_f1")
+    order = by_fold.mean().sort_values(ascending=False, kind="stable").index
+    n_test = max(1, round(n_rows / n_folds))
+    sizes = {"n_train": n_rows - n_test, "n_test": n_test}
+    n_pairs = max(1, math.comb(len(order), 2))
+    rows = []
+    for name in order:
+        values = by_fold[name]
+        gains = values - by_fold[order[0]]
+        mean = cross_validation_interval(values.to_numpy(), confidence=confidence, **sizes)
+        gain = cross_validation_interval(
+            gains.to_numpy(), confidence=1 - (1 - confidence) / n_pairs, **sizes
+        )
+        row = {
+            "macro_f1": mean.value,
+            "deviation": values.std(ddof=1),
+            "low": max(0.0, mean.low),
+            "high": min(1.0, mean.high),
+            "gain": gain.value,
+            "gain_low": gain.low,
+            "gain_high": gain.high,
+            "verdict": "best" if name == order[0] else gain.verdict,
+        }
+        rows.append(row)
+    compared = pd.DataFrame(rows, index=order)
+    compared["seconds"] = scores.groupby("member")["seconds"].sum()
+    # never one that is worse: such a gap is wider than the difference of two standard errors
+    lower_means = compared["macro_f1"] - compared["deviation"] / np.sqrt(len(by_fold))
+    compared["chosen"] = compared.index == lower_means.idxmax()
+    return compared
+
+
+def describe_best(compared: pd.DataFrame, *, n_train: int) -> str:
+    """Return the score of the member with the best mean, in words.
+
+    Parameters
+    ----------
+    compared : from `compare`
+    n_train : rows that each of its models was trained on
+    """
+    best = compared.iloc[0]
+    return (
+        f"{best.name}: macro F1 {best['macro_f1']:.3f} [{best['low']:.3f}, {best['high']:.3f}] "
+        f"when trained on {n_train:,} texts. One fold alone is off by "
+        f"{compared['deviation'].max():.3f} (standard deviation, the largest of the members)."
+    )
+
+
+def describe_verdicts(compared: pd.DataFrame, *, n_rows: int, n_folds: int) -> str:
+    """Return in words which members are significantly different, and which one is chosen.
+
+    Parameters
+    ----------
+    compared : from `compare`
+    n_folds : of all repetitions together
+    """
+    similar = ", ".join(compared.index[compared["verdict"] == "inconclusive"])
+    worse = ", ".join(compared.index[compared["verdict"] == "worse"])
+    parts = [f"{compared.index[0]} has the highest mean"]
+    if similar:
+        parts.append(f"not significantly different from it: {similar}")
+    if worse:
+        parts.append(f"worse: {worse}")
+    chosen = compared["chosen"].idxmax()
+    return f"{'; '.join(parts)}. Chosen: {chosen}, on {n_rows:,} rows in {n_folds} folds."
+
+
+def _sample(train: pd.DataFrame, config: Config) -> pd.DataFrame:
+    settings = config.cross_validation
+    if not settings.rows or settings.rows >= len(train):
+        return train.reset_index(drop=True)
+    # a rare class is in every fold
+    return sample_rows(
+        train,
+        settings.rows,
+        seed=config.seed,
+        at_least=2 * settings.folds,
+        setting="cross_validation.rows",
+    )
+
+
+def _folds(rows: pd.DataFrame, config: Config, *, repeat: int) -> np.ndarray:
+    return assign_folds(rows, n_folds=config.cross_validation.folds, seed=config.seed + repeat)

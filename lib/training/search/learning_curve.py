@@ -1,4 +1,4 @@
-"""How the baseline's score grows with the number of training texts, and what more of them would buy."""
+"""How the baseline's score grows with the number of training texts, and what more would add."""
 
 from __future__ import annotations
 
@@ -16,6 +16,32 @@ from lib.training.baseline import fit_baseline
 from lib.training.search.cross_validation import assign_folds
 
 SMALLEST_SHARE = 1 / 16  # of the training rows, where the curve begins
+MIN_SIZES = 4  # a power law has three parameters
+MIN_RESAMPLES = 200  # for the curve's own intervals
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """Macro F1 = ceiling - scale * n ** -exponent, of n training rows.
+
+    Attributes
+    ----------
+    ceiling : 0..1
+    scale : 0 or more
+    exponent : 0..2
+    """
+
+    ceiling: float
+    scale: float
+    exponent: float
+
+    def __call__(self, n: np.ndarray | float) -> np.ndarray | float:
+        """Return the macro F1 that the law gives n training rows."""
+        return self.ceiling - self.scale * np.asarray(n, dtype=float) ** -self.exponent
+
+    def gain_of_doubling(self, n: int) -> float:
+        """Return what n further training rows add to n."""
+        return float(self(2 * n) - self(n))
 
 
 @dataclass(frozen=True)
@@ -24,17 +50,18 @@ class LearningCurve:
 
     Attributes
     ----------
-    table : DataFrame by `n_train`: `macro_f1` (mean over draws) with `low`, `high` over the held-out rows
-    ceiling, scale, exponent : macro F1 = ceiling - scale * n_train ** -exponent
-    doubled : what twice the largest size would add to macro F1 by that law; the interval is over the held-out rows
-    missed : macro F1 at the largest size minus what the law says that is fitted to the smaller ones alone
+    table : DataFrame by `n_train`: `macro_f1` (mean over draws) with `low`, `high` over the
+        held-out rows
+    law : through all sizes
+    doubled : what twice the largest size would add to macro F1 by that law; the interval is over
+        the held-out rows
+    missed : macro F1 at the largest size minus the forecast of a law that is fitted to the smaller
+        ones alone
     n_held_out : rows that all sizes are scored on
     """
 
     table: pd.DataFrame
-    ceiling: float
-    scale: float
-    exponent: float
+    law: PowerLaw
     doubled: Interval
     missed: float
     n_held_out: int
@@ -50,7 +77,9 @@ def learning_curve(
     seed: int = 42,
     progress: bool = True,
 ) -> LearningCurve:
-    """Train the TF-IDF baseline on ever more of the rows, and score it on a fifth that is held out, near-copies together.
+    """Train the TF-IDF baseline on more and more of the rows, and score it on a fifth held out.
+
+    Near-copies are held out together.
 
     Parameters
     ----------
@@ -66,104 +95,106 @@ def learning_curve(
     ------
     ValueError : fewer than 4 sizes. WorkbookError : a class with fewer than 5 texts.
     """
-    if n_sizes < 4:
-        raise ValueError(f"three numbers of a law need four sizes or more, got {n_sizes}")
-    held_out = (
-        assign_folds(
-            rows,
-            n_folds=FIXED_FOLDS,
-            seed=seed,
-            remedy="set cross_validation.curve_draws=0, or add rows",
+    if n_sizes < MIN_SIZES:
+        raise ValueError(
+            f"a power law has three parameters and needs {MIN_SIZES} sizes or more, got {n_sizes}"
         )
-        == 0
-    )
+    remedy = "set cross_validation.curve_draws=0, or add rows"
+    held_out = assign_folds(rows, n_folds=FIXED_FOLDS, seed=seed, remedy=remedy) == 0
     train, scored = rows[~held_out], rows[held_out]
-    classes, y = np.unique(rows["label"].to_numpy().astype(str), return_inverse=True)
-    sizes = np.unique(
-        np.geomspace(max(2 * len(classes), SMALLEST_SHARE * len(train)), len(train), n_sizes)
-        .round()
-        .astype(int)
-    )
-    predicted = np.empty((len(sizes), draws, len(scored)), dtype=int)
-    with tqdm(
-        total=len(sizes) * draws, desc="learning curve", unit="fit", disable=not progress
-    ) as bar:
-        for draw in range(draws):
-            order = _classes_first(train["label"].to_numpy(), np.random.default_rng(seed + draw))
-            for i, size in enumerate(sizes):
-                some = train.iloc[order[:size]]
-                model = fit_baseline(some["text"].tolist(), some["label"].tolist(), seed=seed)
-                predicted[i, draw] = np.searchsorted(
-                    classes, model.predict(scored["text"].tolist()).astype(str)
-                )
-                bar.update()
+    classes, y_true = np.unique(rows["label"].to_numpy().astype(str), return_inverse=True)
+    smallest = max(2 * len(classes), SMALLEST_SHARE * len(train))
+    sizes = np.unique(np.geomspace(smallest, len(train), n_sizes).round().astype(int))
+    predicted = np.empty((draws, len(sizes), len(scored)), dtype=int)
+    fits = [(draw, i) for draw in range(draws) for i in range(len(sizes))]
+    for draw, i in tqdm(fits, desc="learning curve", unit="fit", disable=not progress):
+        order = _stratified_order(train["label"].to_numpy(), np.random.default_rng(seed + draw))
+        drawn = train.iloc[order[: sizes[i]]]
+        model = fit_baseline(drawn["text"].tolist(), drawn["label"].tolist(), seed=seed)
+        labels = model.predict(scored["text"].tolist()).astype(str)
+        predicted[draw, i] = np.searchsorted(classes, labels)
 
     def scores(weights: np.ndarray) -> np.ndarray:
+        """Return the mean over draws of each size's score: ndarray of shape (b, sizes)."""
         of_draws = [
-            [
-                resampling.weighted_macro_f1(weights, y[held_out], each, n_classes=len(classes))
-                for each in of_size
-            ]
-            for of_size in predicted
+            resampling.stacked_macro_f1(weights, y_true[held_out], y_pred, n_classes=len(classes))
+            for y_pred in predicted
         ]
-        return np.stack([np.mean(each, axis=0) for each in of_draws], axis=1)
+        return np.mean(of_draws, axis=0)
 
-    how = resampling.draws(len(scored), groups=scored["group"].to_numpy())
+    plan = resampling.draws(len(scored), groups=scored["group"].to_numpy())
+    return _fitted(sizes, scores, plan, n_resamples=n_resamples, confidence=confidence, seed=seed)
+
+
+def _fitted(
+    sizes: np.ndarray,
+    scores: resampling.WeightedStatistic,
+    plan: resampling.ResamplingPlan,
+    *,
+    n_resamples: int,
+    confidence: float,
+    seed: int,
+) -> LearningCurve:
+    """Return the intervals of the sizes' scores and the laws through them."""
     value, low, high = resampling.bca_interval(
-        scores, how, n_resamples=max(n_resamples, 200), confidence=confidence, seed=seed
+        scores, plan, n_resamples=max(n_resamples, MIN_RESAMPLES), confidence=confidence, seed=seed
     )
     law = power_law(sizes, value)
     gains = [
-        _doubled(sizes, power_law(sizes, each))
-        for each in resampling.resampled(scores, how, n_resamples=n_resamples, seed=seed)
+        power_law(sizes, resample).gain_of_doubling(sizes[-1])
+        for resample in resampling.resampled(scores, plan, n_resamples=n_resamples, seed=seed)
     ]
-    ends = np.quantile(gains, [(1 - confidence) / 2, (1 + confidence) / 2])
-    before = power_law(sizes[:-1], value[:-1])
-    return LearningCurve(
-        pd.DataFrame(
-            {"macro_f1": value, "low": low, "high": high}, index=pd.Index(sizes, name="n_train")
-        ),
-        *law,
-        Interval(_doubled(sizes, law), float(ends[0]), float(ends[1]), len(scored), confidence),
-        float(value[-1] - at(before, sizes[-1])),
-        len(scored),
+    gain_low, gain_high = np.quantile(gains, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
+    n_held_out = len(plan.cell)
+    gain = law.gain_of_doubling(sizes[-1])
+    doubled = Interval(gain, gain_low, gain_high, n_held_out, confidence)
+    forecast = power_law(sizes[:-1], value[:-1])(sizes[-1])
+    table = pd.DataFrame(
+        {"macro_f1": value, "low": low, "high": high}, index=pd.Index(sizes, name="n_train")
     )
+    return LearningCurve(table, law, doubled, float(value[-1] - forecast), n_held_out)
 
 
-def power_law(sizes: np.ndarray, scores: np.ndarray) -> tuple[float, float, float]:
-    """Return ceiling (0..1), scale (0 or more) and exponent (0..2) of the law nearest to the scores, by least squares.
+def power_law(sizes: np.ndarray, scores: np.ndarray) -> PowerLaw:
+    """Return the power law nearest to the scores, by least squares.
 
     Examples
     --------
     >>> n = np.array([100, 200, 400, 800])
-    >>> [round(value, 3) for value in power_law(n, 0.9 - 2 * n**-0.5)]
-    [0.9, 2.0, 0.5]
+    >>> law = power_law(n, 0.9 - 2 * n**-0.5)
+    >>> round(law.ceiling, 3), round(law.scale, 3), round(law.exponent, 3)
+    (0.9, 2.0, 0.5)
     """
-    start = (min(1.0, scores.max() + 0.02), max(1e-3, np.ptp(scores)) * np.sqrt(sizes[0]), 0.5)
-    found = optimize.least_squares(
-        lambda law: at(tuple(law), sizes) - scores,
+    scale = max(1e-3, np.ptp(scores)) * np.sqrt(sizes[0])
+    start = (min(1.0, scores.max() + 0.02), scale, 0.5)
+    fit = optimize.least_squares(
+        lambda values: PowerLaw(*values)(sizes) - scores,
         start,
         bounds=([0, 0, 0], [1, np.inf, 2]),
         x_scale=start,
-    ).x
-    return float(found[0]), float(found[1]), float(found[2])
+    )
+    return PowerLaw(*fit.x.tolist())
 
 
-def at(law: tuple[float, float, float], n: np.ndarray | float) -> np.ndarray | float:
-    """Return the macro F1 that a law gives n training rows."""
-    ceiling, scale, exponent = law
-    return ceiling - scale * np.asarray(n, dtype=float) ** -exponent
+def describe(curve: LearningCurve | None) -> str:
+    """Return in words what twice the training texts would add."""
+    if curve is None:
+        return "No learning curve: cross_validation.curve_draws is 0."
+    return (
+        f"Twice {curve.table.index.max():,} training texts would add {curve.doubled.signed()} to "
+        f"the baseline's macro F1 of {curve.table['macro_f1'].iloc[-1]:.3f}. A law fitted to the "
+        f"smaller sizes alone missed the last one by {curve.missed:+.3f}."
+    )
 
 
-def _doubled(sizes: np.ndarray, law: tuple[float, float, float]) -> float:
-    return float(at(law, 2 * sizes[-1]) - at(law, sizes[-1]))
+def _stratified_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return an order of the rows in which every beginning is stratified.
 
-
-def _classes_first(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return an order of the rows whose every beginning holds the classes in about their shares, and each at least once from the start."""
+    It holds the classes in about their shares, and each at least once from the start.
+    """
     shuffled = rng.permutation(len(labels))
-    place = pd.Series(labels[shuffled]).groupby(labels[shuffled]).cumcount().to_numpy()
-    share = (place + rng.random(len(labels)) * 0.5) / pd.Series(labels[shuffled]).map(
-        pd.Series(labels).value_counts()
-    ).to_numpy()
-    return shuffled[np.argsort(np.where(place == 0, -1.0, share), kind="stable")]
+    drawn = pd.Series(labels[shuffled])
+    rank = drawn.groupby(drawn).cumcount().to_numpy()
+    class_size = drawn.map(drawn.value_counts()).to_numpy()
+    share = (rank + rng.random(len(labels)) * 0.5) / class_size
+    return shuffled[np.argsort(np.where(rank == 0, -1.0, share), kind="stable")]

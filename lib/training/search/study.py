@@ -1,4 +1,4 @@
-"""An Optuna study in a journal: what it may go on with, what it proposes next, and what a kill leaves of it."""
+"""An Optuna study in a journal: opened or continued, its next trials, and its importances."""
 
 from __future__ import annotations
 
@@ -23,87 +23,65 @@ from optuna.trial import TrialState
 from lib.config import Config, Range
 from lib.errors import WorkbookError
 
-JOURNAL, NAME = "journal.jsonl", "search"
-LOOKS = 2  # evaluations an epoch, at which trials are compared
+JOURNAL = "journal.jsonl"
+NAME = "search"
+EVALUATIONS_PER_EPOCH = 2  # at which trials are compared
 MIN_COMPLETE = 5  # trials, for importances to be more than noise
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)  # what counts against the budget
-MACHINE = {
-    "threads",
-    "processes",
-    "launch_options",
-    "activation_cache_gb",
-}  # training settings that are the same task on another machine
+# training settings that may change while a study goes on: another machine, the same task
+MACHINE_SETTINGS = {"threads", "processes", "launch_options", "activation_cache_gb"}
 
 
 def open_study(folder: Path, *, config: Config, data: Mapping[str, Any]) -> optuna.Study:
-    """Open the study in a folder, or begin it; trials that a killed process left running are failed.
+    """Open the study in a folder, or create it; trials that a killed process left running fail.
 
-    Nobody else may be at it.
+    No other process may use it.
 
     Parameters
     ----------
-    data : what tells these rows from others, by name
+    data : what distinguishes these rows from others, by name
 
     Raises
     ------
-    WorkbookError : the study was made with another space, other training settings, another seed or other rows, and `search.restart` is
-        not set; or its journal is damaged.
+    WorkbookError : the study was made with another space, other training settings, another seed or
+        other rows, and `search.restart` is not set; or its journal is damaged.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    _mend(folder / JOURNAL)
-    try:
-        storage = _storage(folder)
-        known_names = [each.study_name for each in storage.get_all_studies()]
-    except Exception as error:  # records that are no study's: what Optuna then throws has no name
-        raise WorkbookError(
-            f"{folder / JOURNAL} is no journal of a study ({type(error).__name__}: {error}). Nothing was changed: delete the folder to search anew"
-        ) from error
-    if NAME in known_names:
-        study = optuna.load_study(study_name=NAME, storage=storage)
-    else:
-        study = optuna.create_study(study_name=NAME, storage=storage, direction="maximize")
+    _drop_torn_line(folder / JOURNAL)
+    study = _load_or_create(folder)
     made_with = _made_with(config, data)
-    known = study.user_attrs.get("made_with", made_with)
-    changed = [
-        f"{key} = {known.get(key, 'nothing')}, now {made_with.get(key, 'nothing')}"
-        for key in {**known, **made_with}
-        if known.get(key) != made_with.get(key)
-    ]
+    if "made_with" not in study.user_attrs:
+        study.set_user_attr("made_with", made_with)
+    changed = _changes(study.user_attrs["made_with"], made_with)
     if changed and config.search.restart:
         shutil.rmtree(folder)
         return open_study(folder, config=config, data=data)
     if changed:
-        what = "; ".join(changed[:3]) + (
-            f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        )
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise WorkbookError(
-            f"the study in {folder} was made with {what}: take another run name, delete that folder, or set search.restart=true"
+            f"the study in {folder} was made with {'; '.join(changed[:3])}{more}: "
+            "take another run name, delete that folder, or set search.restart=true"
         )
-    if "made_with" not in study.user_attrs:
-        study.set_user_attr("made_with", made_with)
-    for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study.tell(left.number, state=TrialState.FAIL)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
     return study
 
 
 def propose(study: optuna.Study, config: Config) -> optuna.Trial:
     """Return the next trial.
 
-    Its random numbers come from the seed and from how many trials came before it, those aside that were killed: so a study that was
-    stopped proposes what it would have proposed.
+    Its random numbers come from the seed and the number of trials before it. Killed trials are not
+    counted, so that a study which was stopped proposes what it would have proposed.
     """
-    before = [
-        trial
+    n_before = sum(
+        trial.state != TrialState.FAIL or "error" in trial.user_attrs
         for trial in study.get_trials(deepcopy=False)
-        if trial.state != TrialState.FAIL or "error" in trial.user_attrs
-    ]
-    study.sampler = _sampler(
-        config.search.sampler,
-        seed=int(
-            np.random.SeedSequence(config.seed, spawn_key=(len(before),)).generate_state(1)[0]
-        ),
     )
-    return study.ask({key: _distribution(values) for key, values in config.search_space().items()})
+    sequence = np.random.SeedSequence(config.seed, spawn_key=(n_before,))
+    seed = int(sequence.generate_state(1)[0])
+    study.sampler = _sampler(config.search.sampler, seed=seed)
+    space = config.search_space()
+    return study.ask({key: _distribution(values) for key, values in space.items()})
 
 
 def attach(folder: Path, trial_id: int, config: Config) -> optuna.Trial:
@@ -120,12 +98,13 @@ def attach(folder: Path, trial_id: int, config: Config) -> optuna.Trial:
 
 def settings_of(params: Mapping[str, Any], config: Config) -> dict[str, Any]:
     """Return training settings from Optuna's parameters, in which a list is JSON."""
-    lists = {
-        key: {_plain(choice): list(choice) for choice in values if isinstance(choice, list | tuple)}
-        for key, values in config.search_space().items()
-        if isinstance(values, tuple)
-    }
-    return {key: lists.get(key, {}).get(value, value) for key, value in params.items()}
+    settings = dict(params)
+    for key, values in config.search_space().items():
+        if key in params and isinstance(values, tuple):
+            choices = {_plain(value): value for value in values if isinstance(value, list | tuple)}
+            if params[key] in choices:
+                settings[key] = list(choices[params[key]])
+    return settings
 
 
 def n_done(study: optuna.Study) -> int:
@@ -134,43 +113,46 @@ def n_done(study: optuna.Study) -> int:
 
 
 def importances(study: optuna.Study, *, seed: int) -> dict[str, float]:
-    """Return the share of the variance of the values that each setting explains, largest first; {} below `MIN_COMPLETE` complete trials.
+    """Return the share of the variance of the values that each setting explains, largest first.
+
+    Returns
+    -------
+    searched setting -> share, 0..1; {} below `MIN_COMPLETE` complete trials or where all are equal
 
     Source
     ------
-    Hutter et al. 2014, "An Efficient Approach for Assessing Hyperparameter Importance" (fANOVA), as in Optuna.
+    Hutter et al. 2014, "An Efficient Approach for Assessing Hyperparameter Importance" (fANOVA), as
+    in Optuna.
     """
-    values = {
-        trial.value for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    }
-    if (
-        len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < MIN_COMPLETE
-        or len(values) == 1
-    ):
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len(complete) < MIN_COMPLETE or len({trial.value for trial in complete}) == 1:
         return {}
-    return optuna.importance.get_param_importances(
-        study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=seed)
-    )
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
+    return optuna.importance.get_param_importances(study, evaluator=evaluator)
 
 
-def _mend(journal: Path) -> None:
-    """Cut off what a kill left of the last line: Optuna would write its next record behind it, and lose both.
+def _drop_torn_line(journal: Path) -> None:
+    """Cut off what a kill left of the last line.
+
+    Optuna would write its next record behind it, and lose both.
 
     Raises
     ------
-    WorkbookError : any other line is no record.
+    WorkbookError : any other line is not a record.
     """
     journal.parent.mkdir(parents=True, exist_ok=True)
     Path(f"{journal}.lock").unlink(missing_ok=True)  # a killed process's
     lines = journal.read_bytes().splitlines(keepends=True) if journal.exists() else []
+    torn = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
     for number, line in enumerate(lines, start=1):
-        if not line.endswith(b"\n") and number == len(lines):
-            os.truncate(journal, sum(map(len, lines[:-1])))
-        elif not _is_record(line):
-            found = line[:60].decode(errors="replace").strip()
+        if not _is_record(line):
+            start = line[:60].decode(errors="replace").strip()
             raise WorkbookError(
-                f"{journal}, line {number} is no record of a study: {found!r}. Nothing was changed: mend it, or delete the folder to search anew"
+                f"{journal}, line {number} is not a record of a study: {start!r}. "
+                "Nothing was changed: fix it, or delete the folder to search again"
             )
+    if torn:
+        os.truncate(journal, journal.stat().st_size - len(torn))
 
 
 def _is_record(line: bytes) -> bool:
@@ -181,6 +163,20 @@ def _is_record(line: bytes) -> bool:
     return isinstance(record, dict) and "op_code" in record
 
 
+def _load_or_create(folder: Path) -> optuna.Study:
+    try:
+        storage = _storage(folder)
+        names = [study.study_name for study in storage.get_all_studies()]
+    except Exception as error:  # what Optuna raises for another program's records has no one type
+        raise WorkbookError(
+            f"{folder / JOURNAL} is not a journal of a study ({type(error).__name__}: {error}). "
+            "Nothing was changed: delete the folder to search again"
+        ) from error
+    if NAME in names:
+        return optuna.load_study(study_name=NAME, storage=storage)
+    return optuna.create_study(study_name=NAME, storage=storage, direction="maximize")
+
+
 def _storage(folder: Path) -> JournalStorage:
     path = str(folder / JOURNAL)
     return JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
@@ -188,17 +184,23 @@ def _storage(folder: Path) -> JournalStorage:
 
 def _made_with(config: Config, data: Mapping[str, Any]) -> dict[str, Any]:
     """Return what must not change while a study goes on, by dotted name."""
-    searched = {*config.search.space, "eval_steps", *MACHINE}
-    space = {
-        f"search.space.{key}": values.model_dump() if isinstance(values, Range) else values
-        for key, values in config.search_space().items()
-    }
-    training = {
-        f"training.{key}": value
-        for key, value in config.training.model_dump(mode="json").items()
-        if key not in searched
-    }
-    return json.loads(json.dumps({**space, **training, "seed": config.seed, **data}))
+    made_with: dict[str, Any] = {}
+    for key, values in config.search_space().items():
+        is_range = isinstance(values, Range)
+        made_with[f"search.space.{key}"] = values.model_dump() if is_range else values
+    free = {*config.search.space, "eval_steps", *MACHINE_SETTINGS}
+    for key, value in config.training.model_dump(mode="json", exclude=free).items():
+        made_with[f"training.{key}"] = value
+    made_with["seed"] = config.seed
+    return json.loads(json.dumps(made_with | dict(data)))  # as the journal gives it back
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{key} = {before.get(key, 'nothing')}, now {now.get(key, 'nothing')}"
+        for key in {**before, **now}
+        if before.get(key) != now.get(key)
+    ]
 
 
 def _distribution(values: tuple[Any, ...] | Range) -> BaseDistribution:
@@ -213,27 +215,21 @@ def _plain(choice: Any) -> Any:
     return json.dumps(choice) if isinstance(choice, list | tuple) else choice
 
 
-def _sampler(kind: str, *, seed: int) -> optuna.samplers.BaseSampler:
-    if kind == "tpe":
+def _sampler(name: str, *, seed: int) -> optuna.samplers.BaseSampler:
+    if name == "tpe":
         return optuna.samplers.TPESampler(multivariate=True, seed=seed)
-    return (
-        optuna.samplers.GPSampler(seed=seed)
-        if kind == "gp"
-        else optuna.samplers.RandomSampler(seed=seed)
-    )
+    if name == "gp":
+        return optuna.samplers.GPSampler(seed=seed)
+    return optuna.samplers.RandomSampler(seed=seed)
 
 
 def _pruner(config: Config) -> optuna.pruners.BasePruner:
-    if config.search.pruner == "median":
-        return optuna.pruners.MedianPruner(
-            n_startup_trials=max(1, min(5, config.search.trials // 4))
-        )
     if config.search.pruner == "none":
         return optuna.pruners.NopPruner()
+    if config.search.pruner == "median":
+        n_startup = max(1, min(5, config.search.trials // 4))
+        return optuna.pruners.MedianPruner(n_startup_trials=n_startup)
     epochs = config.search_space().get("epochs", (config.training.epochs,))
-    return optuna.pruners.HyperbandPruner(
-        min_resource=1,
-        max_resource=max(
-            2, round(LOOKS * (epochs.high if isinstance(epochs, Range) else max(epochs)))
-        ),
-    )
+    most_epochs = epochs.high if isinstance(epochs, Range) else max(epochs)
+    n_evaluations = max(2, round(EVALUATIONS_PER_EPOCH * most_epochs))
+    return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=n_evaluations)

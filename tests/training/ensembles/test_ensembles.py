@@ -1,11 +1,14 @@
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import special
 
 from lib.errors import WorkbookError
 from lib.evaluation.calibration import Calibrator, fit_calibrator
 from lib.evaluation.metrics import accuracy, macro_f1
-from lib.training.ensembles import combining as ensembles
+from lib.evaluation.significance import Interval
+from lib.training import ensembles
+from lib.training.ensembles import weights
 
 
 def drawn(n=1_500, *, k=3, strengths=(1.5, 1.5, 1.5), seed=0, noise=1.0):
@@ -99,9 +102,9 @@ def test_a_stack_of_two_classes_agrees_with_the_regression():
 
 
 def test_the_strength_of_a_stack_is_chosen_on_the_same_folds_of_the_rows_left(monkeypatch, folds):
-    seen, real = [], ensembles.PredefinedSplit
+    seen, real = [], weights.PredefinedSplit
     monkeypatch.setattr(
-        ensembles, "PredefinedSplit", lambda fold: seen.append(sorted(set(fold))) or real(fold)
+        weights, "PredefinedSplit", lambda fold: seen.append(sorted(set(fold))) or real(fold)
     )
     oof, y = drawn()
     ensembles.out_of_fold(oof, y, folds, method="stacking")
@@ -139,7 +142,7 @@ def test_greedy_selection_keeps_the_best_draws_and_not_the_last():
         )
         for i in range(3)
     }
-    assert ensembles.GREEDY_ROUNDS % 3, "the last draws are not in equal shares"
+    assert weights.GREEDY_ROUNDS % 3, "the last draws are not in equal shares"
     assert ensembles.fit_ensemble(oof, y, method="greedy").weights.tolist() == [1 / 3] * 3
 
 
@@ -234,3 +237,52 @@ def test_bad_input_is_named():
         WorkbookError, match="the ensemble needs probabilities of 'm1'; there are those of m0"
     ):
         ensembles.fit_ensemble(oof, y, method="soft").predict_probs({"m0": oof["m0"]})
+
+
+# --- sentences ---
+
+
+def test_the_best_member_is_described_with_a_caution_where_rows_are_few():
+    interval = Interval(0.81234, 0.78, 0.84, n=400)
+    assert ensembles.describe_best_member("big", interval, n_train=500) == (
+        "The best member alone is big: macro F1 0.812 [0.780, 0.840], n = 400."
+    )
+    assert "These are 20% of the training rows" in ensembles.describe_best_member(
+        "big", interval, n_train=2_000
+    )
+
+
+def test_the_two_members_that_differ_most_are_described():
+    y = np.array([0, 0, 2, 2, 1])
+    probs = {"a": np.eye(3)[[0, 0, 2, 0, 0]], "b": np.eye(3)[[0, 1, 2, 2, 2]]}
+    assert ensembles.describe_diversity(ensembles.diversity(probs, y)) == (
+        "Most different: a and b. On 40.0% of the texts exactly one is right; their errors "
+        "correlate 0.17."
+    )
+
+
+def test_the_number_of_members_with_the_highest_score_is_described():
+    curve = pd.DataFrame(
+        {"member": ["one", "two", "three"], "macro_f1": [0.7, 0.75, 0.74], "gain": [0, 0.05, 0.04]},
+        index=[1, 2, 3],
+    )
+    assert ensembles.describe_gain_curve(curve) == (
+        "Macro F1 is highest with 2 of 3 members: +0.050 over one alone."
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [
+        ("soft", "soft is used: it is the simplest way, and none is better than it."),
+        ("greedy", "greedy is used: it gains most of those better than soft."),
+    ],
+)
+def test_the_chosen_way_is_described_with_the_reason(method, reason):
+    tests = pd.DataFrame(
+        {"macro_f1": 0.8, "gain": 0.02, "low": 0.01, "high": 0.03, "verdict": "better"},
+        index=["greedy", "soft"],
+    )
+    assert ensembles.describe_choice(tests, method, best_member="big", n=900) == (
+        f"{method} is better than big: macro F1 0.800, +0.020 [+0.010, +0.030], n = 900. {reason}"
+    )

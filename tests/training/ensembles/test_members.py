@@ -189,3 +189,10 @@ def test_the_id_of_an_ensemble_changes_with_its_members_and_its_weights(home):
     )
     workspace.write_text("two", folder / "weights")
     assert members.model_id(ensemble, as_it_is, config=config(), ws=RUN) != first
+
+
+def test_probabilities_and_labels_are_in_the_order_of_the_class_names():
+    columns = members.class_columns(PROBS, CLASSES)
+    assert list(columns) == ["p: birds", "p: fold", "p: tools"]
+    assert columns["p: tools"].tolist() == [0.1, 0.6, 0.3, 0.25]
+    assert members.class_codes(ROWS, CLASSES).tolist() == [0, 2, 1, 0]

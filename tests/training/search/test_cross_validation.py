@@ -10,7 +10,7 @@ from lib.errors import WorkbookError
 from lib.evaluation.metrics import macro_f1
 from lib.evaluation.significance import cross_validation_interval
 from lib.training import cached_training, finetune
-from lib.training.search import cross_validation
+from lib.training.search import CrossValidation, cross_validation
 from lib.workspace import Workspace
 
 RUN = Workspace(dataset="data", run="run")
@@ -294,3 +294,36 @@ def test_a_rare_class_is_in_every_fold_of_a_sample(trained):
     assert len(found.rows) == 90
     assert all("rare" in set(found.rows["label"][found.fold[0] == fold]) for fold in range(3))
     assert found.probs["TF-IDF"].shape == (1, 90, 3)
+
+
+def test_groups_in_several_folds_are_counted_over_the_repetitions():
+    rows = pd.DataFrame({"group": [5, 5, 6, 7]})
+    fold = np.array([[0, 0, 1, 1], [0, 1, 1, 0]])
+    assert CrossValidation(rows, fold, {}, pd.DataFrame()).n_split_groups() == 1
+    assert CrossValidation(rows, fold[:1], {}, pd.DataFrame()).n_split_groups() == 0
+
+
+def test_the_best_member_and_the_verdicts_are_sentences():
+    compared = pd.DataFrame(
+        {
+            "macro_f1": [0.82, 0.81, 0.5],
+            "deviation": [0.03, 0.01, 0.01],
+            "low": [0.75, 0.8, 0.4],
+            "high": [0.9, 0.82, 0.6],
+            "verdict": ["best", "inconclusive", "worse"],
+            "chosen": [False, True, False],
+        },
+        index=["lucky", "steady", "bad"],
+    )
+    assert cross_validation.describe_best(compared, n_train=2_000) == (
+        "lucky: macro F1 0.820 [0.750, 0.900] when trained on 2,000 texts. "
+        "One fold alone is off by 0.030 (standard deviation, the largest of the members)."
+    )
+    assert cross_validation.describe_verdicts(compared, n_rows=3_000, n_folds=6) == (
+        "lucky has the highest mean; not significantly different from it: steady; worse: bad. "
+        "Chosen: steady, on 3,000 rows in 6 folds."
+    )
+    alone = compared.iloc[:1].assign(chosen=True)
+    assert cross_validation.describe_verdicts(alone, n_rows=30, n_folds=3) == (
+        "lucky has the highest mean. Chosen: lucky, on 30 rows in 3 folds."
+    )

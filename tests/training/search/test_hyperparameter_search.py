@@ -9,15 +9,16 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
+import yaml
 from conftest import REPOSITORY
 
 from lib import provenance, workspace
 from lib.config import ComputeConfig, Config, SearchConfig, TrainingConfig
 from lib.errors import WorkbookError
-from lib.evaluation.significance import cross_validation_interval
+from lib.evaluation.significance import Interval, cross_validation_interval
 from lib.training import cached_training, finetune, search
 from lib.training.search import study as studies
-from lib.training.search.study import LOOKS
+from lib.training.search.study import EVALUATIONS_PER_EPOCH
 from lib.workspace import Workspace
 
 RUN = Workspace(dataset="data", run="run")
@@ -160,8 +161,8 @@ def test_five_failures_in_a_row_end_the_search_with_their_error(home):
 KILLED = """
 import sys
 sys.path.insert(0, {tests!r})
-import test_search
-test_search.found(test_search.config(trials=6), test_search.slow)
+import test_hyperparameter_search as tests
+tests.found(tests.config(trials=6), tests.slow)
 """
 
 
@@ -346,7 +347,7 @@ def test_a_damaged_line_is_named_and_nothing_is_changed(home, damage):
     journal.write_bytes(damaged)
     with pytest.raises(
         WorkbookError,
-        match=r"journal\.jsonl, line 5 is no record of a study: .*mend it, or delete the folder",
+        match=r"journal\.jsonl, line 5 is not a record of a study: .*fix it, or delete the folder",
     ):
         found(config(trials=2))
     assert journal.read_bytes() == damaged
@@ -396,7 +397,7 @@ def test_a_trial_sees_training_rows_alone_in_three_parts_that_share_no_copy(trai
     )
     steps = [-(-len(call["train"]) // call["config"].training.batch_size) for call in trained]
     assert [call["config"].training.eval_steps for call in trained] == [
-        -(-n // LOOKS) for n in steps
+        -(-n // EVALUATIONS_PER_EPOCH) for n in steps
     ]
 
 
@@ -452,7 +453,7 @@ def test_real_trainings_are_searched_pruned_and_kept(home, as_it_is, monkeypatch
         1e-7,
     ]  # the second reads what the first predicted; of a pruned one nothing is kept
     assert result.best == {"learning_rate": 1e-2}
-    assert result.words == "--set training.learning_rate=0.01"
+    assert result.cli_options == "--set training.learning_rate=0.01"
     assert result.value > 0.9
     assert result.trials["value"].isna().tolist() == [False, False, True, True]
     assert result.trials["stop_macro_f1"].tail(2).between(0.1, 0.3).all()
@@ -601,9 +602,8 @@ def test_optimism_is_what_the_rows_that_chose_say_more_than_rows_that_did_not(ho
 
     rows = table(150)
     settings = config(trials=6, nested_folds=3, pruner="none")
-    found, optimism = search.nested(
-        rows, config=settings, ws=RUN, objective=flattered, progress=False
-    )
+    nested = search.nested(rows, config=settings, ws=RUN, objective=flattered, progress=False)
+    found, optimism = nested.table, nested.optimism
     assert found["fold"].tolist() == [0, 1, 2]
     assert found["optimism"].to_numpy() == pytest.approx(
         (found["inner"] - found["outer"]).to_numpy()
@@ -622,9 +622,9 @@ def test_optimism_is_what_the_rows_that_chose_say_more_than_rows_that_did_not(ho
         assert all(not left_out & (fit | scored) for fit, scored, *_ in inner)
         assert not left_out & seen
         assert best["batch_size"] == 16
-    again, _ = search.nested(rows, config=settings, ws=RUN, objective=flattered, progress=False)
+    again = search.nested(rows, config=settings, ws=RUN, objective=flattered, progress=False)
     assert len(calls) == 21 + 3
-    pd.testing.assert_frame_equal(found, again)
+    pd.testing.assert_frame_equal(found, again.table)
 
 
 @pytest.mark.parametrize("record", ['{"op_code": 99, "worker_id": "x"}', '{"op_code": 4}'])
@@ -634,7 +634,7 @@ def test_records_that_are_no_studys_are_named_and_nothing_is_changed(home, recor
     (folder / "journal.jsonl").write_text(record + "\n")
     with pytest.raises(
         WorkbookError,
-        match=r"journal\.jsonl is no journal of a study .* delete the folder to search anew",
+        match=r"journal\.jsonl is not a journal of a study .* delete the folder to search again",
     ):
         found(config(trials=1))
     assert (folder / "journal.jsonl").read_text() == record + "\n"
@@ -672,3 +672,65 @@ def test_a_rare_class_is_in_every_part_of_the_sample(home):
 
     found(config(trials=1, rows=100), look, rows)
     assert seen == [{"a", "b", "rare"}] * 3
+
+
+# --- sentences ---
+
+
+def finished(importances):
+    trials = pd.DataFrame(
+        {"state": ["COMPLETE", "PRUNED", "COMPLETE"], "value": [0.8, np.nan, 0.7]}
+    )
+    rows = table()
+    task = search.Task(rows[:60], rows[60:70], rows[70:], config(), RUN)
+    best = {"learning_rate": 0.001, "averaging": "swa", "unfreeze": [0, 6]}
+    return search.SearchResult(trials, best, 0.8, importances, task)
+
+
+def test_a_search_is_a_sentence_with_the_options_to_use_it():
+    result = finished({})
+    options = (
+        "--set training.learning_rate=0.001 --set training.averaging=swa "
+        "--set 'training.unfreeze=[0, 6]'"
+    )
+    assert (result.cli_options, result.n_complete) == (options, 2)
+    assert result.log_settings == ["learning_rate"]
+    assert search.describe_search(result, n_train=1_500) == (
+        "Best of 2 complete, 1 pruned: macro F1 0.800 on 20 texts, trained on 60 of 1,500. These "
+        f"settings were chosen on few rows; more rows may need others. To use them: {options}"
+    )
+    assert search.describe_search(None, n_train=9) == "No search: search.trials is 0."
+
+
+def test_importances_and_optimism_are_sentences():
+    shares = finished({"learning_rate": 0.9, "batch_size": 0.1})
+    assert search.describe_importances(shares) == (
+        "Of the variance between 2 complete trials: learning_rate 90%, batch_size 10%."
+    )
+    assert search.describe_importances(finished({})) == (
+        "2 complete trials do not show what matters: at least 5 with different values are needed."
+    )
+    assert search.describe_importances(None) == "No search: search.trials is 0."
+    folds = pd.DataFrame({"fold": [0, 1], "inner": [0.8, 0.9], "outer": [0.7, 0.8]})
+    nested = search.NestedSearch(folds, Interval(0.1, 0.05, 0.15, 100))
+    assert search.describe_optimism(nested) == (
+        "The search's value is too high by +0.100 [+0.050, +0.150], in 2 folds: 0.750 on rows that "
+        "chose nothing, 0.850 on those that did."
+    )
+    assert search.describe_optimism(None) == (
+        "Not measured: search.nested_folds or search.trials is 0."
+    )
+
+
+def test_the_trials_and_the_best_settings_are_written_also_without_a_search(home):
+    search.save_search(finished({}), RUN)
+    assert workspace.read_table(RUN.path("search_trials.parquet"))["state"].tolist() == [
+        "COMPLETE",
+        "PRUNED",
+        "COMPLETE",
+    ]
+    path = RUN.path("best_settings.yaml")
+    assert yaml.safe_load(path.read_text())["training"]["averaging"] == "swa"
+    search.save_search(None, RUN)
+    assert workspace.read_table(RUN.path("search_trials.parquet")).empty
+    assert path.read_text() == "training: {}\n"

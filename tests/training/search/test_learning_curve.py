@@ -1,10 +1,14 @@
+from dataclasses import astuple
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from lib.evaluation.metrics import macro_f1
+from lib.evaluation.significance import Interval
 from lib.training import baseline
 from lib.training.search import cross_validation, learning_curve
+from lib.training.search.learning_curve import PowerLaw
 
 
 def table(n=600, seed=0):
@@ -26,18 +30,16 @@ def table(n=600, seed=0):
 @pytest.mark.parametrize("law", [(0.9, 2.0, 0.5), (0.95, 8.0, 1.2), (0.7, 0.9, 0.1)])
 def test_a_power_law_is_found_again(law):
     sizes = np.geomspace(100, 10_000, 6)
-    found = learning_curve.power_law(sizes, learning_curve.at(law, sizes))
-    assert learning_curve.at(found, 20_000) == pytest.approx(
-        learning_curve.at(law, 20_000), abs=1e-4
-    )
-    assert found == pytest.approx(law, rel=0.05)
+    found = learning_curve.power_law(sizes, PowerLaw(*law)(sizes))
+    assert found(20_000) == pytest.approx(PowerLaw(*law)(20_000), abs=1e-4)
+    assert astuple(found) == pytest.approx(law, rel=0.05)
 
 
 def test_flat_and_falling_scores_promise_nothing():
     sizes = np.array([100, 200, 400, 800])
     for scores in (np.full(4, 0.8), np.array([0.82, 0.81, 0.80, 0.80])):
         law = learning_curve.power_law(sizes, scores)
-        assert 0 <= learning_curve.at(law, 1600) - learning_curve.at(law, 800) < 2e-3
+        assert 0 <= law.gain_of_doubling(800) < 2e-3
 
 
 def test_the_curve_is_the_baselines_score_on_rows_that_no_size_learns_from():
@@ -63,20 +65,16 @@ def test_the_curve_is_the_baselines_score_on_rows_that_no_size_learns_from():
 
 def test_what_twice_the_texts_would_add_is_read_off_the_law_and_what_the_forecast_missed_is_told():
     found = learning_curve.learning_curve(table(), n_sizes=5, draws=2, progress=False)
-    law, largest = (found.ceiling, found.scale, found.exponent), found.table.index[-1]
-    assert law == pytest.approx(
-        learning_curve.power_law(found.table.index.to_numpy(), found.table["macro_f1"].to_numpy())
+    law, largest = found.law, found.table.index[-1]
+    assert law == learning_curve.power_law(
+        found.table.index.to_numpy(), found.table["macro_f1"].to_numpy()
     )
-    assert found.doubled.value == pytest.approx(
-        learning_curve.at(law, 2 * largest) - learning_curve.at(law, largest)
-    )
+    assert found.doubled.value == pytest.approx(law(2 * largest) - law(largest))
     assert found.doubled.low <= found.doubled.value <= found.doubled.high and found.doubled.low >= 0
     before = learning_curve.power_law(
         found.table.index[:-1].to_numpy(), found.table["macro_f1"].to_numpy()[:-1]
     )
-    assert found.missed == pytest.approx(
-        found.table["macro_f1"].iloc[-1] - learning_curve.at(before, largest)
-    )
+    assert found.missed == pytest.approx(found.table["macro_f1"].iloc[-1] - before(largest))
 
 
 def test_the_smallest_size_holds_every_class_in_its_share(monkeypatch):
@@ -103,5 +101,23 @@ def test_the_smallest_size_holds_every_class_in_its_share(monkeypatch):
 
 
 def test_three_sizes_cannot_carry_a_law():
-    with pytest.raises(ValueError, match="three numbers of a law need four sizes or more, got 3"):
+    with pytest.raises(
+        ValueError, match="a power law has three parameters and needs 4 sizes or more, got 3"
+    ):
         learning_curve.learning_curve(table(), n_sizes=3)
+
+
+def test_the_forecast_is_a_sentence():
+    scores = pd.DataFrame({"macro_f1": [0.5, 0.7512]}, index=[100, 1_600])
+    law = PowerLaw(0.9, 2.0, 0.5)
+    curve = learning_curve.LearningCurve(scores, law, Interval(0.02, 0.01, 0.03, 99), -0.0041, 99)
+    assert learning_curve.describe(curve) == (
+        "Twice 1,600 training texts would add +0.020 [+0.010, +0.030] to the baseline's macro F1 "
+        "of 0.751. A law fitted to the smaller sizes alone missed the last one by -0.004."
+    )
+    assert learning_curve.describe(None) == "No learning curve: cross_validation.curve_draws is 0."
+
+
+def test_a_law_gives_the_gain_of_twice_the_rows():
+    assert PowerLaw(0.9, 2.0, 0.5)(400) == pytest.approx(0.8)
+    assert PowerLaw(0.9, 2.0, 0.5).gain_of_doubling(200) == pytest.approx(2 / 200**0.5 - 0.1)
