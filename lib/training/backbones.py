@@ -376,7 +376,8 @@ def _reproducible_vocab(
         scores[character] = math.log(max(1, counts[character]) / counts.total())
     learned = [(piece, round(score, 6)) for piece, score in scores.items()]
     learned.sort(key=lambda entry: (-entry[1], entry[0]))
-    return [*map(tuple, trained[:n_special]), *learned]
+    special = [(piece, score) for piece, score in trained[:n_special]]
+    return special + learned
 
 
 def _advice(name: str, error: Exception, setting: str) -> str:
