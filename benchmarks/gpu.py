@@ -24,6 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the workbook need not be installed
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import flops
 import numpy as np
 import pandas as pd
 import plain
@@ -204,8 +205,8 @@ def kernel_check(folder: str) -> str:
 def speed_table(shape: str, folder: str, train: pd.DataFrame, args: argparse.Namespace) -> None:
     tokenizer, model = backbones.load_backbone(folder, class_names=list("abcde"))
     lengths = np.minimum(backbones.token_counts(folder, train["text"].tolist()), plain.MAX_LENGTH)
-    cost = kernels.flops_per_token(model.config, n_tokens=np.square(lengths).sum() / lengths.sum())
-    peak = kernels.peak_flops("cuda") if torch.cuda.is_available() else None
+    cost = flops.flops_per_token(model.config, n_tokens=np.square(lengths).sum() / lengths.sum())
+    peak = flops.peak_flops("cuda") if torch.cuda.is_available() else None
     told = f"Batches of {plain.BATCH} of {len(train):,} texts, {lengths.mean():.0f} tokens on average and {plain.MAX_LENGTH} at most; {args.steps} steps."
     tell(
         args.out,

@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,6 +142,7 @@ def imported_modules(modules: Iterable[str]) -> set[str]:
     return found
 
 
+@cache
 def imports_of(source: str) -> list[str]:
     """Return what Python source imports, as dotted names; of `from a import b` both `a` and `a.b`.
 

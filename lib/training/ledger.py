@@ -1,7 +1,8 @@
-"""The trick ledger: what each technique of the recipe gains and costs, over the same seeds and rows; negatives stay in it."""
+"""The trick ledger: what each technique of the recipe gains and costs; negatives stay in it."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from lib.evaluation.significance import gain_over_seeds
 from lib.training import cached_training, rewriting
 from lib.workspace import Workspace
 
+PLAIN = "plain recipe"
 AUGMENTED = "augmented copies"
 TECHNIQUES: dict[str, dict[str, Any]] = {  # name: what is switched on
     "gradual unfreezing": {"unfreeze": (0, 6)},
@@ -40,16 +42,14 @@ TECHNIQUES: dict[str, dict[str, Any]] = {  # name: what is switched on
     "balanced class weights": {"class_weights": "balanced"},
     AUGMENTED: {},  # of the rows themselves, by the settings of `augmentation`
 }
-OFF = {
-    setting: TrainingConfig.model_fields[setting].default
-    for on in TECHNIQUES.values()
-    for setting in on
-} | {
-    "unfreeze": (),
-    "averaging": "none",
-}
+# Settings of techniques that the plain run takes from the profile.
+KEPT = {"learning_rate", "frozen_layers"}
 COLUMNS = ["gain", "low", "high", "verdict", "macro_f1", "cost", "note"]
-KEPT = ("learning_rate", "frozen_layers")  # settings that the plain run takes from the profile
+VERDICTS = {
+    "better": "better",
+    "worse": "worse",
+    "inconclusive": "not significantly different from the plain recipe",
+}
 
 
 def chosen_techniques(names: tuple[str, ...]) -> list[str]:
@@ -64,7 +64,8 @@ def chosen_techniques(names: tuple[str, ...]) -> list[str]:
     for name in names:
         if name not in TECHNIQUES:
             raise WorkbookError(
-                f"ledger.techniques has no {name!r}{closest(name, TECHNIQUES)}; there are {', '.join(TECHNIQUES)}, and all"
+                f"ledger.techniques has no {name!r}{closest(name, TECHNIQUES)}; "
+                f"there are {', '.join(TECHNIQUES)}, and all"
             )
     return [name for name in TECHNIQUES if name in names]
 
@@ -72,75 +73,101 @@ def chosen_techniques(names: tuple[str, ...]) -> list[str]:
 def trick_ledger(
     train: pd.DataFrame, val: pd.DataFrame, *, config: Config, ws: Workspace, progress: bool = True
 ) -> pd.DataFrame:
-    """Train the plain recipe and each technique over the same seeds; compare on the same validation rows.
+    """Compare each technique with the plain recipe: same seeds, same validation rows.
 
     Finished trainings are kept: a ledger that was interrupted goes on with the next.
 
     Parameters
     ----------
-    train, val : with `row_id`, `text`, `label` and `group`; samples of `config.ledger` sizes are taken
+    train, val : with `row_id`, `text`, `label` and `group`; samples of `config.ledger` sizes are
+        taken
 
     Returns
     -------
-    DataFrame by technique: `gain` in macro F1, `low`, `high` (their intervals hold together: Bonferroni), `verdict`, `macro_f1`
-    (mean over seeds), `cost` (its training time over the plain one's), `note`; first row `plain recipe`, without a gain
+    DataFrame by technique, first row `plain recipe`, without a gain. `gain` is in macro F1;
+    `low`, `high` are its interval (all intervals hold together: Bonferroni); `verdict`;
+    `macro_f1` is the mean over seeds; `cost` the training time over the plain one's; `note`
     """
-    settings, names = config.ledger, chosen_techniques(config.ledger.techniques)
+    names = chosen_techniques(config.ledger.techniques)
     if not names:
         return pd.DataFrame(columns=COLUMNS, index=pd.Index([], name="technique"))
-    scored = _sample(val, settings.val_rows, seed=config.seed, setting="ledger.val_rows")
+    scored = _sample(val, config.ledger.val_rows, seed=config.seed, setting="ledger.val_rows")
+    variants, notes = _variants(names, config)
+    predicted, seconds = _train_variants(
+        train, scored, variants, config=config, ws=ws, progress=progress
+    )
     classes = sorted(train["label"].unique())
     y_true = pd.Categorical(scored["label"], categories=classes).codes.astype(int)
-    variants, notes = {"plain recipe": plain_settings(config)}, {}
+    confidence = 1 - (1 - config.evaluation.confidence) / max(1, len(variants) - 1)
+    rows: list[dict[str, Any]] = []
+    for name, y_pred in predicted.items():
+        scores = [macro_f1(y_true, of_seed, n_classes=len(classes)) for of_seed in y_pred]
+        row = {"technique": name, "macro_f1": float(np.mean(scores))}
+        if name != PLAIN:
+            row |= _gain(y_true, predicted[PLAIN], y_pred, confidence=confidence)
+        rows.append(row | {"cost": seconds[name] / seconds[PLAIN]})
+    rows += [{"technique": name, "note": note} for name, note in notes.items()]
+    table = pd.DataFrame(rows).set_index("technique").reindex(columns=COLUMNS)
+    return table.fillna({"note": "", "verdict": ""})
+
+
+def plain_settings(config: Config) -> TrainingConfig:
+    """Return the profile's settings with every technique off, and the ledger's epochs."""
+    switched = {setting for on in TECHNIQUES.values() for setting in on} - KEPT
+    off = {setting: TrainingConfig.model_fields[setting].default for setting in switched}
+    off |= {"unfreeze": (), "averaging": "none", "epochs": config.ledger.epochs}
+    return TrainingConfig.model_validate(config.training.model_dump() | off)
+
+
+def _variants(names: list[str], config: Config) -> tuple[dict[str, TrainingConfig], dict[str, str]]:
+    """Return the settings of the plain recipe and of each technique, and why one is left out."""
+    plain = plain_settings(config)
+    variants = {PLAIN: plain}
+    notes = {}
     for name in names:
         if name == AUGMENTED and not config.augmentation.methods:
             notes[name] = "left out: augmentation.methods is empty"
             continue
         try:
-            variants[name] = TrainingConfig.model_validate(
-                variants["plain recipe"].model_dump() | TECHNIQUES[name]
-            )
+            variants[name] = TrainingConfig.model_validate(plain.model_dump() | TECHNIQUES[name])
         except ValidationError as error:
-            notes[name] = "left out: " + error.errors()[0]["msg"].removeprefix("Value error, ")
-    found: dict[str, list[tuple[np.ndarray, float]]] = {name: [] for name in variants}
-    with tqdm(
-        total=len(variants) * settings.seeds,
-        desc="trick ledger",
-        unit="training",
-        disable=not progress,
-    ) as bar:
+            reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+            notes[name] = f"left out: {reason}"
+    return variants, notes
+
+
+def _train_variants(
+    train: pd.DataFrame,
+    scored: pd.DataFrame,
+    variants: dict[str, TrainingConfig],
+    *,
+    config: Config,
+    ws: Workspace,
+    progress: bool,
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Return the classes predicted by each variant, of shape (n_seeds, n), and its seconds."""
+    settings = config.ledger
+    n_trainings = len(variants) * settings.seeds
+    ledger_ws = replace(ws, run=f"{ws.run}/ledger")
+    y_pred: dict[str, list[np.ndarray]] = {name: [] for name in variants}
+    seconds = dict.fromkeys(variants, 0.0)
+    with tqdm(total=n_trainings, desc="trick ledger", unit="training", disable=not progress) as bar:
         for seed in range(config.seed, config.seed + settings.seeds):
             rows = _sample(train, settings.train_rows, seed=seed, setting="ledger.train_rows")
             for name, variant in variants.items():
                 bar.set_postfix_str(name)
-                taught = (
-                    _with_copies(rows, scored, config, seed=seed) if name == AUGMENTED else rows
+                copied = name == AUGMENTED
+                probs, training_seconds = cached_training.train_and_predict(
+                    _with_copies(rows, scored, config, seed=seed) if copied else rows,
+                    scored,
+                    config=config.model_copy(update={"training": variant, "seed": seed}),
+                    ws=ledger_ws,
+                    name=name,
                 )
-                found[name].append(
-                    _once(
-                        taught,
-                        scored,
-                        config.model_copy(update={"training": variant, "seed": seed}),
-                        ws=ws,
-                        name=name,
-                    )
-                )
+                y_pred[name].append(probs.argmax(axis=1))
+                seconds[name] += training_seconds
                 bar.update()
-    return _table(
-        y_true,
-        found,
-        notes,
-        n_classes=len(classes),
-        confidence=1 - (1 - config.evaluation.confidence) / max(1, len(variants) - 1),
-    )
-
-
-def plain_settings(config: Config) -> TrainingConfig:
-    """Return the profile's settings with every technique off, and the ledger's epochs."""
-    off = {setting: value for setting, value in OFF.items() if setting not in KEPT}
-    return TrainingConfig.model_validate(
-        config.training.model_dump() | off | {"epochs": config.ledger.epochs}
-    )
+    return {name: np.stack(of_seeds) for name, of_seeds in y_pred.items()}, seconds
 
 
 def _sample(table: pd.DataFrame, n: int, *, seed: int, setting: str) -> pd.DataFrame:
@@ -151,69 +178,29 @@ def _with_copies(
     rows: pd.DataFrame, scored: pd.DataFrame, config: Config, *, seed: int
 ) -> pd.DataFrame:
     settings = config.augmentation.model_copy(update={"rows": None})
-    copies = rewriting.augment(
-        rows, settings=settings, held_out=scored["text"].tolist(), seed=seed, progress=False
-    )[1]
+    held_out = scored["text"].tolist()
+    _, copies = rewriting.augment(
+        rows, settings=settings, held_out=held_out, seed=seed, progress=False
+    )
     return augmentation.with_copies(rows, copies[copies["rejected"] == ""])
 
 
-def _once(
-    train: pd.DataFrame, val: pd.DataFrame, config: Config, *, ws: Workspace, name: str
-) -> tuple[np.ndarray, float]:
-    """Train once, unless it was done before; return the classes predicted for `val` and the seconds it took."""
-    place = Workspace(dataset=ws.dataset, run=f"{ws.run}/ledger")
-    probs, seconds = cached_training.train_and_predict(
-        train, val, config=config, ws=place, name=name
-    )
-    return probs.argmax(axis=1), seconds
+def _gain(
+    y_true: np.ndarray, plain: np.ndarray, y_pred: np.ndarray, *, confidence: float
+) -> dict[str, Any]:
+    gain = gain_over_seeds(y_true, plain, y_pred, confidence=confidence)
+    return {"gain": gain.value, "low": gain.low, "high": gain.high, "verdict": gain.verdict}
 
 
-def _table(
-    y_true: np.ndarray,
-    found: dict[str, list[tuple[np.ndarray, float]]],
-    notes: dict[str, str],
-    *,
-    n_classes: int,
-    confidence: float,
-) -> pd.DataFrame:
-    predicted = {name: np.stack([y_pred for y_pred, _ in runs]) for name, runs in found.items()}
-    seconds = {name: sum(each for _, each in runs) for name, runs in found.items()}
-    rows = []
-    for name, y_pred in predicted.items():
-        row = {
-            "technique": name,
-            "macro_f1": float(
-                np.mean([macro_f1(y_true, each, n_classes=n_classes) for each in y_pred])
-            ),
-        }
-        if name != "plain recipe":
-            gain = gain_over_seeds(y_true, predicted["plain recipe"], y_pred, confidence=confidence)
-            row |= {"gain": gain.value, "low": gain.low, "high": gain.high, "verdict": gain.verdict}
-        rows.append(row | {"cost": seconds[name] / seconds["plain recipe"], "note": ""})
-    rows += [{"technique": name, "note": note} for name, note in notes.items()]
-    return (
-        pd.DataFrame(rows)
-        .set_index("technique")
-        .reindex(columns=COLUMNS)
-        .fillna({"note": "", "verdict": ""})
-    )
-
-
-def summary(ledger: pd.DataFrame, *, n_rows: int, n_seeds: int, train_rows: int) -> str:
+def describe(ledger: pd.DataFrame, *, n_rows: int, n_seeds: int, train_rows: int) -> str:
     """Return in words what a ledger shows."""
     tested = ledger.dropna(subset="gain")
     if tested.empty:
         return "No technique is compared in this profile: name some in ledger.techniques."
-    by_verdict = {
-        verdict: [str(name) for name in tested.index[tested["verdict"] == verdict]]
-        for verdict in ("better", "worse", "inconclusive")
-    }
-    words = {
-        "better": "better",
-        "worse": "worse",
-        "inconclusive": "not significantly different from the plain recipe",
-    }
-    parts = [
-        f"{', '.join(names)}: {words[verdict]}" for verdict, names in by_verdict.items() if names
-    ]
-    return f"On {train_rows:,} training texts, {n_rows:,} validation texts and {n_seeds} seeds: {'; '.join(parts)}."
+    parts = []
+    for verdict, words in VERDICTS.items():
+        names = tested.index[tested["verdict"] == verdict]
+        if len(names):
+            parts.append(f"{', '.join(names)}: {words}")
+    data = f"{train_rows:,} training texts, {n_rows:,} validation texts and {n_seeds} seeds"
+    return f"On {data}: {'; '.join(parts)}."

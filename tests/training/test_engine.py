@@ -1,4 +1,5 @@
 import importlib.util
+import multiprocessing.context
 import os
 import re
 import subprocess
@@ -78,6 +79,18 @@ def test_workers_see_the_environment_as_it_is_now(home, importable, monkeypatch)
         )
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+def test_the_module_of_a_task_is_imported_before_the_first_fork(home, importable, monkeypatch):
+    preloaded = []
+    monkeypatch.setattr(
+        multiprocessing.context.BaseContext,
+        "set_forkserver_preload",
+        lambda _context, modules: preloaded.append(modules),
+    )
+    run_tasks(engine_tasks.variable, [{"name": "HOME"}], workers=2)
+    assert preloaded == [["lib.training.engine", "engine_tasks"]]
+
+
 ORPHANING = """
 import sys
 sys.path.insert(0, {tests!r})
@@ -141,19 +154,19 @@ def test_a_worker_that_is_killed_is_named_with_the_remedy(home, importable):
 
 
 def test_a_table_that_is_not_there_or_not_what_its_name_says_is_refused(home):
-    path = engine._keep(ROWS, RUN)
-    assert engine._table(str(path)).equals(ROWS)
-    engine._table.cache_clear()
+    path = engine._save_table(ROWS, RUN)
+    assert engine._load_table(str(path)).equals(ROWS)
+    engine._load_table.cache_clear()
     workspace.write_table(ROWS + 1, path)
     with pytest.raises(
         WorkbookError, match="does not hold the rows of its name: delete it and run again"
     ):
-        engine._table(str(path))
+        engine._load_table(str(path))
     path.unlink()
     with pytest.raises(
         WorkbookError, match="WORKBOOK_HOME must be on a disk that all nodes of the cluster share"
     ):
-        engine._table(str(path))
+        engine._load_table(str(path))
 
 
 def test_cross_validation_in_two_processes_is_that_in_one(home, monkeypatch):

@@ -131,7 +131,7 @@ def test_what_does_not_go_with_the_profile_is_left_out_with_the_reason(trained):
         "left out: adversarial=embeddings needs embeddings that learn"
         in table.loc["embedding perturbation", "note"]
     )
-    assert ledger.summary(table, n_rows=400, n_seeds=3, train_rows=40).startswith("No technique")
+    assert ledger.describe(table, n_rows=400, n_seeds=3, train_rows=40).startswith("No technique")
 
 
 def test_finished_trainings_are_not_repeated_and_models_are_not_kept(trained):
@@ -145,7 +145,7 @@ def test_finished_trainings_are_not_repeated_and_models_are_not_kept(trained):
     ledger.trick_ledger(TRAIN.head(50), VAL, config=config("mixup"), ws=RUN, progress=False)
     assert len(trained) == n + 3 + 6
     folder = RUN.path("transformer").parent / "ledger"
-    assert {path.suffix for path in folder.iterdir()} == {".parquet"}
+    assert {path.suffix for path in folder.iterdir()} == {".json", ".parquet"}
 
 
 def test_intervals_hold_together(trained):
@@ -166,7 +166,7 @@ def test_no_techniques_give_an_empty_ledger(trained):
     table = ledger.trick_ledger(TRAIN, VAL, config=config(), ws=RUN, progress=False)
     assert (len(table), trained) == (0, [])
     assert (
-        ledger.summary(table, n_rows=1, n_seeds=2, train_rows=1)
+        ledger.describe(table, n_rows=1, n_seeds=2, train_rows=1)
         == "No technique is compared in this profile: name some in ledger.techniques."
     )
 
@@ -181,7 +181,7 @@ def test_all_takes_every_technique_and_a_misspelt_one_is_refused():
         ledger.chosen_techniques(("R-drop",))
 
 
-def test_the_summary_names_what_was_found(trained):
+def test_the_description_names_what_was_found(trained):
     table = ledger.trick_ledger(
         TRAIN,
         VAL,
@@ -189,6 +189,6 @@ def test_the_summary_names_what_was_found(trained):
         ws=RUN,
         progress=False,
     )
-    assert ledger.summary(table, n_rows=400, n_seeds=3, train_rows=40) == (
+    assert ledger.describe(table, n_rows=400, n_seeds=3, train_rows=40) == (
         "On 40 training texts, 400 validation texts and 3 seeds: label smoothing: better; mixup: worse; EMA of weights: not significantly different from the plain recipe."
     )

@@ -3,10 +3,9 @@
 from lib.training.finetune.devices import device_line, precision
 from lib.training.finetune.prediction import embed, load_model, predict_probs
 from lib.training.finetune.run import TrainingResult, early_stopping_rows, train
-from lib.training.finetune.tokenization import SOFT, learnable
+from lib.training.finetune.tokenization import learnable
 
 __all__ = [
-    "SOFT",
     "TrainingResult",
     "device_line",
     "embed",

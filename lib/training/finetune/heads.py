@@ -1,4 +1,4 @@
-"""What is changed on a loaded model before it learns: dropout, pooling, fresh top layers, low-rank adapters."""
+"""What is changed on a loaded model before it learns: dropout, pooling, fresh layers, adapters."""
 
 from __future__ import annotations
 
@@ -18,32 +18,27 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 POOLINGS = ("cls", "mean", "attention")
-LORA_DROPOUT = 0.05  # of the input of the low-rank matrices, as in Dettmers et al. 2023, "QLoRA"
-QUERY_AND_VALUE = (
-    ("query_proj", "value_proj"),
-    ("query", "value"),
-)  # DeBERTa's names, BERT's and RoBERTa's
-_ATTENTION_DROPOUT = re.compile(
-    r"(^|\.)attention\.self\.dropout$"
-)  # beside it, DeBERTa's `pos_dropout` is of embeddings
-_HIDDEN_FIELDS = (
-    "hidden_dropout_prob",
-    "classifier_dropout",
-    "cls_dropout",
-    "pooler_dropout",
-)  # a config has some of them
+# Of the input of the low-rank matrices, as in Dettmers et al. 2023, "QLoRA".
+LORA_DROPOUT = 0.05
+# DeBERTa's names; BERT's and RoBERTa's.
+QUERY_AND_VALUE = (("query_proj", "value_proj"), ("query", "value"))
+# DeBERTa's `pos_dropout`, next to it, is of embeddings.
+_ATTENTION_DROPOUT = re.compile(r"(^|\.)attention\.self\.dropout$")
+# A config has some of them.
+_HIDDEN_FIELDS = ("hidden_dropout_prob", "classifier_dropout", "cls_dropout", "pooler_dropout")
 _POOL_WEIGHT = "attention_pool.weight"
 
 
 def set_dropout(model: PreTrainedModel, *, hidden: float, attention: float) -> None:
     """Set every dropout of a classifier of BERT's family, and its config with them.
 
-    BERT and RoBERTa give the probability of their `attention.self.dropout` to whichever attention kernel runs, so that
-    setting the module is enough for all kernels.
+    BERT and RoBERTa give the probability of their `attention.self.dropout` to whichever
+    attention kernel runs, so that setting the module is enough for all kernels.
 
     Parameters
     ----------
-    hidden : probability in [0, 1) of dropping a value of the embeddings, of a layer's output, or of the pooled text
+    hidden : probability in [0, 1) of dropping a value of the embeddings, of a layer's output, or
+        of the pooled text
     attention : probability in [0, 1) of dropping an attention weight
 
     Raises
@@ -63,15 +58,20 @@ def set_dropout(model: PreTrainedModel, *, hidden: float, attention: float) -> N
 
 
 def set_pooling(model: PreTrainedModel, pooling: str) -> None:
-    """Make the head read another summary of the tokens than the first one's vector; write the choice into the config.
+    """Make the head read another summary of the tokens than the first one's vector.
 
-    Architecture and checkpoint stay as they are: a hook puts the summary where the head looks for the first token.
+    The choice is written into the config. Architecture and checkpoint stay as they are: a hook
+    puts the summary where the head looks for the first token.
 
     Parameters
     ----------
-    pooling : `cls` is the first token's vector, as the architecture has it; `mean` that of all tokens of the text, [CLS]
-        and [SEP] counted; `attention` their mean weighted by the softmax of a learned projection, which starts at zero
-        and so as the mean. Its weight is `model.attention_pool`, in the state dict with the others.
+    pooling : one of
+
+        - `cls`: the first token's vector, as the architecture has it;
+        - `mean`: the mean of all tokens of the text, [CLS] and [SEP] counted;
+        - `attention`: their mean weighted by the softmax of a learned projection, which starts
+          at zero and so as the mean. Its weight is `model.attention_pool`, in the state dict
+          with the others.
 
     Raises
     ------
@@ -79,12 +79,12 @@ def set_pooling(model: PreTrainedModel, pooling: str) -> None:
 
     Source
     ------
-    Mean: Reimers & Gurevych 2019, "Sentence-BERT". Attention: after Yang et al. 2016, "Hierarchical Attention Networks".
+    Mean: Reimers & Gurevych 2019, "Sentence-BERT". Attention: after Yang et al. 2016,
+    "Hierarchical Attention Networks".
     """
     if pooling not in POOLINGS:
-        raise WorkbookError(
-            f"training.pooling must be one of {', '.join(POOLINGS)}, found {pooling!r}"
-        )
+        choices = ", ".join(POOLINGS)
+        raise WorkbookError(f"training.pooling must be one of {choices}, found {pooling!r}")
     if hasattr(model, "pooling_hook"):
         model.pooling_hook.handle.remove()
         del model.pooling_hook
@@ -102,10 +102,11 @@ def set_pooling(model: PreTrainedModel, pooling: str) -> None:
 
 
 class _Pooling:
-    """A forward hook on the base model that puts the pooled vector in place of the first token's.
+    """A forward hook on the base model that puts the pooled vector in the first token's place.
 
-    An object and not a closure: a copy of the model (a moving average keeps one) then has a hook of its own, which reads
-    the copy's weights. It looks `attention_pool` up at every call, since peft puts a wrapper there.
+    An object and not a closure: a copy of the model (a moving average keeps one) then has a hook
+    of its own, which reads the copy's weights. It looks `attention_pool` up at every call, since
+    peft puts a wrapper there.
     """
 
     def __init__(self, model: PreTrainedModel):
@@ -117,21 +118,18 @@ class _Pooling:
     ) -> Any:
         hidden = output[0]  # (batch, tokens, hidden)
         mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
-        scorer = getattr(self.model, "attention_pool", None)
-        scores = (
-            scorer(hidden).squeeze(-1) if scorer else hidden.new_zeros(hidden.shape[:2])
-        )  # (batch, tokens)
-        replaced = torch.cat(
-            [pooled_vector(hidden, scores, mask).unsqueeze(1), hidden[:, 1:]], dim=1
-        )
-        pooler = getattr(
-            base, "pooler", None
-        )  # BERT's has read the first token already: once more, then
+        scores = hidden.new_zeros(hidden.shape[:2])  # (batch, tokens)
+        if hasattr(self.model, "attention_pool"):
+            scores = self.model.attention_pool(hidden).squeeze(-1)
+        pooled = pooled_vector(hidden, scores, mask).unsqueeze(1)
+        hidden = torch.cat([pooled, hidden[:, 1:]], dim=1)
+        # BERT's pooler has read the first token already: once more, then
+        pooler = getattr(base, "pooler", None)
         if isinstance(output, tuple):
-            return (replaced, pooler(replaced), *output[2:]) if pooler else (replaced, *output[1:])
-        output.last_hidden_state = replaced
+            return (hidden, pooler(hidden), *output[2:]) if pooler else (hidden, *output[1:])
+        output.last_hidden_state = hidden
         if pooler:
-            output.pooler_output = pooler(replaced)
+            output.pooler_output = pooler(hidden)
         return output
 
 
@@ -157,36 +155,43 @@ def pooled_vector(
 
 
 def read_first_token_only(model: PreTrainedModel) -> None:
-    """Let the top layer compute, after its attention, the first token's vector alone: with `cls` pooling nothing else is read.
+    """Compute in the top layer, after its attention, the first token's vector alone.
 
-    Logits and gradients stay as they are; three quarters of the top layer's work are saved. Models whose layers are not
-    built like BERT's are left alone.
+    With `cls` pooling nothing else is read. Logits and gradients stay as they are; three quarters
+    of the top layer's work are saved. Models whose layers are not built like BERT's are left
+    alone.
     """
     layers = getattr(getattr(model.base_model, "encoder", None), "layer", None)
-    output = getattr(getattr(layers[-1], "attention", None), "output", None) if layers else None
-    if output is not None and not hasattr(model, "first_token_hook"):
-        model.first_token_hook = output.register_forward_pre_hook(
-            lambda _, inputs: tuple(hidden[:, :1] for hidden in inputs)
-        )
+    if not layers or hasattr(model, "first_token_hook"):
+        return
+    output = getattr(getattr(layers[-1], "attention", None), "output", None)
+    if output is not None:
+        model.first_token_hook = output.register_forward_pre_hook(_first_tokens)
+
+
+def _first_tokens(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return tuple(hidden[:, :1] for hidden in inputs)
 
 
 def compute_logits_in_float32(model: PreTrainedModel) -> None:
-    """Let the last layer of the head compute in float32 under mixed precision too: logits of bf16 have three digits, and tie.
+    """Compute the last layer of the head in float32, under mixed precision too.
+
+    Logits of bf16 have three digits, and tie.
 
     Raises
     ------
     WorkbookError : the architecture keeps its head elsewhere than BERT's family does.
     """
-    linear = [
-        module
-        for module in getattr(model, "classifier", torch.nn.Identity()).modules()
-        if isinstance(module, torch.nn.Linear)
-    ]
+    head = getattr(model, "classifier", torch.nn.Identity())
+    linear = [module for module in head.modules() if isinstance(module, torch.nn.Linear)]
     if not linear:
         raise WorkbookError(
-            f"training.backbone must be of BERT's family; {type(model).__name__} has no head named classifier: take another backbone"
+            f"training.backbone must be of BERT's family; {type(model).__name__} has no head "
+            "named classifier: take another backbone"
         )
-    linear[-1].forward = MethodType(_in_float32, linear[-1])  # type: ignore[method-assign]  # bound: a copy has its own weights
+    last = linear[-1]
+    # A bound method: a copy of the model has its own weights.
+    last.forward = MethodType(_in_float32, last)  # type: ignore[method-assign]
 
 
 def _in_float32(layer: torch.nn.Linear, features: torch.Tensor) -> torch.Tensor:
@@ -195,38 +200,44 @@ def _in_float32(layer: torch.nn.Linear, features: torch.Tensor) -> torch.Tensor:
 
 
 def restore_head(model: PreTrainedModel, folder: Path) -> None:
-    """Give a model, just loaded from a folder that training saved, its head: logits in float32, the pooling that its config names and its weight.
+    """Give a model, just loaded from a folder that training saved, its head.
+
+    That is logits in float32, the pooling that its config names, and the pooling's weight.
 
     Raises
     ------
-    WorkbookError : the config names no pooling known here, or the weight is missing or of another shape.
+    WorkbookError : the config names no pooling known here, or the weight is missing or of another
+        shape.
     """
     pooling = getattr(model.config, "pooling", "cls")
     compute_logits_in_float32(model)
     set_pooling(model, pooling)
     if pooling == "cls":
         read_first_token_only(model)
-    if pooling != "attention":
-        return
-    file = Path(folder) / "model.safetensors"
+    elif pooling == "attention":
+        weight = _saved_pool_weight(folder / "model.safetensors", model.attention_pool.weight.shape)
+        with torch.no_grad():
+            model.attention_pool.weight.copy_(weight)
+
+
+def _saved_pool_weight(file: Path, shape: torch.Size) -> torch.Tensor:
+    remedy = "and the model's pooling is `attention`: train it again"
     try:
         with safe_open(file, framework="pt") as weights:
-            found = weights.get_tensor(_POOL_WEIGHT) if _POOL_WEIGHT in weights.keys() else None  # noqa: SIM118 - no mapping
+            if _POOL_WEIGHT not in weights.keys():  # noqa: SIM118 - no mapping
+                raise WorkbookError(f"{file} has no {_POOL_WEIGHT}, {remedy}")
+            weight = weights.get_tensor(_POOL_WEIGHT)
     except (OSError, SafetensorError) as error:
-        raise WorkbookError(
-            f"{file} cannot be read ({error}), and the model's pooling is `attention`: train it again"
-        ) from error
-    if found is None or found.shape != model.attention_pool.weight.shape:
-        what = "has no" if found is None else f"has shape {tuple(found.shape)} for"
-        raise WorkbookError(
-            f"{file} {what} {_POOL_WEIGHT}, and the model's pooling is `attention`: train it again"
-        )
-    with torch.no_grad():
-        model.attention_pool.weight.copy_(found)
+        raise WorkbookError(f"{file} cannot be read ({error}), {remedy}") from error
+    if weight.shape != shape:
+        raise WorkbookError(f"{file} has shape {tuple(weight.shape)} for {_POOL_WEIGHT}, {remedy}")
+    return weight
 
 
 def reinit_top_layers(model: PreTrainedModel, n: int, *, seed: int) -> None:
-    """Let the `n` top layers start anew, with weights as the architecture draws them; the pooler stays as it is.
+    """Let the `n` top layers start again, with weights as the architecture draws them.
+
+    The pooler stays as it is.
 
     Parameters
     ----------
@@ -235,7 +246,8 @@ def reinit_top_layers(model: PreTrainedModel, n: int, *, seed: int) -> None:
 
     Raises
     ------
-    WorkbookError : fewer than `n` layers, or the architecture keeps them elsewhere than BERT's family does.
+    WorkbookError : fewer than `n` layers, or the architecture keeps them elsewhere than BERT's
+        family does.
 
     Source
     ------
@@ -244,28 +256,27 @@ def reinit_top_layers(model: PreTrainedModel, n: int, *, seed: int) -> None:
     if n == 0:
         return
     layers = encoder_layers(model, setting="training.reinit_layers")
-    if not 0 < n <= len(layers):
-        raise WorkbookError(
-            f"training.reinit_layers={n}, but the backbone has {len(layers)} layers"
-        )
+    n_layers = len(layers)
+    if not 0 < n <= n_layers:
+        raise WorkbookError(f"training.reinit_layers={n}, but the backbone has {n_layers} layers")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         for layer in layers[-n:]:
             for parameter in layer.parameters():
-                parameter._is_hf_initialized = (
-                    False  # loading sets it, and transformers' initialisers skip what has it
-                )
+                # loading sets it, and transformers' initialisers skip what has it
+                parameter._is_hf_initialized = False
             layer.apply(model._init_weights)
 
 
-def add_lora(model: PreTrainedModel, *, rank: int, seed: int | None = None) -> PeftModel:
-    """Freeze a model and add low-rank matrices to its query and value projections; the head learns in full.
+def add_lora(model: PreTrainedModel, *, rank: int) -> PeftModel:
+    """Freeze a model and add low-rank matrices to its query and value projections.
+
+    The head learns in full. The matrices are drawn from torch's generator.
 
     Parameters
     ----------
     model : changed in place, after `set_pooling`
     rank : of the matrices; they are scaled by 2 (alpha is twice the rank)
-    seed : of the matrices; None draws them from torch's generator as it stands
 
     Returns
     -------
@@ -273,7 +284,8 @@ def add_lora(model: PreTrainedModel, *, rank: int, seed: int | None = None) -> P
 
     Raises
     ------
-    WorkbookError : peft is not installed, `rank` is below 1, or the architecture has no such projections.
+    WorkbookError : peft is not installed, `rank` is below 1, or the architecture has no such
+        projections.
 
     Source
     ------
@@ -293,7 +305,8 @@ def add_lora(model: PreTrainedModel, *, rank: int, seed: int | None = None) -> P
     targets = next((pair for pair in QUERY_AND_VALUE if names.issuperset(pair)), None)
     if targets is None:
         raise WorkbookError(
-            f"training.lora_rank is for models of BERT's family; {type(model).__name__} has no query and value projections, set it to 0"
+            f"training.lora_rank is for models of BERT's family; {type(model).__name__} has no "
+            "query and value projections, set it to 0"
         )
     lora = LoraConfig(
         task_type=TaskType.SEQ_CLS,
@@ -301,16 +314,12 @@ def add_lora(model: PreTrainedModel, *, rank: int, seed: int | None = None) -> P
         lora_alpha=2 * rank,
         lora_dropout=LORA_DROPOUT,
         target_modules=list(targets),
-        modules_to_save=[
-            name for name in ("pooler", "attention_pool") if name in names
-        ],  # peft adds the classifier
+        # peft adds the classifier
+        modules_to_save=[name for name in ("pooler", "attention_pool") if name in names],
     )
-    with torch.random.fork_rng(devices=[], enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
-        return get_peft_model(model, lora)
+    return get_peft_model(model, lora)
 
 
 def merge_lora(model: PeftModel) -> PreTrainedModel:
-    """Add the low-rank matrices to the weights they go with, and return the plain model, all of whose weights may learn."""
+    """Add the low-rank matrices to their weights; return the plain model, all of it to learn."""
     return model.merge_and_unload().requires_grad_(True)

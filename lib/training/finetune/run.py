@@ -85,7 +85,7 @@ def train(
 
     Parameters
     ----------
-    train, val : with `text` and `label`; `train` may have soft labels to learn in their place (`tokenization.soft_labels`)
+    train, val : with `text` and `label`
     ws : where the model goes
     watch : is given the history after every evaluation; what it raises ends the training
     name : of a trial in a series, for the record
@@ -308,9 +308,7 @@ def build_trainer(
             config, settings, ws.folder(workspace.MODELS) / "checkpoints", n_train=len(encoded)
         ),
         settings=settings,
-        train_dataset=tokenization.EncodedTexts(
-            encoded, y_train if (soft := tokenization.soft_labels(train)) is None else soft
-        ),
+        train_dataset=tokenization.EncodedTexts(encoded, y_train),
         eval_dataset=tokenization.EncodedTexts(encoded_val, y_val),
         watched=(encoded_val, y_val),
         class_weights=class_weights(y_train, settings.class_weights, n_classes=len(class_names)),

@@ -65,16 +65,14 @@ def tiny_bert(tiny, tmp_path_factory):
     return folder
 
 
-def pretrain(folder, source, rows=None, **settings):
-    settings = {
-        "epochs": 1,
-        "batch_size": 16,
-        "learning_rate": 3e-3,
-        "seed": 1,
-        "progress": False,
-        **settings,
-    }
-    return pretraining.pretrain(rows or texts(), source=str(source), folder=folder, **settings)
+def pretrain(folder, source, rows=None, *, learning_rate=3e-3, **settings):
+    return pretraining.pretrain(
+        rows or texts(),
+        source=str(source),
+        folder=folder,
+        recipe=pretraining.Recipe(batch_size=16, learning_rate=learning_rate),
+        **{"epochs": 1, "seed": 1, "progress": False, **settings},
+    )
 
 
 @pytest.fixture(scope="module")

@@ -279,7 +279,9 @@ def test_a_trial_is_known_by_its_rows_settings_and_seed(trained):
         cached_training.train_and_predict(rows, rows, scored, config=settings, ws=RUN, name="a/b c")
     assert len(trained) == 4
     assert sorted(path.name for path in RUN.folder("models/{run}").iterdir()) == [
-        f"{workspace.file_name('a/b c')}-{seed}.parquet" for seed in (1, 42)
+        f"{workspace.file_name('a/b c')}-{seed}.{kind}"
+        for seed in (1, 42)
+        for kind in ("json", "parquet")
     ]
 
 
