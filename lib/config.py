@@ -183,9 +183,6 @@ class TrainingConfig(_Section):
     dropout: float = Field(0.1, ge=0, lt=1)
     attention_dropout: float = Field(0.1, ge=0, lt=1)  # 0 allows faster attention kernels
     reinit_layers: int = Field(0, ge=0)  # top layers that start anew
-    head_seed: int | None = Field(
-        None, ge=0, lt=2**32
-    )  # draws the head; None: the run's seed draws it
     lora_rank: int = Field(0, ge=0)  # 0 trains the weights themselves
     pretraining_epochs: float = Field(
         0.0, ge=0

@@ -391,9 +391,9 @@ def test_an_error_of_several_settings_says_what_is_wrong_and_not_the_whole_confi
 
 
 def test_nothing_behind_the_equals_sign_is_the_empty_text_where_that_is_the_default():
-    assert parse_overrides(["tracking.uri=", "training.head_seed="]) == {
+    assert parse_overrides(["tracking.uri=", "training.threads="]) == {
         "tracking.uri": "",
-        "training.head_seed": None,
+        "training.threads": None,
     }
     assert Config.load("base", parse_overrides(["tracking.uri="])).tracking.uri == ""
 

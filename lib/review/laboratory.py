@@ -21,6 +21,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 from tqdm import tqdm
 
+from lib.config import TrainingConfig
 from lib.errors import WorkbookError
 from lib.evaluation.metrics import macro_f1
 from lib.evaluation.significance import gain_over_seeds
@@ -76,7 +77,12 @@ class Findings:
 
 
 def encoder_vectors(
-    name: str, texts: Sequence[str], *, max_length: int, progress: bool = True
+    name: str,
+    texts: Sequence[str],
+    *,
+    max_length: int,
+    precision: str = "auto",
+    progress: bool = True,
 ) -> np.ndarray:
     """Return a backbone's vector for each text, from its first `max_length` tokens: ndarray of shape (n, hidden), rows of unit length."""
     from lib.training import (  # torch takes seconds to load, and not every run asks for an encoder
@@ -85,7 +91,8 @@ def encoder_vectors(
     )
 
     tokenizer, model = backbones.load_backbone(name, class_names=["0", "1"])  # the head is not used
-    return finetune.embed(tokenizer, model, texts, max_length=max_length, progress=progress)
+    settings = TrainingConfig(max_length=max_length, precision=precision)
+    return finetune.embed(tokenizer, model, texts, settings=settings, progress=progress)
 
 
 def views(
