@@ -36,7 +36,9 @@ from lib.data.sources import sample_rows
 from lib.evaluation.metrics import macro_f1
 from lib.evaluation.significance import gain_over_seeds
 from lib.training import backbones, finetune
-from lib.training.finetune import kernels, run
+from lib.training.finetune import building, kernels
+from lib.training.finetune.job import TrainingJob
+from lib.training.finetune.trainer import RecipeTrainer
 from lib.workspace import Workspace
 
 V3_TOKENS, N_TOKENS = (
@@ -264,7 +266,7 @@ def our_speed(step: Step, folder: str, train: pd.DataFrame, args: argparse.Names
     return Speed(clock.seconds, len(rows), n_tokens, peak_bytes(), tuple(trainer.messages))
 
 
-def our_trainer(folder: str, train: pd.DataFrame, **settings) -> run.RecipeTrainer:
+def our_trainer(folder: str, train: pd.DataFrame, **settings) -> RecipeTrainer:
     same = {
         "backbone": folder,
         "max_length": plain.MAX_LENGTH,
@@ -277,7 +279,7 @@ def our_trainer(folder: str, train: pd.DataFrame, **settings) -> run.RecipeTrain
         Config(profile="bench", training=chosen, tracking=NO_TRACKING),
         Workspace(dataset="bench", run="speed"),
     )
-    trainer = run.build_trainer(train, train.head(64), config=config, settings=chosen, ws=place)
+    trainer = building.build_trainer(TrainingJob(train, train.head(64), config, place))
     trainer.args.eval_strategy = trainer.args.save_strategy = "no"
     trainer.args.load_best_model_at_end = False
     return trainer

@@ -32,7 +32,8 @@ from lib.data import cleaning, sources
 from lib.evaluation.metrics import accuracy, macro_f1
 from lib.evaluation.significance import gain_over_seeds
 from lib.training import backbones, baseline, finetune
-from lib.training.finetune import devices, heads, kernels, run
+from lib.training.finetune import building, devices, heads, kernels
+from lib.training.finetune.job import TrainingJob
 from lib.workspace import Workspace
 
 BACKBONES = ("MiniLM", "six-layer DeBERTa-v3")
@@ -158,9 +159,8 @@ def our_training_rate(name: str, rows: pd.DataFrame) -> float:
     """Time the trainer that `finetune.train` trains with, without evaluations and callbacks."""
     settings = same_recipe(name, epochs=1)
     config = Config(profile="bench", training=settings)
-    trainer = run.build_trainer(
-        rows, rows, config=config, settings=settings, ws=Workspace(dataset="bench", run="speed")
-    )
+    job = TrainingJob(rows, rows, config, Workspace(dataset="bench", run="speed"))
+    trainer = building.build_trainer(job)
     trainer.args.eval_strategy = trainer.args.save_strategy = "no"
     trainer.args.load_best_model_at_end = False
     return plain.rate(trainer.train, len(rows))

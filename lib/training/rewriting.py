@@ -347,3 +347,25 @@ def _drawn(
     odds = np.exp(scores[found] - scores[found].max())
     drawn = str(vocabulary[found[int(random.choice(len(found), p=odds / odds.sum()))]])
     return (drawn.capitalize() if bare[0].isupper() and not drawn[0].isupper() else drawn) + closing
+
+
+def describe_copies(copies: pd.DataFrame) -> str:
+    """Return in a sentence how many copies were made, how many are good, and why others are not.
+
+    Parameters
+    ----------
+    copies : with `parent_id` and `rejected`, as `augment` returns them
+
+    Examples
+    --------
+    >>> copies = pd.DataFrame({"parent_id": [1, 1, 2, 3], "rejected": ["", "", "", "too near"]})
+    >>> describe_copies(copies)
+    '4 copies of 3 texts, 3 of them good; 1 rejected (25.0%): too near.'
+    """
+    n_good = int((copies["rejected"] == "").sum())
+    parts = [
+        f"{len(copies):,} copies of {copies['parent_id'].nunique():,} texts, {n_good:,} of them good"
+    ]
+    for reason, n in copies["rejected"].value_counts().drop("", errors="ignore").items():
+        parts.append(f"{n:,} rejected ({n / len(copies):.1%}): {reason}")
+    return f"{'; '.join(parts)}."

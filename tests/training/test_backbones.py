@@ -479,7 +479,7 @@ def test_token_counts_are_of_whole_texts_with_the_special_tokens():
 
 def test_what_trains_a_model_imports_few_packages():
     """A machine with a GPU may have torch, transformers, datasets, pydantic and what these bring along, and no more."""
-    words = "import sys, lib.training.finetune.launching, lib.training.finetune.run; print(*{name.partition('.')[0] for name in sys.modules})"
+    words = "import sys, lib.training.finetune.worker; print(*{name.partition('.')[0] for name in sys.modules})"
     loaded = set(
         subprocess.run(
             [sys.executable, "-c", words], capture_output=True, text=True, check=True

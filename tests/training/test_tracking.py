@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,8 +17,7 @@ from lib import provenance, workspace
 from lib.config import ComputeConfig, Config, TrackingConfig, TrainingConfig
 from lib.errors import WorkbookError
 from lib.training import cached_training, finetune, recorders, tracking
-from lib.training.finetune import callbacks, launching
-from lib.training.finetune import run as run_module
+from lib.training.finetune import callbacks, fine_tuning, launching
 from lib.workspace import Workspace
 
 sys.path.insert(0, str(Path(__file__).parent / "finetune"))
@@ -221,12 +221,10 @@ def test_a_second_try_is_a_record_of_its_own(home, monkeypatch):
 
 
 def test_several_processes_are_recorded_once(home, monkeypatch):
-    def launch(train, val, *, config, run, progress, watch):
-        alone = config.model_copy(
-            update={"training": config.training.model_copy(update={"processes": 1})}
-        )
-        return run_module.train_in_this_process(
-            train, val, config=alone, run=run, progress=False, watch=None
+    def launch(job):
+        alone = job.settings.model_copy(update={"processes": 1})
+        return fine_tuning.train_in_this_process(
+            replace(job.with_settings(alone), progress=False, watch=None, record=None)
         )
 
     monkeypatch.setattr(launching, "launch", launch)

@@ -1,50 +1,57 @@
-"""Checkpoints of a run: whose they are, which one is whole, and when they go."""
+"""Checkpoints of a run: which training they belong to, which one is whole, and when they go."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from lib import provenance, workspace
 from lib.config import Config
-from lib.training.finetune import callbacks, launching, tokenization
+from lib.training.finetune import launching, tokenization
 
+# next to a checkpoint, written before the Trainer's own state
+AVERAGED = "averaged.safetensors"
+RECIPE = "recipe.json"
+# files of a whole checkpoint
 WHOLE = (
     "trainer_state.json",
     "optimizer.pt",
     "scheduler.pt",
     "rng_state*.pth",
     "*model.safetensors",
-    callbacks.RECIPE,
-)  # of a checkpoint
+    RECIPE,
+)
 
 
 def key_of(train: pd.DataFrame, val: pd.DataFrame, config: Config) -> str:
     """Return what checkpoints belong to: the data, the settings, the code."""
-    tables = [provenance.table_fingerprint(tokenization.learnable(table)) for table in (train, val)]
-    what = [
-        *tables,
+    return provenance.fingerprint(
+        tokenization.learnable(train),
+        tokenization.learnable(val),
         config.training.model_dump(mode="json"),
         config.seed,
         provenance.code_fingerprint("lib.training.finetune"),
-    ]
-    return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+    )
 
 
 def open_or_clear(checkpoints: Path, key: str) -> list[str]:
-    """Keep the checkpoints of an interrupted run with this key, clear away others; return what that run tried before, in words."""
-    record = checkpoints / "attempt.json"
+    """Keep the checkpoints of an interrupted run with this key, and clear others away.
+
+    Returns
+    -------
+    the tries of that run that diverged, in words
+    """
+    path = checkpoints / "attempt.json"
     with launching.first_process_first():
-        known = workspace.read_json(record) if record.exists() else {}
-        if known.get("key") != key:
-            known = {"key": key, "tried": []}
-            begin(checkpoints, key, [])
-    return known["tried"]
+        attempt = workspace.read_json(path) if path.exists() else {}
+        if attempt.get("key") == key:
+            return attempt["tried"]
+        begin(checkpoints, key, [])
+    return []
 
 
 def begin(checkpoints: Path, key: str, tried: list[str]) -> None:
@@ -57,17 +64,25 @@ def begin(checkpoints: Path, key: str, tried: list[str]) -> None:
 def clear(checkpoints: Path) -> None:
     """Delete the checkpoints."""
     if launching.is_first():
-        (checkpoints / "attempt.json").unlink(
-            missing_ok=True
-        )  # first: without it what is left, were this cut short, is not taken up
+        # first, so that what is left, were this cut short, is not taken up
+        (checkpoints / "attempt.json").unlink(missing_ok=True)
         shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 def last(checkpoints: Path) -> str | None:
-    """Return the folder of the last whole checkpoint. Its state file is written last; of one half deleted other files are missing."""
+    """Return the folder of the last whole checkpoint.
+
+    The state file is written last; of a checkpoint that is half deleted other files are missing.
+    """
     whole = {}
     for folder in checkpoints.glob("checkpoint-*"):
         if all(any(folder.glob(name)) for name in WHOLE):
             with contextlib.suppress(ValueError):
-                whole[workspace.read_json(folder / "trainer_state.json")["global_step"]] = folder
+                step = workspace.read_json(folder / "trainer_state.json")["global_step"]
+                whole[step] = folder
     return str(whole[max(whole)]) if whole else None
+
+
+def current(args: Any, state: Any) -> Path:
+    """Return the folder of the checkpoint of the step that a Trainer is at."""
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}"

@@ -17,21 +17,29 @@ from lib.config import TrainingConfig
 from lib.errors import WorkbookError
 
 
+def device() -> torch.device:
+    """Return the GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def device_line() -> str:
     """Return in words what training will run on."""
     if torch.cuda.is_available():
-        return f"GPU {torch.cuda.get_device_name()} with {torch.cuda.get_device_properties(0).total_memory / 2**30:.0f} GiB"
-    return f"CPU with {torch.get_num_threads()} threads (no GPU is visible to torch {torch.__version__})"
+        gib = torch.cuda.get_device_properties(0).total_memory / 2**30
+        return f"GPU {torch.cuda.get_device_name()} with {gib:.0f} GiB"
+    n_threads = torch.get_num_threads()
+    return f"CPU with {n_threads} threads (no GPU is visible to torch {torch.__version__})"
 
 
 def precision(settings: TrainingConfig) -> str:
-    """Return "bf16", "fp16" or "fp32": what training computes in on this machine; weights are float32 in any case.
+    """Return "bf16", "fp16" or "fp32": what training computes in on this machine.
 
-    `auto` is bf16 where the GPU has it or the processor computes faster in it, fp16 on other GPUs, else fp32.
+    Weights are float32 in any case. `auto` is bf16 where the GPU has it or the processor computes
+    faster in it, fp16 on other GPUs, else fp32.
 
     Raises
     ------
-    WorkbookError : fp16 without a GPU, which nothing computes in.
+    WorkbookError : fp16 without a GPU.
     """
     cuda = torch.cuda.is_available()
     if settings.precision == "fp16" and not cuda:
@@ -46,26 +54,29 @@ def precision(settings: TrainingConfig) -> str:
 
 
 def mixed_precision(settings: TrainingConfig) -> AbstractContextManager:
-    """Return a context in which a model computes as in training: autocast to `precision(settings)`, or nothing for fp32."""
-    kind, device = precision(settings), "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.autocast(
-        device, dtype=torch.float16 if kind == "fp16" else torch.bfloat16, enabled=kind != "fp32"
-    )
+    """Return a context in which a model computes as in training: autocast, or nothing for fp32."""
+    kind = precision(settings)
+    dtype = torch.float16 if kind == "fp16" else torch.bfloat16
+    return torch.autocast(device().type, dtype=dtype, enabled=kind != "fp32")
 
 
 def _is_bf16_faster(processor: Mapping[str, Any]) -> bool:
     """Return whether a processor multiplies matrices in bf16 faster than in float32.
 
-    By its maker's word it does with AMX; AVX-512 alone has an instruction for it, which AMD's do at the rate of float32's with twice the
-    numbers (neither was at hand to be measured). On an Intel processor without AMX (a virtual machine may hide it) products took 1.9 times
-    as long as in float32 (LOG.md, 2026-11-24).
+    By its maker's word it does with AMX. AVX-512 alone has an instruction for it, which AMD's
+    processors do at the rate of float32's with twice the numbers (neither was at hand to be
+    measured). On an Intel processor without AMX (a virtual machine may hide it) products took 1.9
+    times as long as in float32 (LOG.md, 2026-11-24).
     """
     is_intel = str(processor.get("cpu_name", "")).startswith("Intel")
     return bool(processor.get("amx_bf16") or (processor.get("avx512_bf16") and not is_intel))
 
 
 def prepare_torch(settings: TrainingConfig) -> None:
-    """Quieten the libraries, set the threads, and let the C library keep freed memory: asking anew for each large tensor is slow."""
+    """Quieten the libraries, set the threads, and let the C library keep freed memory.
+
+    Asking the system again for each large tensor is slow.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""Training in several processes: each takes its share of every batch, gradients are averaged (data parallel)."""
+"""Training in several processes: each takes its share of every batch, gradients are averaged."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ from tqdm import tqdm
 from lib import workspace
 from lib.config import Config
 from lib.errors import WorkbookError
-from lib.training import engine
 from lib.training.finetune import tokenization
-from lib.workspace import Workspace
+from lib.training.finetune.job import TrainingJob
 
-LOOK_SECONDS = 0.5  # between looks at what the processes write
+WORKER = "lib.training.finetune.worker"  # the module that runs in each process
+POLL_SECONDS = 0.5  # between two readings of what the processes write
 PARENT = "WORKBOOK_PARENT"  # in the environment: the process that reads the result
 STOP_SECONDS = 40  # that a launcher has for ending its processes; torchrun gives them 30
 
@@ -49,99 +49,85 @@ def first_process_first() -> Iterator[None]:
         yield
 
 
-def launch(
-    train: pd.DataFrame,
-    val: pd.DataFrame,
-    *,
-    config: Config,
-    ws: Workspace,
-    progress: bool = False,
-    watch: Callable[[pd.DataFrame], None] | None = None,
-) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Train in `config.training.processes` processes of a launcher; return facts and history.
+def launch(job: TrainingJob) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Train in `training.processes` processes of a launcher; return facts and history.
 
-    A launcher inside a kernel that has touched CUDA cannot fork, so it is a process of its own: `accelerate launch` on GPUs (its
-    further words, for several machines, come from `training.launch_options`), torchrun on CPUs, where `accelerate launch` starts one
-    process only.
+    A launcher inside a kernel that has touched CUDA cannot fork, so it is a process of its own.
 
-    Parameters
-    ----------
-    watch : is given the history after every evaluation; what it raises ends the processes
+    Raises
+    ------
+    WorkbookError : a process failed; its reason, or the last line of its output, is named.
     """
-    folder = ws.folder(workspace.MODELS) / "launch"
+    folder = job.folder / "launch"
     shutil.rmtree(folder, ignore_errors=True)  # of a launch that was killed
-    workspace.write_table(tokenization.learnable(train), folder / "train.parquet")
-    workspace.write_table(val[["text", "label"]], folder / "val.parquet")
-    workspace.write_json(
-        {"config": config.model_dump(mode="json"), "dataset": ws.dataset, "run": ws.run},
-        folder / "job.json",
-    )
-    with (folder / "output.txt").open("w") as output:
-        words, environment = (
-            launch_command(config, str(folder)),
-            {**os.environ, PARENT: str(os.getpid())},
-        )
-        process = subprocess.Popen(
-            words,
-            cwd=workspace.REPOSITORY,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            _follow(
-                process,
-                folder / "history.json",
-                desc=f"training in {config.training.processes} processes" if progress else "",
-                watch=watch,
-            )
-        finally:
-            _stop(process)
-    if process.returncode or not (folder / "result.json").exists():
-        lines = [
-            line
-            for line in (folder / "output.txt")
-            .read_text(encoding="utf-8", errors="replace")
-            .splitlines()
-            if line.strip()
-        ]
-        reasons = [line for line in lines if "WorkbookError: " in line]
-        raise WorkbookError(
-            f"training in {config.training.processes} processes failed: {(reasons or lines or ['no output'])[-1].split('WorkbookError: ')[-1]}"
-        )
+    _write_job(job, folder)
+    returncode = _run_launcher(job, folder)
+    if returncode or not (folder / "result.json").exists():
+        reason = _failure(folder / "output.txt")
+        raise WorkbookError(f"training in {job.settings.processes} processes failed: {reason}")
     result = workspace.read_json(folder / "result.json")
     shutil.rmtree(folder, ignore_errors=True)
     return result["facts"], pd.DataFrame(result["history"])
 
 
-def _follow(
-    process: subprocess.Popen,
-    path: Path,
-    *,
-    desc: str,
-    watch: Callable[[pd.DataFrame], None] | None,
-) -> None:
+def _write_job(job: TrainingJob, folder: Path) -> None:
+    workspace.write_table(tokenization.learnable(job.train), folder / "train.parquet")
+    workspace.write_table(tokenization.learnable(job.val), folder / "val.parquet")
+    facts = {"dataset": job.ws.dataset, "run": job.ws.run}
+    config = job.config.model_dump(mode="json")
+    workspace.write_json({"config": config, **facts}, folder / "job.json")
+
+
+def _run_launcher(job: TrainingJob, folder: Path) -> int | None:
+    """Run the launcher to its end, hand on what its processes write, and return its exit code."""
+    with (folder / "output.txt").open("w") as output:
+        process = subprocess.Popen(
+            launch_command(job.config, str(folder)),
+            cwd=workspace.REPOSITORY,
+            env={**os.environ, PARENT: str(os.getpid())},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            _follow(process, folder / "history.json", job)
+        finally:
+            _stop(process)
+    return process.returncode
+
+
+def _failure(output: Path) -> str:
+    """Return why the processes failed: the last WorkbookError, else the last line."""
+    text = output.read_text(encoding="utf-8", errors="replace")
+    lines = [line for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if "WorkbookError: " in line]
+    last = (errors or lines or ["no output"])[-1]
+    return last.split("WorkbookError: ")[-1]
+
+
+def _follow(process: subprocess.Popen, path: Path, job: TrainingJob) -> None:
     """Wait for the processes, and hand on each history that the first of them writes."""
-    seen = None
-    with tqdm(desc=desc, unit="step", disable=not desc) as bar:
-        ended = False
+    desc = f"training in {job.settings.processes} processes"
+    last_written = None
+    ended = False
+    with tqdm(desc=desc, unit="step", disable=not job.progress) as bar:
         while not ended:
             with suppress(subprocess.TimeoutExpired):
-                process.wait(LOOK_SECONDS)
-            ended = process.returncode is not None  # before the last look
-            if not path.exists() or (written := path.stat().st_mtime_ns) == seen:
+                process.wait(POLL_SECONDS)
+            ended = process.returncode is not None  # before the file is read for the last time
+            written = path.stat().st_mtime_ns if path.exists() else None
+            if written == last_written:
                 continue
-            seen, history = written, pd.DataFrame(workspace.read_json(path))
-            bar.set_postfix(
-                macro_f1=f"{history['eval_macro_f1'].dropna().iloc[-1]:.3f}", refresh=False
-            )
+            last_written = written
+            history = pd.DataFrame(workspace.read_json(path))
+            score = history["eval_macro_f1"].dropna().iloc[-1]
+            bar.set_postfix(macro_f1=f"{score:.3f}", refresh=False)
             bar.update(int(history["step"].max()) - bar.n)
-            if watch:
-                watch(history)
+            if job.watch:
+                job.watch(history)
 
 
 def _stop(process: subprocess.Popen) -> None:
-    """End the launcher, where it is still there, as it wants to be ended: it then ends its processes."""
+    """End the launcher, if it still runs, by the signal on which it ends its processes."""
     process.terminate()
     try:
         process.wait(STOP_SECONDS)
@@ -151,69 +137,19 @@ def _stop(process: subprocess.Popen) -> None:
 
 
 def launch_command(config: Config, folder: str) -> list[str]:
-    """Return the words of the launcher's command; on CPUs it finds a free port itself, unless more words are given."""
-    n, more = config.training.processes, list(config.training.launch_options)
+    """Return the launcher's command: `accelerate launch` on GPUs, torchrun on CPUs.
+
+    On CPUs `accelerate launch` starts one process only. torchrun finds a free port itself, unless
+    `training.launch_options` (more words for the launcher, for several machines) says otherwise.
+    """
+    n_processes = config.training.processes
+    options = list(config.training.launch_options)
     if torch.cuda.is_available():
-        in_all = (
-            n * int(more[more.index("--num_machines") + 1]) if "--num_machines" in more else n
-        )  # accelerate counts those of all machines
-        return [
-            sys.executable,
-            "-m",
-            "accelerate.commands.launch",
-            "--multi_gpu",
-            "--num_processes",
-            str(in_all),
-            *more,
-            "-m",
-            __name__,
-            folder,
-        ]
-    return [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        str(n),
-        *(more or ["--standalone"]),
-        "-m",
-        __name__,
-        folder,
-    ]
-
-
-def main(folder: str) -> None:
-    """Train as one of several processes; the first one writes `result.json`."""
-    from lib.training.finetune import run
-
-    if PARENT in os.environ:
-        engine.exit_with_parent(int(os.environ[PARENT]))
-    job = workspace.read_json(Path(folder) / "job.json")
-    train, val = (
-        workspace.read_table(Path(folder) / f"{name}.parquet") for name in ("train", "val")
-    )
-    place = Workspace(dataset=job["dataset"], run=job["run"])
-
-    def watch(history: pd.DataFrame) -> None:  # of the first process alone
-        workspace.write_json(_rows(history), Path(folder) / "history.json")
-
-    facts, history = run.train_in_this_process(
-        train,
-        val,
-        config=Config.model_validate(job["config"]),
-        ws=place,
-        progress=False,
-        watch=watch,
-    )
-    if is_first():
-        workspace.write_json(
-            {"facts": facts, "history": _rows(history)}, Path(folder) / "result.json"
-        )
-
-
-def _rows(history: pd.DataFrame) -> list[dict[str, Any]]:
-    return history.astype(object).where(history.notna(), None).to_dict("records")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+        if "--num_machines" in options:  # accelerate counts the processes of all machines
+            n_processes *= int(options[options.index("--num_machines") + 1])
+        launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes"]
+    else:
+        launcher = ["torch.distributed.run", "--nproc_per_node"]
+        options = options or ["--standalone"]
+    command = [sys.executable, "-m", *launcher, str(n_processes)]
+    return [*command, *options, "-m", WORKER, folder]

@@ -1,8 +1,8 @@
-"""Loading a model that training saved, and predicting with it: sorted by length, in batches of a bounded number of tokens."""
+"""Loading a model that training saved, and predicting with it, in batches of like length."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,17 +20,21 @@ if TYPE_CHECKING:
 
 
 def load_model(folder: Path) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, list[str]]:
-    """Load a model that `train` saved: tokenizer, model in float32, class names in the order of its logits."""
+    """Load a model that `train` saved.
+
+    Returns
+    -------
+    tokenizer
+    model : in float32
+    class_names : in the order of the model's logits
+    """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
     heads.restore_head(model, folder)
     kernels.use_needed_positions(model)
-    return (
-        AutoTokenizer.from_pretrained(folder),
-        model,
-        [model.config.id2label[i] for i in range(model.config.num_labels)],
-    )
+    class_names = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    return AutoTokenizer.from_pretrained(folder), model, class_names
 
 
 def predict_probs(
@@ -41,28 +45,24 @@ def predict_probs(
     settings: TrainingConfig,
     progress: bool = True,
 ) -> np.ndarray:
-    """Return class probabilities; a text's result does not depend on the texts beside it, but for rounding.
+    """Return class probabilities; but for rounding, a text's do not depend on the other texts.
 
     Parameters
     ----------
-    settings : those of the training: `max_length`, `truncation` (of a text in several windows the logits are averaged), `precision`
+    settings : those of the training: `max_length`, `truncation` (of a text in several windows the
+        logits are averaged), `precision`
 
     Returns
     -------
     ndarray of float64 of shape (n, k), rows summing to 1
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pieces = tokenization.encode(
         texts, tokenizer, max_length=settings.max_length, truncation=settings.truncation
     )
+    pad = tokenizer.pad_token_id or 0
+    model = model.to(devices.device())
     with devices.mixed_precision(settings):
-        logits = predict_logits(
-            model.to(device),
-            pieces,
-            n_rows=len(texts),
-            pad=tokenizer.pad_token_id or 0,
-            progress=progress,
-        )
+        logits = predict_logits(model, pieces, n_rows=len(texts), pad=pad, progress=progress)
     return softmax(logits)
 
 
@@ -71,38 +71,42 @@ def embed(
     model: PreTrainedModel,
     texts: Sequence[str],
     *,
-    max_length: int,
+    settings: TrainingConfig,
     progress: bool = True,
 ) -> np.ndarray:
-    """Return a vector for each text: the mean over its first `max_length` tokens of the encoder's last layer.
+    """Return a vector for each text: the mean over its first tokens of the encoder's last layer.
 
     Parameters
     ----------
-    model : a classifier or an encoder; of a classifier the encoder is used. It must compute all tokens (see `heads.read_first_token_only`)
+    model : a classifier, of which the encoder is used, or an encoder. It must compute all tokens
+        (see `heads.read_first_token_only`).
+    settings : those of the training: `max_length`, `precision`
 
     Returns
     -------
     ndarray of float32 of shape (n, hidden), rows of unit length
+
+    Raises
+    ------
+    ValueError : the model computes the first token alone.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    encoder = model.base_model.to(device).eval()
-    pieces = tokenization.encode(texts, tokenizer, max_length=max_length)
-    lengths, ids = np.asarray(pieces["length"], np.int64), pieces.with_format("numpy")
+    encoder = model.base_model.to(devices.device()).eval()
+    pieces = tokenization.encode(texts, tokenizer, max_length=settings.max_length)
     vectors = np.zeros((len(texts), encoder.config.hidden_size), np.float32)
-    bar = tqdm(total=len(lengths), desc="embedding", unit="text", disable=not progress)
-    with bar, torch.inference_mode(), devices.mixed_precision(TrainingConfig()):
-        for batch in tokenization.sorted_batches(lengths, device=device):
-            tokens, mask = tokenization.padded(
-                ids[batch]["input_ids"], pad=tokenizer.pad_token_id or 0, device=device
-            )
-            hidden = encoder(input_ids=tokens, attention_mask=mask).last_hidden_state.float()
+    pad = tokenizer.pad_token_id or 0
+    batches = padded_batches(
+        pieces, pad=pad, device=devices.device(), desc="embedding", progress=progress
+    )
+    with torch.inference_mode(), devices.mixed_precision(settings):
+        for batch, ids, mask in batches:
+            hidden = encoder(input_ids=ids, attention_mask=mask).last_hidden_state.float()
             if hidden.shape[:2] != mask.shape:
                 raise ValueError(
-                    "the model computes the first token alone (heads.read_first_token_only): its tokens have no mean"
+                    "the model computes the first token alone (heads.read_first_token_only): "
+                    "its tokens have no mean"
                 )
-            total = (hidden * mask.unsqueeze(-1)).sum(dim=1)
+            total = (hidden * mask.unsqueeze(-1)).sum(dim=1)  # (batch, hidden)
             vectors[batch] = torch.nn.functional.normalize(total, dim=1).cpu().numpy()
-            bar.update(len(batch))
     return vectors
 
 
@@ -121,8 +125,11 @@ def predict_logits(
     Parameters
     ----------
     pieces : from `tokenization.encode`, of `n_rows` texts
-    hidden : what frozen layers gave for pieces (numbers, tokens), to be used in place of their token ids
-    share : (i, n) for the i-th of n processes, each of which does every n-th batch; the sum of what they return is the whole
+    pad : token id of padding
+    hidden : hidden states of pieces, by their numbers and a number of tokens, to be used in place
+        of token ids (`freezing.ActivationCache`)
+    share : (i, n) for the i-th of n processes, each of which does every n-th batch; the sum of what
+        they return is the whole
 
     Returns
     -------
@@ -130,36 +137,49 @@ def predict_logits(
     """
     device = next(model.parameters()).device
     model.eval()
-    lengths, rows, ids = (
-        np.asarray(pieces["length"], np.int64),
-        np.asarray(pieces["row"], np.int64),
-        pieces.with_format("numpy"),
+    done = [np.zeros(0, np.int64)]
+    outputs = [torch.zeros(0, model.config.num_labels, device=device)]
+    batches = padded_batches(
+        pieces, pad=pad, device=device, desc="predicting", progress=progress, share=share
     )
-    logits, done, given = (
-        np.zeros((n_rows, model.config.num_labels)),
-        [np.zeros(0, np.int64)],
-        [torch.zeros(0, model.config.num_labels, device=device)],
-    )
-    with (
-        tqdm(total=len(lengths), desc="predicting", unit="piece", disable=not progress) as bar,
-        torch.inference_mode(),
-    ):
-        for batch in islice(
-            tokenization.sorted_batches(lengths, device=device), share[0], None, share[1]
-        ):
-            tokens, mask = tokenization.padded(ids[batch]["input_ids"], pad=pad, device=device)
-            inputs = (
-                {"input_ids": tokens}
-                if hidden is None
-                else {"inputs_embeds": hidden(batch, mask.shape[1]).to(device)}
-            )
-            given.append(model(**inputs, attention_mask=mask).logits)
-            done.append(rows[batch])
-            bar.update(len(batch))
-        np.add.at(
-            logits, np.concatenate(done), torch.cat(given).double().cpu().numpy()
-        )  # fetched once: a GPU goes on while the next batch is made
+    with torch.inference_mode():
+        for batch, ids, mask in batches:
+            inputs = {"input_ids": ids}
+            if hidden is not None:
+                inputs = {"inputs_embeds": hidden(batch, mask.shape[1]).to(device)}
+            outputs.append(model(**inputs, attention_mask=mask).logits)
+            done.append(batch)
+    rows = np.asarray(pieces["row"], np.int64)
+    logits = np.zeros((n_rows, model.config.num_labels))
+    # fetched once: a GPU goes on while the next batch is made
+    np.add.at(logits, rows[np.concatenate(done)], torch.cat(outputs).double().cpu().numpy())
     return logits / np.bincount(rows, minlength=n_rows)[:, None]
+
+
+def padded_batches(
+    pieces: datasets.Dataset,
+    *,
+    pad: int,
+    device: torch.device,
+    desc: str,
+    progress: bool,
+    share: tuple[int, int] = (0, 1),
+) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
+    """Yield all pieces in batches of like length: numbers, token ids and mask of (batch, tokens).
+
+    Parameters
+    ----------
+    desc : what the progress bar says
+    share : (i, n) yields every n-th batch from the i-th on
+    """
+    lengths = np.asarray(pieces["length"], np.int64)
+    arrays = pieces.with_format("numpy")
+    batches = tokenization.sorted_batches(lengths, device=device)
+    with tqdm(total=len(lengths), desc=desc, unit="piece", disable=not progress) as bar:
+        for batch in islice(batches, share[0], None, share[1]):
+            ids, mask = tokenization.padded(arrays[batch]["input_ids"], pad=pad, device=device)
+            yield batch, ids, mask
+            bar.update(len(batch))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

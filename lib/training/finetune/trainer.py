@@ -1,10 +1,11 @@
-"""What one optimiser step minimises: the loss and its regularisers, over micro-batches, on HF's Trainer as the engine."""
+"""One optimiser step: the loss and its regularisers over micro-batches, on HF's Trainer."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,21 +17,30 @@ from lib.config import TrainingConfig
 from lib.errors import WorkbookError
 from lib.evaluation.metrics import accuracy, macro_f1
 from lib.training.backbones import encoder_layers
-from lib.training.finetune import freezing, prediction, tokenization
+from lib.training.finetune import freezing, losses, prediction, tokenization
+from lib.training.finetune.optimizer import parameter_groups, rate_schedule
 
-CPU_MICRO_TOKENS = (
-    1_024  # a micro-batch that stays in the processor's cache; larger ones were slower
-)
+CPU_MICRO_TOKENS = 1_024  # what stays in the processor's cache; larger micro-batches were slower
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "DefaultCPUAllocator")
 
 
 class RecipeTrainer(Trainer):
-    """HF's Trainer with the recipe's loss, optimiser groups, schedule, micro-batches and evaluation.
+    """HF's Trainer with the recipe's loss, optimiser, schedule, micro-batches and evaluation.
 
     Parameters
     ----------
     settings : the recipe
-    watched : encoded validation texts (`tokenization.encode`), their classes as (n,) ints, and their cache or None
     class_weights : of shape (k,), mean 1 over the training rows
+    progress : whether filling a cache of frozen layers shows a bar
+    args, kwargs : those of HF's Trainer; both datasets are `tokenization.EncodedTexts`
+
+    Attributes
+    ----------
+    depth : lowest layers that are frozen now
+    train_cache, eval_cache : what frozen layers return for each dataset, None where it is computed
+    n_parts : micro-batches that a batch is split into, at least
+    max_tokens : padded tokens of a micro-batch, None without a bound
+    messages : what a reader should know of this training
     """
 
     control: Any
@@ -40,21 +50,23 @@ class RecipeTrainer(Trainer):
         self,
         *args: Any,
         settings: TrainingConfig,
-        watched: tuple[Any, np.ndarray],
         class_weights: torch.Tensor,
+        progress: bool = False,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
-        self.settings, self.watched, self.class_weights = (
-            settings,
-            watched,
-            class_weights.to(self.args.device),
-        )
-        self.depth = 0  # lowest layers that are frozen now
-        self.caches: dict[
-            str, freezing.ActivationCache
-        ] = {}  # of the training pieces ("train") and the watched ones ("eval")
-        self.n_parts, self.max_tokens = settings.accumulation_steps, settings.micro_batch_tokens
+        self.settings = settings
+        self.class_weights = class_weights.to(self.args.device)
+        self.progress = progress
+        self.pad = self.processing_class.pad_token_id or 0
+        self.eval_labels = _labels_by_row(self.eval_dataset)
+        freezes = settings.frozen_layers or settings.unfreeze
+        self.n_layers = len(encoder_layers(self.model)) if freezes else 0
+        self.depth = 0
+        self.train_cache: freezing.ActivationCache | None = None
+        self.eval_cache: freezing.ActivationCache | None = None
+        self.n_parts = settings.accumulation_steps
+        self.max_tokens = settings.micro_batch_tokens
         if self.max_tokens is None and not torch.cuda.is_available():
             self.max_tokens = CPU_MICRO_TOKENS
         self.messages: list[str] = []
@@ -77,54 +89,108 @@ class RecipeTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], None]:
-        """Return the next batches, none where the run has stopped; losses are averaged here, so that no count of items is needed."""
+        """Return the next batches, none where the run has stopped.
+
+        Losses are averaged in `training_step`, so that no count of items is needed.
+        """
         if self.control.should_training_stop:
             return [], None
         return [batch for _, batch in zip(range(num_batches), epoch_iterator)], None
+
+    # --- frozen layers ---
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Order the batches and freeze the layers as is due in an epoch, and fill the caches."""
+        self.sampler.epoch = epoch
+        if not self.n_layers:
+            return
+        self.depth = freezing.frozen_depth(self.settings, epoch, n_layers=self.n_layers)
+        freezing.freeze(self.model, self.depth)
+        cached = freezing.cached_depth(self.settings, epoch, n_layers=self.n_layers)
+        if self.train_cache is None or self.train_cache.depth != cached:
+            self.drop_caches()
+            if cached and self._may_cache(cached):
+                self.train_cache = self._fill_cache("train", self.train_dataset, cached)
+                self.eval_cache = self._fill_cache("eval", self.eval_dataset, cached)
+
+    def drop_caches(self) -> None:
+        """Let all layers be computed again."""
+        self.train_cache = self.eval_cache = None
+
+    def _may_cache(self, depth: int) -> bool:
+        """Return whether the disk and the model allow caches; say so where they do not."""
+        allowed = self.settings.activation_cache_gb
+        hidden_size = self.model.config.hidden_size
+        datasets = (self.train_dataset, self.eval_dataset)
+        size = sum(freezing.cache_gb(dataset.encoded, hidden_size) for dataset in datasets)
+        if size > allowed:
+            reason = f"training.activation_cache_gb={allowed:g} and it takes {size:.1f} GB"
+        elif not freezing.can_cache(self.model):
+            reason = "the model has a convolution between its layers"
+        else:
+            return True
+        message = f"the {depth} lowest layers are computed again in every epoch: {reason}"
+        if allowed and message not in self.messages:
+            self.messages.append(message)
+        return False
+
+    def _fill_cache(self, name: str, dataset: Any, depth: int) -> freezing.ActivationCache:
+        file = f"{name}-{self.args.process_index}.f32"
+        with self.compute_loss_context_manager():
+            return freezing.ActivationCache(
+                self.model,
+                dataset.encoded,
+                depth=depth,
+                path=Path(self.args.output_dir) / "activations" / file,
+                pad=self.pad,
+                progress=self.progress,
+            )
 
     # --- one step ---
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """Add up the gradients of a batch's micro-batches, and of its adversarial second pass; return the mean loss.
+        """Add up the gradients of a batch's micro-batches; return the mean loss.
 
-        Where memory runs out, the gradients are cleared, the micro-batches halved and the batch is begun anew: the result is that of
-        the same effective batch.
+        Where memory runs out, the gradients are cleared, the micro-batches halved and the batch is
+        begun again: the result is that of the same effective batch.
         """
         model.train()
         for part in freezing.frozen_parts(self.model, self.depth):
-            part.eval()  # frozen layers do not drop out: what they give can be kept
+            part.eval()  # frozen layers do not drop out: what they return can be kept
         inputs = self._prepare_inputs(inputs)
         while True:
-            state = _random_state()
+            random_state = torch.get_rng_state(), torch.cuda.get_rng_state_all()
             try:
-                loss = self._gradients(model, inputs)
-                if self.settings.adversarial != "none":
-                    with perturbed(
-                        self.model,
-                        what=self.settings.adversarial,
-                        size=self.settings.adversarial_epsilon,
-                    ):
-                        self._gradients(model, inputs)
-                return loss
-            except (
-                RuntimeError
-            ) as error:  # torch.OutOfMemoryError is one; a CPU's allocator raises the plain kind
+                return self._passes(model, inputs)
+            except RuntimeError as error:
                 if not _is_out_of_memory(error):
                     raise
                 self._halve(len(inputs["labels"]), error)
-                model.zero_grad()
-                _set_random_state(state)
+            model.zero_grad()
+            torch.set_rng_state(random_state[0])
+            torch.cuda.set_rng_state_all(random_state[1])
+
+    def _passes(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Add up gradients, a second time at perturbed weights for adversarial training."""
+        loss = self._gradients(model, inputs)
+        target = self.settings.adversarial
+        if target != "none":
+            epsilon = self.settings.adversarial_epsilon
+            with losses.perturbed(self.model, target=target, epsilon=epsilon):
+                self._gradients(model, inputs)
+        return loss
 
     def _gradients(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        n_rows, total = inputs["weight"].sum(), torch.zeros((), device=self.args.device)
+        n_rows = inputs["weight"].sum()
+        total = torch.zeros((), device=self.args.device)
         parts = list(
             tokenization.micro_batches(inputs, n_parts=self.n_parts, max_tokens=self.max_tokens)
         )
         for i, part in enumerate(parts):
-            last = i == len(parts) - 1
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+            is_last = i == len(parts) - 1
+            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager():
                     loss = (self.row_losses(model, part) * part["weight"]).sum() / n_rows
                 self.accelerator.backward(loss)
@@ -132,93 +198,95 @@ class RecipeTrainer(Trainer):
         return total
 
     def _halve(self, n_rows: int, error: RuntimeError) -> None:
-        self._features = torch.empty(0)  # they hold the graph of the pass that failed
+        """Double the number of micro-batches, and free what the pass that failed holds."""
+        self._features = torch.empty(0)  # they hold its graph
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if self.n_parts >= n_rows:
             raise WorkbookError(
-                f"memory ran out with a single text of at most training.max_length={self.settings.max_length} tokens a micro-batch ({_first_line(error)}); "
-                "lower training.max_length, set training.gradient_checkpointing=true, or take a smaller backbone"
+                "memory ran out with a single text of at most "
+                f"training.max_length={self.settings.max_length} tokens a micro-batch "
+                f"({_first_line(error)}); lower training.max_length, "
+                "set training.gradient_checkpointing=true, or take a smaller backbone"
             ) from error
         self.n_parts = min(n_rows, 2 * self.n_parts)
         self.messages.append(
-            f"step {self.state.global_step}: memory ran out; {self.n_parts} micro-batches from here on, the same {n_rows} rows a step"
+            f"step {self.state.global_step}: memory ran out; {self.n_parts} micro-batches from "
+            f"here on, the same {n_rows} rows a step"
         )
 
     # --- the loss ---
 
     def row_losses(self, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the loss of each row of a micro-batch, regularisers added, of shape (rows,)."""
-        settings, labels = self.settings, batch["labels"]
+        settings = self.settings
+        labels = batch["labels"]
         inputs = self._inputs(batch)
         if settings.r_drop:
             inputs = {name: torch.cat([values, values]) for name, values in inputs.items()}
-        with (
-            freezing.bypassed(self.model, self.caches["train"].depth)
-            if "train" in self.caches
-            else contextlib.nullcontext()
-        ):
+        with self._bypass(self.train_cache):
             logits = model(**inputs).logits.float()
+        # taken once: the head's passes from here on are remembered too
+        features = self._features[: len(labels)]
         if settings.mixup:
-            losses = self._mixed_up(labels)
+            row_losses = self._mixup_losses(features, labels)
         elif settings.multisample_dropout > 1:
-            features = self._features[
-                : len(labels)
-            ]  # taken once: the head's own passes are remembered too
-            losses = torch.stack(
-                [
-                    self._cross_entropy(self._head(features), labels)
-                    for _ in range(settings.multisample_dropout)
-                ]
-            ).mean(0)
+            row_losses = self._multisample_losses(features, labels)
         elif settings.r_drop:
-            losses = 0.5 * sum(self._cross_entropy(half, labels) for half in logits.chunk(2))
+            row_losses = 0.5 * sum(self._cross_entropy(half, labels) for half in logits.chunk(2))
         else:
-            losses = self._cross_entropy(logits, labels)
+            row_losses = self._cross_entropy(logits, labels)
         if settings.r_drop:
-            losses = losses + settings.r_drop * symmetric_divergence(*logits.chunk(2))
-        return losses
+            divergence = losses.symmetric_divergence(*logits.chunk(2))
+            row_losses = row_losses + settings.r_drop * divergence
+        return row_losses
 
     def _inputs(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         mask = batch["attention_mask"]
-        if "train" not in self.caches:
+        if self.train_cache is None:
             return {"input_ids": batch["input_ids"], "attention_mask": mask}
-        hidden = self.caches["train"](batch["piece"].cpu().numpy(), mask.shape[1])
+        hidden = self.train_cache(batch["piece"].cpu().numpy(), mask.shape[1])
         return {"inputs_embeds": hidden.to(mask.device, non_blocking=True), "attention_mask": mask}
 
+    def _bypass(
+        self, cache: freezing.ActivationCache | None
+    ) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if cache is None else cache.bypass(self.model)
+
     def _cross_entropy(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        losses, weights = (
-            F.cross_entropy(
-                logits.float(),
-                labels,
-                reduction="none",
-                label_smoothing=self.settings.label_smoothing,
-            ),
-            self.class_weights,
+        smoothing = self.settings.label_smoothing
+        row_losses = F.cross_entropy(
+            logits.float(), labels, reduction="none", label_smoothing=smoothing
         )
-        return losses * (
-            weights[labels] if labels.dim() == 1 else labels @ weights
-        )  # soft labels are rows of shares
+        return row_losses * self.class_weights[labels]
 
-    def _head(self, features: torch.Tensor) -> torch.Tensor:
-        return self.model.classifier(F.dropout(features, self.settings.dropout, training=True))
+    def _multisample_losses(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return the losses of rows, averaged over several dropout masks of the head."""
+        masked_losses = []
+        for _ in range(self.settings.multisample_dropout):
+            masked = F.dropout(features, self.settings.dropout, training=True)
+            masked_losses.append(self._cross_entropy(self.model.classifier(masked), labels))
+        return torch.stack(masked_losses).mean(0)
 
-    def _mixed_up(self, labels: torch.Tensor) -> torch.Tensor:
-        """Return the losses of rows whose pooled embeddings are mixed in pairs (Guo et al. 2019, senMixup)."""
-        features = self._features[: len(labels)]
+    def _mixup_losses(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return the losses of rows whose pooled embeddings are mixed in pairs.
+
+        Source
+        ------
+        Guo et al. 2019, "Augmenting Data with Mixup for Sentence Classification" (senMixup)
+        """
         alpha = torch.tensor(self.settings.mixup)
         share = float(torch.distributions.Beta(alpha, alpha).sample())
         other = torch.randperm(len(labels)).to(labels.device)
         logits = self.model.classifier(share * features + (1 - share) * features[other])
-        return share * self._cross_entropy(logits, labels) + (1 - share) * self._cross_entropy(
-            logits, labels[other]
-        )
+        own_losses = self._cross_entropy(logits, labels)
+        return share * own_losses + (1 - share) * self._cross_entropy(logits, labels[other])
 
     # --- the optimiser ---
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Make AdamW with a group for each (layer, decay) that ever learns; the head's group comes first."""
+        """Make AdamW with a group for each (layer, decay) that ever learns; the head's is first."""
         if self.optimizer is None:
             decayed = set(self.get_decay_parameter_names(self.model))
             self.optimizer = torch.optim.AdamW(
@@ -233,17 +301,13 @@ class RecipeTrainer(Trainer):
     def create_scheduler(
         self, num_training_steps: int, optimizer: Any = None
     ) -> torch.optim.lr_scheduler.LambdaLR:
-        """Make the schedule: each group warms up when it begins to learn, and all decay together."""
-        steps_an_epoch = num_training_steps / self.settings.epochs
+        """Make the schedule: each group warms up when it begins to learn; all decay together."""
+        steps_per_epoch = num_training_steps / self.settings.epochs
         optimizer = self.optimizer if optimizer is None else optimizer
-        rates = [
-            rate_schedule(
-                self.settings,
-                num_training_steps,
-                start=round(group["first_epoch"] * steps_an_epoch),
-            )
-            for group in optimizer.param_groups
-        ]
+        rates = []
+        for group in optimizer.param_groups:
+            start = round(group["first_epoch"] * steps_per_epoch)
+            rates.append(rate_schedule(self.settings, num_training_steps, start=start))
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rates)
         self._created_lr_scheduler = True
         return self.lr_scheduler
@@ -251,7 +315,7 @@ class RecipeTrainer(Trainer):
     # --- evaluation ---
 
     def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
-        """Score the watched rows: macro F1, accuracy, loss."""
+        """Score the rows that decide about early stopping: macro F1, accuracy, loss."""
         metrics = self.score()
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
@@ -260,163 +324,43 @@ class RecipeTrainer(Trainer):
         return metrics
 
     def score(self) -> dict[str, float]:
-        """Return the metrics of the watched rows under the weights as they are; of several processes each predicts its share."""
-        (pieces, labels), cache = self.watched, self.caches.get("eval")
-        share = self.accelerator.process_index, self.accelerator.num_processes
-        with (
-            freezing.bypassed(self.model, cache.depth) if cache else contextlib.nullcontext(),
-            self.compute_loss_context_manager(),
-        ):
-            own = prediction.predict_logits(
+        """Return the metrics of the validation rows under the weights as they are.
+
+        Of several processes each predicts its share.
+        """
+        labels = self.eval_labels
+        with self._bypass(self.eval_cache), self.compute_loss_context_manager():
+            logits_of_share = prediction.predict_logits(
                 self.model,
-                pieces,
+                self.eval_dataset.encoded,
                 n_rows=len(labels),
-                pad=self.processing_class.pad_token_id or 0,
-                hidden=cache,
-                share=share,
+                pad=self.pad,
+                hidden=self.eval_cache,
+                share=(self.accelerator.process_index, self.accelerator.num_processes),
             )
-        logits = (
-            self.accelerator.reduce(torch.from_numpy(own).to(self.args.device), "sum").cpu().numpy()
-        )
-        probs, y_pred = prediction.softmax(logits), logits.argmax(axis=1)
-        k = logits.shape[1]
-        loss = -np.log(np.clip(probs[np.arange(len(labels)), labels], 1e-12, None)).mean()
+        on_device = torch.from_numpy(logits_of_share).to(self.args.device)
+        logits = self.accelerator.reduce(on_device, "sum").cpu().numpy()
+        y_pred = logits.argmax(axis=1)
+        prob_of_label = prediction.softmax(logits)[np.arange(len(labels)), labels]
         return {
-            "eval_loss": float(loss),
-            "eval_macro_f1": macro_f1(labels, y_pred, n_classes=k),
+            "eval_loss": float(-np.log(np.clip(prob_of_label, 1e-12, None)).mean()),
+            "eval_macro_f1": macro_f1(labels, y_pred, n_classes=logits.shape[1]),
             "eval_accuracy": accuracy(labels, y_pred),
         }
 
 
-def parameter_groups(
-    model: Any, settings: TrainingConfig, *, decayed: set[str]
-) -> list[dict[str, Any]]:
-    """Return AdamW's parameter groups, the head's first: rate by depth, weight decay, and the epoch a group begins to learn in.
-
-    The head learns at `learning_rate`, the top layer at `layer_decay` times that, each layer below at `layer_decay` times the one above.
-    Parameters that never learn are left out.
-    """
-    n_layers = (
-        len(encoder_layers(model))
-        if settings.frozen_layers or settings.unfreeze or settings.layer_decay < 1
-        else 0
-    )
-    groups: dict[tuple[int, bool], list[torch.nn.Parameter]] = {}
-    never = {
-        id(p)
-        for part in freezing.frozen_parts(model, settings.frozen_layers)
-        for p in part.parameters()
-    }
-    for name, parameter in model.named_parameters():
-        if id(parameter) not in never and (parameter.requires_grad or not settings.lora_rank):
-            groups.setdefault((_height(name, model, n_layers), name in decayed), []).append(
-                parameter
-            )
-    return [
-        {
-            "params": parameters,
-            "lr": settings.learning_rate * settings.layer_decay ** (n_layers + 1 - height),
-            "weight_decay": settings.weight_decay if decay else 0.0,
-            "first_epoch": _first_epoch(settings, height, n_layers),
-        }
-        for (height, decay), parameters in sorted(
-            groups.items(), key=lambda item: (-item[0][0], item[0][1])
-        )
-    ]
-
-
-def _height(name: str, model: Any, n_layers: int) -> int:
-    """Return 0 for the embeddings and what layers share, 1 to n for the layers, n + 1 for the head."""
-    prefix, _, rest = name.partition(".")
-    if not n_layers or prefix != model.base_model_prefix or rest.startswith("pooler."):
-        return n_layers + 1
-    words = rest.split(".")
-    return int(words[2]) + 1 if words[:2] == ["encoder", "layer"] else 0
-
-
-def _first_epoch(settings: TrainingConfig, height: int, n_layers: int) -> int:
-    epochs = range(len(settings.unfreeze) + 1)
-    depths = [freezing.frozen_depth(settings, epoch, n_layers=n_layers) for epoch in epochs]
-    return next(epoch for epoch in epochs if height > depths[epoch] or not depths[epoch])
-
-
-def rate_schedule(settings: TrainingConfig, n_steps: int, *, start: int) -> Callable[[int], float]:
-    """Return the multiple of a group's learning rate by step: its own warm-up from `start` on, times the decay that all share.
-
-    SWA holds the rate from its start on: averaging over a decayed tail averages points that hardly differ.
-    """
-    warmup = max(1, round(settings.warmup_share * n_steps)) if settings.warmup_share else 0
-    last = settings.averaging_start * n_steps if settings.averaging == "swa" else n_steps
-
-    def rate(step: int) -> float:
-        rise = min(1.0, max(0.0, (step - start) / warmup)) if warmup else float(step >= start)
-        done = min(1.0, max(0.0, (min(step, last) - warmup) / max(1, n_steps - warmup)))
-        fall = {"linear": 1 - done, "cosine": 0.5 * (1 + np.cos(np.pi * done)), "constant": 1.0}[
-            settings.schedule
-        ]
-        return float(rise * fall)
-
-    return rate
-
-
-def symmetric_divergence(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Return the mean of both Kullback-Leibler divergences between two sets of logits, row by row (Liang et al. 2021, R-Drop)."""
-    one, other = F.log_softmax(first, -1), F.log_softmax(second, -1)
-    return 0.5 * ((one.exp() - other.exp()) * (one - other)).sum(-1)
-
-
-@contextlib.contextmanager
-def perturbed(model: Any, *, what: str, size: float) -> Iterator[None]:
-    """Within the block, weights are moved up the gradient: the word embeddings (Miyato et al. 2017) or all that learn (AWP, Wu et al. 2020).
-
-    Parameters
-    ----------
-    size : of each tensor's move, relative to the norm of the tensor (`weights`); of the table's mean row (`embeddings`)
-    """
-    chosen = (
-        [model.get_input_embeddings().weight]
-        if what == "embeddings"
-        else [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
-    )
-    saved: list[tuple[torch.Tensor, torch.Tensor]] = []
-    try:  # memory may run out while they are moved
-        with torch.no_grad():
-            for weight in chosen:
-                if weight.grad is None:
-                    continue
-                norm, scale = (
-                    weight.grad.norm(),
-                    weight.norm() if what == "weights" else weight.norm(dim=1).mean(),
-                )
-                if torch.isfinite(norm) and norm > 0:
-                    saved.append((weight, weight.clone()))
-                    weight.add_(weight.grad * (size * scale / norm))
-        yield
-    finally:
-        with torch.no_grad():
-            for weight, before in saved:
-                weight.copy_(before)
+def _labels_by_row(dataset: tokenization.EncodedTexts) -> np.ndarray:
+    """Return the class of each text, of which there may be several pieces."""
+    _, first_pieces = np.unique(np.asarray(dataset.encoded["row"]), return_index=True)
+    return dataset.labels[first_pieces]
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        words in str(error)
-        for words in ("out of memory", "can't allocate memory", "DefaultCPUAllocator")
-    )
+    """Return whether memory ran out; a CPU's allocator raises a plain RuntimeError."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def _random_state() -> tuple[torch.Tensor, list[torch.Tensor]]:
-    return (
-        torch.get_rng_state(),
-        torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    )
-
-
-def _set_random_state(state: tuple[torch.Tensor, list[torch.Tensor]]) -> None:
-    torch.set_rng_state(state[0])
-    if state[1]:
-        torch.cuda.set_rng_state_all(state[1])

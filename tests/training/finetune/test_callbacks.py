@@ -6,15 +6,9 @@ import torch
 from tiny_runs import home_of_its_own, run
 
 from lib.config import TrainingConfig
-from lib.training.finetune import callbacks
-from lib.training.finetune.callbacks import (
-    Diverged,
-    DivergenceGuard,
-    Unfreezing,
-    WeightAverage,
-    cached_depth,
-    history_table,
-)
+from lib.training.finetune import callbacks, freezing
+from lib.training.finetune.averaging import WeightAverage, set_weights
+from lib.training.finetune.callbacks import Diverged, DivergenceGuard, history_table
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -153,15 +147,6 @@ def test_a_loss_that_stays_where_guessing_is_stops_the_run_a_hundred_steps_after
 # --- stages ---
 
 
-def stages(n_layers, **settings):
-    model = SimpleNamespace(
-        base_model=SimpleNamespace(encoder=SimpleNamespace(layer=[None] * n_layers))
-    )
-    return Unfreezing(
-        SimpleNamespace(model=model, settings=TrainingConfig(**settings)), None, progress=False
-    )
-
-
 @pytest.mark.parametrize(
     ("n_layers", "settings", "epoch"),
     [
@@ -174,7 +159,7 @@ def stages(n_layers, **settings):
     ],
 )
 def test_the_last_stage_begins_when_all_layers_learn_that_ever_do(n_layers, settings, epoch):
-    assert stages(n_layers, **settings).last_epoch() == epoch
+    assert freezing.last_stage(TrainingConfig(**settings), n_layers=n_layers) == epoch
 
 
 @pytest.mark.parametrize(
@@ -194,7 +179,9 @@ def test_what_is_kept_of_frozen_layers_depends_on_the_epoch_and_not_on_where_a_r
     settings, depths
 ):
     settings = TrainingConfig(**{"epochs": 4, **settings})
-    assert [cached_depth(settings, epoch, n_layers=12) for epoch in range(len(depths))] == depths
+    assert [
+        freezing.cached_depth(settings, epoch, n_layers=12) for epoch in range(len(depths))
+    ] == depths
 
 
 # --- averages ---
@@ -292,7 +279,7 @@ def test_an_average_is_saved_before_the_checkpoint_and_taken_up_again(tmp_path, 
     found = averaged(range(6, 10), average=resumed, model=model, **settings)
     assert found.n == 9
     assert all(torch.equal(value, found.weights[name]) for name, value in whole.weights.items())
-    found.put_in()
+    set_weights(model, found.weights)
     assert all(
         torch.equal(parameter, whole.weights[name]) for name, parameter in model.named_parameters()
     )

@@ -204,7 +204,7 @@ def processes_of(name):
     ]
 
 
-MODULE = "lib.training.finetune.launching"
+MODULE = "lib.training.finetune.worker"
 
 
 def test_on_gpus_the_launcher_is_accelerates_and_takes_more_words(monkeypatch):

@@ -295,7 +295,8 @@ def test_a_texts_vector_is_the_mean_of_its_own_tokens_whatever_texts_are_beside_
             for i, length in enumerate(LENGTHS)
         ],
     )
-    vectors = prediction.embed(tokenizer(), model.train(), texts, max_length=12, progress=False)
+    settings = TrainingConfig(max_length=12, precision="fp32")
+    vectors = prediction.embed(tokenizer(), model.train(), texts, settings=settings, progress=False)
     assert vectors.shape == (len(texts), 8) and vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
     for text, vector in zip(texts, vectors):
@@ -315,6 +316,33 @@ def test_a_model_of_the_first_token_alone_has_no_mean():
             tokenizer(),
             classifier("bert", first_only=True),
             ["5 6 7"],
-            max_length=12,
+            settings=TrainingConfig(max_length=12),
             progress=False,
         )
+
+
+def test_vectors_are_computed_in_the_precision_of_the_run():
+    model = classifier("bert")
+    given = texts()[:1]
+    settings = TrainingConfig(max_length=12, precision="bf16")
+    half = prediction.embed(tokenizer(), model, given, settings=settings, progress=False)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        full = settings.model_copy(update={"precision": "fp32"})
+        disabled = prediction.embed(tokenizer(), model, given, settings=full, progress=False)
+    difference = np.abs(half - disabled).max()
+    assert 1e-5 < difference < 0.05
+
+
+def test_batches_hold_all_pieces_once_in_like_lengths_with_their_masks():
+    encoded = pieces()
+    seen = []
+    batches = prediction.padded_batches(
+        encoded, pad=PAD, device=torch.device("cpu"), desc="", progress=False
+    )
+    for batch, ids, mask in batches:
+        longest = max(LENGTHS[piece] for piece in batch)
+        assert ids.shape == mask.shape == (len(batch), longest)
+        assert mask.sum(dim=1).tolist() == [LENGTHS[piece] for piece in batch]
+        seen.extend(batch.tolist())
+    assert sorted(seen) == [*range(len(LENGTHS))]
+    assert [LENGTHS[piece] for piece in seen] == sorted(LENGTHS, reverse=True)

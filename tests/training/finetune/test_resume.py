@@ -19,8 +19,7 @@ from tiny_runs import (
 from transformers import TrainerState
 
 from lib import provenance
-from lib.training.finetune import callbacks, checkpoints
-from lib.training.finetune import run as run_module
+from lib.training.finetune import averaging, callbacks, checkpoints, fine_tuning
 from lib.training.finetune.trainer import RecipeTrainer
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -41,12 +40,12 @@ def killed(where, step=None):
     """Kill the run within the block at a place in the code, once the run has done `step` steps; then look that it was killed."""
     owner, name = {
         "step": (RecipeTrainer, "training_step"),
-        "averaged": (callbacks.WeightAverage, "on_evaluate"),
+        "averaged": (averaging.WeightAverage, "on_evaluate"),
         "half saved": (TrainerState, "save_to_json"),
         "torn": (TrainerState, "save_to_json"),
         "saved": (RecipeTrainer, "_save_checkpoint"),
         "stopped": (RecipeTrainer, "_load_best_model"),
-        "trained": (run_module, "_put_in_average"),
+        "trained": (fine_tuning, "keep_better_average"),
     }[where]
     original = getattr(owner, name)
 
@@ -219,7 +218,7 @@ def test_the_seconds_of_a_resumed_run_are_those_of_all_its_parts(monkeypatch):
         return step(*words)
 
     monkeypatch.setattr(RecipeTrainer, "training_step", ten_seconds)
-    for module in (run_module, callbacks):
+    for module in (fine_tuning, callbacks):
         monkeypatch.setattr(
             module, "time", type("clock", (), {"perf_counter": staticmethod(lambda: clock[0])})
         )
@@ -350,8 +349,9 @@ def diverging_at_first(patch, settings):
     rates, look = [], callbacks.DivergenceGuard.on_log
 
     def seen(self, args, state, control, logs, **more):
-        if args.learning_rate == settings["learning_rate"] and state.global_step == 6:
-            rates.append(args.learning_rate)
+        rate = more["optimizer"].param_groups[0]["initial_lr"]
+        if rate == settings["learning_rate"] and state.global_step == 6:
+            rates.append(rate)
             raise callbacks.Diverged("made up")
         return look(self, args, state, control, logs, **more)
 

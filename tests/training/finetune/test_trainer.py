@@ -19,7 +19,7 @@ from transformers import (
 from lib.config import TrainingConfig
 from lib.errors import WorkbookError
 from lib.training import backbones
-from lib.training.finetune import freezing, heads, tokenization
+from lib.training.finetune import freezing, heads, losses, optimizer, tokenization
 from lib.training.finetune import trainer as trainer_module
 
 SMALL = {
@@ -100,7 +100,7 @@ def make(pieces, tmp_path):
             args=arguments,
             settings=settings,
             train_dataset=pieces,
-            watched=(pieces.encoded, LABELS[[0, 1, 3, 4, 5]]),
+            eval_dataset=pieces,
             class_weights=class_weights,
             processing_class=SimpleNamespace(pad_token_id=0),
             data_collator=partial(tokenization.collate, pad=0),
@@ -221,7 +221,7 @@ def test_a_step_from_kept_states_is_that_from_token_ids(make, batch, kind, depth
     freezing.freeze(trainer.model, depth)
     computed = step(trainer, batch)
     path = Path(trainer.args.output_dir) / "kept.f32"
-    trainer.caches["train"] = freezing.ActivationCache(
+    trainer.train_cache = freezing.ActivationCache(
         trainer.model, trainer.train_dataset.encoded, depth=depth, path=path, pad=0
     )
     assert_same(step(trainer, batch), computed)
@@ -278,12 +278,8 @@ def test_the_divergence_by_hand():
         0.25 * math.log(1 / 2) + 0.75 * math.log(3 / 2),
     )
     expected = [(forth + back) / 2, (forth + back) / 2, 0]
-    assert trainer_module.symmetric_divergence(first, second).tolist() == pytest.approx(
-        expected, abs=1e-6
-    )
-    assert trainer_module.symmetric_divergence(second, first).tolist() == pytest.approx(
-        expected, abs=1e-6
-    )
+    assert losses.symmetric_divergence(first, second).tolist() == pytest.approx(expected, abs=1e-6)
+    assert losses.symmetric_divergence(second, first).tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_r_drop_adds_the_divergence_of_two_passes_to_their_mean_loss(make, batch):
@@ -296,9 +292,7 @@ def test_r_drop_adds_the_divergence_of_two_passes_to_their_mean_loss(make, batch
         F.cross_entropy(first, labels, reduction="none")
         + F.cross_entropy(second, labels, reduction="none")
     ) / 2
-    torch.testing.assert_close(
-        found, mean + 0.7 * trainer_module.symmetric_divergence(first, second)
-    )
+    torch.testing.assert_close(found, mean + 0.7 * losses.symmetric_divergence(first, second))
 
 
 @pytest.mark.parametrize(("dropout", "same"), [(0.0, True), (0.3, False)])
@@ -376,7 +370,7 @@ def relative_moves(trainer, what, size):
     gradients = {
         name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None
     }
-    with trainer_module.perturbed(trainer.model, what=what, size=size):
+    with losses.perturbed(trainer.model, target=what, epsilon=size):
         moves = {name: p.detach() - before[name] for name, p in trainer.model.named_parameters()}
     assert unchanged(trainer.model, before)
     return before, gradients, {name: move for name, move in moves.items() if move.any()}
@@ -437,7 +431,7 @@ def test_an_error_within_leaves_the_weights_as_they_were(make, batch, what):
     before = snapshot(trainer.model)
     with (
         pytest.raises(KeyboardInterrupt),
-        trainer_module.perturbed(trainer.model, what=what, size=0.1),
+        losses.perturbed(trainer.model, target=what, epsilon=0.1),
     ):
         assert not unchanged(trainer.model, before)
         raise KeyboardInterrupt
@@ -460,7 +454,7 @@ def test_memory_that_runs_out_while_weights_are_moved_leaves_them_as_they_were(
     monkeypatch.setattr(torch.Tensor, "clone", short_of_memory)
     with (
         pytest.raises(torch.OutOfMemoryError),
-        trainer_module.perturbed(trainer.model, what="weights", size=0.1),
+        losses.perturbed(trainer.model, target="weights", epsilon=0.1),
     ):
         pass
     assert unchanged(trainer.model, before)
@@ -470,7 +464,7 @@ def test_memory_that_runs_out_while_weights_are_moved_leaves_them_as_they_were(
 def test_an_adversarial_step_adds_the_gradients_at_the_perturbed_weights(make, batch, what):
     trainer = make(adversarial=what, adversarial_epsilon=0.1)
     before, plain = snapshot(trainer.model), by_hand(trainer, batch)
-    with trainer_module.perturbed(trainer.model, what=what, size=0.1):
+    with losses.perturbed(trainer.model, target=what, epsilon=0.1):
         second = by_hand(trainer, batch)
     assert_same(
         step(trainer, batch),
@@ -728,7 +722,7 @@ def test_more_frozen_layers_than_there_are_are_refused(make):
 @KINDS
 def test_of_a_model_with_low_rank_matrices_they_and_the_head_learn(kind):
     model = heads.add_lora(classifier(kind), rank=2)
-    groups = trainer_module.parameter_groups(
+    groups = optimizer.parameter_groups(
         model, TrainingConfig(lora_rank=2, unfreeze=()), decayed=set()
     )
     learning = [p for p in model.parameters() if p.requires_grad]
@@ -807,7 +801,7 @@ COSINE = [
     ids=str,
 )
 def test_the_rate_of_ten_steps_by_hand(settings, start, rates):
-    rate = trainer_module.rate_schedule(
+    rate = optimizer.rate_schedule(
         TrainingConfig(**{"warmup_share": 0.2, **settings}), 10, start=start
     )
     assert [rate(at) for at in range(12)] == pytest.approx(rates, abs=1e-12)
@@ -840,7 +834,7 @@ def test_the_score_by_hand(make, monkeypatch):
     with np.errstate(divide="ignore"):
         logits = np.log(probs)
     monkeypatch.setattr(trainer_module.prediction, "predict_logits", lambda *_, **__: logits)
-    trainer.watched = (None, np.array([0, 0, 1, 2]))
+    trainer.eval_labels = np.array([0, 0, 1, 2])
     f1 = [2 / (2 + 1 + 1), 2 / (2 + 1), 0]
     loss = -(math.log(0.5) + math.log(0.25) + math.log(0.8) + math.log(1e-12)) / 4
     expected = {
@@ -859,7 +853,7 @@ def test_kept_states_score_as_token_ids_do(make, tmp_path, kind, depth):
     trainer = make(kind, dropout=0.3)
     trainer.model.train()
     plain = trainer.score()
-    trainer.caches["eval"] = freezing.ActivationCache(
+    trainer.eval_cache = freezing.ActivationCache(
         trainer.model, trainer.train_dataset.encoded, depth=depth, path=tmp_path / "kept.f32", pad=0
     )
     assert trainer.score() == {

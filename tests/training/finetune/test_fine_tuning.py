@@ -25,8 +25,14 @@ from lib import workspace
 from lib.config import TrainingConfig
 from lib.errors import WorkbookError
 from lib.training import finetune
-from lib.training.finetune import callbacks, launching, pretraining
-from lib.training.finetune import run as run_module
+from lib.training.finetune import (
+    building,
+    callbacks,
+    fine_tuning,
+    launching,
+    losses,
+    pretraining,
+)
 from lib.training.finetune.arguments import logging_steps, training_arguments
 
 
@@ -87,6 +93,31 @@ def test_history_and_facts_tell_what_was_done(trained):
     assert (facts["processes"], facts["kept"], facts["messages"]) == (1, "best checkpoint", [])
     assert 0 < facts["training_seconds"] <= facts["seconds"] + 0.1
     assert facts["texts_per_second"] == pytest.approx(16 * 8 / facts["training_seconds"], rel=0.01)
+
+
+def test_a_result_is_described_with_its_figures_and_notes():
+    facts = {
+        "steps": 1_200,
+        "train_rows": 4_000,
+        "training_seconds": 61.4,
+        "texts_per_second": 625.6,
+        "device": "cpu",
+        "precision": "fp32",
+        "weights": 22_700_000,
+        "weights_learning": 21_250_000,
+        "truncated_share": 0.125,
+        "max_length": 128,
+        "truncation": "head",
+        "kept": "average",
+        "messages": ["a second try", "an odd thing"],
+    }
+    result = fine_tuning.TrainingResult(None, np.zeros((0, 2)), ["a", "b"], pd.DataFrame(), facts)
+    assert result.describe() == (
+        "1,200 steps on 4,000 rows took 61 s, 626 texts a second (cpu, fp32). "
+        "21.2 of 22.7 million weights learned. "
+        "12% of the texts are longer than 128 tokens (head is read). "
+        "The average was kept. Note: a second try. Note: an odd thing."
+    )
 
 
 def test_same_data_settings_and_seed_give_the_same_result_bit_for_bit(trained):
@@ -249,7 +280,7 @@ def test_gradient_checkpointing_recomputes_and_changes_nothing(monkeypatch, trai
 @pytest.mark.parametrize("kind", ["ema", "swa"])
 @pytest.mark.parametrize("gap", [0.01, 0.0, -0.01])
 def test_averaged_weights_are_kept_where_they_score_better_alone(monkeypatch, trained, kind, gap):
-    averages, best, put_in = [], [], run_module._put_in_average
+    averages, best, put_in = [], [], fine_tuning.keep_better_average
 
     def seen(trainer, average):
         averages.append({name: value.clone() for name, value in average.weights.items()})
@@ -258,7 +289,7 @@ def test_averaged_weights_are_kept_where_they_score_better_alone(monkeypatch, tr
         )
         return put_in(trainer, average)
 
-    monkeypatch.setattr(run_module, "_put_in_average", seen)
+    monkeypatch.setattr(fine_tuning, "keep_better_average", seen)
     let_average_score(monkeypatch, gap)
     result = run("averaged", averaging=kind, averaging_start=0.5, ema_decay=0.9)
     saved = load_file(result.model_dir / "model.safetensors")
@@ -287,9 +318,9 @@ def test_two_classes_of_very_unequal_size_are_learned_with_balanced_weights():
     result = run("unequal", train, val, class_weights="balanced", **settings)
     assert result.val_probs.shape == (40, 2)
     assert score(result, val) >= 0.8
-    losses = result.history.set_index("step")["loss"].loc[7:106]
+    logged = result.history.set_index("step")["loss"].loc[7:106]
     assert (
-        0.305 < losses.mean() < math.log(2)
+        0.305 < logged.mean() < math.log(2)
     )  # above the entropy of the shares, which for weighted classes is not what guessing costs
     assert (result.facts["steps"], result.facts["messages"]) == (110, [])
     few = {**settings, "epochs": 0.2, "warmup_share": 0}
@@ -314,12 +345,12 @@ def test_two_hundred_classes_begin_to_be_learned():
 @pytest.mark.parametrize("counts", [[3, 1], [970, 30], [1, 2, 3, 94], [1] * 200])
 def test_balanced_weights_go_by_the_inverse_of_the_size_and_have_mean_1_over_the_rows(counts):
     y_train = np.repeat(np.arange(len(counts)), counts)
-    weights = run_module.class_weights(y_train, "balanced", n_classes=len(counts))
+    weights = losses.class_weights(y_train, "balanced", n_classes=len(counts))
     assert weights.dtype == torch.float32
     assert weights[y_train].mean().item() == pytest.approx(1, abs=1e-6)
     products = weights * torch.tensor(counts)
     assert torch.allclose(products, products[0].expand(len(counts)))
-    assert run_module.class_weights(y_train, "none", n_classes=len(counts)).tolist() == [1] * len(
+    assert losses.class_weights(y_train, "none", n_classes=len(counts)).tolist() == [1] * len(
         counts
     )
 
@@ -328,23 +359,23 @@ def test_balanced_weights_go_by_the_inverse_of_the_size_and_have_mean_1_over_the
 @pytest.mark.parametrize("kind", ["none", "balanced"])
 def test_the_loss_of_guessing_is_the_least_that_one_guess_for_all_can_have(kind, smoothing):
     y_train = np.repeat([0, 1, 2], [1, 4, 15])
-    weights = run_module.class_weights(y_train, kind, n_classes=3)
+    weights = losses.class_weights(y_train, kind, n_classes=3)
     labels, logits = torch.tensor(y_train), torch.zeros(3, requires_grad=True)
     descent = torch.optim.LBFGS([logits], max_iter=200, tolerance_grad=1e-9)
 
     def loss():
         descent.zero_grad()
-        losses = (
+        row_losses = (
             torch.nn.functional.cross_entropy(
                 logits.expand(20, 3), labels, reduction="none", label_smoothing=smoothing
             )
             * weights[labels]
         )
-        losses.mean().backward()
-        return losses.mean()
+        row_losses.mean().backward()
+        return row_losses.mean()
 
     descent.step(loss)
-    assert run_module.guessing_loss(
+    assert losses.guessing_loss(
         y_train, weights.numpy(), label_smoothing=smoothing
     ) == pytest.approx(loss().item(), abs=1e-5)
 
@@ -389,7 +420,9 @@ def test_weights_that_are_no_numbers_after_the_last_step_are_not_kept():
     ],
 )
 def test_a_second_try_has_a_quarter_of_the_rate_and_a_longer_warm_up(rate, warmup, second):
-    lower = run_module.lower_rate(TrainingConfig(learning_rate=rate, warmup_share=warmup, epochs=7))
+    lower = fine_tuning.lower_rate(
+        TrainingConfig(learning_rate=rate, warmup_share=warmup, epochs=7)
+    )
     assert (lower.learning_rate, lower.warmup_share) == pytest.approx(second)
     assert lower == TrainingConfig(
         learning_rate=lower.learning_rate, warmup_share=lower.warmup_share, epochs=7
@@ -461,7 +494,7 @@ def test_pretraining_on_the_same_texts_is_done_once(monkeypatch, tmp_path):
 
     def once(texts=("a", "b"), seed=42, **settings):
         found = configured(seed, **{"pretraining_epochs": 2, **settings})
-        return run_module.pretrain_once(
+        return building.pretrain_once(
             list(texts),
             source="somewhere",
             folder=tmp_path / "pretrained",
@@ -496,10 +529,10 @@ def test_pretraining_cut_short_does_not_leave_the_record_of_other_weights(monkey
         "config": configured(pretraining_epochs=1),
         "progress": False,
     }
-    run_module.pretrain_once(["texts"], **words)
+    building.pretrain_once(["texts"], **words)
     with pytest.raises(KeyboardInterrupt):
-        run_module.pretrain_once(["other"], **words)
-    run_module.pretrain_once(["texts"], **words)
+        building.pretrain_once(["other"], **words)
+    building.pretrain_once(["texts"], **words)
     assert (tmp_path / "pretrained" / "weights").read_text() == "texts"
 
 
@@ -516,7 +549,7 @@ def test_a_run_starts_from_the_pretrained_weights_and_says_so(trained):
 
 def arguments(tmp_path, n_train=64, seed=42, **settings):
     config = configured(seed, **settings)
-    return training_arguments(config, config.training, tmp_path, n_train=n_train)
+    return training_arguments(config, tmp_path, n_train=n_train)
 
 
 def test_the_guard_is_told_a_loss_as_it_is(tmp_path):
@@ -545,19 +578,17 @@ def test_settings_become_the_trainers(tmp_path):
         accumulation_steps=2,
         gradient_checkpointing=True,
         epochs=3,
-        learning_rate=0.5,
     )
     assert (
         found.seed,
         found.max_grad_norm,
         found.num_train_epochs,
-        found.learning_rate,
         found.activation_checkpointing,
-    ) == (7, 2, 3, 0.5, True)
+    ) == (7, 2, 3, True)
     assert (found.per_device_train_batch_size, found.gradient_accumulation_steps) == (
         8,
         1,
-    )  # micro-batches are the objective's
+    )  # micro-batches are the trainer's
     assert (found.bf16, found.fp16, found.metric_for_best_model, found.greater_is_better) == (
         False,
         False,
