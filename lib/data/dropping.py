@@ -62,9 +62,9 @@ class Selection:
         n_conflicts = self.kept["conflict"].sum()
         n_later = (self.dropped["rule"] == LATER_COPY_RULE).sum()
         return (
-            f"{at_least}{len(self.pairs):,} near-duplicate pairs join {n_grouped:,} rows in groups; "
-            f"{n_conflicts:,} rows contradict the label of a (near-)copy; {n_later:,} rows were "
-            "dropped for a copy in a later split."
+            f"{at_least}{len(self.pairs):,} near-duplicate pairs join {n_grouped:,} rows in groups;"
+            f" {n_conflicts:,} rows contradict the label of a (near-)copy; {n_later:,} rows were"
+            " dropped for a copy in a later split."
         )
 
 
