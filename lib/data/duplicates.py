@@ -28,7 +28,7 @@ _SLACK = 1e-6  # of bounds that filter: what rounding lets through is computed e
 
 @dataclass(frozen=True)
 class _Sets:
-    """Sets of shingles: `codes[begin[k] : begin[k] + size[k]]` is set k, ascending: rarest first."""
+    """Sets of shingles: `codes[begin[k] : begin[k] + size[k]]` is set k, rarest code first."""
 
     codes: np.ndarray
     begin: np.ndarray
@@ -102,10 +102,11 @@ def near_duplicate_pairs(
     shingle_words: int = 3,
     max_pairs: int = MAX_PAIRS,
 ) -> pd.DataFrame:
-    """Find all pairs of texts whose word shingles have a Jaccard similarity of at least `threshold`.
+    """Find all pairs of texts whose word shingles have a Jaccard similarity of `threshold` or more.
 
-    Words are runs of letters, digits and `_`, in lower case. A shingle is `shingle_words` of them in
-    a row. A text with fewer words is one shingle of them all; texts without a word are never paired.
+    Words are runs of letters, digits and `_`, in lower case. A shingle is `shingle_words` of them
+    in a row. A text with fewer words is one shingle of them all. Texts without a word are never
+    paired.
 
     The join is exact, by prefix filtering: no pair is missed and none is estimated. Of texts with
     the same shingles only the pairs (first, other) are listed, with similarity 1. The first stands
@@ -113,7 +114,8 @@ def near_duplicate_pairs(
 
     Pairs of n near-copies of one another are n (n - 1) / 2. Once `max_pairs` pairs below similarity
     1 are found, only those are added that join what no chain of pairs joined before: the groups of
-    `group_ids` are exact all the same. A list with fewer pairs below 1 than `max_pairs` is complete.
+    `group_ids` are exact all the same. A list with fewer pairs below 1 than `max_pairs` is
+    complete.
 
     Parameters
     ----------
@@ -383,7 +385,7 @@ def _n_bits(values: np.ndarray) -> np.ndarray:
 
 
 def _forest(x: np.ndarray, y: np.ndarray, n: int) -> np.ndarray:
-    """Return the positions of edges x[k], y[k] between `n` nodes that join what all of them join."""
+    """Return the positions of edges x[k], y[k] between `n` nodes that join all that they join."""
     edges, first = np.unique(
         np.minimum(x, y).astype(np.int64) * n + np.maximum(x, y), return_index=True
     )
