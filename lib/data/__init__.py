@@ -1,3 +1,5 @@
 """Tables and texts, no model."""
 
-URL_TOKEN, EMAIL_TOKEN = "[URL]", "[EMAIL]"  # what cleaning puts in place of an address, and every tokenizer of a backbone knows
+# What cleaning puts in place of an address; the tokenizers of all backbones know them.
+URL_TOKEN = "[URL]"
+EMAIL_TOKEN = "[EMAIL]"

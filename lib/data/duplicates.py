@@ -1,4 +1,4 @@
-"""Exact and near duplicates, labels that contradict one another, and the groups that must stay together."""
+"""Exact and near duplicates, contradicting labels, and the groups that must stay together."""
 
 from __future__ import annotations
 
@@ -11,9 +11,15 @@ import pandas as pd
 from scipy.sparse import coo_matrix, csr_array
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
-MAX_PAIRS = 1_000_000  # below similarity 1, from which on a list of pairs serves groups alone; some 100 MB
-_BASE = 0x9E3779B97F4A7C15  # of the rolling hash of words; odd, so that it has an inverse modulo 2^64
-_MIXERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)  # odd constants (splitmix64, xxHash)
+MAX_PAIRS = (
+    1_000_000  # below similarity 1, from which on a list of pairs serves groups alone; some 100 MB
+)
+_BASE = (
+    0x9E3779B97F4A7C15  # of the rolling hash of words; odd, so that it has an inverse modulo 2^64
+)
+_MIXERS = np.array(
+    [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64
+)  # odd constants (splitmix64, xxHash)
 _HASH_BITS = 58  # of a shingle's code; the five above say how common it is, the sign stays free
 _BLOCK = 1 << 17  # characters or shingles at a time: arrays that stay in the processor's cache
 _CELLS = 1 << 22  # shingles compared at a time: some 200 MB
@@ -22,7 +28,7 @@ _SLACK = 1e-6  # of bounds that filter: what rounding lets through is computed e
 
 @dataclass(frozen=True)
 class _Sets:
-    """Sets of shingles: `codes[begin[k] : begin[k] + size[k]]` is set k, ascending, which is rarest first."""
+    """Sets of shingles: `codes[begin[k] : begin[k] + size[k]]` is set k, rarest code first."""
 
     codes: np.ndarray
     begin: np.ndarray
@@ -33,14 +39,27 @@ class _Sets:
         return _Sets(self.codes[_ranges(self.begin[chosen], size)], np.cumsum(size) - size, size)
 
     def matrix(self) -> csr_array:
-        """Return a row a set, with ones in the columns of its codes: as many columns as there can be codes, none of them stored."""
+        """Return a row for each set, with ones in the columns of its codes.
+
+        There is a column for each possible code; empty ones are not stored.
+        """
         rows = np.append(self.begin, len(self.codes))
-        return csr_array((np.ones(len(self.codes), dtype=np.int8), self.codes, rows), shape=(len(self.size), np.iinfo(np.int64).max))
+        return csr_array(
+            (np.ones(len(self.codes), dtype=np.int8), self.codes, rows),
+            shape=(len(self.size), np.iinfo(np.int64).max),
+        )
 
     @cached_property
     def parity(self) -> np.ndarray:
-        """64 bits a set, each the parity of its shingles of one kind: sets differ by as many shingles at least as these do by bits."""
-        return np.bitwise_xor.reduceat(np.left_shift(1, self.codes & 63), self.begin) if len(self.codes) else self.codes
+        """64 bits for each set, each the parity of its shingles of one kind.
+
+        Two sets differ by at least as many shingles as their parities by bits.
+        """
+        return (
+            np.bitwise_xor.reduceat(np.left_shift(1, self.codes & 63), self.begin)
+            if len(self.codes)
+            else self.codes
+        )
 
 
 @dataclass(frozen=True)
@@ -50,7 +69,8 @@ class _Prefixes:
     Attributes
     ----------
     owner : the set of each entry
-    room : shingles of the set from this one on, which two sets can share if it is the rarest that they share
+    room : shingles of the set from this one on: two sets share at most as many if this is the
+        rarest that they share
     order : entries sorted by shingle, then by owner
     start, stop : `order[start:stop]` are an entry's partners, of later owners with the same shingle
     """
@@ -70,22 +90,32 @@ class _Prefixes:
 
 
 def exact_duplicates(texts: Sequence[str | bytes]) -> np.ndarray:
-    """Return for each text the position of the first text equal to it: ndarray of int of shape (n,)."""
+    """Return the position of the first text equal to each: ndarray of int of shape (n,)."""
     first: dict[str | bytes, int] = {}
     return np.array([first.setdefault(text, i) for i, text in enumerate(texts)], dtype=np.int64)
 
 
-def near_duplicate_pairs(texts: Sequence[str], *, threshold: float = 0.95, shingle_words: int = 3, max_pairs: int = MAX_PAIRS) -> pd.DataFrame:
-    """Find all pairs of texts whose word shingles have a Jaccard similarity of at least `threshold`.
+def near_duplicate_pairs(
+    texts: Sequence[str],
+    *,
+    threshold: float = 0.95,
+    shingle_words: int = 3,
+    max_pairs: int = MAX_PAIRS,
+) -> pd.DataFrame:
+    """Find all pairs of texts whose word shingles have a Jaccard similarity of `threshold` or more.
 
-    Words are runs of letters, digits and `_`, in lower case; a shingle is `shingle_words` of them in a row, and a
-    text with fewer words is one shingle of them all (texts without a word are never paired). The join is exact, by
-    prefix filtering: no pair is missed and none is estimated. Of texts with the same shingles only the pairs
-    (first, other) are listed, with similarity 1, and the first stands for the rest in pairs with other texts.
+    Words are runs of letters, digits and `_`, in lower case. A shingle is `shingle_words` of them
+    in a row. A text with fewer words is one shingle of them all. Texts without a word are never
+    paired.
 
-    Pairs of n near-copies of one another are n (n - 1) / 2. Once `max_pairs` pairs below similarity 1 are found, only
-    those are added that join what no chain of pairs joined before: the groups of `group_ids` are exact all the same.
-    A list with fewer pairs below 1 than `max_pairs` is complete.
+    The join is exact, by prefix filtering: no pair is missed and none is estimated. Of texts with
+    the same shingles only the pairs (first, other) are listed, with similarity 1. The first stands
+    for the rest in pairs with other texts.
+
+    Pairs of n near-copies of one another are n (n - 1) / 2. Once `max_pairs` pairs below similarity
+    1 are found, only those are added that join what no chain of pairs joined before: the groups of
+    `group_ids` are exact all the same. A list with fewer pairs below 1 than `max_pairs` is
+    complete.
 
     Parameters
     ----------
@@ -99,8 +129,9 @@ def near_duplicate_pairs(texts: Sequence[str], *, threshold: float = 0.95, shing
 
     Source
     ------
-    Prefix, length and positional filters: Chaudhuri et al. 2006, "A Primitive Operator for Similarity Joins"; Bayardo
-    et al. 2007; Xiao et al. 2008, "Efficient Similarity Joins for Near Duplicate Detection". The fallback is ours.
+    Prefix, length and positional filters: Chaudhuri et al. 2006, "A Primitive Operator for
+    Similarity Joins"; Bayardo et al. 2007; Xiao et al. 2008, "Efficient Similarity Joins for Near
+    Duplicate Detection". The fallback is ours.
     """
     if not 0.5 < threshold <= 1:
         raise ValueError(f"threshold must be in (0.5, 1], got {threshold}")
@@ -110,16 +141,24 @@ def near_duplicate_pairs(texts: Sequence[str], *, threshold: float = 0.95, shing
     opens = ~pd.Series(signature).duplicated().to_numpy()
     first = np.flatnonzero(opens)[pd.factorize(signature)[0]]
     same = np.flatnonzero(~opens & (sets.size > 0))
-    able = np.flatnonzero(opens & (sets.size / (sets.size + 1) >= threshold - _SLACK))  # one shingle more is the most similar that a set can find
+    able = np.flatnonzero(
+        opens & (sets.size / (sets.size + 1) >= threshold - _SLACK)
+    )  # one shingle more is the most similar that a set can find
     able = able[np.argsort(sets.size[able], kind="stable")]
     a, b, similarity = _prefix_join(sets.take(able), threshold, max_pairs)
     i, j = np.concatenate([first[same], able[a]]), np.concatenate([same, able[b]])
-    table = pd.DataFrame({"i": np.minimum(i, j), "j": np.maximum(i, j), "similarity": np.concatenate([np.ones(len(same)), similarity])})
+    table = pd.DataFrame(
+        {
+            "i": np.minimum(i, j),
+            "j": np.maximum(i, j),
+            "similarity": np.concatenate([np.ones(len(same)), similarity]),
+        }
+    )
     return table.sort_values(["i", "j"], ignore_index=True)
 
 
 def group_ids(n: int, pairs: pd.DataFrame) -> np.ndarray:
-    """Return a group number for each of `n` rows: rows joined by a chain of pairs (`i`, `j`) share one.
+    """Return a group number for each of `n` rows; rows joined by a chain of pairs share one.
 
     Examples
     --------
@@ -129,12 +168,16 @@ def group_ids(n: int, pairs: pd.DataFrame) -> np.ndarray:
     return _components(pairs["i"].to_numpy(), pairs["j"].to_numpy(), n)
 
 
-def without_rows(rows: pd.DataFrame, pairs: pd.DataFrame, gone: Sequence[bool]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the rows that stay, numbered anew, and the pairs (`i`, `j`: positions) between them."""
+def without_rows(
+    rows: pd.DataFrame, pairs: pd.DataFrame, gone: Sequence[bool]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the rows that stay, renumbered, and the pairs (`i`, `j`: positions) between them."""
     stays = ~np.asarray(gone, dtype=bool)
     position = np.cumsum(stays) - 1
     left = pairs[stays[pairs["i"]] & stays[pairs["j"]]]
-    return rows[stays].reset_index(drop=True), left.assign(i=position[left["i"]], j=position[left["j"]]).reset_index(drop=True)
+    return rows[stays].reset_index(drop=True), left.assign(
+        i=position[left["i"]], j=position[left["j"]]
+    ).reset_index(drop=True)
 
 
 def conflicting_rows(labels: Sequence[str], groups: np.ndarray) -> np.ndarray:
@@ -146,31 +189,44 @@ def conflicting_rows(labels: Sequence[str], groups: np.ndarray) -> np.ndarray:
 def _shingles(texts: Sequence[str], shingle_words: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the 64-bit hashes of all shingles, text after text, and each text's number of them."""
     hashes, counts = [np.zeros(0, dtype=np.uint64)], [np.zeros(0, dtype=np.int64)]
-    for start, stop in _blocks(np.fromiter(map(len, texts), dtype=np.int64, count=len(texts)), _BLOCK):
+    for start, stop in _blocks(
+        np.fromiter(map(len, texts), dtype=np.int64, count=len(texts)), _BLOCK
+    ):
         words, n_words = _words([text.lower() for text in texts[start:stop]])
         n_shingles = np.where(n_words > 0, np.maximum(n_words - shingle_words, 0) + 1, 0)
-        left = np.repeat(np.cumsum(n_words), n_words) - np.arange(len(words))  # words from here to the end of the text
+        left = np.repeat(np.cumsum(n_words), n_words) - np.arange(
+            len(words)
+        )  # words from here to the end of the text
         rolled = words.copy()
         for offset in range(1, min(shingle_words, n_words.max())):
             ahead = words[offset:]
-            rolled[: len(ahead)] = np.where(left[: len(ahead)] > offset, rolled[: len(ahead)] * _MIXERS[1] + ahead, rolled[: len(ahead)])
+            rolled[: len(ahead)] = np.where(
+                left[: len(ahead)] > offset,
+                rolled[: len(ahead)] * _MIXERS[1] + ahead,
+                rolled[: len(ahead)],
+            )
         hashes.append(_mixed(rolled[_ranges(np.cumsum(n_words) - n_words, n_shingles)]))
         counts.append(n_shingles)
     return np.concatenate(hashes), np.concatenate(counts)
 
 
 def _words(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    r"""Return a 64-bit hash of each word (what `\w+` finds), text after text, and each text's number of words.
+    r"""Return a 64-bit hash of each word (what `\w+` finds), and each text's number of words.
 
     Source: Karp & Rabin 1987. Prefix sums of letters times powers give every word's hash at once.
     """
     joined = "\n".join(["", *texts, ""])
     plain = joined.isascii()
-    letters: np.ndarray = np.frombuffer(joined.encode("ascii" if plain else "utf-32-le", "surrogatepass"), dtype=np.uint8 if plain else np.uint32)
+    letters: np.ndarray = np.frombuffer(
+        joined.encode("ascii" if plain else "utf-32-le", "surrogatepass"),
+        dtype=np.uint8 if plain else np.uint32,
+    )
     present = np.append(np.arange(128), np.flatnonzero(np.bincount(letters[letters > 127])))
     in_words = np.zeros(present[-1] + 1, dtype=bool)
     in_words[present] = [chr(letter).isalnum() or chr(letter) == "_" for letter in present.tolist()]
-    edges = np.flatnonzero(np.diff(in_words[letters]))  # the last letter before each word and the last one of it, in turn
+    edges = np.flatnonzero(
+        np.diff(in_words[letters])
+    )  # the last letter before each word and the last one of it, in turn
     powers, inverses = _powers(max(2 * _BLOCK, 1 << len(letters).bit_length()))
     sums = np.cumsum(letters * powers[: len(letters)])
     words = (sums[edges[1::2]] - sums[edges[::2]]) * inverses[edges[::2]]
@@ -181,7 +237,9 @@ def _words(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
 @lru_cache(maxsize=1)
 def _powers(n: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the first powers of the rolling hash's base and their inverses, modulo 2^64."""
-    return tuple(np.cumprod(np.full(n, base, dtype=np.uint64)) for base in (_BASE, pow(_BASE, -1, 1 << 64)))  # type: ignore[return-value]
+    return tuple(
+        np.cumprod(np.full(n, base, dtype=np.uint64)) for base in (_BASE, pow(_BASE, -1, 1 << 64))
+    )  # type: ignore[return-value]
 
 
 def _mixed(values: np.ndarray) -> np.ndarray:
@@ -196,32 +254,49 @@ def _mixed(values: np.ndarray) -> np.ndarray:
 def _shingle_sets(hashes: np.ndarray, counts: np.ndarray) -> tuple[_Sets, np.ndarray]:
     """Return each text's set of shingles, and a number for each that equal sets have in common.
 
-    A code leads with the logarithm of the number of shingles whose hashes end alike, so that a common one is never
-    taken for rare. Two shingles share a code once in 3e17 pairs: for a million texts of one shingle each, the worst
-    case, that is a false pair in one of 500,000 runs.
+    A code leads with the logarithm of the number of shingles whose hashes end alike, so that a
+    common one is never taken for rare. Two shingles share a code once in 3e17 pairs: for a million
+    texts of one shingle each, the worst case, that is a false pair in one of 500,000 runs.
     """
     slots = (hashes & np.uint64((1 << min(24, len(hashes).bit_length())) - 1)).view(np.int64)
     commonness = np.log2(np.maximum(np.bincount(slots), 1)).astype(np.uint8)
-    codes = commonness[slots].astype(np.int64) << _HASH_BITS | (hashes >> np.uint64(64 - _HASH_BITS)).view(np.int64)
+    codes = commonness[slots].astype(np.int64) << _HASH_BITS | (
+        hashes >> np.uint64(64 - _HASH_BITS)
+    ).view(np.int64)
     order, starts = np.argsort(counts, kind="stable"), np.cumsum(counts) - counts
     size, signature, kept = np.zeros_like(counts), np.zeros_like(counts), [codes[:0]]
     for rows in _rows(counts[order]):
         texts, width = order[rows], counts[order[rows.stop - 1]]
         inside = np.arange(width) < counts[texts, None]
-        cells = np.where(inside, codes.take(starts[texts, None] + np.arange(width), mode="clip"), np.iinfo(np.int64).max)
+        cells = np.where(
+            inside,
+            codes.take(starts[texts, None] + np.arange(width), mode="clip"),
+            np.iinfo(np.int64).max,
+        )
         cells.sort(axis=1)
         inside[:, 1:] &= cells[:, 1:] != cells[:, :-1]
-        size[texts], signature[texts] = inside.sum(axis=1), np.add.reduce(cells, axis=1, where=inside)
+        size[texts], signature[texts] = (
+            inside.sum(axis=1),
+            np.add.reduce(cells, axis=1, where=inside),
+        )
         kept.append(cells[inside])
     begin = np.zeros_like(counts)
     begin[order] = np.cumsum(size[order]) - size[order]
     return _Sets(np.concatenate(kept), begin, size), signature
 
 
-def _prefix_join(sets: _Sets, threshold: float, max_pairs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return a, b and similarity of the pairs of `sets`, which are in order of size, at or above `threshold`."""
+def _prefix_join(
+    sets: _Sets, threshold: float, max_pairs: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a, b and similarity of the pairs of `sets` at or above `threshold`.
+
+    The sets are in order of size.
+    """
     prefixes, n, at, n_found = _prefixes(sets, threshold), len(sets.size), 0, 0
-    found, group = [(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))], np.arange(n)
+    found, group = (
+        [(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))],
+        np.arange(n),
+    )
     while at < len(prefixes.owner):
         thin = n_found >= max_pairs
         prefixes = prefixes.without_partners_of(group) if thin else prefixes
@@ -238,7 +313,10 @@ def _prefix_join(sets: _Sets, threshold: float, max_pairs: int) -> tuple[np.ndar
 
 
 def _prefixes(sets: _Sets, threshold: float) -> _Prefixes:
-    """Return the rarest shingles of each set, one of which any similar set has too, with their partners by the length and positional filters."""
+    """Return the rarest shingles of each set, one of which any similar set has too.
+
+    Their partners are those that the length and positional filters leave.
+    """
     length = sets.size - np.ceil(threshold * sets.size - _SLACK).astype(np.int64) + 1
     owner, place = np.repeat(np.arange(len(length)), length), _ranges(np.zeros_like(length), length)
     codes = sets.codes[sets.begin[owner] + place]
@@ -246,8 +324,12 @@ def _prefixes(sets: _Sets, threshold: float) -> _Prefixes:
     owner, place, codes = owner[common], place[common], codes[common]
     size, most = sets.size[owner], sets.size.max(initial=0)
     room = size - place
-    largest = np.minimum(room * (1 + threshold) / threshold - size + _SLACK, most).astype(np.int64)  # set with which all of this room would be enough
-    order = np.argsort(codes, kind="stable")  # sets come in order of size, and stay so within a code
+    largest = np.minimum(room * (1 + threshold) / threshold - size + _SLACK, most).astype(
+        np.int64
+    )  # set with which all of this room would be enough
+    order = np.argsort(
+        codes, kind="stable"
+    )  # sets come in order of size, and stay so within a code
     key = np.cumsum(np.diff(codes[order], prepend=codes[order][:1]) != 0) * (most + 1)
     start, stop = np.empty_like(order), np.empty_like(order)
     start[order] = np.arange(1, len(order) + 1)
@@ -255,17 +337,30 @@ def _prefixes(sets: _Sets, threshold: float) -> _Prefixes:
     return _Prefixes(owner, room, order, start, np.maximum(start, stop))
 
 
-def _candidates(sets: _Sets, prefixes: _Prefixes, at: int, share: float) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return the pairs a, b of some owners' prefixes, from entry `at` on, that may have `share` of their sizes in common, and where to go on."""
+def _candidates(
+    sets: _Sets, prefixes: _Prefixes, at: int, share: float
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return pairs a, b of owners that may have `share` of their sizes in common.
+
+    Only some owners' prefixes are read, from entry `at` on; the third value is where to go on.
+    """
     owner, room, size = prefixes.owner, prefixes.room, sets.size
     n_partners = prefixes.stop[at:] - prefixes.start[at:]
-    last = min(at + int(np.searchsorted(np.cumsum(n_partners * size[owner[at:]]), _CELLS)), len(owner) - 1)
-    till = int(np.searchsorted(owner, owner[last], side="right"))  # all of an owner's entries at once, so that no pair comes twice
+    last = min(
+        at + int(np.searchsorted(np.cumsum(n_partners * size[owner[at:]]), _CELLS)), len(owner) - 1
+    )
+    till = int(
+        np.searchsorted(owner, owner[last], side="right")
+    )  # all of an owner's entries at once, so that no pair comes twice
     n_partners = n_partners[: till - at]
     other = prefixes.order[_ranges(prefixes.start[at:till], n_partners)]
     a, b = np.repeat(owner[at:till], n_partners), owner[other]
-    spare = size[a] + size[b] - 2 * share * (size[a] + size[b]) + _SLACK  # shingles that only one of them may have
-    near = (room[other] >= share * (size[a] + size[b]) - _SLACK) & (_n_bits(sets.parity[a] ^ sets.parity[b]) <= spare)
+    spare = (
+        size[a] + size[b] - 2 * share * (size[a] + size[b]) + _SLACK
+    )  # shingles that only one of them may have
+    near = (room[other] >= share * (size[a] + size[b]) - _SLACK) & (
+        _n_bits(sets.parity[a] ^ sets.parity[b]) <= spare
+    )
     a, b = np.divmod(np.unique(a[near] * len(size) + b[near]), max(1, len(size)))
     return a, b, till
 
@@ -273,27 +368,38 @@ def _candidates(sets: _Sets, prefixes: _Prefixes, at: int, share: float) -> tupl
 def _similarities(sets: _Sets, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the Jaccard similarity of the sets a[k] and b[k]."""
     total = sets.size[a] + sets.size[b]
-    shared = [np.diff((sets.take(a[start:stop]).matrix() * sets.take(b[start:stop]).matrix()).indptr) for start, stop in _blocks(total, _CELLS)]
+    shared = [
+        np.diff((sets.take(a[start:stop]).matrix() * sets.take(b[start:stop]).matrix()).indptr)
+        for start, stop in _blocks(total, _CELLS)
+    ]
     both = np.concatenate([total[:0], *shared])
     return both / (total - both)
 
 
 def _n_bits(values: np.ndarray) -> np.ndarray:
     """Count the bits that are set."""
-    of_byte = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)
+    of_byte = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(
+        axis=1, dtype=np.uint8
+    )
     return of_byte[values.view(np.uint8).reshape(-1, 8)].sum(axis=1)
 
 
 def _forest(x: np.ndarray, y: np.ndarray, n: int) -> np.ndarray:
-    """Return the positions of as many of the edges x[k], y[k] between `n` nodes as join what all of them join."""
-    edges, first = np.unique(np.minimum(x, y).astype(np.int64) * n + np.maximum(x, y), return_index=True)
-    tree = minimum_spanning_tree(coo_matrix((first + 1.0, np.divmod(edges, max(1, n))), shape=(n, n)))
+    """Return the positions of edges x[k], y[k] between `n` nodes that join all that they join."""
+    edges, first = np.unique(
+        np.minimum(x, y).astype(np.int64) * n + np.maximum(x, y), return_index=True
+    )
+    tree = minimum_spanning_tree(
+        coo_matrix((first + 1.0, np.divmod(edges, max(1, n))), shape=(n, n))
+    )
     return np.sort(tree.data.astype(np.int64)) - 1
 
 
 def _components(x: np.ndarray, y: np.ndarray, n: int) -> np.ndarray:
     """Return a number for each of `n` nodes: those joined by edges x[k], y[k] share one."""
-    return connected_components(coo_matrix((np.ones(len(x)), (x, y)), shape=(n, n)), directed=False)[1]
+    return connected_components(
+        coo_matrix((np.ones(len(x)), (x, y)), shape=(n, n)), directed=False
+    )[1]
 
 
 def _ranges(begin: np.ndarray, length: np.ndarray) -> np.ndarray:
@@ -302,19 +408,26 @@ def _ranges(begin: np.ndarray, length: np.ndarray) -> np.ndarray:
 
 
 def _blocks(sizes: np.ndarray, limit: int) -> Iterator[tuple[int, int]]:
-    """Yield start and stop of runs of things whose sizes add up to `limit` at most, or of a single one."""
+    """Yield start and stop of runs whose sizes add up to at most `limit`, or of a single item."""
     ends, start = np.cumsum(sizes), 0
     while start < len(sizes):
-        stop = max(start + 1, int(np.searchsorted(ends, ends[start] - sizes[start] + limit, side="right")))
+        stop = max(
+            start + 1, int(np.searchsorted(ends, ends[start] - sizes[start] + limit, side="right"))
+        )
         yield start, stop
         start = stop
 
 
 def _rows(widths: np.ndarray) -> Iterator[slice]:
-    """Yield slices of the widths above 0, which ascend, that make tables of some `_BLOCK` cells as wide as their last row."""
+    """Yield slices of the ascending widths above 0, each a table of at most about `_BLOCK` cells.
+
+    A table is as wide as its last row.
+    """
     start = int(np.searchsorted(widths, 0, side="right"))
     while start < len(widths):
         some = widths[start : start + _BLOCK]
-        stop = start + max(1, int(np.searchsorted(some * np.arange(1, len(some) + 1), _BLOCK, side="right")))
+        stop = start + max(
+            1, int(np.searchsorted(some * np.arange(1, len(some) + 1), _BLOCK, side="right"))
+        )
         yield slice(start, stop)
         start = stop

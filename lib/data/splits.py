@@ -29,11 +29,18 @@ class Leaks:
     n_crossing: int
 
 
-def split_rows(labels: Sequence[str], groups: np.ndarray, *, shares: tuple[float, float, float] = (0.70, 0.15, 0.15), seed: int = 42) -> np.ndarray:
+def split_rows(
+    labels: Sequence[str],
+    groups: np.ndarray,
+    *,
+    shares: tuple[float, float, float] = (0.70, 0.15, 0.15),
+    seed: int = 42,
+) -> np.ndarray:
     """Assign rows to train, validation and test: stratified by label, no group in two splits.
 
-    Groups of several rows go first, largest first, each to the split that lacks most of its labels; single rows then
-    fill what is missing of every label, so that class shares are exact to a row wherever groups leave room.
+    Groups of several rows go first, largest first, each to the split that lacks most of its labels.
+    Single rows then fill what is missing of every label, so that class shares are exact to a row
+    wherever groups leave room.
 
     Parameters
     ----------
@@ -46,30 +53,55 @@ def split_rows(labels: Sequence[str], groups: np.ndarray, *, shares: tuple[float
     ndarray of str of shape (n,), "train" | "val" | "test"
     """
     if len(labels) != len(groups):
-        raise ValueError(f"labels and groups must have one length, got {len(labels)} and {len(groups)}")
+        raise ValueError(
+            f"labels and groups must have one length, got {len(labels)} and {len(groups)}"
+        )
     codes = pd.factorize(np.asarray(labels, dtype=object), sort=True)[0]
-    counts = np.bincount(codes)
-    missing = np.stack([_quotas(n, shares) for n in counts])  # (n_classes, 3)
+    n_classes = codes.max() + 1
+    missing = np.stack([_quotas(n, shares) for n in np.bincount(codes)])  # (n_classes, 3)
     assigned = np.full(len(codes), -1)
     order = np.random.default_rng(seed).permutation(len(codes))
-    sizes = pd.Series(groups).groupby(groups).transform("size").to_numpy()
-    grouped = pd.Series(order[sizes[order] > 1]).groupby(groups[order[sizes[order] > 1]], sort=False)
-    for rows in sorted((rows.to_numpy() for _, rows in grouped), key=len, reverse=True):
-        need = np.bincount(codes[rows], minlength=len(counts))
-        lacking, fits = need @ missing, (missing >= need[:, None]).all(axis=0)
-        split = int(np.argmax(np.where(fits, lacking / np.maximum(shares, 1e-12), -1) if fits.any() else lacking))
+    for rows in _groups_of_several(groups, order):
+        needed = np.bincount(codes[rows], minlength=n_classes)
+        split = _split_for_group(needed, missing, shares)
         assigned[rows] = split
-        missing[:, split] -= need
-    for code in range(len(counts)):
+        missing[:, split] -= needed
+    for code in range(n_classes):
         rows = order[(codes[order] == code) & (assigned[order] < 0)]
         assigned[rows] = np.repeat(np.arange(3), _fit(missing[code], len(rows)))
     return np.array(SPLITS)[assigned]
 
 
-def given_splits(table: pd.DataFrame, *, shares: tuple[float, float, float]) -> pd.Series:
-    """Return the split that the source gives each row: its column `split`, else by its column `time`, else "" for all.
+def _groups_of_several(groups: np.ndarray, order: np.ndarray) -> list[np.ndarray]:
+    """Return the rows of each group that has several, the largest group first."""
+    sizes = pd.Series(groups).groupby(groups).transform("size").to_numpy()
+    grouped = order[sizes[order] > 1]
+    by_group = pd.Series(grouped).groupby(groups[grouped], sort=False)
+    return sorted((rows.to_numpy() for _, rows in by_group), key=len, reverse=True)
 
-    By time the latest rows are the test set and those before them validation; rows of one moment stay together.
+
+def _split_for_group(
+    needed: np.ndarray, missing: np.ndarray, shares: tuple[float, float, float]
+) -> int:
+    """Return the split that lacks most of a group's labels, among those with room for all of it.
+
+    Parameters
+    ----------
+    needed : ndarray of int of shape (n_classes,), rows of the group
+    missing : ndarray of int of shape (n_classes, 3), rows that each split lacks
+    """
+    lacking = needed @ missing
+    has_room = (missing >= needed[:, None]).all(axis=0)
+    if not has_room.any():
+        return int(np.argmax(lacking))
+    return int(np.argmax(np.where(has_room, lacking / np.maximum(shares, 1e-12), -1)))
+
+
+def given_splits(table: pd.DataFrame, *, shares: tuple[float, float, float]) -> pd.Series:
+    """Return the split that the source gives each row.
+
+    It is the column `split`, else follows the column `time`, else is "" for all. By time the latest
+    rows are the test set and those before them validation; rows of one moment stay together.
 
     Raises
     ------
@@ -80,12 +112,14 @@ def given_splits(table: pd.DataFrame, *, shares: tuple[float, float, float]) -> 
     if "time" not in table:
         return pd.Series("", index=table.index, dtype=object)
     moments = np.sort(table["time"].to_numpy())
-    cuts = moments[np.minimum(np.ceil(np.cumsum(shares[:2]) * len(moments)).astype(int), len(moments) - 1)]
+    positions = np.ceil(np.cumsum(shares[:2]) * len(moments)).astype(int)
+    cuts = moments[np.minimum(positions, len(moments) - 1)]
     given = np.array(SPLITS)[np.searchsorted(cuts, table["time"], side="right")]
-    if lacking := sorted(set(SPLITS) - set(given)):
-        n = len(np.unique(moments))
+    empty = sorted(set(SPLITS) - set(given))
+    if empty:
         raise WorkbookError(
-            f"data.time_column: {n} distinct times leave no row for {lacking[0]} at shares {shares}: name a finer column, or other split.shares"
+            f"data.time_column: {len(np.unique(moments))} distinct times leave no row for "
+            f"{empty[0]} at shares {shares}: name a finer column, or other split.shares"
         )
     return pd.Series(given, index=table.index, dtype=object)
 
@@ -93,33 +127,41 @@ def given_splits(table: pd.DataFrame, *, shares: tuple[float, float, float]) -> 
 def repeated_rows(rows: pd.DataFrame) -> pd.Series:
     """Return the `row_id` of the row whose text and label each row repeats, -1 for none.
 
-    The first of equal rows repeats none; where splits are given, the first in the latest of their splits.
+    The first of equal rows repeats none; where splits are given, the first in the latest of them.
 
     Parameters
     ----------
     rows : with `row_id`, `text`, `label` and `given`
     """
-    latest_first = rows.assign(rank=rows["given"].map(_RANK)).sort_values("rank", ascending=False, kind="stable")
-    first = latest_first.groupby(["text", "label"], sort=False)["row_id"].transform("first").reindex(rows.index)
+    ranked = rows.assign(rank=rows["given"].map(_RANK))
+    latest_first = ranked.sort_values("rank", ascending=False, kind="stable")
+    by_content = latest_first.groupby(["text", "label"], sort=False)
+    first = by_content["row_id"].transform("first").reindex(rows.index)
     return first.where(first.notna() & (first != rows["row_id"]), -1).astype("int64")
 
 
 def copies_in_later_splits(rows: pd.DataFrame, pairs: pd.DataFrame) -> pd.Series:
-    """Return the `row_id` of a near-copy in a later of the splits that were given, -1 where a row has none.
+    """Return the `row_id` of a near-copy in a later given split, -1 where a row has none.
 
     Parameters
     ----------
     rows : with `row_id` and `given`
     pairs : near-duplicates, `i` and `j` being positions in `rows`; chains of pairs count
     """
-    rank, group = rows["given"].map(_RANK).to_numpy(), group_ids(len(rows), pairs)
+    rank = rows["given"].map(_RANK).to_numpy()
+    group = group_ids(len(rows), pairs)
     latest = pd.Series(rank).groupby(group).transform("max").to_numpy()
-    stays = pd.Series(rows["row_id"].to_numpy()[rank == latest]).groupby(group[rank == latest]).first()
-    return pd.Series(np.where(rank < latest, stays.reindex(group).to_numpy(), -1), index=rows.index)
+    stays = rank == latest
+    kept = pd.Series(rows["row_id"].to_numpy()[stays]).groupby(group[stays]).first()
+    return pd.Series(np.where(stays, -1, kept.reindex(group).to_numpy()), index=rows.index)
 
 
-def assign_splits(rows: pd.DataFrame, *, shares: tuple[float, float, float], seed: int = 42) -> np.ndarray:
-    """Return each row's split: the one given, else drawn by `split_rows`; a split that was not given is drawn from training rows.
+def assign_splits(
+    rows: pd.DataFrame, *, shares: tuple[float, float, float], seed: int = 42
+) -> np.ndarray:
+    """Return each row's split: the one given, else drawn by `split_rows`.
+
+    A split that was not given is drawn from the training rows.
 
     Parameters
     ----------
@@ -131,15 +173,21 @@ def assign_splits(rows: pd.DataFrame, *, shares: tuple[float, float, float], see
     WorkbookError : a class has no row in one of the splits.
     """
     split = rows["given"].replace("", "train").to_numpy(dtype=object, copy=True)
-    lacking = np.array([name == "train" or name not in split for name in SPLITS])
+    is_drawn = [name == "train" or name not in split for name in SPLITS]
     source = rows[split == "train"]
-    parts = np.where(lacking, shares, 0.0)
-    drawn = split_rows(source["label"].tolist(), source["group"].to_numpy(), shares=tuple(parts / parts.sum()), seed=seed)
-    split[split == "train"] = drawn
-    rows_of = pd.crosstab(rows["label"].to_numpy(), split).reindex(columns=list(SPLITS), fill_value=0)
-    for label, name in rows_of[rows_of == 0].stack().index:
+    parts = np.where(is_drawn, shares, 0.0)
+    split[split == "train"] = split_rows(
+        source["label"].tolist(),
+        source["group"].to_numpy(),
+        shares=tuple(parts / parts.sum()),
+        seed=seed,
+    )
+    n_rows = pd.crosstab(rows["label"].to_numpy(), split)
+    n_rows = n_rows.reindex(columns=list(SPLITS), fill_value=0)
+    for label, name in n_rows[n_rows == 0].stack().index:
         raise WorkbookError(
-            f"class {label!r} has no row in the split {name!r}; the splits were given by the data: merge or drop the class, or let them be drawn"
+            f"class {label!r} has no row in the split {name!r}; the splits were given by the data: "
+            "merge or drop the class, or let them be drawn"
         )
     return split
 
@@ -147,23 +195,72 @@ def assign_splits(rows: pd.DataFrame, *, shares: tuple[float, float, float], see
 def leak_matrix(pairs: pd.DataFrame, split: Sequence[str]) -> Leaks:
     """Count pairs (`i`, `j`: positions) by the splits of their rows."""
     names = np.asarray(split, dtype=object)
-    left, right = names[pairs["i"].to_numpy()], names[pairs["j"].to_numpy()]
-    counts = pd.crosstab(left, right).reindex(index=SPLITS, columns=SPLITS, fill_value=0).to_numpy()
+    left = names[pairs["i"].to_numpy()]
+    right = names[pairs["j"].to_numpy()]
+    crossed = pd.crosstab(left, right).reindex(index=SPLITS, columns=SPLITS, fill_value=0)
+    counts = crossed.to_numpy()
     symmetric = counts + counts.T - np.diag(np.diag(counts))
     matrix = pd.DataFrame(symmetric, index=pd.Index(SPLITS, name="split"), columns=list(SPLITS))
     return Leaks(matrix, int((left != right).sum()))
 
 
 def leaked_rows(pairs: pd.DataFrame, split: Sequence[str]) -> np.ndarray:
-    """Return which test rows have a near-copy (`i`, `j`: positions) among the training rows, chains of pairs counted: ndarray of bool of shape (n,)."""
-    names, group = np.asarray(split, dtype=object), group_ids(len(split), pairs)
+    """Return which test rows have a near-copy among the training rows, chains of pairs counted.
+
+    Parameters
+    ----------
+    pairs : near-duplicates, `i` and `j` being positions
+    split : n splits
+
+    Returns
+    -------
+    ndarray of bool of shape (n,)
+    """
+    names = np.asarray(split, dtype=object)
+    group = group_ids(len(split), pairs)
     return (names == "test") & np.isin(group, group[names == "train"])
 
 
 def class_shares(labels: Sequence[str], split: Sequence[str]) -> pd.DataFrame:
     """Return each class's share of rows in each split: rows of the table sum to 1."""
-    shares = pd.crosstab(np.asarray(labels, dtype=object), np.asarray(split, dtype=object), normalize="index")
-    return shares.reindex(columns=list(SPLITS), fill_value=0.0).rename_axis(index="label", columns=None)
+    names = np.asarray(split, dtype=object)
+    shares = pd.crosstab(np.asarray(labels, dtype=object), names, normalize="index")
+    shares = shares.reindex(columns=list(SPLITS), fill_value=0.0)
+    return shares.rename_axis(index="label", columns=None)
+
+
+def share_error(rows: pd.DataFrame, *, shares: tuple[float, float, float]) -> float:
+    """Return the largest distance of a class's share of a split from the wanted one, 0..1.
+
+    Parameters
+    ----------
+    rows : with `label` and `split`
+    shares : of train, validation, test, summing to 1
+    """
+    actual = class_shares(rows["label"].tolist(), rows["split"].tolist())
+    return float((actual - np.array(shares)).abs().to_numpy().max())
+
+
+def share_tolerance(rows: pd.DataFrame) -> float:
+    """Return the distance that `share_error` may reach where a group goes whole into one split.
+
+    Parameters
+    ----------
+    rows : with `label` and `group`
+
+    Returns
+    -------
+    half a point, and the largest group's share of the smallest class
+    """
+    largest_group = rows["group"].value_counts().max()
+    return float(0.005 + largest_group / rows["label"].value_counts().min())
+
+
+def describe_given(split: pd.Series) -> str:
+    """Return in a sentence how many rows the splits have that the data give."""
+    sizes = split.value_counts().reindex(SPLITS, fill_value=0)
+    listed = ", ".join(f"{n:,} {name}" for name, n in sizes.items())
+    return f"The data give the splits: {listed} rows, whatever the shares asked for."
 
 
 def _quotas(n: int, shares: tuple[float, float, float]) -> np.ndarray:
@@ -175,7 +272,7 @@ def _quotas(n: int, shares: tuple[float, float, float]) -> np.ndarray:
 
 
 def _fit(missing: np.ndarray, n: int) -> np.ndarray:
-    """Return non-negative counts that sum to n and follow `missing`, which groups may have overdrawn."""
+    """Return counts of 0 or more that sum to n and follow `missing`, which may be overdrawn."""
     counts = np.maximum(missing, 0)
     while counts.sum() > n:
         counts[np.argmax(counts)] -= 1

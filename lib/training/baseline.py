@@ -1,8 +1,9 @@
-"""The TF-IDF baseline that every model is measured against, and what it says about texts prepared in other ways."""
+"""The TF-IDF baseline that every model is measured against, and what it says of other texts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,38 +16,35 @@ from sklearn.pipeline import Pipeline
 from tqdm import tqdm
 
 from lib import workspace
+from lib.config import CleaningConfig
+from lib.data import cleaning
 from lib.evaluation.resampling import draws, weighted_mean
 from lib.evaluation.significance import Interval, intervals_of, paired_tests
 from lib.review.detectors import SMOOTHING
 
 
 def fit_baseline(texts: Sequence[str], labels: Sequence[str], *, seed: int = 42) -> Pipeline:
-    """Fit logistic regression on TF-IDF of words and word pairs; `predict_proba` columns follow `classes_` (sorted)."""
-    return Pipeline(
-        [
-            ("tfidf", _tfidf(len(texts))),
-            ("linear", LogisticRegression(C=10, max_iter=200, random_state=seed)),
-        ]
-    ).fit(texts, labels)
+    """Fit logistic regression on TF-IDF of words and word pairs.
+
+    The columns of `predict_proba` follow `classes_`, which is sorted.
+    """
+    linear = LogisticRegression(C=10, max_iter=200, random_state=seed)
+    return Pipeline([("tfidf", _tfidf(len(texts))), ("linear", linear)]).fit(texts, labels)
 
 
 def fit_naive_bayes(texts: Sequence[str], labels: Sequence[str], *, seed: int = 42) -> Pipeline:
-    """Fit naive Bayes on the same TF-IDF, which errs on other texts than the regression; `seed` is not needed."""
-    return Pipeline([("tfidf", _tfidf(len(texts))), ("bayes", MultinomialNB(alpha=SMOOTHING))]).fit(
-        texts, labels
-    )
+    """Fit naive Bayes on the same TF-IDF: it errs on other texts. `seed` is not needed."""
+    bayes = MultinomialNB(alpha=SMOOTHING)
+    return Pipeline([("tfidf", _tfidf(len(texts))), ("bayes", bayes)]).fit(texts, labels)
 
 
-LINEAR = {
-    "TF-IDF": fit_baseline,
-    "TF-IDF: naive Bayes": fit_naive_bayes,
-}  # members of every cross-validation and ensemble
+# Members of every cross-validation and ensemble.
+LINEAR = {"TF-IDF": fit_baseline, "TF-IDF: naive Bayes": fit_naive_bayes}
 
 
 def _tfidf(n_texts: int) -> TfidfVectorizer:
-    return TfidfVectorizer(
-        ngram_range=(1, 2), min_df=2 if n_texts >= 500 else 1, sublinear_tf=True, dtype=np.float32
-    )
+    min_df = 2 if n_texts >= 500 else 1
+    return TfidfVectorizer(ngram_range=(1, 2), min_df=min_df, sublinear_tf=True, dtype=np.float32)
 
 
 def compare_preparations(
@@ -60,7 +58,7 @@ def compare_preparations(
     seed: int = 42,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Train the baseline on texts prepared in several ways; compare macro F1 on the same held-out rows.
+    """Train the baseline on texts prepared in several ways; compare macro F1 on held-out rows.
 
     Parameters
     ----------
@@ -72,42 +70,109 @@ def compare_preparations(
 
     Returns
     -------
-    DataFrame indexed by way, without `against`: `n_texts` (that differ from those of `against`) and the columns of
-    `significance.paired_tests` (macro F1 minus that of `against`). A way that changes no text gains 0 and is not trained.
+    DataFrame indexed by way, without `against`: `n_texts` (that differ from those of `against`) and
+    the columns of `significance.paired_tests` (macro F1 minus that of `against`). A way that
+    changes no text gains 0 and is not trained.
     """
-    given, test = np.asarray(labels, dtype=object), np.asarray(held_out, dtype=bool)
+    test = np.asarray(held_out, dtype=bool)
+    given = np.asarray(labels, dtype=object)
     classes, y = np.unique(given.astype(str), return_inverse=True)
     n_changed = {
-        name: sum(a != b for a, b in zip(texts, prepared[against]))
-        for name, texts in prepared.items()
+        way: sum(a != b for a, b in zip(texts, prepared[against]))
+        for way, texts in prepared.items()
     }
-
-    def predicted(texts: Sequence[str]) -> np.ndarray:
-        rows = np.asarray(texts, dtype=object)
-        named = fit_baseline(rows[~test].tolist(), given[~test].tolist(), seed=seed).predict(
-            rows[test]
-        )
-        return np.asarray(np.searchsorted(classes, named.astype(str)))
-
-    ways = [name for name in prepared if n_changed[name]]
-    found = {
-        name: predicted(prepared[name])
-        for name in tqdm(
-            [against, *ways], "baseline on each preparation", unit="fit", disable=not progress
-        )
-    }
-    others = {name: found.get(name, found[against]) for name in prepared if name != against}
+    trained = [against, *(way for way in prepared if n_changed[way])]
+    predicted = {}
+    for way in tqdm(trained, "baseline on each preparation", unit="fit", disable=not progress):
+        texts = np.asarray(prepared[way], dtype=object)
+        model = fit_baseline(texts[~test].tolist(), given[~test].tolist(), seed=seed)
+        predicted[way] = _predicted_codes(model, texts[test], classes)
+    plain = predicted[against]
+    others = {way: predicted.get(way, plain) for way in prepared if way != against}
     table = paired_tests(
-        y[test], found[against], others, n_resamples=n_resamples, confidence=confidence, seed=seed
+        y[test], plain, others, n_resamples=n_resamples, confidence=confidence, seed=seed
     )
-    table.insert(0, "n_texts", [n_changed[name] for name in others])
+    table.insert(0, "n_texts", [n_changed[way] for way in others])
     return table.rename_axis("way")
+
+
+def _predicted_codes(model: Pipeline, texts: Sequence[str], classes: np.ndarray) -> np.ndarray:
+    """Return the predicted labels as positions in `classes`, which are sorted."""
+    return np.searchsorted(classes, model.predict(texts).astype(str))
+
+
+@dataclass(frozen=True)
+class RuleAblation:
+    """What each cleaning rule adds to the baseline.
+
+    Attributes
+    ----------
+    table : as `compare_preparations` returns it, a way for each rule that is left out; empty where
+        nothing was measured
+    n_held_out : validation rows that were scored
+    """
+
+    table: pd.DataFrame
+    n_held_out: int
+
+    def describe(self) -> str:
+        """Return in sentences which rules made a significant difference."""
+        if self.table.empty:
+            return "Not measured (cleaning.ablation_rows is 0)."
+        differing = self.table[self.table["verdict"].isin(["better", "worse"])]
+        sentences = [
+            f"Leaving a rule out made a significant difference for {len(differing)} of "
+            f"{len(self.table)} rules, on {self.n_held_out:,} validation rows."
+        ]
+        for way, row in differing.iterrows():
+            sentences.append(
+                f"{way.capitalize()} it is {row['verdict']} by {abs(row['gain']):.3f}."
+            )
+        return " ".join(sentences)
+
+
+def ablate_rules(
+    rows: pd.DataFrame,
+    *,
+    settings: CleaningConfig,
+    confidence: float = 0.95,
+    seed: int = 42,
+    progress: bool = True,
+) -> RuleAblation:
+    """Measure what each cleaning rule is worth: the baseline on texts cleaned by all rules but one.
+
+    Parameters
+    ----------
+    rows : with `raw` (the text before cleaning), `text`, `label`, `split`; test rows are not used
+    settings : the rules, and `ablation_rows`: how many rows to measure on, 0 for none
+    """
+    rows = rows[rows["split"] != "test"]
+    n_rows = min(settings.ablation_rows, len(rows))
+    if not n_rows:
+        return RuleAblation(pd.DataFrame(), 0)
+    sample = rows.sample(n_rows, random_state=seed)
+    prepared = {"all rules": sample["text"].tolist()}
+    without = cleaning.without_each_rule(sample["raw"].tolist(), settings=settings)
+    prepared |= {f"without {rule}": texts for rule, texts in without.items()}
+    held_out = sample["split"].eq("val").to_numpy()
+    table = compare_preparations(
+        prepared,
+        sample["label"].tolist(),
+        held_out,
+        against="all rules",
+        confidence=confidence,
+        seed=seed,
+        progress=progress,
+    )
+    return RuleAblation(table, int(held_out.sum()))
 
 
 def keeps_label(
     parents: pd.DataFrame, copies: pd.DataFrame, *, folds: int = 3, seed: int = 42
 ) -> np.ndarray:
-    """Return which copies a baseline that did not see their parents takes for their label, or for what it took their parent for.
+    """Return which copies the baseline takes for their label, or for what it took their parent for.
+
+    The baseline that judges a copy has seen neither its parent nor a row of the parent's group.
 
     Parameters
     ----------
@@ -118,23 +183,21 @@ def keeps_label(
     -------
     ndarray of bool of shape (n_copies,)
     """
-    kept, rows_of = np.zeros(len(copies), dtype=bool), copies["parent_id"].to_numpy()
+    kept = np.zeros(len(copies), dtype=bool)
+    parent_ids = copies["parent_id"].to_numpy()
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
-    for train, judged in splitter.split(parents, parents["label"], parents["group"]):
-        own = np.isin(rows_of, parents["row_id"].to_numpy()[judged])
-        if not own.any():
+    for train, test in splitter.split(parents, parents["label"], parents["group"]):
+        learned = parents.iloc[train]
+        unseen = parents.iloc[test]
+        judged = np.isin(parent_ids, unseen["row_id"])
+        if not judged.any():
             continue
-        model = fit_baseline(
-            parents["text"].iloc[train].tolist(), parents["label"].iloc[train].tolist(), seed=seed
-        )
-        of_parents = pd.Series(
-            model.predict(parents["text"].iloc[judged].tolist()),
-            index=parents["row_id"].iloc[judged],
-        )
-        predicted = model.predict(copies["text"][own].tolist())
-        kept[own] = (predicted == copies["label"][own].to_numpy()) | (
-            predicted == of_parents[rows_of[own]].to_numpy()
-        )
+        model = fit_baseline(learned["text"].tolist(), learned["label"].tolist(), seed=seed)
+        of_parents = pd.Series(model.predict(unseen["text"].tolist()), index=unseen["row_id"])
+        predicted = model.predict(copies["text"][judged].tolist())
+        is_label = predicted == copies["label"][judged].to_numpy()
+        is_as_parent = predicted == of_parents[parent_ids[judged]].to_numpy()
+        kept[judged] = is_label | is_as_parent
     return kept
 
 
@@ -148,46 +211,75 @@ def augmentation_gain(
     seed: int = 42,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Train the baseline on rows with and without changed copies of them; compare macro F1 on the same held-out rows.
+    """Train the baseline on rows with and without changed copies of them; compare macro F1.
 
     Parameters
     ----------
-    parents, held_out : with `text` and `label`
+    parents : the training rows, with `text` and `label`
+    held_out : the rows that all are scored on, with `text` and `label`
     copies : with `method`, `text` and `label`
 
     Returns
     -------
-    DataFrame indexed by method, and `all together` where there are several: `n_texts` (copies) and the columns of
-    `significance.paired_tests`, gains over the parents alone. They vary over the held-out rows, not over the draw of copies
+    DataFrame indexed by method, and `all together` where there are several: `n_texts` (copies) and
+    the columns of `significance.paired_tests`, gains over the parents alone. They vary over the
+    held-out rows, not over the draw of copies.
     """
-    methods = list(dict.fromkeys(copies["method"]))
-    sets = {method: copies[copies["method"] == method] for method in methods} | (
-        {"all together": copies} if len(methods) > 1 else {}
-    )
+    added = {method: copies[copies["method"] == method] for method in copies["method"].unique()}
+    if len(added) > 1:
+        added["all together"] = copies
     classes = np.unique([*parents["label"], *held_out["label"]])
-
-    def predicted(added: pd.DataFrame) -> np.ndarray:
-        learnt = pd.concat([parents[["text", "label"]], added[["text", "label"]]])
-        named = fit_baseline(learnt["text"].tolist(), learnt["label"].tolist(), seed=seed).predict(
-            held_out["text"].tolist()
-        )
-        return np.searchsorted(classes, named.astype(str))
-
-    plain, *others = [
-        predicted(added)
-        for added in tqdm(
-            [copies.head(0), *sets.values()],
-            "baseline with copies",
-            unit="fit",
-            disable=not progress,
-        )
-    ]
-    y = np.searchsorted(classes, held_out["label"].to_numpy().astype(str))
-    table = paired_tests(
-        y, plain, dict(zip(sets, others)), n_resamples=n_resamples, confidence=confidence, seed=seed
+    predicted = []
+    fits = tqdm(
+        [copies.head(0), *added.values()], "baseline with copies", unit="fit", disable=not progress
     )
-    table.insert(0, "n_texts", [len(added) for added in sets.values()])
+    for extra in fits:
+        texts = [*parents["text"], *extra["text"]]
+        model = fit_baseline(texts, [*parents["label"], *extra["label"]], seed=seed)
+        predicted.append(_predicted_codes(model, held_out["text"].tolist(), classes))
+    table = paired_tests(
+        np.searchsorted(classes, held_out["label"].to_numpy().astype(str)),
+        predicted[0],
+        dict(zip(added, predicted[1:])),
+        n_resamples=n_resamples,
+        confidence=confidence,
+        seed=seed,
+    )
+    table.insert(0, "n_texts", [len(extra) for extra in added.values()])
     return table.rename_axis("method")
+
+
+@dataclass(frozen=True)
+class LeakageInflation:
+    """By how much near-copies of training rows in the test set raise the baseline's accuracy.
+
+    Attributes
+    ----------
+    n_leaked, n_test : test rows with a near-copy in training, and all test rows
+    right_leaked, right_others : shares of them and of the others that are predicted correctly,
+        0..1; NaN where there are none
+    inflation : accuracy on all test rows minus that on those without a copy; None where all have
+        one
+    """
+
+    n_leaked: int
+    n_test: int
+    right_leaked: float
+    right_others: float
+    inflation: Interval | None
+
+    def describe(self) -> str:
+        """Return in sentences how many test rows are leaked and what they add to the accuracy."""
+        leaked = (
+            f"{self.n_leaked:,} of {self.n_test:,} test rows of the random split have a near-copy "
+            "in training"
+        )
+        if self.inflation is None or not self.n_leaked:
+            return f"{leaked}: there is nothing to compare."
+        return (
+            f"{leaked}. The baseline is right on {self.right_leaked:.1%} of these and "
+            f"{self.right_others:.1%} of the others: the leaks add {self.inflation} to accuracy."
+        )
 
 
 def leakage_inflation(
@@ -199,67 +291,74 @@ def leakage_inflation(
     n_resamples: int = 2_000,
     confidence: float = 0.95,
     seed: int = 42,
-) -> dict[str, float | int | Interval]:
-    """Measure by how much test rows with a near-copy in training flatter the baseline's accuracy.
+) -> LeakageInflation:
+    """Measure by how much test rows with a near-copy in training inflate the baseline's accuracy.
 
     Parameters
     ----------
     texts, labels, split : n rows, split into "train" and "test" (others are left out)
     leaked : ndarray of bool of shape (n,), the test rows with a near-copy in training
-
-    Returns
-    -------
-    `n_leaked`, `right_leaked` and `right_others` (shares of test rows predicted rightly, 0..1; NaN where there are none) and
-    `inflation` (Interval: accuracy on all test rows minus that on those without a copy)
     """
-    rows, given, part = (np.asarray(values, dtype=object) for values in (texts, labels, split))
-    train, test = part == "train", part == "test"
-    right = (
-        fit_baseline(rows[train].tolist(), given[train].tolist(), seed=seed).predict(rows[test])
-        == given[test]
-    ).astype(float)
-    seen = leaked[test]
-    if seen.all():
-        raise ValueError(
-            "every test row has a near-copy in training: nothing is left to compare with"
-        )
+    rows = pd.DataFrame({"text": list(texts), "label": list(labels), "leaked": leaked})
+    part = np.asarray(split, dtype=object)
+    train = rows[part == "train"]
+    test = rows[part == "test"]
+    model = fit_baseline(train["text"].tolist(), train["label"].tolist(), seed=seed)
+    right = (model.predict(test["text"].tolist()) == test["label"].to_numpy()).astype(float)
+    seen = test["leaked"].to_numpy()
 
     def inflation(weights: np.ndarray) -> np.ndarray:
         others = weighted_mean(weights[:, ~seen], right[~seen])
         return (weighted_mean(weights, right) - others)[:, None]
 
-    (interval,) = intervals_of(
-        inflation, draws(len(right)), n_resamples=n_resamples, confidence=confidence, seed=seed
+    interval = None
+    if not seen.all():
+        (interval,) = intervals_of(
+            inflation, draws(len(right)), n_resamples=n_resamples, confidence=confidence, seed=seed
+        )
+    return LeakageInflation(
+        n_leaked=int(seen.sum()),
+        n_test=len(test),
+        right_leaked=_share(right[seen]),
+        right_others=_share(right[~seen]),
+        inflation=interval,
     )
-    right_leaked = float(right[seen].mean()) if seen.any() else float("nan")
-    return {
-        "n_leaked": int(seen.sum()),
-        "right_leaked": right_leaked,
-        "right_others": float(right[~seen].mean()),
-        "inflation": interval,
-    }
+
+
+def _share(right: np.ndarray) -> float:
+    return float(right.mean()) if len(right) else float("nan")
 
 
 def save_baseline(model: Pipeline, folder: Path, *, key: str = "") -> None:
-    """Write a fitted baseline, of either kind, as JSON and safetensors: nothing that could run code when read; `key` says what of."""
+    """Write a fitted baseline, of either kind, as JSON and safetensors: no pickle that runs code.
+
+    Parameters
+    ----------
+    key : of what the baseline was fitted on; written with it
+    """
     from safetensors.numpy import save_file
 
-    tfidf, linear = model[0], model[-1]
+    tfidf = model[0]
+    linear = model[-1]
     coef, intercept = _linear_form(linear)
     terms = sorted(tfidf.vocabulary_, key=tfidf.vocabulary_.__getitem__)
     facts = {"classes": list(linear.classes_), "min_df": tfidf.min_df, "key": key, "terms": terms}
+    weights = {
+        "idf": tfidf.idf_,
+        "coef": np.ascontiguousarray(coef),  # in column order as fitted
+        "intercept": np.ascontiguousarray(intercept),
+    }
     with workspace.atomic_path(folder) as scratch:
         scratch.mkdir()
         workspace.write_json(facts, scratch / "baseline.json")
-        weights = {"idf": tfidf.idf_, "coef": coef, "intercept": intercept}
-        save_file(
-            {name: np.ascontiguousarray(values) for name, values in weights.items()},
-            scratch / "weights.safetensors",
-        )  # coef_ is in column order
+        save_file(weights, scratch / "weights.safetensors")
 
 
 def _linear_form(model: LogisticRegression | MultinomialNB) -> tuple[np.ndarray, np.ndarray]:
-    """Return coefficients and intercept as a regression has them: naive Bayes is linear in the log-odds too."""
+    """Return coefficients and intercept as a regression has them.
+
+    Naive Bayes is linear in the log-odds too.
+    """
     if isinstance(model, LogisticRegression):
         return model.coef_, model.intercept_
     coef, intercept = model.feature_log_prob_, model.class_log_prior_
@@ -270,22 +369,12 @@ def load_baseline(folder: Path) -> Pipeline:
     """Read a baseline that `save_baseline` wrote; it predicts as the fitted one did."""
     from safetensors.numpy import load_file
 
-    facts, weights = (
-        workspace.read_json(folder / "baseline.json"),
-        load_file(folder / "weights.safetensors"),
-    )
-    vectors = TfidfVectorizer(
-        ngram_range=(1, 2),
-        min_df=facts["min_df"],
-        sublinear_tf=True,
-        dtype=np.float32,
-        vocabulary=facts["terms"],
-    )
-    vectors.idf_ = weights["idf"]
+    facts = workspace.read_json(folder / "baseline.json")
+    weights = load_file(folder / "weights.safetensors")
+    tfidf = _tfidf(0).set_params(min_df=facts["min_df"], vocabulary=facts["terms"])
+    tfidf.idf_ = weights["idf"]
     linear = LogisticRegression()
-    linear.classes_, linear.coef_, linear.intercept_ = (
-        np.array(facts["classes"], dtype=object),
-        weights["coef"],
-        weights["intercept"],
-    )
-    return Pipeline([("tfidf", vectors), ("linear", linear)])
+    linear.classes_ = np.array(facts["classes"], dtype=object)
+    linear.coef_ = weights["coef"]
+    linear.intercept_ = weights["intercept"]
+    return Pipeline([("tfidf", tfidf), ("linear", linear)])

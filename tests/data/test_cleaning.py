@@ -643,3 +643,11 @@ def test_without_each_rule_leaves_one_rule_out_at_a_time():
     assert found["urls_emails"][0] == "See https://example.com & more"
     assert found["whitespace"][0] == "See [URL] &  more"
     assert all(texts[1:] == ["", "two words"] for texts in found.values())
+
+
+def test_cleaning_is_described_by_the_characters_that_it_removed():
+    result = clean_texts(["three  plain  words", "two words", None, "&amp; a b"])
+    assert result.describe() == (
+        "37 characters became 22: 40.5% were white space, markup, addresses, or texts too short to say anything."
+    )
+    assert clean_texts([None]).describe().startswith("0 characters became 0: 0.0%")

@@ -7,10 +7,13 @@ from lib.data.splits import (
     assign_splits,
     class_shares,
     copies_in_later_splits,
+    describe_given,
     given_splits,
     leak_matrix,
     leaked_rows,
     repeated_rows,
+    share_error,
+    share_tolerance,
     split_rows,
 )
 from lib.errors import WorkbookError
@@ -239,3 +242,20 @@ def test_leaked_rows_are_test_rows_that_a_chain_of_copies_ties_to_training():
     pairs = pd.DataFrame({"i": [0, 2, 5, 6, 6], "j": [1, 3, 1, 7, 8]})  # rows 7 and 8 are copies of row 6: such pairs name the first alone
     assert np.flatnonzero(leaked_rows(pairs, split)).tolist() == [1, 7]
     assert not leaked_rows(pairs.head(0), split).any()
+
+
+def test_the_error_of_shares_is_the_largest_of_all_classes_and_splits():
+    rows = pd.DataFrame({"label": ["a"] * 4 + ["b"] * 4, "split": ["train", "train", "val", "test"] * 2})
+    assert share_error(rows, shares=(0.5, 0.25, 0.25)) == 0
+    rows.loc[7, "split"] = "train"  # b: three quarters, a quarter, none
+    assert share_error(rows, shares=(0.5, 0.25, 0.25)) == 0.25
+
+
+def test_shares_may_be_off_by_half_a_point_and_the_largest_group():
+    rows = pd.DataFrame({"label": ["a"] * 10 + ["b"] * 4, "group": [0, 0, *range(1, 13)]})
+    assert share_tolerance(rows) == pytest.approx(0.005 + 2 / 4)
+
+
+def test_given_splits_are_described_with_their_rows():
+    split = pd.Series(["train"] * 1_200 + ["test"] * 3)
+    assert describe_given(split) == "The data give the splits: 1,200 train, 0 val, 3 test rows, whatever the shares asked for."

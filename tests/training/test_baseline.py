@@ -2,6 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lib.config import CleaningConfig
+from lib.evaluation.significance import Interval
 from lib.training import baseline
 
 WORDS = {
@@ -141,7 +143,7 @@ def test_predicted_rows_are_no_training_rows(monkeypatch):
     assert seen[0].isdisjoint(np.asarray(texts)[held_out])
 
 
-def test_leaks_flatter_the_accuracy_by_what_copies_are_easier():
+def test_leaks_inflate_the_accuracy_by_what_copies_are_easier():
     random = np.random.default_rng(0)
     noise = [f"noise{a} noise{b} noise{c}" for a, b, c in random.integers(0, 40, (400, 3))]
     labels = random.choice(["a", "b"], 400)
@@ -153,29 +155,70 @@ def test_leaks_flatter_the_accuracy_by_what_copies_are_easier():
     leaked = (
         np.arange(450) >= 400
     )  # exact copies of training rows; the labels mean nothing, so other rows are guessed
-    worth = baseline.leakage_inflation(texts, given, split, leaked, n_resamples=200)
-    assert worth["n_leaked"] == 50
-    assert worth["right_leaked"] > 0.9 and worth["right_others"] < 0.65
-    expected = (50 * worth["right_leaked"] + 100 * worth["right_others"]) / 150 - worth[
-        "right_others"
-    ]
-    assert worth["inflation"].value == pytest.approx(expected)
-    assert 0.05 < worth["inflation"].low < worth["inflation"].value < worth["inflation"].high
+    leakage = baseline.leakage_inflation(texts, given, split, leaked, n_resamples=200)
+    assert (leakage.n_leaked, leakage.n_test) == (50, 150)
+    assert leakage.right_leaked > 0.9 and leakage.right_others < 0.65
+    accuracy = (50 * leakage.right_leaked + 100 * leakage.right_others) / 150
+    assert leakage.inflation.value == pytest.approx(accuracy - leakage.right_others)
+    assert 0.05 < leakage.inflation.low < leakage.inflation.value < leakage.inflation.high
 
 
-def test_without_leaks_nothing_is_flattered_and_with_leaks_alone_nothing_can_be_told():
+def test_without_leaks_nothing_is_inflated_and_with_leaks_alone_nothing_can_be_compared():
     texts, labels = rows(90)
     split = ["train"] * 60 + ["test"] * 30
-    worth = baseline.leakage_inflation(
+    none = baseline.leakage_inflation(
         texts, labels, split, np.zeros(90, dtype=bool), n_resamples=100
     )
-    assert (
-        worth["n_leaked"] == 0
-        and np.isnan(worth["right_leaked"])
-        and worth["inflation"].value == worth["inflation"].high == 0
+    assert none.n_leaked == 0
+    assert np.isnan(none.right_leaked)
+    assert none.inflation.value == none.inflation.high == 0
+    every = baseline.leakage_inflation(texts, labels, split, np.ones(90, dtype=bool))
+    assert every.n_leaked == 30
+    assert np.isnan(every.right_others)
+    assert every.inflation is None
+
+
+def test_leakage_is_described_in_a_sentence():
+    interval = Interval(0.02, 0.01, 0.035, 200)
+    assert baseline.LeakageInflation(50, 200, 0.96, 0.88, interval).describe() == (
+        "50 of 200 test rows of the random split have a near-copy in training. The baseline is "
+        "right on 96.0% of these and 88.0% of the others: the leaks add 0.020 [0.010, 0.035] to "
+        "accuracy."
     )
-    with pytest.raises(ValueError, match="every test row has a near-copy"):
-        baseline.leakage_inflation(texts, labels, split, np.ones(90, dtype=bool))
+    nothing = (
+        "test rows of the random split have a near-copy in training: there is nothing to compare."
+    )
+    nan = float("nan")
+    for n_leaked, inflation in ((0, Interval(0, 0, 0, 200)), (200, None)):
+        leakage = baseline.LeakageInflation(n_leaked, 200, nan, nan, inflation)
+        assert leakage.describe() == f"{n_leaked} of 200 {nothing}"
+
+
+def test_a_rule_that_the_baseline_needs_is_found_by_leaving_it_out():
+    """Words are written as entities that differ between training and validation rows."""
+    texts, labels = rows(300)
+    split = np.array(["train"] * 150 + ["val"] * 100 + ["test"] * 50)
+    escaped = ["".join(f"&#{ord(c)};" for c in text) for text in texts]
+    raw = np.where(split == "val", escaped, texts)
+    frame = pd.DataFrame({"raw": raw, "text": texts, "label": labels, "split": split})
+    frame.loc[split == "test", "raw"] = None  # never read
+    settings = CleaningConfig(ablation_rows=1_000)
+    ablation = baseline.ablate_rules(frame, settings=settings, progress=False)
+    assert ablation.n_held_out == 100
+    assert ablation.table.index.tolist()[:2] == ["without encoding_repair", "without unicode_nfkc"]
+    assert ablation.table["n_texts"].to_dict()["without html_entities"] == 100
+    assert ablation.table["verdict"].tolist().count("worse") == 1
+    gain = ablation.table.loc["without html_entities", "gain"]
+    assert ablation.describe() == (
+        "Leaving a rule out made a significant difference for 1 of 7 rules, on 100 validation rows."
+        f" Without html_entities it is worse by {-gain:.3f}."
+    )
+
+
+def test_no_rows_to_measure_on_measure_nothing():
+    frame = pd.DataFrame({"raw": ["a"], "text": ["a"], "label": ["x"], "split": ["train"]})
+    ablation = baseline.ablate_rules(frame, settings=CleaningConfig(ablation_rows=0))
+    assert ablation.describe() == "Not measured (cleaning.ablation_rows is 0)."
 
 
 def table(texts, labels, groups=None):
@@ -249,14 +292,14 @@ def test_copies_that_teach_new_words_are_better_and_those_under_wrong_labels_wor
             "text": of(unseen, 4) + of(turned, 4),
         }
     )
-    worth = baseline.augmentation_gain(parents, copies, held_out, n_resamples=200, progress=False)
-    assert worth.index.tolist() == ["good", "bad", "all together"]
-    assert worth["n_texts"].tolist() == [120, 120, 240]
-    assert worth.loc["good", "macro_f1"] == 1.0
-    assert worth.loc["bad", "macro_f1"] == 0.0
-    assert worth.loc[["good", "bad"], "verdict"].tolist() == ["better", "worse"]
-    plain = worth.loc["good", "macro_f1"] - worth.loc["good", "gain"]
-    assert worth["gain"].tolist() == pytest.approx((worth["macro_f1"] - plain).tolist())
+    gains = baseline.augmentation_gain(parents, copies, held_out, n_resamples=200, progress=False)
+    assert gains.index.tolist() == ["good", "bad", "all together"]
+    assert gains["n_texts"].tolist() == [120, 120, 240]
+    assert gains.loc["good", "macro_f1"] == 1.0
+    assert gains.loc["bad", "macro_f1"] == 0.0
+    assert gains.loc[["good", "bad"], "verdict"].tolist() == ["better", "worse"]
+    plain = gains.loc["good", "macro_f1"] - gains.loc["good", "gain"]
+    assert gains["gain"].tolist() == pytest.approx((gains["macro_f1"] - plain).tolist())
 
 
 def test_the_intervals_of_several_methods_hold_together():
