@@ -1,0 +1,217 @@
+"""What was measured on the sealed test set: the content of metrics.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lib import workspace
+from lib.evaluation import calibration, metrics, significance
+from lib.evaluation.significance import Interval, PairedTest
+
+SHOWN = {"accuracy": "accuracy", "macro_f1": "macro F1", "weighted_f1": "weighted F1"}
+PAIRED = ("paired", "ensemble")
+
+
+@dataclass(frozen=True)
+class ModelScores:
+    """Scores of one model.
+
+    Attributes
+    ----------
+    metrics : by name, as `classification_metrics` returns them
+    intervals : by name of the metric, with the calibration error
+    """
+
+    metrics: dict[str, Any]
+    intervals: dict[str, Interval]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The models of a run on its sealed test set.
+
+    Attributes
+    ----------
+    n_test : rows
+    class_names : in the order of the columns of the probabilities
+    models : scores by name of the model
+    paired : the transformer against the TF-IDF baseline; None where it was not saved
+    verdict : `paired` as a sentence
+    ensemble : the ensemble against the best single model; None where it was not saved
+    ensemble_verdict : `ensemble` as a sentence
+    fingerprints : SHA-256 of what was measured, by name in workspace.FILES
+    warning : "" while one model has been measured on this test set
+    """
+
+    n_test: int
+    class_names: list[str]
+    models: dict[str, ModelScores]
+    paired: PairedTest | None = None
+    verdict: str = ""
+    ensemble: PairedTest | None = None
+    ensemble_verdict: str = ""
+    fingerprints: dict[str, str | None] = field(default_factory=dict)
+    warning: str = ""
+
+    @property
+    def best(self) -> str:
+        """Return the name of the model with the highest macro F1."""
+        return best_model(self.models)
+
+    @property
+    def verdicts(self) -> list[str]:
+        """Return the sentences of the paired tests."""
+        return [verdict for verdict in (self.verdict, self.ensemble_verdict) if verdict]
+
+    def describe(self) -> str:
+        """Return the verdicts, and the warning where there is one."""
+        warning = f"{self.warning.rstrip('.')}." if self.warning else ""
+        return " ".join([*self.verdicts, warning]).strip()
+
+    def save(self, path: Path) -> None:
+        """Write the evaluation as JSON, whole or not at all."""
+        content = {name: value for name, value in asdict(self).items() if value is not None}
+        for name, scores in content["models"].items():
+            content["models"][name] = {**scores["metrics"], "intervals": scores["intervals"]}
+        workspace.write_json(content, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Evaluation:
+        """Read what `save` wrote; what an earlier version did not measure is left empty."""
+        content = workspace.read_json(path)
+        names = {field.name for field in fields(cls)} & content.keys()
+        values = {"class_names": [], **{name: content[name] for name in names}}
+        values["models"] = {name: _scores(saved) for name, saved in content.get("models", {}).items()}
+        for name in PAIRED:
+            values[name] = _paired_test(content.get(name, {}))
+        return cls(**values)
+
+
+def score_model(
+    y_true: np.ndarray,
+    probs: np.ndarray,
+    *,
+    class_names: list[str],
+    groups: np.ndarray | None = None,
+    n_resamples: int = 2_000,
+    confidence: float = 0.95,
+    seed: int = 42,
+) -> ModelScores:
+    """Measure a model: every metric, and the intervals of those that have one.
+
+    Parameters
+    ----------
+    y_true : ndarray of int of shape (n,), columns of `probs`
+    probs : ndarray of shape (n, k), rows summing to 1, columns in `class_names` order
+    groups : (n,) of anything; the bootstrap draws rows of a group together
+    """
+    intervals = significance.metric_intervals(
+        y_true,
+        probs,
+        groups=groups,
+        n_resamples=n_resamples,
+        confidence=confidence,
+        seed=seed,
+    )
+    intervals["calibration_error"] = calibration.debiased_calibration_error(
+        probs, y_true, confidence=confidence
+    )
+    scores = metrics.classification_metrics(y_true, probs, class_names=class_names)
+    return ModelScores(scores, intervals)
+
+
+def best_model(models: Mapping[str, ModelScores]) -> str:
+    """Return the name of the model with the highest macro F1."""
+    return max(models, key=lambda name: models[name].metrics["macro_f1"])
+
+
+def scores_table(models: Mapping[str, ModelScores]) -> pd.DataFrame:
+    """Return the intervals as text: a row for each metric, a column for each model."""
+    return pd.DataFrame({name: scores.intervals for name, scores in models.items()}).map(str)
+
+
+def intervals_table(models: Mapping[str, ModelScores]) -> pd.DataFrame:
+    """Return the main scores to draw: `value`, `low`, `high` by (metric, model)."""
+    rows = {
+        (title, name): vars(scores.intervals[metric])
+        for metric, title in SHOWN.items()
+        for name, scores in models.items()
+    }
+    return pd.DataFrame(rows).T.astype(float)
+
+
+def class_f1_table(
+    y_true: np.ndarray,
+    y_pred: Mapping[str, np.ndarray],
+    *,
+    class_names: list[str],
+    **options: Any,
+) -> pd.DataFrame:
+    """Return the F1 of each class with its interval: `value`, `low`, `high` by (class, model).
+
+    Parameters
+    ----------
+    y_pred : predicted classes by model, ndarrays of int of shape (n,)
+    options : of `class_f1_intervals`
+    """
+    rows = {}
+    for name, predicted in y_pred.items():
+        intervals = significance.class_f1_intervals(
+            y_true, predicted, n_classes=len(class_names), **options
+        )
+        for label, interval in zip(class_names, intervals):
+            rows[label, name] = vars(interval)
+    order = [(label, name) for label in class_names for name in y_pred]
+    return pd.DataFrame(rows).T.astype(float).loc[order]
+
+
+def describe_weakest_class(table: pd.DataFrame, model: str) -> str:
+    """Return in words which class a model is worst on, of a table by `class_f1_table`."""
+    of_model = table.xs(model, level=1)
+    weakest = of_model["value"].idxmin()
+    f1 = of_model.loc[weakest]
+    return (
+        f"The weakest class of the {model} is {weakest}: "
+        f"F1 {f1['value']:.3f} [{f1['low']:.3f}, {f1['high']:.3f}]."
+    )
+
+
+def paired_table(paired: PairedTest) -> pd.Series:
+    """Return a paired test as text, ready to show."""
+    accuracy = paired.accuracy_gain
+    macro_f1 = paired.macro_f1_gain
+    return pd.Series(
+        {
+            "gain in accuracy": f"{accuracy.value:+.4f} [{accuracy.low:+.4f}, {accuracy.high:+.4f}]",
+            "gain in macro F1": f"{macro_f1.value:+.4f} [{macro_f1.low:+.4f}, {macro_f1.high:+.4f}]",
+            "McNemar p (accuracy)": f"{paired.p_value:.3g}",
+            "randomisation p (macro F1)": f"{paired.p_macro_f1:.3g}",
+            "rows where one alone is right": f"{paired.disagreement:.1%}",
+            "minimum detectable effect (80 % power)": f"{paired.detectable:.4f}",
+        }
+    )
+
+
+def _scores(saved: dict[str, Any]) -> ModelScores:
+    intervals = {metric: Interval(**ends) for metric, ends in saved["intervals"].items()}
+    numbers = {metric: value for metric, value in saved.items() if metric != "intervals"}
+    return ModelScores(numbers, intervals)
+
+
+def _paired_test(saved: Mapping[str, Any]) -> PairedTest | None:
+    """Return a saved test; None where an earlier version saved none, or less of it."""
+    names = [field.name for field in fields(PairedTest)]
+    if not saved.keys() >= set(names):
+        return None
+    values = {name: saved[name] for name in names}
+    for gain in ("accuracy_gain", "macro_f1_gain"):
+        values[gain] = Interval(**values[gain])
+    if values["verdict"] == "cannot tell":  # the word of earlier versions
+        values["verdict"] = "inconclusive"
+    return PairedTest(**values)
