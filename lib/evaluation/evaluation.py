@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,8 @@ class Evaluation:
         content = workspace.read_json(path)
         names = {field.name for field in fields(cls)} & content.keys()
         values = {"class_names": [], **{name: content[name] for name in names}}
-        values["models"] = {name: _scores(saved) for name, saved in content.get("models", {}).items()}
+        models = content.get("models", {})
+        values["models"] = {name: _scores(saved) for name, saved in models.items()}
         for name in PAIRED:
             values[name] = _paired_test(content.get(name, {}))
         return cls(**values)
@@ -147,55 +148,20 @@ def intervals_table(models: Mapping[str, ModelScores]) -> pd.DataFrame:
 
 
 def class_f1_table(
-    y_true: np.ndarray,
-    y_pred: Mapping[str, np.ndarray],
-    *,
-    class_names: list[str],
-    **options: Any,
+    class_f1: Mapping[str, Sequence[Interval]], class_names: Sequence[str]
 ) -> pd.DataFrame:
-    """Return the F1 of each class with its interval: `value`, `low`, `high` by (class, model).
+    """Return the F1 of each class to draw: `value`, `low`, `high` by (class, model).
 
     Parameters
     ----------
-    y_pred : predicted classes by model, ndarrays of int of shape (n,)
-    options : of `class_f1_intervals`
+    class_f1 : intervals by model, in the order of `class_names`
     """
-    rows = {}
-    for name, predicted in y_pred.items():
-        intervals = significance.class_f1_intervals(
-            y_true, predicted, n_classes=len(class_names), **options
-        )
-        for label, interval in zip(class_names, intervals):
-            rows[label, name] = vars(interval)
-    order = [(label, name) for label in class_names for name in y_pred]
-    return pd.DataFrame(rows).T.astype(float).loc[order]
-
-
-def describe_weakest_class(table: pd.DataFrame, model: str) -> str:
-    """Return in words which class a model is worst on, of a table by `class_f1_table`."""
-    of_model = table.xs(model, level=1)
-    weakest = of_model["value"].idxmin()
-    f1 = of_model.loc[weakest]
-    return (
-        f"The weakest class of the {model} is {weakest}: "
-        f"F1 {f1['value']:.3f} [{f1['low']:.3f}, {f1['high']:.3f}]."
-    )
-
-
-def paired_table(paired: PairedTest) -> pd.Series:
-    """Return a paired test as text, ready to show."""
-    accuracy = paired.accuracy_gain
-    macro_f1 = paired.macro_f1_gain
-    return pd.Series(
-        {
-            "gain in accuracy": f"{accuracy.value:+.4f} [{accuracy.low:+.4f}, {accuracy.high:+.4f}]",
-            "gain in macro F1": f"{macro_f1.value:+.4f} [{macro_f1.low:+.4f}, {macro_f1.high:+.4f}]",
-            "McNemar p (accuracy)": f"{paired.p_value:.3g}",
-            "randomisation p (macro F1)": f"{paired.p_macro_f1:.3g}",
-            "rows where one alone is right": f"{paired.disagreement:.1%}",
-            "minimum detectable effect (80 % power)": f"{paired.detectable:.4f}",
-        }
-    )
+    rows = {
+        (label, name): vars(class_f1[name][code])
+        for code, label in enumerate(class_names)
+        for name in class_f1
+    }
+    return pd.DataFrame(rows).T.astype(float)
 
 
 def _scores(saved: dict[str, Any]) -> ModelScores:

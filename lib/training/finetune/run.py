@@ -444,6 +444,8 @@ def _add_callbacks(
     trainer.add_callback(unfreezing)
     if record:
         trainer.add_callback(callbacks.Recording(record.log_step))
+    if record and record.wandb:
+        trainer.add_callback(transformers.integrations.WandbCallback())
     trainer.add_callback(callbacks.DivergenceGuard(chance_loss=guess, starts=starts))
     trainer.add_callback(keeping)
     trainer.add_callback(callbacks.Progress(progress=progress, watch=watch))
