@@ -219,7 +219,7 @@ def draw(seed: int) -> dict[str, bool]:
     return held | {
         "better": equal.verdict == "better",
         "worse": equal.verdict == "worse",
-        "any of five better or worse": (family["verdict"] != "cannot tell").any(),
+        "any of five better or worse": (family["verdict"] != "inconclusive").any(),
         "seen": gain.verdict == "better",
     }
 

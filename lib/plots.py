@@ -609,8 +609,8 @@ def gains(table: pd.DataFrame, *, title: str, xlabel: str, ax: Axes | None = Non
     """A `gain` with its interval (`low`, `high`) and `verdict` for each row of a table, best first."""
     table = table.sort_values("gain", kind="stable")
     ax = ax or _axes(height=1.2 + 0.34 * len(table))
-    colour = {"better": COLOURS[2], "worse": COLOURS[1], "cannot tell": "0.45"}
-    marker = {"better": "^", "worse": "v", "cannot tell": "o"}
+    colour = {"better": COLOURS[2], "worse": COLOURS[1], "inconclusive": "0.45"}
+    marker = {"better": "^", "worse": "v", "inconclusive": "o"}
     for y, row in enumerate(table.itertuples()):
         error = [[row.gain - row.low], [row.high - row.gain]]
         ax.errorbar(

@@ -380,7 +380,7 @@ def test_the_trick_ledger_draws_gains_with_their_intervals_best_on_top():
             "gain": [np.nan, -0.1, 0.2],
             "low": [np.nan, -0.15, -0.1],
             "high": [np.nan, -0.05, 0.5],
-            "verdict": ["", "worse", "cannot tell"],
+            "verdict": ["", "worse", "inconclusive"],
             "cost": [1, 2, 1.04],
         },
         index=["plain recipe", "slow one", "quick one"],

@@ -18,11 +18,6 @@ from lib.workspace import FILES, Workspace
 WHY = "comparison"  # how a reading of the labels that is made here begins in the ledger
 EVALUATED = ("metrics.json", "test_probs.parquet")
 NOTEBOOK = FILES["metrics.json"][1]
-VERDICTS = {
-    "better": "is better than",
-    "worse": "is worse than",
-    "cannot tell": "is not significantly different from",
-}
 
 
 @dataclass(frozen=True)
@@ -173,8 +168,7 @@ def compare(first_run: str, second_run: str) -> Comparison:
         confidence=settings["evaluation.confidence"],
         seed=settings["seed"],
     )
-    verdict = describe(
-        paired,
+    verdict = paired.describe(
         f"The {second.evaluation.best} of {second_run}",
         f"the {first.evaluation.best} of {first_run}",
     )
@@ -218,20 +212,6 @@ def paired_test(
 def true_classes(test: pd.DataFrame, class_names: list[str]) -> np.ndarray:
     """Return the labels as ndarray of int of shape (n,), in the order of `class_names`."""
     return pd.Categorical(test["label"], categories=class_names).codes.astype(int)
-
-
-def describe(paired: significance.PairedTest, second: str, first: str) -> str:
-    """Return a paired test as a sentence."""
-    f1, accuracy = (
-        f"{gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
-        for gain in (paired.macro_f1_gain, paired.accuracy_gain)
-    )
-    words = f"{second} {VERDICTS[paired.verdict]} {first}: macro F1 {f1} "
-    words += f"(randomisation p = {paired.p_macro_f1:.2g}), accuracy {accuracy} "
-    words += f"(McNemar p = {paired.p_value:.2g}), n = {paired.macro_f1_gain.n:,}"
-    if paired.verdict == "cannot tell" and paired.disagreement:
-        words += f"; a gain in accuracy of {paired.detectable:.4f} would show"
-    return f"{words}."
 
 
 def _run_record(run_name: str) -> tuple[Workspace, dict[str, Any], dict[str, Any]]:

@@ -297,7 +297,7 @@ def _judge(client: Any, champion: Version, challenger: Version) -> tuple[bool, s
     except WorkbookError as error:
         return False, str(error)
     paired = comparison.paired_test(first, second, test)
-    words = comparison.describe(paired, challenger.label, champion.label).rstrip(".")
+    words = paired.describe(challenger.label, champion.label).rstrip(".")
     worse = _worse_classes(first, second, test, confidence=paired.macro_f1_gain.confidence)
     if worse:
         return False, f"{words}; its F1 is worse on {', '.join(worse)}"
@@ -318,7 +318,7 @@ def _worse_classes(
         confidence=1 - (1 - confidence) / n_classes,
     )
     return [
-        f"{label} {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+        f"{label} {gain.signed()}"
         for label, gain in zip(second.class_names, gains)
         if gain.high < 0
     ]

@@ -1,8 +1,8 @@
-"""Probabilities made as sure as they are right: temperature and vector scaling, and how far they are from it."""
+"""Calibrated probabilities: temperature and vector scaling, and how large the error is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,17 +11,18 @@ from scipy import optimize, special, stats
 from lib.evaluation.metrics import checked_probs
 from lib.evaluation.significance import Interval
 
-LEAST_IN_BIN = 10  # rows that the accuracy of a bin is told from
-LEAST = 1e-12  # probabilities below it are taken for it: their logarithm is finite
-SCALES = (
-    -3.0,
-    3.0,
-)  # logarithms of the inverse of a temperature: where all rows are right, nothing else would bound it
+MIN_BIN_SIZE = 10  # rows that the accuracy of a bin is estimated from
+SMALLEST_PROB = 1e-12  # smaller probabilities count as it, so that their logarithm is finite
+# bounds of the logarithm of 1/temperature; where all rows are right, nothing else would bound it
+LOG_SCALES = (-3.0, 3.0)
+METHODS = ("none", "temperature", "vector")
 
 
 @dataclass(frozen=True)
 class Calibrator:
-    """A scale and a shift of each class's log-probability; a temperature T is the scale 1/T for all and no shift.
+    """A scale and a shift of each class's log-probability.
+
+    A temperature T is the scale 1/T for all classes, and no shift.
 
     Attributes
     ----------
@@ -37,7 +38,7 @@ class Calibrator:
 
     @property
     def temperature(self) -> float:
-        """Return the (geometric mean) temperature: above 1 the model was too sure, below 1 not sure enough."""
+        """Return the (geometric mean) temperature: above 1 the model was over-confident."""
         return float(np.exp(-np.log(self.scale).mean()))
 
 
@@ -50,8 +51,10 @@ def fit_calibrator(
     ----------
     probs : ndarray of shape (n, k), rows summing to 1
     y_true : ndarray of int of shape (n,), columns of `probs`
-    method : "none", "temperature" (one number; never changes which class comes first) or "vector" (a scale and a shift for each class)
-    ridge : of "vector": pulls the logarithms of the scales towards that of the temperature, and the shifts to 0
+    method : "none", "temperature" (one number; never changes which class comes first) or "vector"
+        (a scale and a shift for each class)
+    ridge : of "vector": pulls the logarithms of the scales towards that of the temperature, and the
+        shifts to 0
 
     Raises
     ------
@@ -59,39 +62,49 @@ def fit_calibrator(
 
     Source
     ------
-    Guo et al. 2017, "On Calibration of Modern Neural Networks"; the ridge after Kull et al. 2019, "Beyond temperature scaling".
+    Guo et al. 2017, "On Calibration of Modern Neural Networks"; the ridge after Kull et al. 2019,
+    "Beyond temperature scaling".
     """
-    logs, k = log_probs(checked_probs(probs, y_true)), probs.shape[1]
-    if method not in {"none", "temperature", "vector"}:
+    logs = log_probs(checked_probs(probs, y_true))
+    k = probs.shape[1]
+    if method not in METHODS:
         raise ValueError(f"method must be 'none', 'temperature' or 'vector', got {method!r}")
     if method == "none":
         return Calibrator(np.ones(k), np.zeros(k))
-    found = optimize.minimize_scalar(
+    temperature = optimize.minimize_scalar(
         lambda log_scale: _log_loss(np.exp(log_scale) * logs, y_true),
-        bounds=SCALES,
+        bounds=LOG_SCALES,
         method="bounded",
     )
-    start = np.r_[np.full(k, found.x), np.zeros(k)]
-    if method == "temperature":
-        return Calibrator(np.exp(start[:k]), start[k:])
+    values = np.r_[np.full(k, temperature.x), np.zeros(k)]
+    if method == "vector":
+        values = _fit_vector(logs, y_true, values, ridge=ridge)
+    return Calibrator(np.exp(values[:k]), values[k:])
+
+
+def _fit_vector(
+    logs: np.ndarray, y_true: np.ndarray, start: np.ndarray, *, ridge: float
+) -> np.ndarray:
+    """Return the logarithms of the scales, then the shifts: ndarray of shape (2 k,)."""
+    n, k = logs.shape
+    truth = np.eye(k)[y_true]
 
     def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
         scale = np.exp(values[:k])
         scores = logs * scale + values[k:]
-        errors = (special.softmax(scores, axis=1) - np.eye(k)[y_true]) / len(y_true)
+        errors = (special.softmax(scores, axis=1) - truth) / n
         gradient = np.r_[(errors * logs).sum(axis=0) * scale, errors.sum(axis=0)]
-        return _log_loss(scores, y_true) + 0.5 * ridge * np.sum(
-            (values - start) ** 2
-        ), gradient + ridge * (values - start)
+        away = values - start
+        penalty = 0.5 * ridge * np.sum(away**2)
+        return _log_loss(scores, y_true) + penalty, gradient + ridge * away
 
-    values = optimize.minimize(loss, start, jac=True, method="L-BFGS-B").x
-    return Calibrator(np.exp(values[:k]), values[k:])
+    return optimize.minimize(loss, start, jac=True, method="L-BFGS-B").x
 
 
 def out_of_fold(
     probs: np.ndarray, y_true: np.ndarray, fold: np.ndarray, *, method: str
 ) -> np.ndarray:
-    """Return calibrated probabilities, those of each fold by what was fitted on the other folds: ndarray of shape (n, k)."""
+    """Return probabilities of shape (n, k), each fold's calibrated by what the others fitted."""
 
     def fit(rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         calibrator = fit_calibrator(probs[rows], y_true[rows], method=method)
@@ -110,35 +123,35 @@ def cross_fitted(
 
     Parameters
     ----------
-    fit : takes the rows to fit on (ndarray of bool of shape (n,)), returns what predicts other such rows
+    fit : takes the rows to fit on (ndarray of bool of shape (n,)), returns what predicts other rows
     fold : ndarray of int of shape (n,)
 
     Returns
     -------
     ndarray of shape (n, n_classes)
     """
-    found = np.empty((len(fold), n_classes))
+    probs = np.empty((len(fold), n_classes))
     for number in np.unique(fold):
         held_out = fold == number
-        found[held_out] = fit(~held_out)(held_out)
-    return found
+        probs[held_out] = fit(~held_out)(held_out)
+    return probs
 
 
 def log_probs(probs: np.ndarray) -> np.ndarray:
-    """Return logarithms of probabilities, of those below `LEAST` its own."""
-    return np.log(np.clip(probs, LEAST, None))
+    """Return logarithms of probabilities, of those below `SMALLEST_PROB` its own."""
+    return np.log(np.clip(probs, SMALLEST_PROB, None))
 
 
 def _log_loss(scores: np.ndarray, y_true: np.ndarray) -> float:
-    return float(
-        np.mean(special.logsumexp(scores, axis=1) - scores[np.arange(len(y_true)), y_true])
-    )
+    """Return the log loss of scores whose softmax are the probabilities."""
+    of_truth = scores[np.arange(len(y_true)), y_true]
+    return float(np.mean(special.logsumexp(scores, axis=1) - of_truth))
 
 
 def debiased_calibration_error(
     probs: np.ndarray, y_true: np.ndarray, *, n_bins: int = 15, confidence: float = 0.95
 ) -> Interval:
-    """Return the root mean square gap between confidence and accuracy, without the part that chance in the bins adds.
+    """Return the root mean square gap between confidence and accuracy, without chance's part in it.
 
     Parameters
     ----------
@@ -148,8 +161,9 @@ def debiased_calibration_error(
 
     Returns
     -------
-    Interval in [0, 1]; 0 where the gaps are no larger than chance makes them. It holds the errors whose estimates would scatter as far as
-    this one (rows taken as independent): normal theory for a sum of squared gaps, solved for the error as in Wilson's interval.
+    Interval in [0, 1]; 0 where the gaps are no larger than chance makes them. It holds the errors
+    whose estimates would scatter as far as this one (rows taken as independent): normal theory for
+    a sum of squared gaps, solved for the error as in Wilson's interval.
 
     Raises
     ------
@@ -160,31 +174,64 @@ def debiased_calibration_error(
     Kumar et al. 2019, "Verified Uncertainty Calibration", the debiased estimator.
     """
     probs = checked_probs(probs, y_true)
-    if len(probs) < 2:
-        raise ValueError(f"the calibration error needs 2 rows or more, got {len(probs)}")
+    n = len(probs)
+    if n < 2:
+        raise ValueError(f"the calibration error needs 2 rows or more, got {n}")
     confidences, right = probs.max(axis=1), probs.argmax(axis=1) == y_true
-    bins = np.array_split(
-        np.argsort(confidences, kind="stable"), max(1, min(n_bins, len(probs) // LEAST_IN_BIN))
-    )
-    weight = np.array([len(rows) for rows in bins]) / len(probs)
+    order = np.argsort(confidences, kind="stable")
+    bins = np.array_split(order, max(1, min(n_bins, n // MIN_BIN_SIZE)))
+    weight = np.array([len(rows) for rows in bins]) / n
     gap = np.array([confidences[rows].mean() - right[rows].mean() for rows in bins])
-    noise = np.array([_noise(right[rows]) for rows in bins])
-    square, z = float(weight @ (gap**2 - noise)), stats.norm.ppf(0.5 + confidence / 2)
-    # around a true square s, estimates have the variance 4 s (weight^2 noise) + 2 (weight noise)^2, summed over bins
-    middle, least = (
-        square + 2 * z**2 * float(weight**2 @ noise),
-        square**2 - 2 * z**2 * float((weight * noise) @ (weight * noise)),
-    )
-    half = np.sqrt(max(0.0, middle**2 - least))
-    value, low, high = (
-        float(np.sqrt(min(1.0, max(0.0, each)))) for each in (square, middle - half, middle + half)
-    )
-    return Interval(value, low, high, n=len(probs), confidence=confidence)
+    noise = np.array([_accuracy_variance(right[rows]) for rows in bins])
+    square = float(weight @ (gap**2 - noise))
+    # around a true square s, estimates have the variance
+    # 4 s (weight^2 noise) + 2 (weight noise)^2, summed over bins
+    z = stats.norm.ppf(0.5 + confidence / 2)
+    middle = square + 2 * z**2 * float(weight**2 @ noise)
+    product = square**2 - 2 * z**2 * float((weight * noise) @ (weight * noise))
+    half = np.sqrt(max(0.0, middle**2 - product))
+    squares = np.array([square, middle - half, middle + half])
+    value, low, high = np.sqrt(squares.clip(0, 1)).tolist()
+    return Interval(value, low, high, n=n, confidence=confidence)
 
 
-def _noise(right: np.ndarray) -> float:
-    """Return the variance of a bin's accuracy; where all of it is right, or all wrong, as if two rows more were half right."""
+def _accuracy_variance(right: np.ndarray) -> float:
+    """Return the variance of a bin's accuracy.
+
+    Where all of it is right, or all wrong, it is that of two more rows of which one is right.
+    """
     n, share = len(right), float(right.mean())
     if share in (0.0, 1.0):
         share = (right.sum() + 1) / (n + 2)
     return share * (1 - share) / (n - 1)
+
+
+def describe_calibrator(
+    calibrator: Calibrator, *, method: str, rows: str, before: Interval, after: Interval
+) -> str:
+    """Return as a sentence what calibration does to the log loss.
+
+    Parameters
+    ----------
+    method : that of `fit_calibrator`
+    rows : which rows they are, as "validation"
+    before, after : the log loss of the rows without and with calibration
+    """
+    return (
+        f"On {after.n:,} {rows} rows, the log loss with calibration by {method} "
+        f"(mean temperature {calibrator.temperature:.2f}) is {after}, without it {before}."
+    )
+
+
+def describe_errors(intervals: Mapping[str, Mapping[str, Interval]]) -> str:
+    """Return the calibration of several models as a sentence.
+
+    Parameters
+    ----------
+    intervals : model -> Intervals by name, `calibration_error` and `brier_loss` among them
+    """
+    models = [
+        f"{name}: calibration error {errors['calibration_error']}, Brier {errors['brier_loss']}"
+        for name, errors in intervals.items()
+    ]
+    return f"{'; '.join(models)}."

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from lib.evaluation.significance import Interval, share_interval
+
 
 def mistakes_table(
     rows: pd.DataFrame, y_true: np.ndarray, probs: np.ndarray, *, class_names: Sequence[str]
@@ -21,9 +23,11 @@ def mistakes_table(
 
     Returns
     -------
-    DataFrame with `row_id`, `label`, `predicted`, `confidence` (of the wrong class) and `label_prob` (of the right one), 0..1, and `text`
+    DataFrame with `row_id`, `label`, `predicted`, `confidence` (of the wrong class) and
+    `label_prob` (of the right one), 0..1, and `text`
     """
-    names, y_pred = np.asarray(class_names, dtype=object), probs.argmax(axis=1)
+    names = np.asarray(class_names, dtype=object)
+    y_pred = probs.argmax(axis=1)
     table = pd.DataFrame(
         {
             "row_id": rows["row_id"].to_numpy(),
@@ -34,9 +38,8 @@ def mistakes_table(
             "text": rows["text"].to_numpy(),
         }
     )
-    return table[y_pred != y_true].sort_values(
-        "confidence", ascending=False, kind="stable", ignore_index=True
-    )
+    mistakes = table[y_pred != y_true]
+    return mistakes.sort_values("confidence", ascending=False, kind="stable", ignore_index=True)
 
 
 def confusion_counts(
@@ -45,11 +48,8 @@ def confusion_counts(
     """Return counts of rows, true classes down, predicted classes across."""
     k = len(class_names)
     counts = np.bincount(y_true * k + y_pred, minlength=k * k).reshape(k, k)
-    return pd.DataFrame(
-        counts,
-        index=pd.Index(class_names, name="label"),
-        columns=pd.Index(class_names, name="predicted"),
-    )
+    table = pd.DataFrame(counts, index=class_names, columns=class_names)
+    return table.rename_axis(index="label", columns="predicted")
 
 
 def accuracy_by_length(texts: Sequence[str], right: np.ndarray, *, n_bins: int = 5) -> pd.DataFrame:
@@ -59,25 +59,55 @@ def accuracy_by_length(texts: Sequence[str], right: np.ndarray, *, n_bins: int =
     -------
     DataFrame indexed by bin ("12-30"): `accuracy`, `low`, `high` (95 %), `n`
     """
-    from statsmodels.stats.proportion import proportion_confint
+    rows = pd.DataFrame({"words": [len(text.split()) for text in texts], "right": right})
+    if rows["words"].nunique() > 1:
+        rows["bin"] = pd.qcut(rows["words"], n_bins, duplicates="drop")
+    else:
+        rows["bin"] = 0
+    table = {}
+    for _, of_bin in rows.groupby("bin", observed=True):
+        share = share_interval(int(of_bin["right"].sum()), len(of_bin))
+        name = f"{of_bin['words'].min()}-{of_bin['words'].max()}"
+        table[name] = (share.value, share.low, share.high, share.n)
+    columns = ["accuracy", "low", "high", "n"]
+    return pd.DataFrame.from_dict(table, orient="index", columns=columns).rename_axis("words")
 
-    words = pd.Series([len(text.split()) for text in texts])
-    bins = (
-        pd.qcut(words, n_bins, duplicates="drop")
-        if words.nunique() > 1
-        else pd.Series(0, index=words.index)
-    )
-    grouped = pd.Series(right.astype(float)).groupby(bins, observed=True)
-    n, n_right = grouped.size(), grouped.sum()
-    low, high = proportion_confint(n_right, n, alpha=0.05, method="wilson")
-    ranges = words.groupby(bins, observed=True).agg(["min", "max"])
-    names = [f"{a}-{b}" for a, b in ranges.itertuples(index=False)]
-    return pd.DataFrame(
-        {
-            "accuracy": (n_right / n).to_numpy(),
-            "low": np.asarray(low),
-            "high": np.asarray(high),
-            "n": n.to_numpy(),
-        },
-        index=pd.Index(names, name="words"),
+
+def describe_weakest_class(
+    class_f1: Sequence[Interval], class_names: Sequence[str], *, model: str
+) -> str:
+    """Return as a sentence which class has the lowest F1.
+
+    Parameters
+    ----------
+    class_f1 : of each class, as `significance.class_f1_intervals` returns them
+    model : its name, as "the transformer" without the article
+    """
+    f1, label = min(zip(class_f1, class_names), key=lambda pair: pair[0].value)
+    return f"The weakest class of the {model} is {label}: F1 {f1}."
+
+
+def describe_commonest_confusion(counts: pd.DataFrame) -> str:
+    """Return as a sentence which class is most often taken for which, from `confusion_counts`."""
+    mistakes = counts.to_numpy() * (1 - np.eye(len(counts), dtype=int))
+    row, column = np.unravel_index(mistakes.argmax(), mistakes.shape)
+    if not mistakes[row, column]:
+        return "No row is taken for another class."
+    label, predicted = counts.index[row], counts.columns[column]
+    n_most, n_rows = mistakes[row, column], counts.loc[label].sum()
+    return f"The commonest confusion: {label} taken for {predicted}, {n_most} of {n_rows} rows."
+
+
+def describe_lengths(by_length: pd.DataFrame, *, model: str) -> str:
+    """Return as a sentence on which lengths a model is best and worst, from `accuracy_by_length`.
+
+    Parameters
+    ----------
+    model : its name, as "the transformer" without the article
+    """
+    accuracy = by_length["accuracy"]
+    best, worst = accuracy.idxmax(), accuracy.idxmin()
+    return (
+        f"The {model} is best on texts of {best} words (accuracy {accuracy[best]:.3f}) "
+        f"and worst on texts of {worst} words ({accuracy[worst]:.3f})."
     )

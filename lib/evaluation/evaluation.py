@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lib import workspace
-from lib.evaluation import calibration, metrics, significance
+from lib.evaluation import calibration, metrics, sealed, significance
 from lib.evaluation.significance import Interval, PairedTest
 
 SHOWN = {"accuracy": "accuracy", "macro_f1": "macro F1", "weighted_f1": "weighted F1"}
@@ -147,6 +147,42 @@ def intervals_table(models: Mapping[str, ModelScores]) -> pd.DataFrame:
     return pd.DataFrame(rows).T.astype(float)
 
 
+def describe_scores(models: Mapping[str, ModelScores], warning: str = "") -> str:
+    """Return the highest macro F1 with its interval as a sentence, then the warning."""
+    best = best_model(models)
+    macro_f1 = models[best].intervals["macro_f1"]
+    sentence = f"The highest macro F1 is that of the {best}: {macro_f1}, n = {macro_f1.n:,}."
+    return f"{sentence} {warning}".strip()
+
+
+def corrected_warning(
+    ledger: pd.DataFrame,
+    y_true: np.ndarray,
+    probs: Mapping[str, np.ndarray],
+    *,
+    confidence: float = 0.95,
+    **options: Any,
+) -> str:
+    """Return the warning of several evaluations, with intervals that hold for all; "" of one.
+
+    Parameters
+    ----------
+    ledger : of the sealed test set
+    y_true : ndarray of int of shape (n,)
+    probs : by model, ndarrays of shape (n, k)
+    confidence : of one interval at the first evaluation, 0..1
+    options : of `metric_intervals`
+    """
+    warning, corrected = sealed.caution(ledger, confidence=confidence)
+    if not warning:
+        return ""
+    macro_f1 = {}
+    for name, of_model in probs.items():
+        intervals = significance.metric_intervals(y_true, of_model, confidence=corrected, **options)
+        macro_f1[name] = intervals["macro_f1"]
+    return sealed.describe_corrected(ledger, macro_f1)
+
+
 def class_f1_table(
     class_f1: Mapping[str, Sequence[Interval]], class_names: Sequence[str]
 ) -> pd.DataFrame:
@@ -162,6 +198,23 @@ def class_f1_table(
         for name in class_f1
     }
     return pd.DataFrame(rows).T.astype(float)
+
+
+def probs_table(
+    row_ids: pd.Series, probs: Mapping[str, np.ndarray], class_names: Sequence[str]
+) -> pd.DataFrame:
+    """Return the probabilities of all models: `row_id` and a column "<model>: <class>" for each.
+
+    Parameters
+    ----------
+    probs : by model, ndarrays of shape (n, k), columns in `class_names` order
+    """
+    columns = {
+        f"{name}: {label}": of_model[:, code]
+        for name, of_model in probs.items()
+        for code, label in enumerate(class_names)
+    }
+    return pd.DataFrame({"row_id": row_ids, **columns})
 
 
 def _scores(saved: dict[str, Any]) -> ModelScores:

@@ -17,9 +17,10 @@ def accuracy(y_true: np.ndarray, y_pred: np.ndarray) -> float:
 
 
 def macro_f1(y_true: np.ndarray, y_pred: np.ndarray, *, n_classes: int | None = None) -> float:
-    """Return the mean of the classes' F1, each class alike; a class without a row or prediction is left out.
+    """Return the unweighted mean of the classes' F1, without classes of no row and no prediction.
 
-    Equal to scikit-learn's `f1_score(average="macro")` and some twenty times as fast, which resampling needs.
+    Equal to scikit-learn's `f1_score(average="macro")` and some twenty times as fast, which
+    resampling needs.
 
     Examples
     --------
@@ -27,33 +28,33 @@ def macro_f1(y_true: np.ndarray, y_pred: np.ndarray, *, n_classes: int | None = 
     0.7333333333333334
     """
     k = n_classes or int(max(y_true.max(), y_pred.max())) + 1
-    there = np.bincount(y_true, minlength=k) + np.bincount(y_pred, minlength=k) > 0
-    return float(class_f1(y_true, y_pred, n_classes=k)[there].mean())
+    support = np.bincount(y_true, minlength=k) + np.bincount(y_pred, minlength=k)
+    return float(class_f1(y_true, y_pred, n_classes=k)[support > 0].mean())
 
 
 def class_f1(y_true: np.ndarray, y_pred: np.ndarray, *, n_classes: int) -> np.ndarray:
-    """Return each class's F1, 0 where it has neither row nor prediction: ndarray of shape (n_classes,)."""
-    together = np.bincount(y_true, minlength=n_classes) + np.bincount(y_pred, minlength=n_classes)
+    """Return each class's F1, 0 where it has neither row nor prediction: ndarray (n_classes,)."""
+    support = np.bincount(y_true, minlength=n_classes) + np.bincount(y_pred, minlength=n_classes)
     right = np.bincount(y_true[y_true == y_pred], minlength=n_classes)
-    return 2 * right / np.maximum(1, together)
+    return 2 * right / np.maximum(1, support)
 
 
 def roc_auc(probs: np.ndarray, y_true: np.ndarray) -> float:
-    """Return the area under the ROC curve, one class against the rest, the mean over classes: 0.5 is chance.
+    """Return the area under the ROC curve, one class against the rest, the mean over classes.
 
-    Equal to scikit-learn's `roc_auc_score(multi_class="ovr")`, from ranks (Hanley and McNeil 1982), as resampling needs.
-    A class without a row, or with all of them, is left out; NaN where that leaves none.
+    0.5 is chance. Equal to scikit-learn's `roc_auc_score(multi_class="ovr")`, from ranks (Hanley
+    and McNeil 1982), as resampling needs. A class without a row, or with all of them, is left out;
+    NaN where that leaves none.
     """
-    n_positive = np.bincount(y_true, minlength=probs.shape[1])
+    n_classes = probs.shape[1]
+    n_positive = np.bincount(y_true, minlength=n_classes)
+    n_pairs = n_positive * (len(y_true) - n_positive)
     rank_sums = np.array(
-        [stats.rankdata(probs[:, code])[y_true == code].sum() for code in range(probs.shape[1])]
+        [stats.rankdata(probs[:, code])[y_true == code].sum() for code in range(n_classes)]
     )
-    with np.errstate(invalid="ignore", divide="ignore"):
-        areas = (rank_sums - n_positive * (n_positive + 1) / 2) / (
-            n_positive * (len(y_true) - n_positive)
-        )
-    defined = np.isfinite(areas)
-    return float(areas[defined].mean()) if defined.any() else float("nan")
+    beaten = rank_sums - n_positive * (n_positive + 1) / 2
+    defined = n_pairs > 0
+    return float(np.mean(beaten[defined] / n_pairs[defined])) if defined.any() else float("nan")
 
 
 def expected_calibration_error(probs: np.ndarray, y_true: np.ndarray, *, n_bins: int = 15) -> float:
@@ -82,32 +83,49 @@ def expected_calibration_error(probs: np.ndarray, y_true: np.ndarray, *, n_bins:
     >>> expected_calibration_error(np.array([[0.8, 0.2], [0.8, 0.2]]), np.array([0, 1]))
     0.3
     """
-    place, gap = calibration_gaps(probs, y_true, n_bins=n_bins)
-    return float(np.round(np.abs(np.bincount(place, weights=gap)).sum() / len(y_true), 12))
-
-
-def calibration_gaps(
-    probs: np.ndarray, y_true: np.ndarray, *, n_bins: int = 15
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the bin of each row, and its confidence minus whether it is right: what the calibration error sums up."""
-    probs, place = _binned(probs, y_true, n_bins)
-    return place, probs.max(axis=1) - (probs.argmax(axis=1) == y_true)
+    rows = _binned(probs, y_true, n_bins)
+    gaps = np.bincount(rows["bin"], weights=rows["confidence"] - rows["accuracy"])
+    return float(np.round(np.abs(gaps).sum() / len(y_true), 12))
 
 
 def reliability_bins(probs: np.ndarray, y_true: np.ndarray, *, n_bins: int = 15) -> pd.DataFrame:
     """Return mean `confidence`, `accuracy` and `n` of each bin of confidence that holds a row."""
-    probs, place = _binned(probs, y_true, n_bins)
-    table = pd.DataFrame(
-        {"bin": place, "confidence": probs.max(axis=1), "accuracy": probs.argmax(axis=1) == y_true}
-    )
-    grouped = table.groupby("bin")
-    return grouped[["confidence", "accuracy"]].mean().assign(n=grouped.size())
+    by_bin = _binned(probs, y_true, n_bins).groupby("bin")
+    return by_bin.mean().assign(n=by_bin.size())
+
+
+def _binned(probs: np.ndarray, y_true: np.ndarray, n_bins: int) -> pd.DataFrame:
+    """Return the `bin` of each row, its `confidence`, and `accuracy`: whether it is right."""
+    probs = checked_probs(probs, y_true)
+    if n_bins < 1:
+        raise ValueError(f"n_bins must be at least 1, got {n_bins}")
+    confidence = probs.max(axis=1)
+    bins = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
+    right = probs.argmax(axis=1) == y_true
+    return pd.DataFrame({"bin": bins, "confidence": confidence, "accuracy": right})
 
 
 def brier_score_loss(probs: np.ndarray, y_true: np.ndarray) -> float:
-    """Return the mean squared distance of the probabilities from the truth: 0 (perfect) to 2 (Brier 1950)."""
+    """Return the mean squared distance of probabilities and truth, 0 (best) to 2 (Brier 1950)."""
     probs = checked_probs(probs, y_true)
     return float(np.mean(np.sum((probs - np.eye(probs.shape[1])[y_true]) ** 2, axis=1)))
+
+
+def row_log_losses(
+    probs: np.ndarray, y_true: np.ndarray, *, floor: float = np.finfo(float).eps
+) -> np.ndarray:
+    """Return each row's log loss, the negative logarithm of its class's probability: ndarray (n,).
+
+    Parameters
+    ----------
+    floor : probabilities below it count as it, so that no loss is infinite
+
+    Examples
+    --------
+    >>> row_log_losses(np.array([[0.25, 0.75], [1.0, 0.0]]), np.array([1, 0])).round(3)
+    array([ 0.288, -0.   ])
+    """
+    return -np.log(np.clip(probs[np.arange(len(probs)), y_true], floor, None))
 
 
 def classification_metrics(
@@ -123,64 +141,57 @@ def classification_metrics(
 
     Returns
     -------
-    dict: n, accuracy, macro_f1, weighted_f1, roc_auc (one against the rest, macro; None where a class has no row),
-    ece, brier_loss, nll_loss, and `classes`: {name: {precision, recall, f1, n}}
+    dict: n, accuracy, macro_f1, weighted_f1, roc_auc (one against the rest, macro; None where a
+    class has no row), ece, brier_loss, nll_loss, and `classes`: {name: {precision, recall, f1, n}}
 
     Raises
     ------
     ValueError : shapes differ, a row does not sum to 1, or a class is out of range.
     """
     given, probs = np.asarray(probs), checked_probs(probs, y_true)
-    if probs.shape[1] != len(class_names):
-        raise ValueError(f"probs has {probs.shape[1]} columns, class_names {len(class_names)}")
-    y_pred, codes = probs.argmax(axis=1), np.arange(len(class_names))
-    precision, recall, f1, n = precision_recall_fscore_support(
-        y_true, y_pred, labels=codes, zero_division=0.0
-    )
+    n_classes = len(class_names)
+    if probs.shape[1] != n_classes:
+        raise ValueError(f"probs has {probs.shape[1]} columns, class_names {n_classes}")
+    y_pred = probs.argmax(axis=1)
+    codes = np.arange(n_classes)
+    by_class = precision_recall_fscore_support(y_true, y_pred, labels=codes, zero_division=0.0)
+    table = pd.DataFrame(dict(zip(["precision", "recall", "f1", "n"], by_class)), index=class_names)
     return {
         "n": len(y_true),
         "accuracy": accuracy(y_true, y_pred),
-        "macro_f1": macro_f1(y_true, y_pred, n_classes=len(class_names)),
-        "weighted_f1": float(np.average(f1, weights=n)),
-        "roc_auc": roc_auc(given, y_true) if n.min() > 0 else None,
+        "macro_f1": macro_f1(y_true, y_pred, n_classes=n_classes),
+        "weighted_f1": float(np.average(table["f1"], weights=table["n"])),
+        "roc_auc": roc_auc(given, y_true) if table["n"].min() > 0 else None,
         "ece": expected_calibration_error(probs, y_true),
         "brier_loss": brier_score_loss(probs, y_true),
         "nll_loss": float(log_loss(y_true, probs, labels=codes)),
-        "classes": {
-            name: {
-                "precision": float(precision[i]),
-                "recall": float(recall[i]),
-                "f1": float(f1[i]),
-                "n": int(n[i]),
-            }
-            for i, name in enumerate(class_names)
-        },
+        "classes": table.to_dict("index"),
     }
 
 
 def checked_probs(probs: np.ndarray, y_true: np.ndarray) -> np.ndarray:
-    """Return `probs` as float64, each row summing to 1 exactly, or raise ValueError naming the first row that is wrong."""
+    """Return `probs` as float64, each row summing to 1 exactly.
+
+    Raises
+    ------
+    ValueError : shapes differ, a probability is negative, a row does not sum to 1 within 1e-6, or a
+        class of `y_true` is out of range; the first row that is wrong is named.
+    """
     probs = np.asarray(probs, dtype=np.float64)
     if probs.ndim != 2 or len(probs) != len(y_true):
         raise ValueError(f"probs must have shape ({len(y_true)}, n_classes), got {probs.shape}")
-    if len(probs) and probs.min() < 0:
-        raise ValueError(
-            f"probs must be 0..1; row {np.argmax(probs.min(axis=1) < 0)} has {probs.min():.6g}"
-        )
-    wrong = np.flatnonzero(~(np.abs(probs.sum(axis=1) - 1) <= 1e-6))
+    if not len(probs):
+        return probs
+    lowest = probs.min(axis=1)
+    if lowest.min() < 0:
+        row = np.argmax(lowest < 0)
+        raise ValueError(f"probs must be 0..1; row {row} has {lowest.min():.6g}")
+    sums = probs.sum(axis=1, keepdims=True)
+    wrong = np.flatnonzero(~(np.abs(sums - 1) <= 1e-6))
     if len(wrong):
-        raise ValueError(
-            f"probs rows must sum to 1; row {wrong[0]} sums to {probs[wrong[0]].sum():.6g}"
-        )
-    if len(y_true) and (np.min(y_true) < 0 or np.max(y_true) >= probs.shape[1]):
-        raise ValueError(
-            f"y_true must be in 0..{probs.shape[1] - 1}, found {np.min(y_true)}..{np.max(y_true)}"
-        )
-    return probs / probs.sum(axis=1, keepdims=True)
-
-
-def _binned(probs: np.ndarray, y_true: np.ndarray, n_bins: int) -> tuple[np.ndarray, np.ndarray]:
-    probs = checked_probs(probs, y_true)
-    if n_bins < 1:
-        raise ValueError(f"n_bins must be at least 1, got {n_bins}")
-    return probs, np.minimum((probs.max(axis=1) * n_bins).astype(int), n_bins - 1)
+        row = wrong[0]
+        raise ValueError(f"probs rows must sum to 1; row {row} sums to {sums[row, 0]:.6g}")
+    first, last = np.min(y_true), np.max(y_true)
+    if first < 0 or last >= probs.shape[1]:
+        raise ValueError(f"y_true must be in 0..{probs.shape[1] - 1}, found {first}..{last}")
+    return probs / sums

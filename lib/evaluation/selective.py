@@ -1,4 +1,4 @@
-"""When one class is no honest answer: conformal prediction sets, and leaving a text unanswered."""
+"""Selective prediction: conformal prediction sets, and leaving a text unanswered."""
 
 from __future__ import annotations
 
@@ -8,20 +8,24 @@ import numpy as np
 import pandas as pd
 
 from lib.evaluation.metrics import checked_probs
-from lib.evaluation.significance import share_interval
+from lib.evaluation.significance import Interval, share_interval
 
 
 def conformal_thresholds(
     probs: np.ndarray, y_true: np.ndarray, *, coverage: float, by_class: bool = False
 ) -> np.ndarray:
-    """Return how probable a class must be to join the prediction set, so that sets hold the truth with a given probability.
+    """Return how probable a class must be to join the prediction set.
+
+    Sets hold the true class with the probability `coverage`.
 
     Parameters
     ----------
     probs : ndarray of shape (n, k) of rows that the model did not learn from
     y_true : ndarray of int of shape (n,), columns of `probs`
-    coverage : share of new rows whose set holds their class, 0..1; holds for rows drawn like these, whatever the model
-    by_class : the same coverage in each class (sets grow); a class with too few rows to promise it joins every set
+    coverage : share of new rows whose set holds their class, 0..1; holds for rows drawn like these,
+        whatever the model
+    by_class : the same coverage in each class (sets grow); a class with too few rows to promise it
+        joins every set
 
     Returns
     -------
@@ -29,24 +33,30 @@ def conformal_thresholds(
 
     Source
     ------
-    Split conformal prediction, Vovk et al. 2005; the score and the classwise form after Sadinle et al. 2019, "Least Ambiguous
-    Set-Valued Classifiers with Bounded Error Levels".
+    Split conformal prediction, Vovk et al. 2005; the score and the classwise form after Sadinle et
+    al. 2019, "Least Ambiguous Set-Valued Classifiers with Bounded Error Levels".
 
     Examples
     --------
     >>> right = np.arange(0.50, 1.00, 0.05)
-    >>> conformal_thresholds(np.c_[right, 1 - right], np.zeros(10, dtype=int), coverage=0.8).round(2)
+    >>> probs = np.c_[right, 1 - right]
+    >>> conformal_thresholds(probs, np.zeros(10, dtype=int), coverage=0.8).round(2)
     array([0.55, 0.55])
     """
     probs = checked_probs(probs, y_true)
     if not 0 < coverage < 1:
         raise ValueError(f"coverage must be between 0 and 1, got {coverage}")
-    given = probs[np.arange(len(probs)), y_true]
+    n, k = probs.shape
+    of_truth = probs[np.arange(n), y_true]
     if by_class:
-        return np.array(
-            [_threshold(given[y_true == code], coverage) for code in range(probs.shape[1])]
-        )
-    return np.full(probs.shape[1], _threshold(given, coverage))
+        return np.array([_threshold(of_truth[y_true == code], coverage) for code in range(k)])
+    return np.full(k, _threshold(of_truth, coverage))
+
+
+def _threshold(of_truth: np.ndarray, coverage: float) -> float:
+    """Return the probability that all but the allowed number of the right classes reach."""
+    n_below = int(np.floor((len(of_truth) + 1) * (1 - coverage) + 1e-9))
+    return float(np.sort(of_truth)[n_below - 1]) if n_below >= 1 else 0.0
 
 
 def prediction_sets(probs: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -63,14 +73,15 @@ def conformal_table(
     by_class: bool = False,
     confidence: float = 0.95,
 ) -> pd.DataFrame:
-    """Promise coverages and count what comes of them: the sets of each fold have thresholds from the other folds.
+    """Promise coverages and measure them: the sets of a fold have thresholds from the other folds.
 
     Returns
     -------
-    DataFrame by promised coverage: `covered` with `low`, `high` (Wilson), `mean_size` of a set in classes, shares of sets of one class
-    (`single`) and of none (`empty`), `worst_class` (the lowest coverage of a class)
+    DataFrame by promised coverage: `covered` with `low`, `high` (Wilson), `mean_size` of a set in
+    classes, shares of sets of one class (`single`) and of none (`empty`), `worst_class` (the lowest
+    coverage of a class)
     """
-    rows, k = [], probs.shape[1]
+    rows = {}
     for coverage in coverages:
         sets = np.zeros(probs.shape, dtype=bool)
         for number in np.unique(fold):
@@ -79,23 +90,19 @@ def conformal_table(
                 probs[~held_out], y_true[~held_out], coverage=coverage, by_class=by_class
             )
             sets[held_out] = prediction_sets(probs[held_out], thresholds)
-        held, size = sets[np.arange(len(sets)), y_true], sets.sum(axis=1)
-        interval = share_interval(int(held.sum()), len(held), confidence=confidence)
-        worst = min(held[y_true == code].mean() for code in range(k) if (y_true == code).any())
-        rows.append(
-            (
-                coverage,
-                interval.value,
-                interval.low,
-                interval.high,
-                size.mean(),
-                (size == 1).mean(),
-                (size == 0).mean(),
-                worst,
-            )
-        )
-    columns = ["coverage", "covered", "low", "high", "mean_size", "single", "empty", "worst_class"]
-    return pd.DataFrame(rows, columns=columns).set_index("coverage")
+        covered = sets[np.arange(len(sets)), y_true]
+        size = sets.sum(axis=1)
+        share = share_interval(int(covered.sum()), len(covered), confidence=confidence)
+        rows[coverage] = {
+            "covered": share.value,
+            "low": share.low,
+            "high": share.high,
+            "mean_size": size.mean(),
+            "single": (size == 1).mean(),
+            "empty": (size == 0).mean(),
+            "worst_class": min(covered[y_true == code].mean() for code in np.unique(y_true)),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("coverage")
 
 
 def accuracy_coverage_curve(
@@ -105,38 +112,60 @@ def accuracy_coverage_curve(
     shares: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0),
     confidence: float = 0.95,
 ) -> pd.DataFrame:
-    """Return how right the model is where it answers only the texts that it is surest of.
+    """Return how accurate the model is where it answers only the texts that it is surest of.
 
     Returns
     -------
-    DataFrame by share answered: `least` (the probability of the first class from which on it answers), `accuracy` with `low`, `high`
-    (Wilson), `n`
+    DataFrame by share answered: `threshold` (it answers from this probability of the first class
+    on), `accuracy` with `low`, `high` (Wilson), `n`
 
     Source
     ------
     Chow 1970, "On Optimum Recognition Error and Reject Tradeoff"; El-Yaniv and Wiener 2010.
     """
-    surest, right = np.argsort(-probs.max(axis=1), kind="stable"), probs.argmax(axis=1) == y_true
+    confidences, right = probs.max(axis=1), probs.argmax(axis=1) == y_true
+    surest_first = np.argsort(-confidences, kind="stable")
     rows = []
     for share in shares:
-        answered = surest[: max(1, round(share * len(probs)))]
-        interval = share_interval(int(right[answered].sum()), len(answered), confidence=confidence)
-        rows.append(
-            (
-                share,
-                probs[answered[-1]].max(),
-                interval.value,
-                interval.low,
-                interval.high,
-                len(answered),
-            )
-        )
-    return pd.DataFrame(rows, columns=["share", "least", "accuracy", "low", "high", "n"]).set_index(
-        "share"
+        answered = surest_first[: max(1, round(share * len(probs)))]
+        accuracy = share_interval(int(right[answered].sum()), len(answered), confidence=confidence)
+        threshold = confidences[answered[-1]]
+        rows.append((share, threshold, accuracy.value, accuracy.low, accuracy.high, accuracy.n))
+    columns = ["share", "threshold", "accuracy", "low", "high", "n"]
+    return pd.DataFrame(rows, columns=columns).set_index("share")
+
+
+def describe_conformal(table: pd.DataFrame, *, n: int, coverage: float = 0.9) -> str:
+    """Return as a sentence how a promise is kept, and at what cost.
+
+    Parameters
+    ----------
+    table : as `conformal_table` returns it
+    n : texts that it was measured on
+    coverage : the promise in the table that is nearest to it is read
+    """
+    promised = min(table.index, key=lambda promise: abs(promise - coverage))
+    row = table.loc[promised]
+    covered = Interval(row["covered"], row["low"], row["high"], n=n)
+    return (
+        f"Sets that promise {promised:.0%} hold the right class in {covered.percent()} of {n:,} "
+        f"texts, and name {row['mean_size']:.2f} classes on average; {row['single']:.0%} of them "
+        f"name one. The class with the lowest coverage is held in {row['worst_class']:.1%}."
     )
 
 
-def _threshold(given: np.ndarray, coverage: float) -> float:
-    """Return the probability that all but the allowed number of the right classes reach."""
-    allowed = int(np.floor((len(given) + 1) * (1 - coverage) + 1e-9))  # rows that may fall below it
-    return float(np.sort(given)[allowed - 1]) if allowed >= 1 else 0.0
+def describe_coverage_curve(curve: pd.DataFrame, *, model: str, share: float = 0.8) -> str:
+    """Return as a sentence what leaving the other texts unanswered gains.
+
+    Parameters
+    ----------
+    curve : as `accuracy_coverage_curve` returns it, with `share` and 1.0 among the shares
+    model : its name, as "ensemble"
+    """
+    row = curve.loc[share]
+    accuracy = Interval(row["accuracy"], row["low"], row["high"], n=int(row["n"]))
+    return (
+        f"Answering the surest {share:.0%} of the texts (first class at {row['threshold']:.2f} or "
+        f"more), the {model} is right in {accuracy.percent()}; "
+        f"on all texts in {curve.loc[1.0, 'accuracy']:.1%}."
+    )

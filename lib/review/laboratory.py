@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 from scipy.sparse import issparse
 from sklearn.base import ClassifierMixin, clone
 from sklearn.decomposition import TruncatedSVD
@@ -23,7 +22,7 @@ from tqdm import tqdm
 
 from lib.errors import WorkbookError
 from lib.evaluation.metrics import macro_f1
-from lib.evaluation.significance import gain_over_seeds
+from lib.evaluation.significance import gain_over_seeds, student_interval
 from lib.review.labels import confusion_rates, inject_label_noise, rank_label_issues
 from lib.review.review_budget import hits_by_depth
 from lib.training.baseline import SMOOTHING
@@ -387,14 +386,15 @@ def with_intervals(
         .agg(["mean", "std", "count"])
         .reset_index()
     )
-    reach = (
-        stats.t.ppf(0.5 + confidence / 2, by_case["count"] - 1)
-        * by_case["std"]
-        / np.sqrt(by_case["count"])
-    )
-    table = by_case[["kind", "rate", "detector"]].assign(value=by_case["mean"])
-    return table.assign(
-        low=(table["value"] - reach).clip(0, 1), high=(table["value"] + reach).clip(0, 1)
+    by_case["error"] = by_case["std"] / np.sqrt(by_case["count"])
+    intervals = [
+        student_interval(mean, error, n_values=n, n=n, confidence=confidence, bounds=(0, 1))
+        for mean, error, n in zip(by_case["mean"], by_case["error"], by_case["count"])
+    ]
+    return by_case[["kind", "rate", "detector"]].assign(
+        value=by_case["mean"],
+        low=[interval.low for interval in intervals],
+        high=[interval.high for interval in intervals],
     )
 
 
@@ -523,7 +523,6 @@ def _effect(
     left = np.stack(predicted["flagged rows left as they are"])
     for way, each in predicted.items():
         gain = gain_over_seeds(y, left, np.stack(each), seed=seed)
-        verdict = "better" if gain.low > 0 else "worse" if gain.high < 0 else "cannot tell"
         table.append(
             (
                 way,
@@ -531,7 +530,7 @@ def _effect(
                 gain.value,
                 gain.low,
                 gain.high,
-                verdict,
+                gain.verdict,
             )
         )
     return pd.DataFrame(

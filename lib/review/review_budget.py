@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 from sklearn.isotonic import IsotonicRegression
 
-from lib.evaluation.significance import Interval
+from lib.evaluation.significance import Interval, student_interval
 
 N_DEPTHS, FIRST_DEPTH = 40, 5  # of the grid; the precision of fewer rows than that is chance
 SECONDS_A_ROW = 15  # of a person's attention; the reviewer shows the person's own
@@ -224,10 +223,7 @@ def _expected(
 def _over_seeds(
     values: np.ndarray, *, highest: float, n: int, confidence: float = 0.95
 ) -> Interval:
-    reach = (
-        stats.t.ppf(0.5 + confidence / 2, len(values) - 1)
-        * values.std(ddof=1)
-        / np.sqrt(len(values))
+    error = values.std(ddof=1) / np.sqrt(len(values))
+    return student_interval(
+        values.mean(), error, n_values=len(values), n=n, confidence=confidence, bounds=(0, highest)
     )
-    low, high = np.clip([values.mean() - reach, values.mean() + reach], 0, highest)
-    return Interval(float(values.mean()), float(low), float(high), n, confidence)

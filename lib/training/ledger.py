@@ -188,8 +188,7 @@ def _table(
         }
         if name != "plain recipe":
             gain = gain_over_seeds(y_true, predicted["plain recipe"], y_pred, confidence=confidence)
-            verdict = "better" if gain.low > 0 else "worse" if gain.high < 0 else "cannot tell"
-            row |= {"gain": gain.value, "low": gain.low, "high": gain.high, "verdict": verdict}
+            row |= {"gain": gain.value, "low": gain.low, "high": gain.high, "verdict": gain.verdict}
         rows.append(row | {"cost": seconds[name] / seconds["plain recipe"], "note": ""})
     rows += [{"technique": name, "note": note} for name, note in notes.items()]
     return (
@@ -207,12 +206,12 @@ def summary(ledger: pd.DataFrame, *, n_rows: int, n_seeds: int, train_rows: int)
         return "No technique is compared in this profile: name some in ledger.techniques."
     by_verdict = {
         verdict: [str(name) for name in tested.index[tested["verdict"] == verdict]]
-        for verdict in ("better", "worse", "cannot tell")
+        for verdict in ("better", "worse", "inconclusive")
     }
     words = {
         "better": "better",
         "worse": "worse",
-        "cannot tell": "cannot be told from the plain recipe",
+        "inconclusive": "not significantly different from the plain recipe",
     }
     parts = [
         f"{', '.join(names)}: {words[verdict]}" for verdict, names in by_verdict.items() if names

@@ -127,7 +127,7 @@ def test_a_finished_run_is_registered_promoted_and_compared_without_another_look
     for words, said in (
         (("register", "smoke"), "tiny-v1.0.0"),
         (("promote", "tiny-v1.0.0"), "the first champion"),
-        (("compare", "smoke", "smoke"), "cannot be told apart"),
+        (("compare", "smoke", "smoke"), "is not significantly different"),
     ):
         done = workbook(*words, home=home)
         assert done.returncode == 0, done.stderr

@@ -37,7 +37,7 @@ def test_a_clear_gain_is_better_and_the_other_way_round_worse(two):
 def test_equal_models_are_not_significantly_different(home):
     finished_run("one", answers(ROWS, 40)), finished_run("two", answers(ROWS, 41))
     found = comparison.compare("one", "two")
-    assert found.paired.verdict == "cannot tell"
+    assert found.paired.verdict == "inconclusive"
     assert (
         "The transformer of two is not significantly different from the transformer of one"
         in found.verdict
@@ -87,7 +87,7 @@ def test_the_command_prints_every_model_with_intervals_and_the_verdict(two):
     assert len({row.index("[") for row in rows}) == 1
     assert [row.split()[0] for row in rows] == ["one", "one", "two", "two"]
     assert verdict.startswith("The transformer of two is better than")
-    assert warning.startswith("2 different models have been measured on this test set")
+    assert warning.startswith("2 different models have been evaluated on this test set")
 
 
 def test_a_comparison_is_written_down_and_is_no_new_look(two):
@@ -95,7 +95,10 @@ def test_a_comparison_is_written_down_and_is_no_new_look(two):
     before = sealed.ledger(ws)
     comparison.compare("one", "two")
     after = sealed.ledger(ws)
-    assert len(after) == len(before) + 1 and sealed.n_looks(after) == sealed.n_looks(before) == 2
+    assert (
+        len(after) == len(before) + 1
+        and sealed.n_evaluations(after) == sealed.n_evaluations(before) == 2
+    )
     assert (
         after["why"].iloc[-1] == "comparison with run 'one'"
         and after["model"].iloc[-1] == before["model"].iloc[-1]

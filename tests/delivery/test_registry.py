@@ -220,7 +220,7 @@ def test_a_promotion_reads_the_labels_as_a_model_measured_before_also_when_its_r
     registry.promote(SECOND)
     ledger = sealed.ledger(Workspace("data", "one"))
     assert (
-        sealed.n_looks(ledger) == 2
+        sealed.n_evaluations(ledger) == 2
         and ledger["why"].iloc[-1] == f"comparison of {SECOND} with {FIRST}"
     )
 

@@ -5,6 +5,7 @@ from scipy import special
 from lib.evaluation import calibration
 from lib.evaluation.calibration import debiased_calibration_error
 from lib.evaluation.metrics import expected_calibration_error
+from lib.evaluation.significance import Interval
 
 
 def drawn(n=20_000, *, sharpen=1.0, shift=(0.0, 0.0, 0.0), seed=0):
@@ -125,3 +126,25 @@ def test_rows_that_are_all_right_do_not_make_it_surer_than_a_bound():
     probs = np.tile([0.6, 0.4], (50, 1))
     calibrator = calibration.fit_calibrator(probs, np.zeros(50, dtype=int), method="temperature")
     assert np.exp(-3) <= calibrator.temperature < 0.07
+
+
+def test_what_calibration_does_to_the_log_loss_is_a_sentence():
+    calibrator = calibration.Calibrator(scale=np.full(2, 0.8), shift=np.zeros(2))
+    before, after = Interval(0.5, 0.4, 0.6, n=1_500), Interval(0.45, 0.4, 0.5, n=1_500)
+    assert calibration.describe_calibrator(
+        calibrator, method="temperature", rows="validation", before=before, after=after
+    ) == (
+        "On 1,500 validation rows, the log loss with calibration by temperature (mean temperature "
+        "1.25) is 0.450 [0.400, 0.500], without it 0.500 [0.400, 0.600]."
+    )
+
+
+def test_the_calibration_of_several_models_is_a_sentence():
+    errors = {
+        "calibration_error": Interval(0.02, 0, 0.04, n=9),
+        "brier_loss": Interval(0.3, 0.2, 0.4, n=9),
+    }
+    assert calibration.describe_errors({"first": errors, "second": errors}) == (
+        "first: calibration error 0.020 [0.000, 0.040], Brier 0.300 [0.200, 0.400]; "
+        "second: calibration error 0.020 [0.000, 0.040], Brier 0.300 [0.200, 0.400]."
+    )

@@ -4,6 +4,7 @@ import pytest
 from statsmodels.stats.proportion import proportion_confint
 
 from lib.evaluation import error_analysis
+from lib.evaluation.significance import Interval
 
 ROWS = pd.DataFrame({"row_id": [10, 11, 12, 13], "text": ["p", "q", "r", "s"]}, index=[7, 5, 3, 1])
 PROBS = np.array([[0.2, 0.7, 0.1], [0.5, 0.3, 0.2], [0.05, 0.05, 0.9], [0.1, 0.7, 0.2]])
@@ -73,3 +74,36 @@ def test_a_bin_that_is_all_right_still_has_an_interval():
 def test_texts_of_one_length_are_one_bin():
     found = error_analysis.accuracy_by_length(["a b c"] * 8, np.array([True] * 6 + [False] * 2))
     assert found[["accuracy", "n"]].to_numpy().tolist() == [[0.75, 8]]
+
+
+def test_the_weakest_class_is_named_with_its_interval():
+    class_f1 = [Interval(0.9, 0.8, 1.0, n=9), Interval(0.5, 0.4, 0.6, n=9)]
+    assert error_analysis.describe_weakest_class(class_f1, ["a", "b"], model="ensemble") == (
+        "The weakest class of the ensemble is b: F1 0.500 [0.400, 0.600]."
+    )
+
+
+def test_the_commonest_confusion_is_named_with_the_rows_of_its_class():
+    counts = error_analysis.confusion_counts(
+        np.array([0, 0, 0, 1, 1]), np.array([0, 1, 1, 1, 0]), class_names=["a", "b"]
+    )
+    assert error_analysis.describe_commonest_confusion(counts) == (
+        "The commonest confusion: a taken for b, 2 of 3 rows."
+    )
+
+
+def test_without_mistakes_there_is_no_confusion():
+    counts = error_analysis.confusion_counts(
+        np.array([0, 1]), np.array([0, 1]), class_names=["a", "b"]
+    )
+    assert error_analysis.describe_commonest_confusion(counts) == (
+        "No row is taken for another class."
+    )
+
+
+def test_the_lengths_of_best_and_worst_accuracy_are_named():
+    by_length = pd.DataFrame({"accuracy": [0.7, 0.9, 0.8]}, index=["1-5", "6-9", "10-20"])
+    assert error_analysis.describe_lengths(by_length, model="ensemble") == (
+        "The ensemble is best on texts of 6-9 words (accuracy 0.900) "
+        "and worst on texts of 1-5 words (0.700)."
+    )

@@ -1,10 +1,11 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from lib import workspace
-from lib.evaluation import calibration, evaluation, metrics, significance
+from lib.evaluation import calibration, evaluation, metrics, sealed, significance
 from lib.evaluation.evaluation import Evaluation, ModelScores
 from lib.evaluation.significance import Interval, PairedTest
 
@@ -132,3 +133,31 @@ def test_classes_of_several_models_side_by_side():
     assert table.index.tolist() == [(label, name) for label in CLASSES for name in "ab"]
     assert table["value"].tolist() == [0.5, 0.25, 0.625, 0.375, 0.75, 0.5]
     assert table.loc[("tool", "b"), ["low", "high"]].tolist() == [0, 1]
+
+
+def test_the_best_score_in_words():
+    scores = {
+        "a": ModelScores({"macro_f1": 0.5}, {"macro_f1": HALF}),
+        "b": ModelScores({"macro_f1": 0.25}, {"macro_f1": Interval(0.25, 0.2, 0.3, 40)}),
+    }
+    words = "The highest macro F1 is that of the a: 0.500 [0.400, 0.600], n = 40."
+    assert evaluation.describe_scores(scores) == words
+    assert evaluation.describe_scores(scores, "Beware.") == f"{words} Beware."
+
+
+def test_several_evaluations_are_warned_of_with_wider_intervals(answers):
+    y_true, probs = answers
+    ledger = pd.DataFrame({"model": ["a", "b"]})
+    options = {"n_resamples": 100, "seed": 3}
+    one = evaluation.corrected_warning(ledger[:1], y_true, {"m": probs}, **options)
+    assert one == ""
+    two = evaluation.corrected_warning(ledger, y_true, {"m": probs}, confidence=0.9, **options)
+    wider = significance.metric_intervals(y_true, probs, confidence=0.95, **options)["macro_f1"]
+    assert two == sealed.describe_corrected(ledger, {"m": wider}) != ""
+
+
+def test_probabilities_of_all_models_stand_side_by_side():
+    probs = {"a": np.array([[0.75, 0.25], [0.5, 0.5]]), "b": np.array([[1.0, 0.0], [0.0, 1.0]])}
+    table = evaluation.probs_table(pd.Series([7, 3]), probs, ["x", "y"])
+    assert table.columns.tolist() == ["row_id", "a: x", "a: y", "b: x", "b: y"]
+    assert table.to_numpy().tolist() == [[7, 0.75, 0.25, 1, 0], [3, 0.5, 0.5, 0, 1]]

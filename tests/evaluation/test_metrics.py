@@ -156,3 +156,10 @@ def test_bins_and_names_are_checked():
 def test_a_negative_probability_is_named_though_its_row_sums_to_one():
     with pytest.raises(ValueError, match=r"probs must be 0\.\.1; row 1 has -0\.2"):
         metrics.checked_probs(np.array([[0.5, 0.5], [1.2, -0.2]]), np.array([0, 0]))
+
+
+def test_a_rows_log_loss_is_that_of_its_class_and_finite():
+    probs = np.array([[0.25, 0.75], [0.0, 1.0]])
+    losses = metrics.row_log_losses(probs, np.array([1, 0]))
+    assert losses == pytest.approx(-np.log([0.75, np.finfo(float).eps]))
+    assert metrics.row_log_losses(probs, np.array([1, 0]), floor=1e-3)[1] == -np.log(1e-3)

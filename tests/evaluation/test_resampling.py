@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy import stats
 
 from lib.evaluation import metrics, resampling, significance
 
@@ -24,7 +25,8 @@ def test_a_row_of_weight_three_counts_as_three_rows(seed):
         np.random.default_rng(seed).integers(0, 4, (2, len(y))).astype(np.float32),
     )
     weights[1, (y == 2) | (y_pred == 2)] = 0  # a class without a row or prediction
-    place, gap = metrics.calibration_gaps(probs, y)
+    bins = np.minimum((probs.max(axis=1) * 15).astype(int), 14)
+    gap = probs.max(axis=1) - (y_pred == y)
     for w in weights:
         often = np.repeat(np.arange(len(y)), w.astype(int))
         of = w[None]
@@ -41,7 +43,7 @@ def test_a_row_of_weight_three_counts_as_three_rows(seed):
         assert resampling.weighted_roc_auc(of, y, probs)[0] == pytest.approx(
             metrics.roc_auc(probs[often], repeated), abs=1e-6
         )
-        error = np.abs(resampling.weighted_sums(of, place, n_places=15, values=gap)).sum() / w.sum()
+        error = np.abs(resampling.weighted_sums(of, bins, n_codes=15, values=gap)).sum() / w.sum()
         assert error == pytest.approx(
             metrics.expected_calibration_error(probs[often], repeated), abs=1e-6
         )
@@ -54,20 +56,20 @@ def test_auc_without_any_class_to_rank_is_not_a_number():
 
 def test_rows_of_a_cell_are_alike_and_the_cells_give_the_rows_back():
     y, probs = rows()
-    cell, (of_y, of_pred) = resampling.unique_cells(y, probs.argmax(axis=1))
-    assert cell.max() + 1 == len(of_y) <= 16
-    assert of_y[cell].tolist() == y.tolist()
-    assert of_pred[cell].tolist() == probs.argmax(axis=1).tolist()
+    plan, (of_y, of_pred) = resampling.cell_draws(y, probs.argmax(axis=1))
+    assert plan.n_cells == len(of_y) <= 16
+    assert of_y[plan.cell].tolist() == y.tolist()
+    assert of_pred[plan.cell].tolist() == probs.argmax(axis=1).tolist()
 
 
 def test_cells_give_the_interval_that_rows_give():
     y, probs = rows()
     y_pred = probs.argmax(axis=1)
-    cell, (of_y, of_pred) = resampling.unique_cells(y, y_pred)
+    plan, (of_y, of_pred) = resampling.cell_draws(y, y_pred)
     options = {"n_resamples": 300, "confidence": 0.9, "seed": 1}
     by_cell = resampling.bca_interval(
         lambda w: resampling.weighted_macro_f1(w, of_y, of_pred, n_classes=4)[:, None],
-        resampling.draws(len(y), cell=cell),
+        plan,
         **options,
     )
     by_row = resampling.bca_interval(
@@ -87,7 +89,9 @@ def test_the_ends_are_those_of_scipy_but_for_the_draw():
             lambda w: resampling.weighted_mean(w, values)[:, None], resampling.draws(60), **options
         )
     )
-    scipys = significance.bootstrap_interval(np.mean, values, n_resamples=20_000)
+    scipys = stats.bootstrap(
+        (values,), np.mean, n_resamples=20_000, method="BCa", rng=np.random.default_rng(42)
+    ).confidence_interval
     plain = np.quantile(
         resampling.resampled(
             lambda w: resampling.weighted_mean(w, values),
@@ -137,62 +141,34 @@ def test_pairs_of_equal_rows_in_one_group_are_as_uncertain_as_one_row_each():
         assert wrong.high - wrong.low < 0.85 * (both.high - both.low)
 
 
-@pytest.mark.parametrize("arrays", [1, 2])
-def test_groups_and_strata_reach_any_statistic(arrays):
-    seen = []
-
-    def statistic(y, *_):
-        seen.append(y)
-        return float(y.mean())
-
-    y = np.repeat([0, 0, 0, 1, 1], 2)
-    groups, given = np.repeat(["a", "b", "c", "d", "e"], 2), [y, y][:arrays]
-    significance.bootstrap_interval(statistic, *given, groups=groups, strata=y, n_resamples=50)
-    resamples = [each for each in seen if len(each) == 10]
-    assert len(resamples) >= 50
-    assert {tuple(np.bincount(each)) for each in resamples} == {(6, 4)}
-    significance.bootstrap_interval(statistic, *given, groups=groups, n_resamples=50)
-    assert len({each.sum() for each in seen}) > 3
-    assert all(each.sum() % 2 == 0 for each in seen)  # groups come whole
-
-
-def test_strata_keep_their_rows_in_every_resample():
-    y = np.repeat([0, 1], [30, 10])
-    found = resampling.resampled(
-        lambda w: resampling.weighted_sums(w, y, n_places=2),
-        resampling.draws(40, strata=y),
-        n_resamples=40,
-        seed=0,
+def test_groups_come_whole():
+    groups = np.repeat(["a", "b", "c"], [1, 2, 3])
+    counts = resampling.resampled(
+        lambda weights: weights, resampling.draws(6, groups=groups), n_resamples=40, seed=0
     )
-    assert np.unique(found, axis=0).tolist() == [[30, 10]]
+    a, b, c = counts[:, 0], counts[:, 1], counts[:, 3]
+    assert (counts == np.stack([a, b, b, c, c, c], axis=1)).all()
+    assert (a + b + c == 3).all()
+    assert len(np.unique(counts, axis=0)) > 3
 
 
-def test_a_stratified_interval_is_scipys_of_several_samples():
-    values = np.r_[
-        np.random.default_rng(0).exponential(1, 60),
-        50 + np.random.default_rng(1).exponential(1, 10),
-    ]
-    strata, options = (
-        np.repeat([0, 1], [60, 10]),
-        {"n_resamples": 20_000, "confidence": 0.95, "seed": 3},
-    )
-    scipys = significance.bootstrap_interval(np.mean, values, strata=strata, n_resamples=20_000)
-    how = resampling.draws(70, strata=strata)
-    _, low, high = (
-        ends[0]
-        for ends in resampling.bca_interval(
-            lambda w: resampling.weighted_mean(w, values)[:, None], how, **options
-        )
-    )
-    assert (low, high) == pytest.approx(
-        (scipys.low, scipys.high), abs=0.02 * (scipys.high - scipys.low)
-    )
+def test_several_predictions_are_scored_at_once():
+    y, probs = rows()
+    weights = np.random.default_rng(0).integers(0, 4, (2, len(y))).astype(np.float32)
+    y_pred = probs.argmax(axis=1)
+    scores = resampling.stacked_macro_f1(weights, y, [y, y_pred], n_classes=4)
+    assert scores[:, 0].tolist() == [1, 1]
+    alone = resampling.weighted_macro_f1(weights, y, y_pred, n_classes=4)
+    assert scores[:, 1].tolist() == alone.tolist()
 
 
-def test_a_group_in_two_strata_and_a_single_group_are_refused():
-    with pytest.raises(
-        ValueError, match=r"a group must lie in one stratum; that of row \d lies in several"
-    ):
-        resampling.draws(4, groups=np.array([0, 0, 1, 1]), strata=np.array([0, 1, 1, 1]))
-    with pytest.raises(ValueError, match="two rows or groups at least, found 1 in 4 rows"):
-        resampling.draws(4, groups=np.zeros(4))
+def test_a_mean_of_no_weight_is_not_a_number():
+    assert np.isnan(resampling.weighted_mean(np.zeros((1, 2)), np.ones(2)))
+
+
+@pytest.mark.parametrize(
+    ("n", "groups", "n_units"), [(4, np.zeros(4), 1), (1, None, 1), (0, None, 0)]
+)
+def test_a_single_row_or_group_is_refused(n, groups, n_units):
+    with pytest.raises(ValueError, match=f"at least two rows or groups, found {n_units} in {n}"):
+        resampling.draws(n, groups=groups)

@@ -10,6 +10,7 @@ import pytest
 from lib import provenance, steps, workspace
 from lib.errors import WorkbookError
 from lib.evaluation import sealed
+from lib.evaluation.significance import Interval
 from lib.workspace import Workspace
 
 TEST = pd.DataFrame(
@@ -70,7 +71,7 @@ def test_every_reading_is_a_line_of_the_ledger(ws, tmp_path):
     for model, why in (("m1", "first"), ("m1", "again\nand again"), ("m2", "größer")):
         sealed.open_test(ws, model=model, why=why)
     found = sealed.ledger(ws)
-    assert list(found) == ["when", "run", "model", "why"]
+    assert list(found) == ["read at", "run", "model", "why"]
     assert found[["run", "model", "why"]].to_numpy().tolist() == [
         ["run1", "m1", "first"],
         ["run1", "m1", "again\nand again"],
@@ -78,7 +79,7 @@ def test_every_reading_is_a_line_of_the_ledger(ws, tmp_path):
     ]
     assert all(
         abs(datetime.now(UTC) - datetime.fromisoformat(when)) < timedelta(minutes=5)
-        for when in found["when"]
+        for when in found["read at"]
     )
     lines = (
         (tmp_path / "data" / "processed" / "data" / "sealed_ledger.jsonl")
@@ -88,11 +89,11 @@ def test_every_reading_is_a_line_of_the_ledger(ws, tmp_path):
     assert [json.loads(line)["model"] for line in lines] == ["m1", "m1", "m2"]
 
 
-def test_looks_are_different_models_not_readings(ws):
-    assert sealed.n_looks(sealed.ledger(ws)) == 0
+def test_evaluations_are_different_models_not_readings(ws):
+    assert sealed.n_evaluations(sealed.ledger(ws)) == 0
     for model in ("m1", "m1", "m2", "m1"):
         sealed.open_test(ws, model=model, why="final")
-    assert sealed.n_looks(sealed.ledger(ws)) == 2
+    assert sealed.n_evaluations(sealed.ledger(ws)) == 2
 
 
 def test_runs_on_the_same_test_set_share_a_ledger(ws):
@@ -100,33 +101,62 @@ def test_runs_on_the_same_test_set_share_a_ledger(ws):
     other = sealed_workspace("run2")
     sealed.open_test(other, model="m2", why="final")
     assert sealed.ledger(ws)["run"].tolist() == ["run1", "run2"]
-    assert sealed.n_looks(sealed.ledger(other)) == 2
+    assert sealed.n_evaluations(sealed.ledger(other)) == 2
 
 
-def test_looks_at_another_test_set_do_not_count(ws):
+def test_evaluations_on_another_test_set_do_not_count(ws):
     sealed.open_test(ws, model="m1", why="final")
     other = sealed_workspace("run2", TEST.assign(label=["b", "b", "a"]))
-    assert sealed.n_looks(sealed.ledger(other)) == 0
+    assert sealed.n_evaluations(sealed.ledger(other)) == 0
     sealed.open_test(other, model="m2", why="final")
     assert sealed.ledger(ws)["model"].tolist() == ["m1"]
     assert sealed.ledger(other)["model"].tolist() == ["m2"]
 
 
-def test_the_same_rows_sealed_again_keep_their_looks(ws):
+def test_the_same_rows_sealed_again_keep_their_evaluations(ws):
     sealed.open_test(ws, model="m1", why="final")
     sealed.seal(ws)
-    assert sealed.n_looks(sealed.ledger(ws)) == 1
+    assert sealed.n_evaluations(sealed.ledger(ws)) == 1
 
 
-def test_after_the_first_look_intervals_are_read_so_that_those_of_all_looks_hold(ws):
+def test_after_the_first_evaluation_intervals_widen_so_that_those_of_all_hold(ws):
     assert sealed.caution(sealed.ledger(ws), confidence=0.95) == ("", 0.95)
     sealed.open_test(ws, model="m1", why="final")
     assert sealed.caution(sealed.ledger(ws), confidence=0.95) == ("", 0.95)
     for model in ("m2", "m3", "m4", "m4"):
         sealed.open_test(ws, model=model, why="final")
     words, strict = sealed.caution(sealed.ledger(ws), confidence=0.95)
-    assert words.startswith("4 different models have been measured on this test set")
+    assert words.startswith("4 different models have been evaluated on this test set")
     assert strict == pytest.approx(0.9875)
+
+
+WARNING = (
+    "2 different models have been evaluated on this test set: where one is chosen by these scores, "
+    "they are too high and their intervals too narrow."
+)
+
+
+def readings(*models):
+    return pd.DataFrame({"model": models})
+
+
+def test_the_ledger_says_whether_scores_can_be_taken_at_face_value():
+    assert sealed.describe_ledger(readings("m1", "m1")) == (
+        "The labels have been read for one model only: the scores below are unbiased."
+    )
+    assert sealed.describe_ledger(readings("m1", "m2", "m1")) == WARNING
+
+
+def test_the_warning_gives_the_intervals_that_hold_for_all_evaluations():
+    macro_f1 = {
+        "baseline": Interval(0.7, 0.68, 0.72, n=10, confidence=0.975),
+        "ensemble": Interval(0.8, 0.78, 0.82, n=10, confidence=0.975),
+    }
+    assert sealed.describe_corrected(readings("m1"), macro_f1) == ""
+    assert sealed.describe_corrected(readings("m1", "m2"), macro_f1) == (
+        f"{WARNING} Intervals that hold for all evaluations together (97.5%): "
+        "macro F1 baseline 0.700 [0.680, 0.720], ensemble 0.800 [0.780, 0.820]."
+    )
 
 
 def test_nothing_that_trains_or_chooses_models_can_reach_the_test_labels():
@@ -148,10 +178,8 @@ def test_nothing_that_trains_or_chooses_models_can_reach_the_test_labels():
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         )
     }
-    assert holders == {
-        "lib/workspace.py",
-        "lib/evaluation/sealed.py",
-    }  # the table of files, and the one door
+    tables_of_files = {"lib/workspace.py", "lib/steps.py"}
+    assert holders == tables_of_files | {"lib/evaluation/sealed.py"}  # the one door
     assert [step.number for step in steps.STEPS if "test.parquet" in step.reads] == ["07"]
 
 

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from lib.evaluation import selective
@@ -78,7 +79,7 @@ def test_the_surest_texts_are_answered_first():
         probs, np.array([0, 0, 0, 1]), shares=[0.25, 0.5, 0.75, 1.0]
     )
     assert table["accuracy"].tolist() == [1, 1, pytest.approx(2 / 3), 0.5]
-    assert table["least"].tolist() == [0.9, 0.8, 0.7, 0.6]
+    assert table["threshold"].tolist() == [0.9, 0.8, 0.7, 0.6]
     assert table["n"].tolist() == [1, 2, 3, 4]
     assert (table["low"] <= table["accuracy"]).all() and (table["accuracy"] <= table["high"]).all()
 
@@ -86,3 +87,44 @@ def test_the_surest_texts_are_answered_first():
 def test_a_coverage_out_of_range_is_named():
     with pytest.raises(ValueError, match="coverage must be between 0 and 1, got 1"):
         selective.conformal_thresholds(np.eye(2), np.array([0, 1]), coverage=1)
+
+
+def test_a_promise_and_its_cost_are_a_sentence():
+    table = pd.DataFrame(
+        {
+            "covered": [0.81, 0.898],
+            "low": [0.78, 0.88],
+            "high": [0.83, 0.915],
+            "mean_size": [1.1, 1.344],
+            "single": [0.9, 0.7],
+            "worst_class": [0.7, 0.82],
+        },
+        index=[0.8, 0.92],
+    )
+    assert selective.describe_conformal(table, n=1_000) == (
+        "Sets that promise 92% hold the right class in 89.8% [88.0%, 91.5%] of 1,000 texts, and "
+        "name 1.34 classes on average; 70% of them name one. The class with the lowest coverage is "
+        "held in 82.0%."
+    )
+    assert selective.describe_conformal(table, n=9, coverage=0.5).startswith(
+        "Sets that promise 80%"
+    )
+
+
+def test_what_unanswered_texts_gain_is_a_sentence():
+    curve = pd.DataFrame(
+        {
+            "threshold": [0.9, 0.62, 0.3],
+            "accuracy": [0.97, 0.91, 0.85],
+            "low": [0.96, 0.89, 0.83],
+            "high": [0.98, 0.93, 0.87],
+            "n": [50, 80, 100],
+        },
+        index=[0.5, 0.8, 1.0],
+    )
+    assert selective.describe_coverage_curve(curve, model="ensemble") == (
+        "Answering the surest 80% of the texts (first class at 0.62 or more), the ensemble is right "
+        "in 91.0% [89.0%, 93.0%]; on all texts in 85.0%."
+    )
+    half = selective.describe_coverage_curve(curve, model="ensemble", share=0.5)
+    assert half.startswith("Answering the surest 50% of the texts (first class at 0.90 or more)")

@@ -1,8 +1,9 @@
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
-from lib.evaluation import metrics, significance
+from lib.evaluation import metrics, resampling, significance
 
 FEW = {"n_resamples": 200}
 
@@ -17,29 +18,32 @@ WORSE_BETTER = blocks(
 )
 
 
+def mean_interval(values, *, n_resamples=120, confidence=0.95, seed=42):
+    (interval,) = significance.intervals_of(
+        lambda weights: resampling.weighted_mean(weights, values)[:, None],
+        resampling.draws(len(values)),
+        n_resamples=n_resamples,
+        confidence=confidence,
+        seed=seed,
+    )
+    return interval
+
+
 def test_intervals_cover_the_truth_as_often_as_they_say():
     rng = np.random.default_rng(7)
-    found = [
-        significance.bootstrap_interval(np.mean, rng.normal(3, 2, 40), n_resamples=120, seed=draw)
-        for draw in range(200)
-    ]
+    found = [mean_interval(rng.normal(3, 2, 40), seed=draw) for draw in range(200)]
     assert 0.88 <= np.mean([interval.low <= 3 <= interval.high for interval in found]) <= 0.99
 
 
 def test_a_narrower_confidence_covers_less():
     rng = np.random.default_rng(8)
-    found = [
-        significance.bootstrap_interval(
-            np.mean, rng.normal(0, 1, 40), n_resamples=120, confidence=0.6, seed=draw
-        )
-        for draw in range(100)
-    ]
+    found = [mean_interval(rng.normal(0, 1, 40), confidence=0.6, seed=draw) for draw in range(100)]
     assert 0.45 <= np.mean([interval.low <= 0 <= interval.high for interval in found]) <= 0.75
 
 
 def test_an_accuracy_interval_is_close_to_the_binomial_one():
     right = np.r_[np.ones(160, int), np.zeros(40, int)]
-    found = significance.bootstrap_interval(metrics.accuracy, np.ones(200, int), right)
+    found = mean_interval(right, n_resamples=2_000)
     assert (found.value, found.n, found.confidence) == (0.8, 200, 0.95)
     assert (found.low, found.high) == pytest.approx(
         tuple(stats.binomtest(160, 200).proportion_ci(method="wilson")), abs=0.012
@@ -48,46 +52,54 @@ def test_an_accuracy_interval_is_close_to_the_binomial_one():
 
 def test_the_interval_of_a_skewed_statistic_is_scipys_bca():
     values = np.random.default_rng(5).exponential(size=40)
-    found = significance.bootstrap_interval(np.mean, values, seed=3, n_resamples=300)
+    found = mean_interval(values, seed=3, n_resamples=300)
     expected = stats.bootstrap(
         (values,), np.mean, n_resamples=300, method="BCa", rng=np.random.default_rng(3)
     ).confidence_interval
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-6)
 
 
 def test_all_right_gives_an_interval_of_one_value():
-    y = np.array([0, 1] * 20)
-    assert (
-        str(significance.bootstrap_interval(metrics.accuracy, y, y, **FEW))
-        == "1.000 [1.000, 1.000]"
-    )
+    assert str(mean_interval(np.ones(40))) == "1.000 [1.000, 1.000]"
 
 
 def test_the_seed_decides_the_interval():
     values = np.random.default_rng(0).normal(size=50)
-    ends = [
-        (found.low, found.high)
-        for found in (
-            significance.bootstrap_interval(np.mean, values, seed=seed, **FEW) for seed in (1, 1, 2)
-        )
-    ]
-    assert ends[0] == ends[1] != ends[2]
+    first, again, other = (mean_interval(values, seed=seed) for seed in (1, 1, 2))
+    assert first == again
+    assert (first.low, first.high) != (other.low, other.high)
 
 
-def test_arrays_of_one_row_or_of_two_lengths_are_refused():
-    with pytest.raises(ValueError, match=r"one length of at least 2, got \[1\]"):
-        significance.bootstrap_interval(np.mean, np.array([1.0]))
-    with pytest.raises(ValueError, match=r"got \[3, 2\]"):
-        significance.bootstrap_interval(lambda a, b: 0.0, np.zeros(3), np.zeros(2))
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.01, 0.02, "better"),
+        (-0.02, -0.01, "worse"),
+        (-0.01, 0.01, "inconclusive"),
+        (0.0, 0.01, "inconclusive"),
+        (-0.01, 0.0, "inconclusive"),
+        (np.nan, np.nan, "inconclusive"),
+    ],
+)
+def test_a_gain_whose_interval_excludes_0_has_a_verdict(low, high, verdict):
+    assert significance.Interval(0.0, low, high, n=10).verdict == verdict
 
 
-def test_a_stratum_of_one_row_is_named():
-    with pytest.raises(
-        ValueError, match="a stratum needs two rows or groups, to be drawn from; rare has one"
-    ):
-        significance.bootstrap_interval(
-            np.mean, np.arange(5.0), strata=np.array(["often", "often", "rare", "often", "often"])
-        )
+def test_an_interval_is_written_as_a_score_a_difference_or_a_share():
+    interval = significance.Interval(0.1234, -0.05, 0.25, n=10)
+    assert str(interval) == "0.123 [-0.050, 0.250]"
+    assert interval.signed() == "+0.123 [-0.050, +0.250]"
+    assert interval.signed(1) == "+0.1 [-0.1, +0.2]"
+    assert interval.percent() == "12.3% [-5.0%, 25.0%]"
+
+
+def test_students_interval_is_the_quantile_times_the_error_and_stays_within_its_bounds():
+    found = significance.student_interval(0.4, 0.1, n_values=4, n=50, confidence=0.9)
+    reach = stats.t.ppf(0.95, 3) * 0.1
+    assert (found.value, found.n, found.confidence) == (0.4, 50, 0.9)
+    assert (found.low, found.high) == pytest.approx((0.4 - reach, 0.4 + reach), rel=1e-12)
+    bound = significance.student_interval(0.4, 9.0, n_values=4, n=50, bounds=(0, 1))
+    assert (bound.low, bound.high) == (0, 1)
 
 
 def scored(*sizes):
@@ -231,7 +243,7 @@ def test_a_small_gain_cannot_be_told():
     found = significance.paired_test(
         *blocks((90, 0, 0, 0), (90, 1, 1, 1), (5, 0, 1, 0), (3, 1, 1, 0)), **FEW
     )
-    assert found.verdict == "cannot tell"
+    assert found.verdict == "inconclusive"
     assert found.p_value == pytest.approx(stats.binomtest(5, 8).pvalue)
 
 
@@ -240,7 +252,7 @@ def test_identical_predictions_cannot_be_told():
     found = significance.paired_test(y_true, first, first, **FEW)
     assert (found.p_value, found.verdict, found.disagreement, found.detectable) == (
         1.0,
-        "cannot tell",
+        "inconclusive",
         0.0,
         0.0,
     )
@@ -254,20 +266,20 @@ def test_identical_predictions_cannot_be_told():
 def test_two_models_that_err_alike_but_differently_cannot_be_told():
     y_true, first, second = blocks((100, 0, 0, 0), (20, 1, 2, 0), (50, 2, 2, 2))
     found = significance.paired_test(y_true, first, second, **FEW)
-    assert (found.p_value, found.disagreement, found.verdict) == (1.0, 0.0, "cannot tell")
+    assert (found.p_value, found.disagreement, found.verdict) == (1.0, 0.0, "inconclusive")
 
 
 def test_more_accuracy_at_the_cost_of_a_small_class_is_not_better():
     found = significance.paired_test(*blocks((300, 0, 0, 0), (30, 0, 1, 0), (10, 1, 1, 0)), **FEW)
     assert found.p_value < 0.05
     assert found.accuracy_gain.low > 0
-    assert found.verdict == "cannot tell"
+    assert found.verdict == "inconclusive"
 
 
 def test_a_stricter_confidence_needs_more():
     arrays = blocks((90, 0, 0, 0), (90, 1, 1, 1), (10, 0, 1, 0), (1, 1, 1, 0))
     assert significance.paired_test(*arrays, **FEW).verdict == "better"
-    assert significance.paired_test(*arrays, confidence=0.99, **FEW).verdict == "cannot tell"
+    assert significance.paired_test(*arrays, confidence=0.99, **FEW).verdict == "inconclusive"
 
 
 def test_three_thousand_rows_show_gains_of_about_a_point():
@@ -370,7 +382,7 @@ def test_seldom_does_a_gain_show_between_equal_ways_of_training():
     "shapes", [((1, 4), (1, 4)), ((2, 4), (3, 4)), ((2, 5), (2, 5)), ((4,), (4,))]
 )
 def test_gains_over_seeds_want_two_seeds_of_the_same_rows(shapes):
-    with pytest.raises(ValueError, match=r"must be of shape \(seeds, 4\) with two seeds or more"):
+    with pytest.raises(ValueError, match=r"must be of shape \(seeds, 4\) with at least two seeds"):
         significance.gain_over_seeds(np.zeros(4, int), *(np.zeros(shape, int) for shape in shapes))
 
 
@@ -413,7 +425,7 @@ def test_a_gain_of_a_small_class_alone_does_not_pass_for_better():
     found = significance.paired_test(*blocks((300, 0, 0, 0), (30, 1, 0, 1), (25, 0, 0, 1)), **FEW)
     assert found.p_macro_f1 < 0.05 < found.p_value
     assert found.macro_f1_gain.low > 0
-    assert found.verdict == "cannot tell"
+    assert found.verdict == "inconclusive"
 
 
 def test_a_family_of_tests_is_corrected_by_holm_and_its_intervals_hold_together():
@@ -442,8 +454,8 @@ def test_a_family_of_tests_is_corrected_by_holm_and_its_intervals_hold_together(
     )
     assert table["verdict"].to_dict() == {
         "better": "better",
-        "same": "cannot tell",
-        "nearly": "cannot tell",
+        "same": "inconclusive",
+        "nearly": "inconclusive",
     }
     assert table.loc["better", "macro_f1"] == metrics.macro_f1(y, second)
 
@@ -457,7 +469,7 @@ def test_a_test_that_passes_alone_may_not_pass_among_many():
     )
     assert alone.loc["second", "verdict"] == "better"
     assert many.loc["second", "p_holm"] == pytest.approx(min(1, 31 * many.loc["second", "p"]))
-    assert many.loc["second", "verdict"] == "cannot tell"
+    assert many.loc["second", "verdict"] == "inconclusive"
 
 
 def test_overlapping_folds_widen_the_interval_of_a_cross_validation():
@@ -488,3 +500,79 @@ def test_few_resamples_do_not_forbid_a_verdict_in_a_family():
     y, first, better = blocks((200, 0, 0, 0), (200, 1, 1, 1), (60, 0, 1, 0), (60, 1, 0, 1))
     found = significance.paired_tests(y, first, {f"{i}": better for i in range(8)}, n_resamples=100)
     assert set(found["verdict"]) == {"better"}
+
+
+def paired(verdict="better", disagreement=0.05):
+    return significance.PairedTest(
+        accuracy_gain=significance.Interval(0.01, 0.004, 0.016, n=3_000),
+        macro_f1_gain=significance.Interval(0.02, 0.013, 0.027, n=3_000),
+        p_value=0.0123,
+        p_macro_f1=0.0005,
+        disagreement=disagreement,
+        detectable=0.0114,
+        verdict=verdict,
+    )
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [
+        ("better", "is better than"),
+        ("worse", "is worse than"),
+        ("inconclusive", "is not significantly different from"),
+    ],
+)
+def test_a_paired_test_is_a_sentence(verdict, words):
+    sentence = paired(verdict).describe("The ensemble", "the baseline")
+    figures = (
+        "macro F1 +0.0200 [+0.0130, +0.0270] (randomisation p = 0.0005), "
+        "accuracy +0.0100 [+0.0040, +0.0160] (McNemar p = 0.012), n = 3,000"
+    )
+    would_show = "; a gain in accuracy of 0.0114 would show" if verdict == "inconclusive" else ""
+    assert sentence == f"The ensemble {words} the baseline: {figures}{would_show}."
+
+
+def test_models_that_never_disagree_have_no_gain_that_would_show():
+    assert paired("inconclusive", disagreement=0.0).describe("a", "b").endswith("n = 3,000.")
+
+
+def test_the_figures_of_a_paired_test_are_a_table():
+    assert paired().table().to_dict() == {
+        "gain in accuracy": "+0.0100 [+0.0040, +0.0160]",
+        "gain in macro F1": "+0.0200 [+0.0130, +0.0270]",
+        "McNemar p (accuracy)": "0.0123",
+        "randomisation p (macro F1)": "0.0005",
+        "rows where one alone is right": "5.0%",
+        "minimum detectable effect (80 % power)": "0.0114",
+    }
+
+
+GAINS = pd.DataFrame(
+    {
+        "macro_f1": [0.8331, 0.8],
+        "gain": [0.02, -0.001],
+        "low": [0.013, -0.01],
+        "high": [0.027, 0.009],
+        "verdict": ["better", "inconclusive"],
+    },
+    index=["stacking", "soft"],
+)
+
+
+def test_a_row_of_a_family_of_tests_is_a_sentence():
+    assert significance.describe_gain(GAINS.loc["stacking"], "TF-IDF", n=1_000) == (
+        "stacking is better than TF-IDF: macro F1 0.833, +0.020 [+0.013, +0.027], n = 1,000."
+    )
+
+
+def test_all_rows_of_a_family_of_tests_are_one_sentence():
+    assert significance.describe_gains(GAINS) == (
+        "stacking +0.020 [+0.013, +0.027], better; soft -0.001 [-0.010, +0.009], inconclusive."
+    )
+
+
+def test_a_family_of_no_tests_is_an_empty_table():
+    y, first, _ = WORSE_BETTER
+    table = significance.paired_tests(y, first, {}, **FEW)
+    assert table.empty
+    assert list(table) == ["macro_f1", "gain", "low", "high", "p", "p_holm", "verdict"]

@@ -116,7 +116,7 @@ def test_a_way_that_changes_no_text_gains_nothing_and_is_not_trained(monkeypatch
         0.0,
         0.0,
         0.0,
-        "cannot tell",
+        "inconclusive",
     ]
 
 

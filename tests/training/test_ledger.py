@@ -66,7 +66,7 @@ def test_each_technique_is_compared_over_the_same_seeds(trained):
         progress=False,
     )
     assert table.index.tolist() == ["plain recipe", "EMA of weights", "label smoothing", "mixup"]
-    assert table["verdict"].tolist() == ["", "cannot tell", "better", "worse"]
+    assert table["verdict"].tolist() == ["", "inconclusive", "better", "worse"]
     assert table["cost"].tolist() == [1, 1, 1, 2]
     assert table.loc["label smoothing", "macro_f1"] == 1
     assert table.loc["label smoothing", "gain"] == pytest.approx(
@@ -190,5 +190,5 @@ def test_the_summary_names_what_was_found(trained):
         progress=False,
     )
     assert ledger.summary(table, n_rows=400, n_seeds=3, train_rows=40) == (
-        "On 40 training texts, 400 validation texts and 3 seeds: label smoothing: better; mixup: worse; EMA of weights: cannot be told from the plain recipe."
+        "On 40 training texts, 400 validation texts and 3 seeds: label smoothing: better; mixup: worse; EMA of weights: not significantly different from the plain recipe."
     )

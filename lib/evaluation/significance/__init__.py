@@ -2,16 +2,20 @@
 
 from lib.evaluation.significance.intervals import (
     Interval,
-    bootstrap_interval,
     class_f1_gains,
     class_f1_intervals,
     cross_validation_interval,
+    intervals_of,
     macro_f1_gains,
     metric_intervals,
     share_interval,
+    student_interval,
 )
 from lib.evaluation.significance.paired import (
+    VERDICT_WORDS,
     PairedTest,
+    describe_gain,
+    describe_gains,
     gain_over_seeds,
     minimum_detectable_effect,
     paired_test,
@@ -19,17 +23,21 @@ from lib.evaluation.significance.paired import (
 )
 
 __all__ = [
+    "VERDICT_WORDS",
     "Interval",
     "PairedTest",
-    "bootstrap_interval",
     "class_f1_gains",
     "class_f1_intervals",
     "cross_validation_interval",
+    "describe_gain",
+    "describe_gains",
     "gain_over_seeds",
+    "intervals_of",
     "macro_f1_gains",
     "metric_intervals",
+    "minimum_detectable_effect",
     "paired_test",
     "paired_tests",
     "share_interval",
-    "minimum_detectable_effect",
+    "student_interval",
 ]

@@ -1,4 +1,4 @@
-"""Paired tests of models on the same rows, of a family of them, over seeds; and the smallest gain that would show."""
+"""Paired tests of models on the same rows, in families and over seeds; detectable gains."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from statsmodels.stats.multitest import multipletests
 
 from lib.evaluation import resampling
 from lib.evaluation.metrics import macro_f1
-from lib.evaluation.significance.intervals import Interval, intervals_of
+from lib.evaluation.significance.intervals import Interval, intervals_of, student_interval
 
-MIN_SWAPS = (
-    2_000  # of a randomisation test: of fewer no p would be small enough for a family of tests
-)
+# of a randomisation test: fewer give no p that is small enough for a family of tests
+MIN_SWAPS = 2_000
+VERDICT_WORDS = {
+    "better": "is better than",
+    "worse": "is worse than",
+    "inconclusive": "is not significantly different from",
+}
 
 
 @dataclass(frozen=True)
@@ -27,11 +31,13 @@ class PairedTest:
     ----------
     accuracy_gain, macro_f1_gain : differences with bootstrap intervals, -1..1
     p_value : exact McNemar test of equal accuracy, two-sided
-    p_macro_f1 : approximate randomisation test of equal macro F1, two-sided, of 2,000 swaps or more: not below 1 / 2,001 then
+    p_macro_f1 : approximate randomisation test of equal macro F1, two-sided, of 2,000 swaps or
+        more: not below 1 / 2,001 then
     disagreement : share of rows where one model alone is right, 0..1
-    detectable : the smallest true accuracy gain that as many rows show in 80 % of the cases; a smaller one shows in fewer
-    verdict : "better", "worse" or "cannot tell": both tests, which take rows for independent, and the interval of the macro F1 gain,
-        which draws groups together, must agree
+    detectable : the smallest true accuracy gain that as many rows show in 80 % of the cases; a
+        smaller one shows in fewer
+    verdict : "better", "worse" or "inconclusive": both tests, which take rows for independent, and
+        the interval of the macro F1 gain, which draws groups together, must agree
     """
 
     accuracy_gain: Interval
@@ -41,6 +47,31 @@ class PairedTest:
     disagreement: float
     detectable: float
     verdict: str
+
+    def describe(self, second: str, first: str) -> str:
+        """Return the test as a sentence about the models of these names."""
+        f1, accuracy = self.macro_f1_gain, self.accuracy_gain
+        words = (
+            f"{second} {VERDICT_WORDS[self.verdict]} {first}: "
+            f"macro F1 {f1.signed(4)} (randomisation p = {self.p_macro_f1:.2g}), "
+            f"accuracy {accuracy.signed(4)} (McNemar p = {self.p_value:.2g}), n = {f1.n:,}"
+        )
+        if self.verdict == "inconclusive" and self.disagreement:
+            words += f"; a gain in accuracy of {self.detectable:.4f} would show"
+        return f"{words}."
+
+    def table(self) -> pd.Series:
+        """Return the figures behind the verdict as text, by what they are."""
+        return pd.Series(
+            {
+                "gain in accuracy": self.accuracy_gain.signed(4),
+                "gain in macro F1": self.macro_f1_gain.signed(4),
+                "McNemar p (accuracy)": f"{self.p_value:.3g}",
+                "randomisation p (macro F1)": f"{self.p_macro_f1:.3g}",
+                "rows where one alone is right": f"{self.disagreement:.1%}",
+                "minimum detectable effect (80 % power)": f"{self.detectable:.4f}",
+            }
+        )
 
 
 def paired_test(
@@ -62,40 +93,47 @@ def paired_test(
 
     Source
     ------
-    McNemar 1947, exact binomial form; paired bootstrap of the gain (Berg-Kirkpatrick et al. 2012); approximate randomisation
-    (Noreen 1989; Yeh 2000).
+    McNemar 1947, exact binomial form; paired bootstrap of the gain (Berg-Kirkpatrick et al. 2012);
+    approximate randomisation (Noreen 1989; Yeh 2000).
     """
+    n = len(y_true)
     first, second = pred_first == y_true, pred_second == y_true
     won, lost = int((second & ~first).sum()), int((first & ~second).sum())
     p_value = float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
     k = int(max(y_true.max(), pred_first.max(), pred_second.max())) + 1
-    cell, (y, a, b) = resampling.unique_cells(y_true, pred_first, pred_second)
+    plan, cells = resampling.cell_draws(y_true, pred_first, pred_second, groups=groups)
+    y, a, b = cells
 
     def gains(weights: np.ndarray) -> np.ndarray:
-        of_accuracy = resampling.weighted_mean(weights, (b == y).astype(float) - (a == y))
-        of_macro_f1 = resampling.weighted_macro_f1(
-            weights, y, b, n_classes=k
-        ) - resampling.weighted_macro_f1(weights, y, a, n_classes=k)
-        return np.stack([of_accuracy, of_macro_f1], axis=1)
+        accuracy = resampling.weighted_mean(weights, (b == y).astype(float) - (a == y))
+        f1 = resampling.stacked_macro_f1(weights, y, [a, b], n_classes=k)
+        return np.stack([accuracy, f1[:, 1] - f1[:, 0]], axis=1)
 
-    how = resampling.draws(len(y_true), cell=cell, groups=groups)
-    gain, f1 = intervals_of(gains, how, n_resamples=n_resamples, confidence=confidence, seed=seed)
+    accuracy_gain, f1_gain = intervals_of(
+        gains, plan, n_resamples=n_resamples, confidence=confidence, seed=seed
+    )
+    n_swaps = max(MIN_SWAPS, n_resamples)
     p_macro_f1 = _randomisation_p(
-        y, a, b, np.bincount(cell), n_classes=k, n_resamples=max(MIN_SWAPS, n_resamples), seed=seed
+        cells, np.bincount(plan.cell), n_classes=k, n_swaps=n_swaps, seed=seed
     )
-    sure = max(p_value, p_macro_f1) < 1 - confidence
-    verdict = (
-        "better"
-        if sure and f1.low > 0 and won > lost
-        else "worse"
-        if sure and f1.high < 0 and lost > won
-        else "cannot tell"
+    significant = max(p_value, p_macro_f1) < 1 - confidence
+    disagreement = (won + lost) / n
+    return PairedTest(
+        accuracy_gain,
+        f1_gain,
+        p_value,
+        p_macro_f1,
+        disagreement,
+        minimum_detectable_effect(n, disagreement=disagreement, alpha=1 - confidence),
+        _verdict(f1_gain, accuracy_gain, significant=significant),
     )
-    disagreement = (won + lost) / len(y_true)
-    detectable = minimum_detectable_effect(
-        len(y_true), disagreement=disagreement, alpha=1 - confidence
-    )
-    return PairedTest(gain, f1, p_value, p_macro_f1, disagreement, detectable, verdict)
+
+
+def _verdict(macro_f1_gain: Interval, accuracy_gain: Interval, *, significant: bool) -> str:
+    """Return the verdict of the interval where the tests and the accuracy agree with it."""
+    verdict = macro_f1_gain.verdict
+    agrees = accuracy_gain.value > 0 if verdict == "better" else accuracy_gain.value < 0
+    return verdict if significant and agrees else "inconclusive"
 
 
 def paired_tests(
@@ -118,47 +156,55 @@ def paired_tests(
 
     Returns
     -------
-    DataFrame by name: `macro_f1`, `gain` in it with `low` and `high`, `p` (the larger of McNemar's and the randomisation test's),
-    `p_holm` (corrected for the family), `verdict` ("better", "worse" or "cannot tell": p_holm and the interval must agree)
+    DataFrame by name: `macro_f1`, `gain` in it with `low` and `high`, `p` (the larger of McNemar's
+    and the randomisation test's), `p_holm` (corrected for the family), `verdict` ("better", "worse"
+    or "inconclusive": p_holm and the interval must agree)
 
     Source
     ------
     Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure"; statsmodels.
     """
-    each, rows = 1 - (1 - confidence) / max(1, len(others)), []
-    for name, predicted in others.items():
-        paired = paired_test(
-            y_true,
-            first,
-            predicted,
-            groups=groups,
-            n_resamples=n_resamples,
-            confidence=each,
-            seed=seed,
-        )
-        gain = paired.macro_f1_gain
-        rows.append(
-            (
-                name,
-                macro_f1(y_true, predicted),
-                gain.value,
-                gain.low,
-                gain.high,
-                max(paired.p_value, paired.p_macro_f1),
-                paired.accuracy_gain.value,
-            )
-        )
-    table = pd.DataFrame(
-        rows, columns=["name", "macro_f1", "gain", "low", "high", "p", "accuracy"]
-    ).set_index("name")
-    table["p_holm"] = multipletests(table["p"], method="holm")[1] if len(table) else []
-    sure = table["p_holm"] < 1 - confidence
-    better, worse = (
-        sure & (table["low"] > 0) & (table["accuracy"] > 0),
-        sure & (table["high"] < 0) & (table["accuracy"] < 0),
+    options = {
+        "groups": groups,
+        "n_resamples": n_resamples,
+        "confidence": 1 - (1 - confidence) / max(1, len(others)),
+        "seed": seed,
+    }
+    tests = {name: paired_test(y_true, first, y_pred, **options) for name, y_pred in others.items()}
+    p_values = [max(test.p_value, test.p_macro_f1) for test in tests.values()]
+    p_holm = multipletests(p_values, method="holm")[1] if tests else []
+    rows = []
+    for (name, test), p, corrected in zip(tests.items(), p_values, p_holm):
+        gain = test.macro_f1_gain
+        significant = corrected < 1 - confidence
+        verdict = _verdict(gain, test.accuracy_gain, significant=significant)
+        f1 = macro_f1(y_true, others[name])
+        rows.append((name, f1, gain.value, gain.low, gain.high, p, corrected, verdict))
+    columns = ["name", "macro_f1", "gain", "low", "high", "p", "p_holm", "verdict"]
+    return pd.DataFrame(rows, columns=columns).set_index("name")
+
+
+def describe_gain(row: pd.Series, first: str, *, n: int) -> str:
+    """Return one row of `paired_tests` as a sentence; the row's name is the model's."""
+    return (
+        f"{row.name} {VERDICT_WORDS[row['verdict']]} {first}: "
+        f"macro F1 {row['macro_f1']:.3f}, {_signed(row)}, n = {n:,}."
     )
-    table["verdict"] = np.select([better, worse], ["better", "worse"], "cannot tell")
-    return table.drop(columns="accuracy")
+
+
+def describe_gains(tests: pd.DataFrame) -> str:
+    """Return each row's gain and verdict, as one sentence.
+
+    Parameters
+    ----------
+    tests : by name, with `gain`, `low`, `high` and `verdict`, as `paired_tests` returns them
+    """
+    gains = [f"{name} {_signed(row)}, {row['verdict']}" for name, row in tests.iterrows()]
+    return f"{'; '.join(gains)}."
+
+
+def _signed(row: pd.Series) -> str:
+    return Interval(row["gain"], row["low"], row["high"], n=0).signed()
 
 
 def gain_over_seeds(
@@ -170,15 +216,16 @@ def gain_over_seeds(
     n_resamples: int = 500,
     seed: int = 42,
 ) -> Interval:
-    """Return the gain in macro F1 of one way of training over another, each repeated with the same seeds.
+    """Return the gain in macro F1 of one way of training over another, both with the same seeds.
 
-    Two sources of chance add up: the seeds (the deviation of the gain between them) and the rows it was measured on (a
-    bootstrap of the gain averaged over seeds). The interval is Student's, with one degree of freedom less than there are seeds.
+    Two sources of chance add up: the seeds (the deviation of the gain between them) and the rows it
+    was measured on (a bootstrap of the gain averaged over seeds). The interval is Student's, with
+    one degree of freedom less than there are seeds.
 
     Parameters
     ----------
     y_true : ndarray of int of shape (n,)
-    first, second : predicted classes, ndarrays of int of shape (n_seeds, n), row s from the same seed
+    first, second : predicted classes, ndarrays of int of shape (n_seeds, n), row s of the same seed
 
     Returns
     -------
@@ -186,43 +233,33 @@ def gain_over_seeds(
 
     Source
     ------
-    ours; the two sources are those of Bouthillier et al. 2021, "Accounting for Variance in Machine Learning Benchmarks"
+    ours; the two sources are those of Bouthillier et al. 2021, "Accounting for Variance in Machine
+    Learning Benchmarks"
 
     Raises
     ------
     ValueError : shapes differ, or fewer than two seeds.
     """
-    if (
-        first.shape != second.shape
-        or first.ndim != 2
-        or first.shape[1:] != y_true.shape
-        or len(first) < 2
-    ):
+    n, n_seeds = len(y_true), len(first)
+    if first.shape != second.shape or first.shape != (n_seeds, n) or n_seeds < 2:
         raise ValueError(
-            f"first and second must be of shape (seeds, {len(y_true)}) with two seeds or more, got {first.shape} and {second.shape}"
+            f"first and second must be of shape (seeds, {n}) with at least two seeds, "
+            f"got {first.shape} and {second.shape}"
         )
-    k, n_seeds = int(max(y_true.max(), first.max(), second.max())) + 1, len(first)
-    cell, (y, *predicted) = resampling.unique_cells(y_true, *first, *second)
+    k = int(max(y_true.max(), first.max(), second.max())) + 1
+    plan, (y, *predictions) = resampling.cell_draws(y_true, *first, *second)
 
     def gains(weights: np.ndarray) -> np.ndarray:
-        f1 = np.stack(
-            [resampling.weighted_macro_f1(weights, y, each, n_classes=k) for each in predicted],
-            axis=1,
-        )
+        f1 = resampling.stacked_macro_f1(weights, y, predictions, n_classes=k)
         return f1[:, n_seeds:] - f1[:, :n_seeds]
 
-    of_seeds = gains(np.bincount(cell)[None])[0]
-    of_rows = (
-        resampling.resampled(
-            gains, resampling.draws(len(y_true), cell=cell), n_resamples=n_resamples, seed=seed
-        )
-        .mean(axis=1)
-        .std(ddof=1)
+    of_seeds = gains(np.bincount(plan.cell)[None])[0]
+    of_resamples = resampling.resampled(gains, plan, n_resamples=n_resamples, seed=seed)
+    rows_error = of_resamples.mean(axis=1).std(ddof=1)
+    error = np.sqrt(of_seeds.var(ddof=1) / n_seeds + rows_error**2)
+    return student_interval(
+        of_seeds.mean(), error, n_values=n_seeds, n=n, confidence=confidence, bounds=(-1, 1)
     )
-    error = np.sqrt(of_seeds.var(ddof=1) / n_seeds + of_rows**2)
-    reach = stats.t.ppf(0.5 + confidence / 2, n_seeds - 1) * error
-    low, high = np.clip([of_seeds.mean() - reach, of_seeds.mean() + reach], -1, 1)
-    return Interval(float(of_seeds.mean()), float(low), float(high), len(y_true), confidence)
 
 
 def minimum_detectable_effect(
@@ -253,11 +290,9 @@ def minimum_detectable_effect(
     z_alpha, z_power = stats.norm.ppf(1 - alpha / 2), stats.norm.ppf(power)
 
     def shortfall(gain: float) -> float:
-        return (
-            gain * np.sqrt(n)
-            - z_alpha * np.sqrt(disagreement)
-            - z_power * np.sqrt(max(0.0, disagreement - gain**2))
-        )
+        under_no_gain = z_alpha * np.sqrt(disagreement)
+        under_the_gain = z_power * np.sqrt(max(0.0, disagreement - gain**2))
+        return gain * np.sqrt(n) - under_no_gain - under_the_gain
 
     if disagreement == 0 or shortfall(disagreement) < 0:
         return disagreement
@@ -265,33 +300,31 @@ def minimum_detectable_effect(
 
 
 def _randomisation_p(
-    y: np.ndarray,
-    a: np.ndarray,
-    b: np.ndarray,
-    counts: np.ndarray,
-    *,
-    n_classes: int,
-    n_resamples: int,
-    seed: int,
+    cells: list[np.ndarray], counts: np.ndarray, *, n_classes: int, n_swaps: int, seed: int
 ) -> float:
-    """Return how often a gain in macro F1 is as large as the one found where chance says which prediction of a row is whose.
+    """Return how often chance gives a gain in macro F1 as large as the one measured.
 
-    `counts` rows have class y and predictions a and b: of each such cell a binomial number changes sides.
+    Chance decides for each row which prediction is whose. `counts` rows have the class and the two
+    predictions of a cell: of each cell a binomial number changes sides.
     """
-    rng, batch = np.random.default_rng(seed), max(1, resampling.BATCH_CELLS // len(counts))
+    y, a, b = cells
+    labels, predictions = np.r_[y, y], np.r_[a, b]
+    rng = np.random.default_rng(seed)
 
     def gain(swapped: np.ndarray) -> np.ndarray:
-        stay, twice = counts - swapped, np.r_[y, y]
-        f1 = [
-            resampling.weighted_macro_f1(np.hstack(parts), twice, np.r_[a, b], n_classes=n_classes)
-            for parts in ((stay, swapped), (swapped, stay))
-        ]
-        return np.abs(f1[1] - f1[0])
+        kept = counts - swapped
+        sides = [np.hstack([kept, swapped]), np.hstack([swapped, kept])]
+        first, second = (
+            resampling.weighted_macro_f1(side, labels, predictions, n_classes=n_classes)
+            for side in sides
+        )
+        return np.abs(second - first)
 
-    found = gain(np.zeros((1, len(counts))))[0]
-    sizes = [min(batch, n_resamples - start) for start in range(0, n_resamples, batch)]
-    as_large = sum(
-        int((gain(rng.binomial(counts, 0.5, (size, len(counts)))) >= found - 1e-12).sum())
-        for size in sizes
-    )
-    return (1 + as_large) / (1 + n_resamples)
+    measured = gain(np.zeros((1, len(counts))))[0]
+    batch = max(1, resampling.BATCH_CELLS // len(counts))
+    n_as_large = 0
+    for start in range(0, n_swaps, batch):
+        size = (min(batch, n_swaps - start), len(counts))
+        gains = gain(rng.binomial(counts, 0.5, size))
+        n_as_large += int((gains >= measured - 1e-12).sum())
+    return (1 + n_as_large) / (1 + n_swaps)

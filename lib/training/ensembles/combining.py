@@ -16,8 +16,8 @@ from sklearn.model_selection import GridSearchCV, PredefinedSplit
 
 from lib import workspace
 from lib.errors import WorkbookError
-from lib.evaluation.calibration import Calibrator, cross_fitted, log_probs
-from lib.evaluation.metrics import checked_probs, macro_f1
+from lib.evaluation.calibration import SMALLEST_PROB, Calibrator, cross_fitted, log_probs
+from lib.evaluation.metrics import checked_probs, macro_f1, row_log_losses
 from lib.evaluation.significance import macro_f1_gains, paired_tests
 
 METHODS = ("soft", "weighted", "greedy", "stacking")  # the simplest first
@@ -379,4 +379,4 @@ def _score(probs: np.ndarray, y_true: np.ndarray) -> tuple[float, float]:
 
 
 def _log_loss(probs: np.ndarray, y_true: np.ndarray) -> float:
-    return float(-log_probs(probs)[np.arange(len(y_true)), y_true].mean())
+    return float(row_log_losses(probs, y_true, floor=SMALLEST_PROB).mean())

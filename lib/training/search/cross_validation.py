@@ -170,8 +170,8 @@ def compare(
     Returns
     -------
     DataFrame by member, best mean first: `macro_f1`, `deviation` between folds, `low`, `high`, `gain` over the first row with
-    `gain_low`, `gain_high` and `verdict` ("best", "worse", "cannot tell"), `seconds` of all its trainings, `chosen`: the one whose
-    mean minus one standard error is highest, which is the best or cannot be told from it.
+    `gain_low`, `gain_high` and `verdict` ("best", "worse", "inconclusive"), `seconds` of all its trainings, `chosen`: the one whose
+    mean minus one standard error is highest, which is the best or not significantly worse.
 
     Source
     ------
@@ -191,7 +191,7 @@ def compare(
         gain = cross_validation_interval(
             (of_folds - table.iloc[:, 0]).to_numpy(), confidence=each, **sizes
         )
-        verdict = "best" if place == 0 else "worse" if gain.high < 0 else "cannot tell"
+        verdict = "best" if place == 0 else gain.verdict
         found.append(
             (
                 name,
