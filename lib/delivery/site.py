@@ -19,7 +19,7 @@ from nbformat import NotebookNode
 from lib import workspace
 from lib.evaluation import sealed
 from lib.evaluation.evaluation import Evaluation
-from lib.steps import STEPS, Step
+from lib.steps import STEPS
 from lib.workspace import Workspace
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -38,16 +38,15 @@ def write_index(ws: Workspace, record: dict[str, Any]) -> Path:
     is_sealed = ws.path("seal.json").exists()
     templates = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
     html = templates.get_template("index.html.j2").render(
-        run=ws.run,
-        dataset=ws.dataset,
-        profile=record["profile"],
-        rows=record["data"].get("rows"),
-        classes=record["data"].get("classes"),
+        ws=ws,
+        record=record,
+        data=record["data"],
+        machine=record["machine"],
         evaluation=Evaluation.load(metrics) if metrics.exists() else None,
         readings=sealed.ledger(ws).to_dict("records") if is_sealed else [],
-        steps=[_index_row(step, record["steps"], folder) for step in STEPS],
+        steps=STEPS,
+        pages={page.stem for page in folder.glob("*.html")},
         files={name: words for name, words in LINKED.items() if (folder / name).exists()},
-        facts=_facts(record),
     )
     workspace.write_text(html, folder / "index.html")
     return folder / "index.html"
@@ -107,37 +106,3 @@ def _headings(document: NotebookNode) -> Iterator[dict[str, Any]]:
         for marks, text in re.findall(r"^(#{1,2})\s+(.+)$", cell.source, re.MULTILINE):
             anchor = quote(text.strip().replace(" ", "-"), safe="?!,;:'()")
             yield {"level": len(marks), "text": text.strip(), "id": anchor}
-
-
-def _index_row(step: Step, states: dict[str, Any], folder: Path) -> dict[str, Any]:
-    state = states.get(step.notebook, {})
-    page = f"{step.notebook}.html"
-    return {
-        "notebook": step.notebook,
-        "question": step.question,
-        "page": page if (folder / page).exists() else None,
-        "seconds": state.get("seconds"),
-        "state": state.get("state", "not run"),
-    }
-
-
-def _facts(record: dict[str, Any]) -> dict[str, str]:
-    """Return what the run was made from: a title -> words."""
-    data = record["data"]
-    machine = record["machine"]
-    settings = record["settings"]
-    overrides = [f"{key}={value}" for key, value in record["overrides"].items()]
-    packages = ("torch", "transformers", "scikit-learn")
-    versions = [f"{name} {machine['versions'][name]}" for name in packages]
-    return {
-        "Data": f"{data.get('source')} (fingerprint {str(data.get('fingerprint'))[:12]})",
-        "Settings": ", ".join(
-            [f"profile {record['profile']}", f"seed {settings['seed']}", *overrides]
-        ),
-        "Backbone": settings["training.backbone"],
-        "Machine": f"{machine['processor']}, {machine['cores']} cores, "
-        f"{machine['memory_gib']} GiB, {machine['system']}",
-        "Software": ", ".join([f"Python {machine['python']}", *versions]),
-        "Commit": str(machine["commit"]),
-        "Finished": record["finished"] or "not yet",
-    }

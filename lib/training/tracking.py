@@ -399,15 +399,12 @@ def _runs(experiment: str, filter_string: str) -> list[Any]:
 
 
 def _artifact_location(uri: str) -> str | None:
-    """Return where files go: next to a SQLite file, or where a server says (None).
+    """Return where files go: next to a SQLite file, else where the server says (None).
 
-    Left alone, MLflow takes the working folder for a database.
+    Left alone, MLflow takes the working folder for a SQLite file.
     """
     kind, _, path = (uri or local_uri()).partition(":///")
-    if kind == "sqlite":
-        return (Path(path).absolute().parent / "artifacts").as_uri()
-    is_database = kind.startswith(("postgresql", "mysql", "mssql"))
-    return (local_folder() / "artifacts").as_uri() if is_database else None
+    return (Path(path).absolute().parent / "artifacts").as_uri() if kind == "sqlite" else None
 
 
 def _open_wandb(opening: Opening) -> Any:

@@ -5,7 +5,7 @@ from importlib import metadata
 
 import pytest
 
-from lib import provenance, workspace
+from lib import provenance
 from lib.delivery import doctor
 from lib.training import backbones
 
