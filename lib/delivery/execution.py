@@ -121,9 +121,9 @@ def _patient_kernel_manager() -> type:
         But not within its last answer: the kernel's own code would print a traceback.
         """
 
-        async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:  # type: ignore[override]
+        async def shutdown_kernel(self, **options: bool) -> None:  # type: ignore[override]
             await asyncio.sleep(LAST_ANSWER_SECONDS)
-            await super().shutdown_kernel(now=now, restart=restart)
+            await super().shutdown_kernel(**options)
 
     return PatientKernelManager
 

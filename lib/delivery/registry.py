@@ -375,7 +375,8 @@ def _versions() -> list[Version]:
             number = str(found.version)
             names = tuple(alias for alias, of in aliases[found.name].items() if str(of) == number)
             tags = dict(found.tags)
-            versions.append(Version(found.name, tags["version"], number, found.run_id, tags, names))
+            run_id = str(found.run_id)
+            versions.append(Version(found.name, tags["version"], number, run_id, tags, names))
     return versions
 
 

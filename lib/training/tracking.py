@@ -322,11 +322,10 @@ def experiment_id(name: str, uri: str) -> str:
     """Return MLflow's id of an experiment, which is made where there is none."""
     import mlflow
 
-    experiment = mlflow.get_experiment_by_name(name)
-    if not experiment:
+    if not mlflow.get_experiment_by_name(name):
         with suppress(Exception):  # another process may have been faster
             return mlflow.create_experiment(name, artifact_location=_artifact_location(uri))
-        experiment = mlflow.get_experiment_by_name(name)
+    experiment: Any = mlflow.get_experiment_by_name(name)
     return experiment.experiment_id
 
 
