@@ -70,12 +70,12 @@ def home(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def mlflow_template(tmp_path_factory):
     """An empty MLflow store, made once; making one takes seconds."""
-    from lib.training import recorders
+    from lib.training import tracking
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORKBOOK_HOME", str(tmp_path_factory.mktemp("mlflow")))
-        recorders.mlflow_client().search_experiments()
-        return recorders.local_folder() / "mlflow.db"
+        tracking.connect().search_experiments()
+        return tracking.local_folder() / "mlflow.db"
 
 
 @pytest.fixture(scope="session")

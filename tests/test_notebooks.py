@@ -13,7 +13,7 @@ from conftest import REPOSITORY
 
 from lib import workspace
 from lib.config import Config, profile_names
-from lib.delivery.runner import check_parameters, notebook_parameters
+from lib.delivery.execution import check_parameters, notebook_parameters
 from lib.errors import WorkbookError
 from lib.steps import STEPS
 from lib.workspace import FILES

@@ -1,6 +1,7 @@
-"""Create .venv and install into it, or do nothing where it is up to date. Standard library only: it runs before the install.
+"""Create .venv and install into it, or do nothing where it is up to date.
 
-Run by the Makefile as `python3 lib/delivery/bootstrap.py`; says in one line what is missing, before anything is downloaded.
+Run by the Makefile as `python3 tools/bootstrap.py`. It takes the standard library alone, as it runs
+before the install, and says in one line what is missing before anything is downloaded.
 """
 
 from __future__ import annotations
@@ -16,14 +17,9 @@ ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STAMP = VENV / "installed"
-OLDEST, NEWEST = (
-    (3, 11),
-    (3, 12),
-)  # numpy 1.26, which textdescriptives asks for, has no wheel beyond 3.12
-DISK_GB = {
-    "posix-cpu": 5,
-    "posix-cuda": 12,
-}  # measured: 2.8 GB with the CPU build of torch; room for CUDA libraries is an estimate
+OLDEST, NEWEST = (3, 11), (3, 12)  # numpy 1.26 has no wheel beyond; textdescriptives asks for it
+# 2.8 GB measured with the CPU build of torch; room for CUDA libraries is an estimate
+DISK_GB = {"posix-cpu": 5, "posix-cuda": 12}
 PROBE = "nbval==0.11.0"  # a small package: where its index page cannot be had, nothing can
 
 
@@ -58,97 +54,84 @@ def interpreter_problem(version: tuple[int, ...] = sys.version_info[:2]) -> str 
     """Return what is wrong with this Python, None if nothing is."""
     if OLDEST <= version <= NEWEST:
         return None
-    found = ".".join(map(str, version))
-    return f"Python {found} found, 3.11 or 3.12 needed (numpy<2 has no wheel for later ones); install one and run `make PYTHON=python3.11 ...`"
+    return (
+        f"Python {'.'.join(map(str, version))} found, 3.11 or 3.12 needed (numpy<2 has no wheel "
+        "for later ones); install one and run `make PYTHON=python3.11 ...`"
+    )
 
 
 def disk_problem(free: int | None = None) -> str | None:
     """Return that the disk is too small, None if it is not; `free` in bytes."""
     free = shutil.disk_usage(ROOT).free if free is None else free
     needed = DISK_GB["posix-cuda" if shutil.which("nvidia-smi") else "posix-cpu"]
+    if free > needed * 1e9:
+        return None
     return (
-        None
-        if free > needed * 1e9
-        else f"{free / 1e9:.1f} GB free in {ROOT}, {needed} GB needed; make room, or clone to a larger disk"
+        f"{free / 1e9:.1f} GB free in {ROOT}, {needed} GB needed; "
+        "make room, or clone to a larger disk"
     )
 
 
 def venv_problem() -> str | None:
     """Make .venv where there is none that runs; return what kept it from being made."""
-    if (
-        PYTHON.exists()
-        and subprocess.run(
-            [
-                PYTHON,
-                "-c",
-                f"import sys, pip; sys.exit(sys.version_info[:3] != {sys.version_info[:3]})",
-            ],
-            capture_output=True,
-        ).returncode
-        == 0
-    ):
+    same_version = f"sys.version_info[:3] == {sys.version_info[:3]}"
+    probe = [PYTHON, "-c", f"import sys, pip; sys.exit(not {same_version})"]
+    if PYTHON.exists() and subprocess.run(probe, capture_output=True).returncode == 0:
         return None
     shutil.rmtree(VENV, ignore_errors=True)
-    made = subprocess.run([sys.executable, "-m", "venv", str(VENV)], capture_output=True, text=True)
-    if made.returncode == 0:
+    last_line = failure([sys.executable, "-m", "venv", str(VENV)])
+    if last_line is None:
         return None
-    last = (made.stdout + made.stderr).strip().splitlines()[-1:] or ["no message"]
-    return f"cannot make {VENV} ({last[0]}); on Debian and Ubuntu: apt install python3-venv"
+    return f"cannot make {VENV} ({last_line}); on Debian and Ubuntu: apt install python3-venv"
 
 
 def network_problem() -> str | None:
-    """Return that the package index cannot be reached, None if it can; downloads a few kilobytes."""
-    probe = [
-        str(PYTHON),
-        "-m",
-        "pip",
-        "install",
-        "--dry-run",
-        "--ignore-installed",
-        "--no-deps",
-        "--quiet",
-        "--retries",
-        "1",
-        "--timeout",
-        "15",
-        PROBE,
-    ]
-    found = subprocess.run(probe, capture_output=True, text=True)
-    if found.returncode == 0:
+    """Return that the package index cannot be reached, None if it can; loads a few kilobytes."""
+    options = "--dry-run --ignore-installed --no-deps --quiet --retries 1 --timeout 15"
+    last_line = failure([str(PYTHON), "-m", "pip", "install", *options.split(), PROBE])
+    if last_line is None:
         return None
-    last = (found.stdout + found.stderr).strip().splitlines()[-1:] or ["no message"]
-    return f"the package index cannot be reached ({last[0]}); check the network, proxy or pip's configuration and run again"
+    return (
+        f"the package index cannot be reached ({last_line}); "
+        "check the network, proxy or pip's configuration and run again"
+    )
+
+
+def failure(command: list[str]) -> str | None:
+    """Run a command; return the last line it wrote where it fails, else None."""
+    finished = subprocess.run(command, capture_output=True, text=True)
+    if finished.returncode == 0:
+        return None
+    lines = (finished.stdout + finished.stderr).strip().splitlines()
+    return lines[-1] if lines else "no message"
 
 
 def install() -> int:
-    """Install torch at its pin, then everything else; write the stamp last, so that an interrupted install is taken up again."""
-    pip = [
-        str(PYTHON),
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "-c",
-        str(ROOT / "constraints.txt"),
-    ]
+    """Install torch at its pin, then everything else; return 0, or 1 where pip fails.
+
+    The stamp is written last, so that an interrupted install is taken up again.
+    """
     print(f"setup: installing into {VENV} (minutes, once)", flush=True)
     for packages in (["torch==2.13.0"], ["-e", f"{ROOT}[dev]"]):
-        with subprocess.Popen([*pip, *packages], stderr=subprocess.PIPE, text=True) as process:
-            for line in process.stderr or []:
-                if (
-                    "is ignored: it is neither a file nor a directory" not in line
-                ):  # an extra index without that package
-                    print(line, end="", file=sys.stderr)
-        if process.returncode:
-            print(
-                "setup: the install failed (see above); run the same command again to go on from here",
-                file=sys.stderr,
-            )
+        if pip_install(packages) != 0:
+            remedy = "run the same command again to go on from here"
+            print(f"setup: the install failed (see above); {remedy}", file=sys.stderr)
             return 1
     STAMP.write_text(stamp())
     print("setup: done", flush=True)
     return 0
+
+
+def pip_install(packages: list[str]) -> int:
+    """Install packages at the versions of constraints.txt; return pip's exit code."""
+    options = ["--quiet", "--disable-pip-version-check", "-c", str(ROOT / "constraints.txt")]
+    command = [str(PYTHON), "-m", "pip", "install", *options, *packages]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr or []:
+            # an extra index without that package
+            if "is ignored: it is neither a file nor a directory" not in line:
+                print(line, end="", file=sys.stderr)
+    return process.returncode
 
 
 if __name__ == "__main__":

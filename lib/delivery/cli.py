@@ -17,8 +17,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+PROFILES = f"Settings: {', '.join(profile_names())}"
+SOURCES = (
+    "CSV, TSV, JSON, JSONL or Parquet (also .gz), a folder with one sub-folder for each class, "
+    "hub:<name>[:config][:split], or docstrings."
+)
+RUN_NAME = "Name of the run and its report. [default: the profile's, or the data's]"
+SERVER = "Tracking server."
+LOCAL = "models/mlflow"
+ASSIGNMENT = "A setting, for instance training.epochs=3; may be given again."
+
+
 class _OneLineErrors(click.Group):
-    """A group whose commands end with one line and exit code 1 where the user can put something right."""
+    """A group whose commands end with one line where the user can put something right."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -27,10 +38,8 @@ class _OneLineErrors(click.Group):
             click.echo(f"workbook: {error}", err=True)
             sys.exit(1)
         except KeyboardInterrupt:
-            click.echo(
-                "workbook: stopped; the same command goes on from the last finished notebook",
-                err=True,
-            )
+            remedy = "the same command goes on from the last finished notebook"
+            click.echo(f"workbook: stopped; {remedy}", err=True)
             sys.exit(130)
 
 
@@ -40,41 +49,17 @@ def main() -> None:
 
 
 @main.command()
-@click.option(
-    "--profile",
-    default="",
-    metavar="P",
-    help=f"Settings: {', '.join(profile_names())}. [default: quick]",
-)
-@click.option(
-    "--data",
-    default="",
-    metavar="D",
-    help="CSV, TSV, JSON, JSONL or Parquet (also .gz), a folder with one sub-folder a class, hub:<name>[:config][:split], or docstrings.",
-)
+@click.option("--profile", default="", metavar="P", help=f"{PROFILES}. [default: quick]")
+@click.option("--data", default="", metavar="D", help=SOURCES)
 @click.option("--text-column", metavar="NAME", help="Column of the texts. [default: text]")
 @click.option("--label-column", metavar="NAME", help="Column of the labels. [default: label]")
-@click.option(
-    "--run",
-    "run_name",
-    default="",
-    metavar="NAME",
-    help="Name of the run and its report. [default: the profile's, or the data's]",
-)
+@click.option("--run", "run_name", default="", metavar="NAME", help=RUN_NAME)
 @click.option("--from", "first", metavar="NN", help="First notebook, for instance 03.")
 @click.option("--to", "last", metavar="NN", help="Last notebook, for instance 07.")
-@click.option(
-    "--set",
-    "assignments",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="A setting, for instance training.epochs=3; may be given again.",
-)
-@click.option(
-    "--force", is_flag=True, help="Run also the notebooks that are finished and up to date."
-)
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help=ASSIGNMENT)
+@click.option("--force", is_flag=True, help="Run also notebooks that are finished and up to date.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
-def run(  # noqa: PLR0917 (click passes them by name)
+def run(  # noqa: PLR0913, PLR0917 (an argument for each option; click passes them by name)
     profile: str,
     data: str,
     text_column: str,
@@ -89,11 +74,12 @@ def run(  # noqa: PLR0917 (click passes them by name)
     """Run the notebooks in order and build the report under reports/<run>."""
     from lib.delivery.runner import run_workbook
 
-    columns = {"data.text_column": text_column, "data.label_column": label_column}
-    overrides = {
-        **{key: value for key, value in columns.items() if value},
-        **parse_overrides(assignments),
-    }
+    overrides = {}
+    if text_column:
+        overrides["data.text_column"] = text_column
+    if label_column:
+        overrides["data.label_column"] = label_column
+    overrides |= parse_overrides(assignments)
     _quiet_libraries()
     result = run_workbook(
         profile,
@@ -105,9 +91,9 @@ def run(  # noqa: PLR0917 (click passes them by name)
         force=force,
         progress=not quiet,
     )
-    click.echo(
-        f"{len(result.executed)} notebooks run, {len(result.skipped)} up to date, {result.seconds:.0f} s"
-    )
+    n_executed = len(result.executed)
+    n_skipped = len(result.skipped)
+    click.echo(f"{n_executed} notebooks run, {n_skipped} up to date, {result.seconds:.0f} s")
     click.echo(f"report: {result.index}")
 
 
@@ -118,45 +104,38 @@ def compare(first: str, second: str) -> None:
     """Say whether the second of two finished runs is better, on their sealed test set."""
     from lib.delivery.comparison import compare
 
-    found = compare(first, second)
-    _print_table(found.scores)
-    click.echo(f"\n{found.words}")
-    if found.warning:
-        click.echo(f"{found.warning}.")
+    comparison = compare(first, second)
+    _print_table(comparison.scores)
+    click.echo(f"\n{comparison.verdict}")
+    if comparison.warning:
+        click.echo(f"{comparison.warning}.")
 
 
 @main.command()
 @click.argument("run_name", metavar="RUN")
 @click.option(
-    "--uri",
-    default="",
-    metavar="URI",
-    help="Tracking server. [default: the run's, else models/mlflow]",
+    "--uri", default="", metavar="URI", help=f"{SERVER} [default: the run's, else {LOCAL}]"
 )
 def register(run_name: str, uri: str) -> None:
     """Register a finished run's transformer under the next version, as challenger."""
     from lib.delivery import registry
 
     version, new = registry.register(run_name, uri=uri)
-    known = (
-        f"registered as {version.label}, challenger" if new else f"known already as {version.label}"
-    )
-    click.echo(
-        f"{known}: macro F1 {version.tags['metric.macro_f1']}, accuracy {version.tags['metric.accuracy']}"
-    )
+    done = f"registered as {version.label}, challenger"
+    if not new:
+        done = f"already registered as {version.label}"
+    macro_f1, accuracy = version.tags["metric.macro_f1"], version.tags["metric.accuracy"]
+    click.echo(f"{done}: macro F1 {macro_f1}, accuracy {accuracy}")
     server = registry.server_of(run_name, uri=uri)
-    click.echo(
-        f"to put it in use: workbook promote {version.label}{f' --uri {server}' if server else ''}"
-    )
+    address = f" --uri {server}" if server else ""
+    click.echo(f"to put it in use: workbook promote {version.label}{address}")
 
 
 @main.command()
 @click.argument("label", metavar="NAME-vX.Y.Z")
-@click.option("--force", is_flag=True, help="Promote it whatever the comparison says.")
-@click.option(
-    "--reason", default="", metavar="WORDS", help="Why it is forced; kept with the model."
-)
-@click.option("--uri", default="", metavar="URI", help="Tracking server. [default: models/mlflow]")
+@click.option("--force", is_flag=True, help="Whatever the comparison says.")
+@click.option("--reason", default="", metavar="WORDS", help="Why; kept with the model.")
+@click.option("--uri", default="", metavar="URI", help=f"{SERVER} [default: {LOCAL}]")
 def promote(label: str, force: bool, reason: str, uri: str) -> None:
     """Make a registered model the champion, if it is better than the one that is."""
     from lib.delivery import registry
@@ -166,14 +145,14 @@ def promote(label: str, force: bool, reason: str, uri: str) -> None:
 
 
 @main.command()
-@click.option("--uri", default="", metavar="URI", help="Tracking server. [default: models/mlflow]")
+@click.option("--uri", default="", metavar="URI", help=f"{SERVER} [default: {LOCAL}]")
 def models(uri: str) -> None:
     """List the registered models."""
     from lib.delivery import registry
 
-    found = registry.models(uri=uri)
-    if len(found):
-        _print_table(found)
+    table = registry.models(uri=uri)
+    if len(table):
+        _print_table(table)
     else:
         click.echo("no model is registered yet: workbook register RUN")
 
@@ -182,18 +161,8 @@ def models(uri: str) -> None:
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 def lab(options: tuple[str, ...]) -> None:
     """Open the notebooks in JupyterLab; words after -- go to it."""
-    sys.exit(
-        subprocess.call(
-            [
-                sys.executable,
-                "-m",
-                "jupyterlab",
-                f"--notebook-dir={workspace.REPOSITORY}",
-                "--ServerApp.ip=127.0.0.1",
-                *options,
-            ]
-        )
-    )
+    command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={workspace.REPOSITORY}"]
+    sys.exit(subprocess.call([*command, "--ServerApp.ip=127.0.0.1", *options]))
 
 
 @main.command()
@@ -211,18 +180,20 @@ def _print_table(table: pd.DataFrame) -> None:
     rows = [list(table.columns), *table.astype(str).to_numpy().tolist()]
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+        cells = [cell.ljust(width) for cell, width in zip(row, widths)]
+        click.echo("  ".join(cells).rstrip())
 
 
 def _quiet_libraries() -> None:
-    """Set, for this process and the kernels it starts, what keeps libraries from phoning home and from chattering."""
-    for name, value in {
+    """Keep libraries from phoning home and from chatter, in this process and its kernels."""
+    quiet = {
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "YDATA_PROFILING_NO_ANALYTICS": "1",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "true",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-    }.items():
+    }
+    for name, value in quiet.items():
         os.environ.setdefault(name, value)
 
 

@@ -12,46 +12,81 @@ from lib import provenance, workspace
 from lib.config import closest
 from lib.errors import WorkbookError
 from lib.evaluation import sealed, significance
+from lib.evaluation.evaluation import Evaluation
 from lib.workspace import FILES, Workspace
 
-WHY = "comparison"  # how readings of the labels made here begin in the ledger
+WHY = "comparison"  # how a reading of the labels that is made here begins in the ledger
 EVALUATED = ("metrics.json", "test_probs.parquet")
+NOTEBOOK = FILES["metrics.json"][1]
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class Predictions:
+    """What one model predicts for its sealed test set.
+
+    Attributes
+    ----------
+    name : shown in errors, for instance "run 'base'"
+    model : as the columns of `probs` name it
+    class_names : its classes, in order
+    probs : DataFrame of `row_id` and a column "<model>: <class>" for each model and class
+    test_set : SHA-256 of the sealed test set
+    """
+
+    name: str
+    model: str
+    class_names: list[str]
+    probs: pd.DataFrame
+    test_set: str
+
+    def classes(self, test: pd.DataFrame) -> np.ndarray:
+        """Return the predicted classes of the test rows: ndarray of int of shape (n,).
+
+        Raises
+        ------
+        WorkbookError : the probabilities are of other rows.
+        """
+        if self.probs["row_id"].tolist() != test["row_id"].tolist():
+            raise WorkbookError(
+                f"the probabilities of {self.name} are of other rows than the sealed test set's: "
+                "evaluate it again with notebook 07"
+            )
+        columns = [f"{self.model}: {label}" for label in self.class_names]
+        return self.probs[columns].to_numpy().argmax(axis=1)
+
+
+@dataclass(frozen=True)
+class EvaluatedRun:
     """What a finished run left of its evaluation.
 
     Attributes
     ----------
     record : run.json
-    metrics : metrics.json
-    probs : DataFrame of `row_id` and a column "<model>: <class>" for each model and class
+    evaluation : metrics.json
+    probs : test_probs.parquet
     test_set : SHA-256 of the sealed test set
-    model_id : fingerprint of what was evaluated, as it stands in the ledger of the test set
+    model_id : fingerprint of what was evaluated, as the ledger of the test set has it
     """
 
     ws: Workspace
     record: dict[str, Any]
-    metrics: dict[str, Any]
+    evaluation: Evaluation
     probs: pd.DataFrame
     test_set: str
     model_id: str
 
     @property
     def trained_with(self) -> dict[str, Any]:
-        """Return the settings that the run's transformer was trained with: the run may have been called with others since."""
-        return {
-            **self.record["settings"],
-            **self.record["steps"].get(FILES["transformer"][1], {}).get("settings", {}),
-        }
+        """Return the settings of the run's training; a later call may have had others."""
+        training = self.record["steps"].get(FILES["transformer"][1], {})
+        return {**self.record["settings"], **training.get("settings", {})}
 
     @property
-    def best(self) -> str:
-        """Return the model with the highest macro F1."""
-        return max(
-            self.metrics["models"], key=lambda name: self.metrics["models"][name]["macro_f1"]
-        )
+    def predictions(self) -> Predictions:
+        """Return the predictions of the best model."""
+        classes = self.evaluation.class_names
+        name = f"run {self.ws.run!r}"
+        return Predictions(name, self.evaluation.best, classes, self.probs, self.test_set)
 
 
 @dataclass(frozen=True)
@@ -62,161 +97,157 @@ class Comparison:
     ----------
     scores : DataFrame of `run`, `model`, `macro F1`, `accuracy`: values with intervals, as text
     paired : the second run's best model against the first's
-    words : the verdict
+    verdict : `paired` as a sentence
     warning : "" while few models have been measured on this test set
     """
 
     scores: pd.DataFrame
     paired: significance.PairedTest
-    words: str
+    verdict: str
     warning: str
 
 
-def evaluated_run(run: str) -> Evaluated:
+def evaluated_run(run_name: str) -> EvaluatedRun:
     """Read what a finished run left.
 
     Raises
     ------
-    WorkbookError : no such run (the closest is named), or its evaluation has not been done or does not fit what is there now.
+    WorkbookError : no such run (the closest is named), its evaluation has not been done, or it does
+        not fit the files that are there now.
     """
-    reports = workspace.home() / "reports"
-    known = sorted(path.parent.name for path in reports.glob("*/run.json"))
-    if run not in known:
+    ws, record, step = _run_record(run_name)
+    again = f"`workbook run --run {run_name}"
+    if not record.get("finished") or step.get("state") != "done":
         raise WorkbookError(
-            f"no run {run!r} in {reports}{closest(run, known)}; there are {', '.join(known) or 'none'}"
-        )
-    path, notebook = reports / run / "run.json", FILES["metrics.json"][1]
-    try:
-        record = workspace.read_json(path)
-        ws, done = (
-            Workspace(dataset=record["data"]["dataset"], run=run),
-            record["steps"].get(notebook, {}),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WorkbookError(
-            f"{path} is damaged ({type(error).__name__}: {error}): `workbook run --run {run}` writes it anew"
-        ) from error
-    if not record["finished"] or done.get("state") != "done":
-        raise WorkbookError(
-            f"run {run!r} is not finished: {notebook} is {done.get('state', 'not run')}; `workbook run --run {run}` goes on with it"
+            f"run {run_name!r} is not finished: {NOTEBOOK} is {step.get('state', 'not run')}; "
+            f"{again}` goes on with it"
         )
     for name in EVALUATED:
-        if done["writes"][name] != provenance.path_fingerprint(ws.existing(name)):
+        if step["writes"][name] != provenance.path_fingerprint(ws.existing(name)):
             raise WorkbookError(
-                f"{ws.path(name)} is not what {notebook} wrote: `workbook run --run {run} --from {notebook[:2]}` evaluates again"
+                f"{ws.path(name)} is not what {NOTEBOOK} wrote: "
+                f"{again} --from {NOTEBOOK[:2]}` evaluates again"
             )
-    test_set, looks = workspace.read_json(ws.existing("seal.json"))["sha256"], sealed.ledger(ws)
-    own = looks[(looks["run"] == run) & ~looks["why"].str.startswith(WHY)]
-    if own.empty:
+    ledger = sealed.ledger(ws)
+    evaluations = ledger[(ledger["run"] == run_name) & ~ledger["why"].str.startswith(WHY)]
+    if evaluations.empty:
         raise WorkbookError(
-            f"the test set of run {run!r} has changed since its evaluation: `workbook run --run {run}` evaluates again"
+            f"the test set of run {run_name!r} has changed since its evaluation: "
+            f"{again}` evaluates again"
         )
-    return Evaluated(
+    return EvaluatedRun(
         ws,
         record,
-        workspace.read_json(ws.path("metrics.json")),
+        Evaluation.load(ws.path("metrics.json")),
         workspace.read_table(ws.path("test_probs.parquet")),
-        test_set,
-        own["model"].iloc[-1],
+        test_set=workspace.read_json(ws.existing("seal.json"))["sha256"],
+        model_id=evaluations["model"].iloc[-1],
     )
 
 
-def compare(first: str, second: str) -> Comparison:
-    """Compare the best models of two runs; the reading of the labels goes into the ledger as one of a model that has been measured.
+def compare(first_run: str, second_run: str) -> Comparison:
+    """Compare the best models of two runs; gains are second minus first.
 
-    Parameters
-    ----------
-    first, second : names of runs; gains are second minus first
+    The labels are read for a model that has been measured before, and the ledger says so.
 
     Raises
     ------
-    WorkbookError : a run is not there or not finished; they have other classes or another test set.
+    WorkbookError : a run is not there or not finished; their classes or test sets differ.
     """
-    a, b = evaluated_run(first), evaluated_run(second)
-    check_comparable(
-        f"run {first!r}",
-        a.metrics["class_names"],
-        a.test_set,
-        f"run {second!r}",
-        b.metrics["class_names"],
-        b.test_set,
+    first = evaluated_run(first_run)
+    second = evaluated_run(second_run)
+    check_comparable(first.predictions, second.predictions)
+    why = f"{WHY} with run {first_run!r}"
+    test = sealed.open_test(second.ws, model=second.model_id, why=why)
+    settings = second.record["settings"]
+    paired = paired_test(
+        first.predictions,
+        second.predictions,
+        test,
+        n_resamples=settings["evaluation.n_resamples"],
+        confidence=settings["evaluation.confidence"],
+        seed=settings["seed"],
     )
-    test = sealed.open_test(b.ws, model=b.model_id, why=f"{WHY} with run {first!r}")
-    y_true = pd.Categorical(test["label"], categories=b.metrics["class_names"]).codes.astype(int)
-    y_pred = [
-        predicted(run.probs, run.best, run.metrics["class_names"], test, what=f"run {run.ws.run!r}")
-        for run in (a, b)
-    ]
-    paired = significance.paired_test(
-        y_true, *y_pred, groups=test["group"].to_numpy(), **_options(b.record)
+    verdict = paired.describe(
+        f"The {second.evaluation.best} of {second_run}",
+        f"the {first.evaluation.best} of {first_run}",
     )
-    warning, _ = sealed.caution(sealed.ledger(b.ws), confidence=paired.macro_f1_gain.confidence)
-    return Comparison(
-        _scores(a, b),
-        paired,
-        paired.describe(f"The {b.best} of {second}", f"the {a.best} of {first}"),
-        warning,
-    )
+    ledger = sealed.ledger(second.ws)
+    warning, _ = sealed.caution(ledger, confidence=paired.macro_f1_gain.confidence)
+    return Comparison(_scores(first, second), paired, verdict, warning)
 
 
-def check_comparable(
-    first: str,
-    first_classes: list[str],
-    first_test: str,
-    second: str,
-    second_classes: list[str],
-    second_test: str,
-) -> None:  # noqa: PLR0917
-    """Raise WorkbookError where two models have other classes, or were measured on another test set."""
-    if first_classes != second_classes:
-        alone = [
-            f"{label!r} is a class of {who} alone"
-            for who, label in _alone(first, first_classes, second, second_classes)
+def check_comparable(first: Predictions, second: Predictions) -> None:
+    """Raise WorkbookError where the classes or the test sets of two models differ."""
+    if first.class_names != second.class_names:
+        differences = [
+            *_classes_alone(first, second),
+            *_classes_alone(second, first),
         ]
         raise WorkbookError(
-            f"{first} and {second} have other classes and cannot be compared: {'; '.join(alone[:5])}"
+            f"{first.name} and {second.name} have other classes and cannot be compared: "
+            f"{'; '.join(differences[:5])}"
         )
-    if first_test != second_test:
-        seals = f"seals {first_test[:12]} and {second_test[:12]}"
+    if first.test_set != second.test_set:
+        seals = f"seals {first.test_set[:12]} and {second.test_set[:12]}"
         raise WorkbookError(
-            f"{first} and {second} were measured on other test sets ({seals}): the same data, seed, cleaning, split and decisions give the same"
+            f"{first.name} and {second.name} were measured on other test sets ({seals}): "
+            "the same data, seed, cleaning, split and decisions give the same"
         )
 
 
-def predicted(
-    probs: pd.DataFrame, model: str, class_names: list[str], test: pd.DataFrame, *, what: str
-) -> np.ndarray:
-    """Return the classes that a model predicts for the test rows: ndarray of int of shape (n,)."""
-    if probs["row_id"].tolist() != test["row_id"].tolist():
+def paired_test(
+    first: Predictions, second: Predictions, test: pd.DataFrame, **options: Any
+) -> significance.PairedTest:
+    """Compare two models on the rows of a test set; `options` are of significance.paired_test."""
+    return significance.paired_test(
+        true_classes(test, second.class_names),
+        first.classes(test),
+        second.classes(test),
+        groups=test["group"].to_numpy(),
+        **options,
+    )
+
+
+def true_classes(test: pd.DataFrame, class_names: list[str]) -> np.ndarray:
+    """Return the labels as ndarray of int of shape (n,), in the order of `class_names`."""
+    return pd.Categorical(test["label"], categories=class_names).codes.astype(int)
+
+
+def _run_record(run_name: str) -> tuple[Workspace, dict[str, Any], dict[str, Any]]:
+    """Return the folders of a run, its run.json, and what that says of the evaluation."""
+    reports = workspace.home() / "reports"
+    run_names = sorted(path.parent.name for path in reports.glob("*/run.json"))
+    if run_name not in run_names:
         raise WorkbookError(
-            f"the probabilities of {what} are of other rows than the sealed test set's: evaluate it again with notebook 07"
+            f"no run {run_name!r} in {reports}{closest(run_name, run_names)}; "
+            f"there are {', '.join(run_names) or 'none'}"
         )
-    return probs[[f"{model}: {label}" for label in class_names]].to_numpy().argmax(axis=1)
+    path = reports / run_name / "run.json"
+    try:
+        record = workspace.read_json(path)
+        ws = Workspace(dataset=record["data"]["dataset"], run=run_name)
+        step = record["steps"].get(NOTEBOOK, {})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WorkbookError(
+            f"{path} is damaged ({type(error).__name__}: {error}): "
+            f"`workbook run --run {run_name}` writes it again"
+        ) from error
+    return ws, record, step
 
 
-def _options(record: dict[str, Any]) -> dict[str, Any]:
-    settings = record["settings"]
-    return {
-        "n_resamples": settings["evaluation.n_resamples"],
-        "confidence": settings["evaluation.confidence"],
-        "seed": settings["seed"],
-    }
+def _scores(*runs: EvaluatedRun) -> pd.DataFrame:
+    rows = [
+        (run.ws.run, model, scores.intervals["macro_f1"], scores.intervals["accuracy"])
+        for run in runs
+        for model, scores in run.evaluation.models.items()
+    ]
+    return pd.DataFrame(rows, columns=["run", "model", "macro F1", "accuracy"]).astype(str)
 
 
-def _scores(*runs: Evaluated) -> pd.DataFrame:
-    rows = []
-    for run in runs:
-        for model, found in run.metrics["models"].items():
-            macro_f1, accuracy = (
-                str(significance.Interval(**found["intervals"][metric]))
-                for metric in ("macro_f1", "accuracy")
-            )
-            rows.append((run.ws.run, model, macro_f1, accuracy))
-    return pd.DataFrame(rows, columns=["run", "model", "macro F1", "accuracy"])
-
-
-def _alone(
-    first: str, first_classes: list[str], second: str, second_classes: list[str]
-) -> list[tuple[str, str]]:
-    alone = [(first, label) for label in first_classes if label not in second_classes]
-    return alone + [(second, label) for label in second_classes if label not in first_classes]
+def _classes_alone(one: Predictions, other: Predictions) -> list[str]:
+    return [
+        f"{label!r} is a class of {one.name} alone"
+        for label in one.class_names
+        if label not in other.class_names
+    ]

@@ -1,4 +1,4 @@
-"""What a finished run hands to its record: the test scores with their intervals, the pages and the figures."""
+"""What a finished run hands to its record: test scores with intervals, pages and figures."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import base64
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import nbformat
 
 from lib import workspace
+from lib.evaluation.evaluation import Evaluation
 from lib.training.tracking import Record
 from lib.workspace import Workspace
 
@@ -18,59 +18,50 @@ FILES = ("*.html", "*.csv", "metrics.json", "run.json")
 
 
 def record_results(record: Record, ws: Workspace, *, evaluated: bool) -> None:
-    """Record a run's report, and its test scores where they are of this run's models as they are now.
+    """Record a run's report, and its test scores where they are of the models as they are now.
 
     Parameters
     ----------
     evaluated : whether the evaluation was among the notebooks of this run
     """
     if evaluated:
-        found = workspace.read_json(ws.path("metrics.json"))
-        record.metrics(flat_scores(found))
-        record.tags(
-            {
-                "verdict": found["verdict"],
-                "test.rows": found["n_test"],
-                "test.classes": found["class_names"],
-            }
-        )
+        _record_evaluation(record, Evaluation.load(ws.path("metrics.json")))
     with tempfile.TemporaryDirectory() as scratch:
         collect(ws.folder(workspace.REPORTS), Path(scratch))
         record.artifacts(Path(scratch), "report")
 
 
-def flat_scores(found: dict[str, Any]) -> dict[str, float]:
-    """Return the scores of metrics.json under flat names: `test/<model>/macro_f1`, and `_low` and `_high` of its interval."""
-    scores: dict[str, float] = {}
-    for model, of_model in found["models"].items():
-        for metric, interval in of_model["intervals"].items():
-            name = f"test/{model}/{metric}"
-            scores |= {
-                name: interval["value"],
-                f"{name}_low": interval["low"],
-                f"{name}_high": interval["high"],
-            }
-    return scores
-
-
 def collect(reports: Path, folder: Path) -> None:
-    """Copy the pages of a report to `folder`, and the figures of its notebooks as pictures to `folder`/figures."""
+    """Copy the pages of a report to `folder`, and its figures as pictures to `folder`/figures."""
     for pattern in FILES:
         for path in reports.glob(pattern):
             shutil.copy(path, folder)
-    (folder / "figures").mkdir()
+    figures = folder / "figures"
+    figures.mkdir()
     for notebook in sorted(reports.glob("[0-9]*.ipynb")):
-        pictures = [
-            output["data"]["image/png"]
-            for cell in nbformat.read(notebook, 4).cells
-            for output in cell.get("outputs", [])
-            if _is_picture(output)
-        ]
-        for number, picture in enumerate(pictures, 1):
-            (folder / "figures" / f"{notebook.stem}-{number}.png").write_bytes(
-                base64.b64decode(picture)
-            )
+        for number, picture in enumerate(_pictures(notebook), 1):
+            (figures / f"{notebook.stem}-{number}.png").write_bytes(picture)
 
 
-def _is_picture(output: dict[str, Any]) -> bool:
-    return "image/png" in output.get("data", {})
+def _record_evaluation(record: Record, evaluation: Evaluation) -> None:
+    numbers = {}
+    for model, scores in evaluation.models.items():
+        for metric, interval in scores.intervals.items():
+            name = f"test/{model}/{metric}"
+            numbers[name] = interval.value
+            numbers[f"{name}_low"] = interval.low
+            numbers[f"{name}_high"] = interval.high
+    record.metrics(numbers)
+    record.tags(
+        {
+            "verdict": evaluation.verdict,
+            "test.rows": evaluation.n_test,
+            "test.classes": evaluation.class_names,
+        }
+    )
+
+
+def _pictures(notebook: Path) -> list[bytes]:
+    cells = nbformat.read(notebook, 4).cells
+    outputs = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
+    return [base64.b64decode(data["image/png"]) for data in outputs if "image/png" in data]

@@ -1,47 +1,40 @@
-"""Trained models under semantic versions in MLflow's registry, and the one among them that is in use."""
+"""Trained models under semantic versions in MLflow's registry, and which of them is in use."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lib import provenance, workspace
 from lib.config import closest
 from lib.delivery import comparison
-from lib.delivery.comparison import Evaluated
+from lib.delivery.comparison import EvaluatedRun, Predictions
 from lib.errors import WorkbookError
 from lib.evaluation import sealed, significance
-from lib.training import recorders, tracking
+from lib.evaluation.evaluation import Evaluation
+from lib.training import tracking
 from lib.workspace import Workspace
 
-MODEL = "transformer"  # what is registered of a run
+FOLDER = "transformer"  # what is registered of a run, by its name in workspace.FILES
+MODEL = "transformer"  # how metrics.json and test_probs.parquet name it
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"  # aliases
-OURS = {
-    "version",
-    "model",
-    "measured",
-    "test_set",
-    "dataset",
-    "run",
-    "date",
-    "commit",
-    "metric.macro_f1",
-    "metric.accuracy",
-}  # tags of all that is ours
-MAJOR, MINOR = (
-    ("dataset", "classes"),
-    ("training_data", "recipe", "backbone"),
-)  # tags that raise a version's first and second number
+OUR_TAGS = {
+    *("version", "model", "measured", "test_set", "dataset", "run", "date", "commit"),
+    *("metric.macro_f1", "metric.accuracy"),
+}
+MAJOR_TAGS = ("dataset", "classes")  # a change of these raises the first number of a version
+MINOR_TAGS = ("training_data", "recipe", "backbone")  # and of these the second
+COLUMNS = ["model", "alias", "macro F1", "accuracy", "data", "run", "date", "commit"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +63,11 @@ class Version:
         """Return name and version."""
         return f"{self.name}-v{self.version}"
 
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Return the three numbers of the version."""
+        return tuple(map(int, self.version.split(".")))
+
 
 def short_name(backbone: str) -> str:
     """Return the name that models of a backbone are registered under.
@@ -79,17 +77,16 @@ def short_name(backbone: str) -> str:
     >>> short_name("microsoft/deberta-v3-large"), short_name("/models/My encoder/")
     ('deberta-v3-large', 'my-encoder')
     """
-    return (
-        re.sub(r"[^a-z0-9.]+", "-", backbone.rstrip("/").rsplit("/", 1)[-1].lower()).strip("-.")
-        or "model"
-    )
+    folder = backbone.rstrip("/").rpartition("/")[2].lower()
+    return re.sub(r"[^a-z0-9.]+", "-", folder).strip("-.") or "model"
 
 
 def next_version(last: str, before: Mapping[str, str], now: Mapping[str, str]) -> str:
     """Return the version of a model that is registered after another of its name.
 
-    major: its classes or its data set are others, so that what reads its answers may have to change. minor: trained on other rows,
-    with other settings, or from other weights. patch: the same rows and settings, trained again (another seed, code or library).
+    The first number rises with other classes or another data set, so that what reads the answers
+    may have to change. The second rises with other rows, settings or starting weights. The third
+    rises where the same rows and settings were trained again (another seed, code or library).
 
     Parameters
     ----------
@@ -98,26 +95,28 @@ def next_version(last: str, before: Mapping[str, str], now: Mapping[str, str]) -
 
     Examples
     --------
-    >>> old = {"dataset": "news", "classes": "a b", "training_data": "1", "recipe": "x", "backbone": "b"}
+    >>> recipe = {"training_data": "1", "recipe": "x", "backbone": "b"}
+    >>> old = {"dataset": "news", "classes": "a b", **recipe}
     >>> next_version("", {}, old), next_version("1.2.3", old, old)
     ('1.0.0', '1.2.4')
-    >>> next_version("1.2.3", old, {**old, "recipe": "y"}), next_version("1.2.3", old, {**old, "classes": "a b c"})
-    ('1.3.0', '2.0.0')
+    >>> next_version("1.2.3", old, {**old, "recipe": "y"})
+    '1.3.0'
+    >>> next_version("1.2.3", old, {**old, "classes": "a b c"})
+    '2.0.0'
     """
     if not last:
         return "1.0.0"
     major, minor, patch = map(int, last.split("."))
-    if any(before.get(tag) != now[tag] for tag in MAJOR):
+    changed = {tag for tag in (*MAJOR_TAGS, *MINOR_TAGS) if before.get(tag) != now[tag]}
+    if changed & set(MAJOR_TAGS):
         return f"{major + 1}.0.0"
-    return (
-        f"{major}.{minor + 1}.0"
-        if any(before.get(tag) != now[tag] for tag in MINOR)
-        else f"{major}.{minor}.{patch + 1}"
-    )
+    if changed:
+        return f"{major}.{minor + 1}.0"
+    return f"{major}.{minor}.{patch + 1}"
 
 
-def register(run: str, *, uri: str = "") -> tuple[Version, bool]:
-    """Register the transformer of a finished run under the next version of its backbone, as challenger.
+def register(run_name: str, *, uri: str = "") -> tuple[Version, bool]:
+    """Register the model of a finished run under the next version of its backbone, as challenger.
 
     Parameters
     ----------
@@ -130,52 +129,51 @@ def register(run: str, *, uri: str = "") -> tuple[Version, bool]:
 
     Raises
     ------
-    WorkbookError : the run is not there or not finished, its model has changed since its evaluation, or the registry cannot be used.
+    WorkbookError : the run is not there or not finished, its model has changed since its
+        evaluation, or the registry cannot be used.
     """
-    found = comparison.evaluated_run(run)
-    uri, folder = _uri_of(found, uri), found.ws.existing(MODEL)
-    if provenance.path_fingerprint(folder) != found.metrics["fingerprints"][MODEL]:
+    run = comparison.evaluated_run(run_name)
+    folder = run.ws.existing(FOLDER)
+    if provenance.path_fingerprint(folder) != run.evaluation.fingerprints[FOLDER]:
         raise WorkbookError(
-            f"{folder} is not the model that was evaluated: `workbook run --run {run}` evaluates it"
+            f"{folder} is not the model that was evaluated: "
+            f"`workbook run --run {run_name}` evaluates it"
         )
-    tags, name = _tags(found), short_name(found.trained_with["training.backbone"])
-    with _registry(uri) as client:
-        versions = _versions(client, name)
+    tags = _tags(run)
+    name = short_name(run.trained_with["training.backbone"])
+    with _registry(_uri(run, uri)) as client:
+        versions = [version for version in _versions() if version.name == name]
         for version in versions:
             if version.tags["model"] == tags["model"]:
                 return version, False
-        last = max(versions, key=_order, default=None)
-        number = next_version(last.version if last else "", last.tags if last else {}, tags)
-        run_id = tracking.workbook_run_id(found.ws, uri)
-        _store(client, run_id, f"{name}-v{number}", found)
-        if not _registered(client, name):
+        last = max(versions, key=lambda version: version.order, default=None)
+        number = next_version(last.version, last.tags, tags) if last else "1.0.0"
+        label = f"{name}-v{number}"
+        run_id = tracking.workbook_run_id(run.ws, _uri(run, uri))
+        _log_files(client, run_id, label, run)
+        if name not in _aliases():
             client.create_registered_model(name)
-        made = client.create_model_version(
-            name, f"runs:/{run_id}/{name}-v{number}/model", run_id, tags={**tags, "version": number}
-        )
-        client.set_registered_model_alias(name, CHALLENGER, made.version)
-        return next(
-            version for version in _versions(client, name) if version.version == number
-        ), True
+        source = f"runs:/{run_id}/{label}/model"
+        tags["version"] = number
+        registered = client.create_model_version(name, source, run_id, tags=tags)
+        client.set_registered_model_alias(name, CHALLENGER, registered.version)
+        return _find(label), True
 
 
-def server_of(run: str, *, uri: str = "") -> str:
-    """Return the address of the server that a run's model is registered on, without a password; "" where it is the local store."""
-    return recorders.without_password(_uri_of(comparison.evaluated_run(run), uri))
-
-
-def _uri_of(found: Evaluated, uri: str) -> str:
-    return uri or found.record["settings"].get("tracking.uri", "")
+def server_of(run_name: str, *, uri: str = "") -> str:
+    """Return where a run's model is registered, without a password; "" for the local store."""
+    return tracking.without_password(_uri(comparison.evaluated_run(run_name), uri))
 
 
 def promote(
     label: str, *, force: bool = False, reason: str = "", uri: str = ""
 ) -> tuple[Version, str]:
-    """Make a version the champion of its name, if it is better than the one that is; that one becomes `previous`.
+    """Make a version the champion of its name; the champion until now becomes `previous`.
 
-    The first champion has nobody to beat. A later one has to be better on the same sealed test set (both paired tests and the interval
-    of the gain in macro F1), and worse on no class: where the interval of a class's gain in F1 lies below 0, it is refused. The
-    intervals of all classes hold together (Bonferroni).
+    The first champion has nobody to beat. A later one has to be better on the same sealed test set
+    (both paired tests and the interval of the gain in macro F1). It must also be worse on no class:
+    where the interval of a class's gain in F1 lies below 0, it is refused. The intervals of all
+    classes hold together (Bonferroni).
 
     Parameters
     ----------
@@ -196,290 +194,222 @@ def promote(
             "--force and --reason go together: a forced promotion is kept with its reason"
         )
     with _registry(uri) as client:
-        version = _find(client, label)
-        champion = next(
-            (other for other in _versions(client, version.name) if CHAMPION in other.aliases), None
-        )
+        version = _find(label)
+        champion = _champion(version.name)
         if champion and champion.number == version.number:
             raise WorkbookError(f"{label} is the champion already")
-        objection, words = (
-            ("", "the first champion")
-            if champion is None
-            else _judged_or_not(client, champion, version, force=force)
-        )
-        if objection and not force:
+        is_better, words = True, "the first champion"
+        if champion:
+            is_better, words = _judge(client, champion, version)
+        if not is_better and not force:
             raise WorkbookError(
-                f"{label} is not promoted: {objection}. To do so all the same: --force --reason '...'"
+                f"{label} is not promoted: {words}. To do so all the same: --force --reason '...'"
             )
-        kept = {
-            "promoted": _now(),
-            "promotion": objection or words,
-            **({"forced": reason} if force else {}),
-        }
-        for tag, value in kept.items():
+        tags = {"promoted": _now(), "promotion": words}
+        if force:
+            tags["forced"] = reason
+        for tag, value in tags.items():
             client.set_model_version_tag(version.name, version.number, tag, value[:4_000])
         _move_aliases(client, version, champion)
-        return _find(client, label), words if not objection else f"forced ({reason}): {objection}"
+        return _find(label), words if is_better else f"forced ({reason}): {words}"
 
 
 def models(*, uri: str = "") -> pd.DataFrame:
-    """Return every registered version, newest first within its name: `model`, `alias`, `macro F1`, `accuracy`, `data`, `run`, `date`, `commit`."""
-    rows = []
-    if uri or (recorders.local_folder() / "mlflow.db").exists():
-        with _registry(uri) as client:
-            for name in _names(client):
-                for version in sorted(_versions(client, name), key=_order, reverse=True):
-                    tags = version.tags
-                    scores = (tags["metric.macro_f1"], tags["metric.accuracy"])
-                    rows.append(
-                        (
-                            version.label,
-                            ", ".join(version.aliases),
-                            *scores,
-                            tags["dataset"],
-                            tags["run"],
-                            tags["date"][:10],
-                            tags["commit"][:10],
-                        )
-                    )
-    return pd.DataFrame(
-        rows, columns=["model", "alias", "macro F1", "accuracy", "data", "run", "date", "commit"]
-    )
+    """Return every registered version, newest first within its name.
+
+    Returns
+    -------
+    DataFrame of `model`, `alias`, `macro F1`, `accuracy`, `data`, `run`, `date`, `commit`
+    """
+    if not uri and not (tracking.local_folder() / "mlflow.db").exists():
+        return pd.DataFrame(columns=COLUMNS)
+    with _registry(uri):
+        versions = sorted(_versions(), key=lambda version: version.order, reverse=True)
+    versions.sort(key=lambda version: version.name)
+    return pd.DataFrame([_row(version) for version in versions], columns=COLUMNS)
 
 
-def _tags(found: Evaluated) -> dict[str, str]:
-    record, settings, ws = found.record, found.trained_with, found.ws
-    parts = [
-        provenance.table_fingerprint(
-            workspace.read_table(ws.existing(f"{part}.parquet"))[["text", "label"]]
-        )
+def _row(version: Version) -> tuple[str, ...]:
+    tags = version.tags
+    scores = (tags["metric.macro_f1"], tags["metric.accuracy"])
+    origin = (tags["dataset"], tags["run"], tags["date"][:10], tags["commit"][:10])
+    return (version.label, ", ".join(version.aliases), *scores, *origin)
+
+
+def _uri(run: EvaluatedRun, uri: str) -> str:
+    return uri or run.record["settings"].get("tracking.uri", "")
+
+
+def _tags(run: EvaluatedRun) -> dict[str, str]:
+    settings = run.trained_with
+    tables = [
+        workspace.read_table(run.ws.existing(f"{part}.parquet"))[["text", "label"]]
         for part in ("train", "val")
     ]
     sections = ("training.", "augmentation.") if settings["augmentation.train"] else ("training.",)
-    backbone = Path(settings["training.backbone"])
-    intervals = found.metrics["models"][MODEL]["intervals"]
+    recipe = {key: value for key, value in settings.items() if key.startswith(sections)}
+    backbone = settings["training.backbone"]
+    intervals = run.evaluation.models[MODEL].intervals
     return {
-        "dataset": ws.dataset,
-        "classes": _digest(found.metrics["class_names"]),
-        "training_data": _digest(parts),
-        "recipe": _digest(
-            {key: value for key, value in settings.items() if key.startswith(sections)}
-        ),
-        "backbone": provenance.path_fingerprint(backbone) or str(backbone),
+        "dataset": run.ws.dataset,
+        "classes": provenance.fingerprint(run.evaluation.class_names),
+        "training_data": provenance.fingerprint(*tables),
+        "recipe": provenance.fingerprint(recipe),
+        "backbone": provenance.path_fingerprint(Path(backbone)) or backbone,
         "seed": str(settings["seed"]),
-        "model": found.metrics["fingerprints"][MODEL],
-        "measured": found.model_id,
-        "test_set": found.test_set,
-        "data": str(record["data"]["fingerprint"]),
-        "commit": str(record["machine"]["commit"]),
-        "run": ws.run,
+        "model": str(run.evaluation.fingerprints[FOLDER]),
+        "measured": run.model_id,
+        "test_set": run.test_set,
+        "data": str(run.record["data"]["fingerprint"]),
+        "commit": str(run.record["machine"]["commit"]),
+        "run": run.ws.run,
         "date": _now(),
-        **{
-            f"metric.{metric}": str(significance.Interval(**interval))
-            for metric, interval in intervals.items()
-        },
+        **{f"metric.{metric}": str(interval) for metric, interval in intervals.items()},
     }
 
 
-def _store(client: Any, run_id: str, label: str, found: Evaluated) -> None:
-    """Log the model, and what it is compared by when its run has long been made anew."""
-    client.log_artifacts(run_id, str(found.ws.path(MODEL)), f"{label}/model")
+def _log_files(client: Any, run_id: str, label: str, run: EvaluatedRun) -> None:
+    """Log the model, and what it is compared by when its run has been made again."""
+    client.log_artifacts(run_id, str(run.ws.path(FOLDER)), f"{label}/model")
     with tempfile.TemporaryDirectory() as scratch:
         for name in comparison.EVALUATED:
-            (Path(scratch) / name).write_bytes(found.ws.path(name).read_bytes())
+            shutil.copy(run.ws.path(name), scratch)
         client.log_artifacts(run_id, scratch, f"{label}/evaluation")
 
 
-def _judged_or_not(
-    client: Any, champion: Version, challenger: Version, *, force: bool
-) -> tuple[str, str]:
-    """Compare the two; where that cannot be done and the promotion is forced, what stands in the way is the objection."""
-    try:
-        return _judged(client, champion, challenger)
-    except WorkbookError as error:
-        if not force:
-            raise
-        return str(error), ""
+def _predictions(client: Any, version: Version) -> Predictions:
+    with tempfile.TemporaryDirectory() as scratch:
+        artifacts = f"{version.label}/evaluation"
+        folder = Path(client.download_artifacts(version.run_id, artifacts, scratch))
+        evaluation = Evaluation.load(folder / "metrics.json")
+        probs = workspace.read_table(folder / "test_probs.parquet")
+    test_set = version.tags["test_set"]
+    return Predictions(version.label, MODEL, evaluation.class_names, probs, test_set)
 
 
-def _judged(client: Any, champion: Version, challenger: Version) -> tuple[str, str]:
-    """Return what speaks against a promotion ("" where nothing does), and the comparison in words."""
-    (first_metrics, first_probs), (metrics, probs) = (
-        _evaluation(client, version) for version in (champion, challenger)
-    )
-    classes = metrics["class_names"]
+def _judge(client: Any, champion: Version, challenger: Version) -> tuple[bool, str]:
+    """Return whether the challenger is better, and the comparison or what prevents it in words."""
+    first = _predictions(client, champion)
+    second = _predictions(client, challenger)
     try:
-        comparison.check_comparable(
-            champion.label,
-            first_metrics["class_names"],
-            champion.tags["test_set"],
-            challenger.label,
-            classes,
-            challenger.tags["test_set"],
-        )
+        comparison.check_comparable(first, second)
+        test = _test_set(challenger, champion)
     except WorkbookError as error:
-        return str(error), ""
-    test = _test_set(challenger, champion)
-    y_true = pd.Categorical(test["label"], categories=classes).codes.astype(int)
-    y_pred = [
-        comparison.predicted(of, MODEL, classes, test, what=version.label)
-        for of, version in ((first_probs, champion), (probs, challenger))
-    ]
-    groups = test["group"].to_numpy()
-    paired = significance.paired_test(y_true, *y_pred, groups=groups)
+        return False, str(error)
+    paired = comparison.paired_test(first, second, test)
     words = paired.describe(challenger.label, champion.label).rstrip(".")
-    each = 1 - (1 - paired.macro_f1_gain.confidence) / len(classes)
+    worse = _worse_classes(first, second, test, confidence=paired.macro_f1_gain.confidence)
+    if worse:
+        return False, f"{words}; its F1 is worse on {', '.join(worse)}"
+    return paired.verdict == "better", words
+
+
+def _worse_classes(
+    first: Predictions, second: Predictions, test: pd.DataFrame, *, confidence: float
+) -> list[str]:
+    """Return the classes that the second is worse on, with the gains; they hold together."""
+    n_classes = len(second.class_names)
     gains = significance.class_f1_gains(
-        y_true, *y_pred, n_classes=len(classes), groups=groups, confidence=each
+        comparison.true_classes(test, second.class_names),
+        first.classes(test),
+        second.classes(test),
+        n_classes=n_classes,
+        groups=np.asarray(test["group"]),
+        confidence=1 - (1 - confidence) / n_classes,
     )
-    worse = [
-        f"{label} {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
-        for label, gain in zip(classes, gains)
+    return [
+        f"{label} {gain.signed()}"
+        for label, gain in zip(second.class_names, gains)
         if gain.high < 0
     ]
-    if worse:
-        return f"{words}; its F1 is worse on {', '.join(worse)}", words
-    return ("" if paired.verdict == "better" else words), words
-
-
-def _evaluation(client: Any, version: Version) -> tuple[dict[str, Any], pd.DataFrame]:
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(
-            client.download_artifacts(version.run_id, f"{version.label}/evaluation", scratch)
-        )
-        return workspace.read_json(folder / "metrics.json"), workspace.read_table(
-            folder / "test_probs.parquet"
-        )
 
 
 def _test_set(challenger: Version, champion: Version) -> pd.DataFrame:
-    """Open the sealed test set where a run still has it; both models have been measured on it before."""
+    """Open the sealed test set, on which both have been measured, where a run still has it."""
+    why = f"{comparison.WHY} of {challenger.label} with {champion.label}"
     for version in (challenger, champion):
         ws = Workspace(dataset=version.tags["dataset"], run=version.tags["run"])
-        if (
-            ws.path("seal.json").exists()
-            and workspace.read_json(ws.path("seal.json"))["sha256"] == challenger.tags["test_set"]
-        ):
-            return sealed.open_test(
-                ws,
-                model=version.tags["measured"],
-                why=f"{comparison.WHY} of {challenger.label} with {champion.label}",
-            )
+        seal = ws.path("seal.json")
+        if seal.exists() and workspace.read_json(seal)["sha256"] == challenger.tags["test_set"]:
+            return sealed.open_test(ws, model=version.tags["measured"], why=why)
     raise WorkbookError(
-        f"no run has the test set of {challenger.label} any more: `workbook run --run {challenger.tags['run']}` makes it again"
+        f"no run has the test set of {challenger.label} any more: "
+        f"`workbook run --run {challenger.tags['run']}` makes it again"
     )
 
 
 def _move_aliases(client: Any, version: Version, champion: Version | None) -> None:
-    """Move champion, previous and challenger; where one cannot be moved, put all back."""
-    before = _aliases(client, version.name)
-    after = {
-        **before,
-        CHAMPION: version.number,
-        **({PREVIOUS: champion.number} if champion else {}),
-    }
-    if after.get(CHALLENGER) == version.number:
-        del after[CHALLENGER]
-    try:
-        _set_aliases(client, version.name, after)
-    except Exception:
-        _set_aliases(client, version.name, before)
-        raise
+    """Move champion last: there is one at every moment, and a failed promotion can be repeated."""
+    if CHALLENGER in version.aliases:
+        client.delete_registered_model_alias(version.name, CHALLENGER)
+    if champion:
+        client.set_registered_model_alias(version.name, PREVIOUS, champion.number)
+    client.set_registered_model_alias(version.name, CHAMPION, version.number)
 
 
-def _set_aliases(client: Any, name: str, wanted: Mapping[str, Any]) -> None:
-    for alias in (
-        PREVIOUS,
-        CHAMPION,
-        CHALLENGER,
-    ):  # each is moved in one piece: there is a champion at every moment
-        if alias in wanted:
-            client.set_registered_model_alias(name, alias, wanted[alias])
-        elif alias in _aliases(client, name):
-            client.delete_registered_model_alias(name, alias)
-
-
-def _find(client: Any, label: str) -> Version:
-    own = label.rpartition("-v")[0]
-    for version in _versions(client, own) if "'" not in own else ():
-        if version.label == label:
+def _champion(name: str) -> Version | None:
+    for version in _versions():
+        if version.name == name and CHAMPION in version.aliases:
             return version
-    labels = [version.label for name in _names(client) for version in _versions(client, name)]
-    raise WorkbookError(
-        f"no model {label!r} in the registry{closest(label, labels)}; there are {', '.join(labels) or 'none: workbook register RUN'}"
-    )
+    return None
 
 
-def _versions(client: Any, name: str) -> list[Version]:
-    if not _registered(client, name):
-        return []
-    aliases, found = _aliases(client, name), []
-    for each in _pages(client.search_model_versions, f"name = '{name}'"):
-        if each.tags.keys() >= OURS:  # what others made stands beside
-            own = tuple(alias for alias, number in aliases.items() if number == str(each.version))
-            found.append(
-                Version(
-                    name, each.tags["version"], str(each.version), each.run_id, dict(each.tags), own
-                )
-            )
-    return found
+def _find(label: str) -> Version:
+    versions = {version.label: version for version in _versions()}
+    if label not in versions:
+        raise WorkbookError(
+            f"no model {label!r} in the registry{closest(label, versions)}; "
+            f"there are {', '.join(versions) or 'none: workbook register RUN'}"
+        )
+    return versions[label]
 
 
-def _registered(client: Any, name: str) -> bool:
-    return bool(client.search_registered_models(f"name = '{name}'"))
+def _versions() -> list[Version]:
+    """Return all that was registered here; what others registered has not our tags."""
+    import mlflow
+
+    aliases = _aliases()
+    versions = []
+    for found in mlflow.search_model_versions():
+        if found.tags.keys() >= OUR_TAGS:
+            number = str(found.version)
+            names = tuple(alias for alias, of in aliases[found.name].items() if str(of) == number)
+            tags = dict(found.tags)
+            run_id = str(found.run_id)
+            versions.append(Version(found.name, tags["version"], number, run_id, tags, names))
+    return versions
 
 
-def _names(client: Any) -> list[str]:
-    """Return the names of all registered models, but those that a filter cannot name: none of ours is such."""
-    return [
-        model.name
-        for model in _pages(client.search_registered_models, None)
-        if "'" not in model.name
-    ]
+def _aliases() -> dict[str, dict[str, str]]:
+    """Return the aliases of every registered name: alias -> MLflow's number."""
+    import mlflow
 
-
-def _pages(search: Callable[..., Any], wanted: str | None) -> Iterator[Any]:
-    """Yield what a search finds, from all of its pages."""
-    token = None
-    while True:
-        page = search(filter_string=wanted, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
-def _aliases(client: Any, name: str) -> dict[str, str]:
-    return {
-        alias: str(number) for alias, number in client.get_registered_model(name).aliases.items()
-    }
-
-
-def _order(version: Version) -> tuple[int, ...]:
-    return tuple(map(int, version.version.split(".")))
+    return {model.name: model.aliases for model in mlflow.search_registered_models()}
 
 
 @contextmanager
 def _registry(uri: str) -> Iterator[Any]:
-    """Give a client, one process at a time on this machine; what MLflow cannot do is a WorkbookError."""
+    """Give a client of the registry that MLflow then uses, one process of this machine at a time.
+
+    Raises
+    ------
+    WorkbookError : MLflow cannot do what is asked of it.
+    """
     from filelock import FileLock
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        recorders.local_folder().mkdir(parents=True, exist_ok=True)
-        client = recorders.mlflow_client(uri)
-        with FileLock(recorders.local_folder() / ".registry.lock"):
+        client = tracking.connect(uri)
+        tracking.local_folder().mkdir(parents=True, exist_ok=True)
+        with FileLock(tracking.local_folder() / ".registry.lock"):
             yield client
     except (MlflowException, SQLAlchemyError, OSError) as error:
+        address = tracking.without_password(uri) or tracking.local_uri()
         raise WorkbookError(
-            f"the model registry {recorders.without_password(uri) or recorders.local_uri()} cannot be used: {tracking.reason(error)}"
+            f"the model registry {address} cannot be used: {tracking.reason(error)}"
         ) from error
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,17 +1,17 @@
-"""Every run, fold and trial as a nested run of MLflow, on a server or in a local file, and of W&B by a switch."""
+"""Every run and every training as a run of MLflow, on a server or in a local file."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import json
+import logging
+import os
 import random
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,65 +23,106 @@ from lib import provenance, workspace
 from lib.config import Config
 from lib.data import sources
 from lib.errors import WorkbookError
-from lib.training.recorders import SERIES, MLflow, Opening, WandB, local_uri, text_of
 from lib.workspace import Workspace
 
-_down: set[str] = set()  # servers that did not answer this process
+ENVIRONMENT = {  # what MLflow's client reads; a value of yours stands
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
+    # seconds: a server that is down must not hold a training up
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+# what is recorded of a training, by step
+SERIES = ("loss", "learning_rate", "grad_norm", "eval_loss", "eval_macro_f1", "eval_accuracy")
+
+_dead_servers: set[str] = set()  # did not answer this process
 
 
-def check(config: Config) -> None:
-    """Raise WorkbookError where W&B is asked for and not installed."""
-    if config.tracking.wandb and importlib.util.find_spec("wandb") is None:
-        raise WorkbookError(
-            "tracking.wandb=true needs the package wandb: pip install -c constraints.txt wandb, or set tracking.wandb=false"
-        )
+@dataclass(frozen=True)
+class Opening:
+    """What a run is opened with.
+
+    Attributes
+    ----------
+    name : shown
+    dataset, run : of the workspace; the data set is MLflow's experiment
+    series : "folds", "ledger"; "" for what is no trial
+    key : a run that has it and was not finished is gone on with
+    parent : the workbook run; None where this is one
+    """
+
+    name: str
+    dataset: str
+    run: str
+    series: str = ""
+    key: str = ""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    tags: Mapping[str, Any] = field(default_factory=dict)
+    parent: Opening | None = None
+
+    @property
+    def all_tags(self) -> dict[str, str]:
+        """Return the tags, and those that the run is found by."""
+        ours: dict[str, Any] = {
+            "workbook.key": self.key,
+            "workbook.run": self.run,
+            "workbook.series": self.series,
+            "workbook.kind": "training" if self.parent else "run",
+        }
+        tags = {**ours, **self.tags}
+        return {name: str(value) for name, value in tags.items() if value is not None}
 
 
 class Record:
-    """One run in every place where it is recorded. What fails here is said in one line, and never stops or changes a training.
+    """One run of MLflow's, the active one of this thread until it is closed.
+
+    A failure never stops or changes a training. Where the server cannot be used at the start, the
+    run is recorded in the local store; where it dies later, nothing more is recorded. Either is
+    said in one line. On W&B a training is recorded by the Trainer's own callback, which this opens
+    and closes a run for.
 
     Attributes
     ----------
     notes : what a reader should know, for instance that the server was down
+    wandb : the run on W&B; None where there is none
     """
 
     def __init__(self, config: Config, opening: Opening):
-        self.config, self.opening = config, opening
+        self.settings = config.tracking
+        self.opening = opening
         self.notes: list[str] = []
-        self._places: list[MLflow | WandB] = []
-        self._said: list[
-            tuple[str, tuple[Any, ...]]
-        ] = []  # told again to the local file where a server dies
+        self.wandb: Any = None
+        self._uri = ""
+        self._n_active = 0  # of MLflow's runs: this one, and its parent where that was opened here
+        self._is_started = False
+        self._is_live = False
         self._logged: set[tuple[str, int]] = set()
 
     def start(self) -> None:
         """Open the run, or go on with the one that is not finished; nothing where that was done."""
-        if self._said:
+        if self._is_started:
             return
-        settings = self.config.tracking
-        if settings.backend == "mlflow":
-            uri = "" if settings.uri in _down else settings.uri
-            self._places.append(
-                MLflow(
-                    uri, system_metrics=settings.system_metrics and self.opening.parent is not None
-                )
-            )
-        if settings.wandb:
-            self._places.append(WandB(system_metrics=settings.system_metrics))
-        self._say("open", self.opening)
-        for place in self._places:
-            self._logged |= place.known
+        self._is_started = True
+        if self.settings.backend == "mlflow":
+            self._uri = "" if self.settings.uri in _dead_servers else self.settings.uri
+            with _guarded(self._give_up):
+                self._open()
+        if self.settings.wandb and self.opening.parent:
+            with _guarded(partial(self._note, "nothing goes to W&B")):
+                self.wandb = _open_wandb(self.opening)
 
     def metrics(self, values: Mapping[str, float], *, step: int | None = None) -> None:
         """Record numbers; one that was recorded at this step before is left out."""
-        fresh = {
-            name: float(value)
-            for name, value in values.items()
-            if step is None or (name, step) not in self._logged
-        }
-        self._logged |= {(name, step) for name in fresh if step is not None}
-        if fresh:
-            self._say("metrics", fresh, step)
+        new = {name: float(value) for name, value in values.items()}
+        if step is not None:
+            new = {name: value for name, value in new.items() if (name, step) not in self._logged}
+            self._logged |= {(name, step) for name in new}
+        if new:
+            self._call("log_metrics", new, step=step)
 
     def log_step(self, values: Mapping[str, float], step: int) -> None:
         """Record an entry of the Trainer's log."""
@@ -90,78 +131,135 @@ class Record:
     def history(self, table: pd.DataFrame) -> None:
         """Record what of a training's history was not recorded live."""
         for entry in table.to_dict("records"):
-            self.log_step(
-                {name: value for name, value in entry.items() if pd.notna(value)},
-                int(entry["step"]),
-            )
+            measured = {name: value for name, value in entry.items() if pd.notna(value)}
+            self.log_step(measured, int(entry["step"]))
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """Record words."""
-        self._say("tags", {name: text_of(value) for name, value in values.items()})
+        self._call("set_tags", dict(values))
 
-    def artifacts(self, folder: Path, place: str = "") -> None:
+    def artifacts(self, folder: Path, artifact_path: str) -> None:
         """Record the files of a folder."""
-        self._say("artifacts", folder, place)
+        self._call("log_artifacts", str(folder), artifact_path)
 
     def close(self, status: str, error: BaseException | None = None) -> None:
         """End the run as FINISHED, FAILED or KILLED, with the error."""
         if error is not None:
             self.tags({"error": f"{type(error).__name__}: {error}"})
-        self._say("close", status)
+        while self._n_active:
+            self._n_active -= 1
+            self._call("end_run", status)
+        self._is_live = False
+        if self.wandb:
+            with _guarded(partial(self._note, "nothing more goes to W&B")):
+                self.wandb.finish(exit_code=int(status != "FINISHED"))
+            self.wandb = None
 
     def next_try(self, error: BaseException) -> None:
         """End the run as failed, and open another for a second try."""
         self.close("FAILED", error)
-        self._said, self._places, self._logged = [], [], set()
+        self._is_started = False
+        self._logged.clear()
         self.opening = replace(self.opening, name=f"{self.opening.name}, second try")
         self.start()
 
-    def _say(self, what: str, *words: Any) -> None:
-        self._said.append((what, words))
-        for place in list(self._places):
-            self._tell(place, [(what, words)])
-
-    def _tell(self, place: MLflow | WandB, sentences: list[tuple[str, tuple[Any, ...]]]) -> None:
-        drawn = (
-            random.getstate(),
-            np.random.get_state(),
-        )  # names and pauses are drawn in there: a training's numbers stay as they are
-        try:
-            for what, words in sentences:
-                getattr(place, what)(*words)
-        except Exception as error:
-            self._places.remove(place)
-            self._without(place, error)
-        finally:
-            random.setstate(drawn[0])
-            np.random.set_state(drawn[1])
-
-    def _without(self, place: MLflow | WandB, error: Exception) -> None:
-        why = reason(error)
-        if not isinstance(place, MLflow) or not place.uri:
-            self._note(f"tracking: nothing more goes to {place.named}: {why}")
+    def _call(self, function: str, *args: Any, **kwargs: Any) -> None:
+        """Call a function of MLflow's for the active run."""
+        if not self._is_live:
             return
-        _down.add(place.uri)
-        self._note(
-            f"tracking: {place.named} cannot be used, recorded in {local_uri()} instead: {why}"
-        )
-        local = MLflow("", system_metrics=place.system_metrics)
-        self._places.append(local)
-        self._logged -= place.known
-        self._tell(local, self._said)
+        import mlflow
 
-    def _note(self, line: str) -> None:
+        with _guarded(self._give_up):
+            mlflow.set_tracking_uri(self._uri or local_uri())
+            getattr(mlflow, function)(*args, **kwargs)
+
+    def _open(self) -> None:
+        connect(self._uri)
+        experiment = experiment_id(self.opening.dataset, self._uri)
+        parent = self.opening.parent
+        tags = {}
+        if parent:
+            parent_id = newest_run(experiment, parent)
+            if parent_id:
+                tags["mlflow.parentRunId"] = parent_id
+            else:
+                self._begin(experiment, parent, {})
+        self._begin(experiment, self.opening, tags, self._unfinished(experiment))
+        self._is_live = True
+
+    def _begin(
+        self, experiment: str, opening: Opening, tags: dict[str, str], run_id: str | None = None
+    ) -> None:
+        import mlflow
+
+        mlflow.start_run(
+            run_id,
+            experiment_id=experiment,
+            run_name=opening.name,
+            nested=True,
+            tags={**opening.all_tags, **tags},
+            log_system_metrics=self.settings.system_metrics and opening.parent is not None,
+        )
+        self._n_active += 1
+        if not run_id:
+            mlflow.log_params(dict(opening.params))
+
+    def _unfinished(self, experiment: str) -> str | None:
+        """Return the id of a workbook run of this key, or of a training of it that was stopped."""
+        import mlflow
+
+        for run in _runs(experiment, f"tags.`workbook.key` = '{self.opening.key}'"):
+            if not self.opening.parent or run.info.status in ("RUNNING", "KILLED"):
+                for name in run.data.metrics.keys() & set(SERIES):
+                    points = mlflow.MlflowClient().get_metric_history(run.info.run_id, name)
+                    self._logged |= {(name, point.step) for point in points}
+                return run.info.run_id
+        return None
+
+    def _give_up(self, error: Exception) -> None:
+        """Record no more or, where a server could not be opened, record in the local store."""
+        import mlflow
+
+        for _ in range(self._n_active):
+            with suppress(Exception):
+                mlflow.end_run("FAILED")
+        store = f"the MLflow server {without_password(self._uri)}" if self._uri else local_uri()
+        falls_back = self._uri and not self._is_live
+        _dead_servers.add(self._uri)
+        self._n_active = 0
+        self._is_live = False
+        if not falls_back:
+            return self._note(f"nothing more goes to {store}", error)
+        self._note(f"{store} cannot be used, recorded in {local_uri()} instead", error)
+        self._uri = ""
+        with _guarded(self._give_up):
+            self._open()
+
+    def _note(self, words: str, error: Exception) -> None:
+        line = f"tracking: {words}: {reason(error)}"
         self.notes.append(line)
         tqdm.write(f"workbook: {line}", file=sys.stderr)
 
 
+def check(config: Config) -> None:
+    """Raise WorkbookError where W&B is asked for and not installed."""
+    if config.tracking.wandb and importlib.util.find_spec("wandb") is None:
+        raise WorkbookError(
+            "tracking.wandb=true needs the package wandb: "
+            "pip install -c constraints.txt wandb, or set tracking.wandb=false"
+        )
+
+
 @contextmanager
 def workbook_run(config: Config, ws: Workspace) -> Iterator[Record | None]:
-    """Give the record of a workbook run, which is opened by its `start`, and end it with the block; None where nothing is recorded."""
-    if not _is_on(config):
+    """Give the record of a workbook run, and end it with the block; None without tracking.
+
+    Its `start` opens it: a call that finds all notebooks up to date leaves none.
+    """
+    if config.tracking.backend == "none":
         yield None
         return
-    with _closing(Record(config, _of_run(config, ws))) as record:
+    with _closing(Record(config, _workbook_opening(config, ws))) as record:
         yield record
 
 
@@ -169,7 +267,7 @@ def workbook_run(config: Config, ws: Workspace) -> Iterator[Record | None]:
 def training(
     train: pd.DataFrame, val: pd.DataFrame, *, config: Config, ws: Workspace, name: str = ""
 ) -> Iterator[Record | None]:
-    """Give the record of one training, within that of its workbook run, and end it with the block; None where nothing is recorded.
+    """Give the record of one training, and end it with the block; None without tracking.
 
     Parameters
     ----------
@@ -177,28 +275,108 @@ def training(
     ws : of a series such as "quick/folds" the first part is the workbook run
     name : of a trial of a series
     """
-    if not _is_on(config):
+    if config.tracking.backend == "none" and not config.tracking.wandb:
         yield None
         return
-    with _closing(
-        Record(config, _of_training(train, val, config=config, ws=ws, name=name))
-    ) as record:
+    opening = _training_opening(train, val, config=config, ws=ws, name=name)
+    with _closing(Record(config, opening)) as record:
         record.start()
         yield record
 
 
 def workbook_run_id(ws: Workspace, uri: str = "") -> str:
-    """Return MLflow's id of a workbook run, the newest of its name; it is made where runs were not recorded."""
-    place = MLflow(uri, system_metrics=False)
-    place.connect(ws.dataset)
-    run_id = place.parent(Opening(ws.run, ws.dataset, ws.run, "", ""))
-    if place.orphaned:
-        place.client.set_terminated(run_id)
-    return run_id
+    """Return MLflow's id of a workbook run, the newest of its name; it is made where none is."""
+    import mlflow
+
+    connect(uri)
+    experiment = experiment_id(ws.dataset, uri)
+    opening = Opening(ws.run, ws.dataset, ws.run)
+    run_id = newest_run(experiment, opening)
+    if run_id:
+        return run_id
+    with mlflow.start_run(
+        experiment_id=experiment, run_name=ws.run, nested=True, tags=opening.all_tags
+    ) as run:
+        return run.info.run_id
 
 
-def _is_on(config: Config) -> bool:
-    return config.tracking.backend != "none" or config.tracking.wandb
+def connect(uri: str = "") -> Any:
+    """Let MLflow use a tracking server, or the local store where `uri` is ""; return a client."""
+    from filelock import FileLock
+
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    import mlflow
+
+    mlflow.set_tracking_uri(uri or local_uri())
+    if uri:
+        return mlflow.MlflowClient()
+    local_folder().mkdir(parents=True, exist_ok=True)
+    with FileLock(local_folder() / ".lock"):  # two processes would make the tables together
+        return mlflow.MlflowClient()
+
+
+def experiment_id(name: str, uri: str) -> str:
+    """Return MLflow's id of an experiment, which is made where there is none."""
+    import mlflow
+
+    if not mlflow.get_experiment_by_name(name):
+        with suppress(Exception):  # another process may have been faster
+            return mlflow.create_experiment(name, artifact_location=_artifact_location(uri))
+    experiment: Any = mlflow.get_experiment_by_name(name)
+    return experiment.experiment_id
+
+
+def newest_run(experiment: str, opening: Opening) -> str:
+    """Return the id of the newest workbook run of this name and, where it has one, key; or ""."""
+    of_key = f" and tags.`workbook.key` = '{opening.key}'" if opening.key else ""
+    of_name = f"tags.`workbook.kind` = 'run' and tags.`workbook.run` = '{opening.run}'"
+    runs = _runs(experiment, of_name + of_key)
+    return runs[0].info.run_id if runs else ""
+
+
+def local_folder() -> Path:
+    """Return where runs are recorded without a server: a SQLite file, and artifacts next to it."""
+    return workspace.home() / "models" / "mlflow"
+
+
+def local_uri() -> str:
+    """Return MLflow's name for the local store."""
+    return f"sqlite:///{local_folder() / 'mlflow.db'}"
+
+
+def without_password(uri: str) -> str:
+    """Return an address as it may be shown.
+
+    Examples
+    --------
+    >>> without_password("https://me:secret@mlflow.example:5000")
+    'https://mlflow.example:5000'
+    """
+    return re.sub(r"//[^/]*@", "//", uri)
+
+
+def reason(error: Exception) -> str:
+    """Return why MLflow cannot be used, in one short line; of network errors the innermost."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    causes = re.findall(r"\[Errno -?\d+\] [\w ]+|timed out|Remote end closed[\w ]*", line)
+    return causes[-1] if causes else line[:150]
+
+
+@contextmanager
+def _guarded(handle: Callable[[Exception], None]) -> Iterator[None]:
+    """Hand on what is raised, and keep the random states: MLflow draws names and pauses."""
+    python_state = random.getstate()
+    numpy_state = np.random.get_state()
+    try:
+        yield
+    except Exception as error:
+        handle(error)
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
 
 
 @contextmanager
@@ -206,20 +384,51 @@ def _closing(record: Record) -> Iterator[Record]:
     try:
         yield record
     except BaseException as error:
-        stopped = (
-            not isinstance(error, Exception) or type(error).__name__ == "TrialPruned"
-        )  # by a person, or by a search
-        if record._said:
-            record.close("KILLED" if stopped else "FAILED", error)
+        by_person = not isinstance(error, Exception)
+        by_search = type(error).__name__ == "TrialPruned"
+        record.close("KILLED" if by_person or by_search else "FAILED", error)
         raise
-    if record._said:
-        record.close("FINISHED")
+    record.close("FINISHED")
 
 
-def _of_run(config: Config, ws: Workspace) -> Opening:
+def _runs(experiment: str, filter_string: str) -> list[Any]:
+    import mlflow
+
+    return mlflow.search_runs([experiment], filter_string, output_format="list")
+
+
+def _artifact_location(uri: str) -> str | None:
+    """Return where files go: next to a SQLite file, else where the server says (None).
+
+    Left alone, MLflow takes the working folder for a SQLite file.
+    """
+    kind, _, path = (uri or local_uri()).partition(":///")
+    return (Path(path).absolute().parent / "artifacts").as_uri() if kind == "sqlite" else None
+
+
+def _open_wandb(opening: Opening) -> Any:
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+
+    folder = workspace.home() / "models" / "wandb"
+    folder.mkdir(parents=True, exist_ok=True)
+    return wandb.init(
+        project=opening.dataset,
+        group=opening.run,
+        job_type=opening.series or "training",
+        name=opening.name,
+        config={**opening.params, **opening.tags},
+        dir=str(folder),
+        reinit="finish_previous",
+    )
+
+
+def _workbook_opening(config: Config, ws: Workspace) -> Opening:
     settings = {
         key: value for key, value in config.flat().items() if not key.startswith("tracking.")
     }
+    # the same run, wherever it is done
+    of_result = {key: value for key, value in settings.items() if not key.startswith("compute.")}
     data: dict[str, Any] = {}
     with suppress(WorkbookError, OSError):
         data = workspace.read_facts(sources.raw_path(config))
@@ -227,78 +436,57 @@ def _of_run(config: Config, ws: Workspace) -> Opening:
         "data.source": config.data.source,
         "data.fingerprint": data.get("fingerprint"),
         "data.rows": data.get("rows"),
-        **_machine(),
     }
-    what = {
-        key: value for key, value in settings.items() if not key.startswith("compute.")
-    }  # the same run, wherever it is done
-    key = _digest([ws.dataset, ws.run, config.profile, what])
     return Opening(
-        ws.run, ws.dataset, ws.run, "", key, {"profile": config.profile, **settings}, tags
+        name=ws.run,
+        dataset=ws.dataset,
+        run=ws.run,
+        key=provenance.fingerprint(ws.dataset, ws.run, config.profile, of_result),
+        params={"profile": config.profile, **settings},
+        tags={**tags, **_machine_tags()},
     )
 
 
-def _of_training(
+def _training_opening(
     train: pd.DataFrame, val: pd.DataFrame, *, config: Config, ws: Workspace, name: str
 ) -> Opening:
-    of_run, series, *deeper = [*ws.run.split("/"), ""]
-    tables = {
-        f"data.{part}": provenance.table_fingerprint(table[["text", "label"]])
-        for part, table in (("train", train), ("val", val))
-    }
+    run_name, series, trial = [*ws.run.split("/"), "", ""][:3]
+    title = (name or trial) if series else "training"
     settings = {
         key: value
         for key, value in config.flat().items()
         if key == "seed" or key.startswith("training.")
     }
-    shown = "/".join(
-        part
-        for part in (series, name or deeper[0] if series else "training", f"seed {config.seed}")
-        if part
-    )
-    key = _digest(
-        [
-            ws.dataset,
-            ws.run,
-            name,
-            *tables.values(),
-            settings,
-            provenance.code_fingerprint("lib.training.finetune"),
-        ]
-    )
-    whole = Workspace(dataset=ws.dataset, run=of_run)
-    # a trial's settings are its own: where nobody has opened the workbook run yet, nothing is known of that one's
-    parent = (
-        _of_run(config, whole)
-        if not series
-        else Opening(of_run, ws.dataset, of_run, "", "", tags=_machine())
-    )
-    rows = {"data.train_rows": len(train), "data.val_rows": len(val)}
+    tables = {
+        "data.train": provenance.table_fingerprint(train[["text", "label"]]),
+        "data.val": provenance.table_fingerprint(val[["text", "label"]]),
+    }
+    code = provenance.code_fingerprint("lib.training.finetune")
+    if series:  # a trial's settings are its own: nothing is known of the workbook run's
+        parent = Opening(run_name, ws.dataset, run_name, tags=_machine_tags())
+    else:
+        parent = _workbook_opening(config, replace(ws, run=run_name))
+    n_rows = {"data.train_rows": len(train), "data.val_rows": len(val)}
     return Opening(
-        shown, ws.dataset, of_run, series, key, settings, {**tables, **rows, **_machine()}, parent
+        name="/".join(part for part in (series, title, f"seed {config.seed}") if part),
+        dataset=ws.dataset,
+        run=run_name,
+        series=series,
+        key=provenance.fingerprint(ws.dataset, ws.run, name, tables, settings, code),
+        params=settings,
+        tags={**tables, **n_rows, **_machine_tags()},
+        parent=parent,
     )
-
-
-def reason(error: Exception) -> str:
-    """Return in one short line why a place cannot be used; of a chain of network errors the innermost."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    known = re.findall(r"\[Errno -?\d+\] [\w ]+|timed out|Remote end closed[\w ]*", line)
-    return known[-1] if known else line[:150]
 
 
 @lru_cache(maxsize=1)
-def _machine() -> dict[str, Any]:
+def _machine_tags() -> dict[str, Any]:
     facts = provenance.machine_facts()
-    versions = {
-        f"version.{name}": version for name, version in facts.pop("versions").items() if version
-    }
+    commit = facts.pop("commit")
+    versions = facts.pop("versions")
     return {
-        "mlflow.source.git.commit": facts["commit"],
-        "commit": facts.pop("commit"),
+        "mlflow.source.git.commit": commit,
+        "commit": commit,
         **{f"machine.{name}": fact for name, fact in facts.items()},
-        **versions,
+        **{f"version.{name}": version for name, version in versions.items()},
     }
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

@@ -27,22 +27,22 @@ def test_a_clear_gain_is_better_and_the_other_way_round_worse(two):
         == pytest.approx(40 / 240)
         == -mirrored.paired.accuracy_gain.value
     )
-    assert found.words.startswith(
+    assert found.verdict.startswith(
         "The transformer of two is better than the transformer of one: macro F1 +0.16"
     )
-    assert "is worse than the transformer of two: macro F1 -0.16" in mirrored.words
-    assert found.words.endswith("n = 240.")
+    assert "is worse than the transformer of two: macro F1 -0.16" in mirrored.verdict
+    assert found.verdict.endswith("n = 240.")
 
 
-def test_equal_models_cannot_be_told_apart(home):
+def test_equal_models_are_not_significantly_different(home):
     finished_run("one", answers(ROWS, 40)), finished_run("two", answers(ROWS, 41))
     found = comparison.compare("one", "two")
     assert found.paired.verdict == "inconclusive"
     assert (
         "The transformer of two is not significantly different from the transformer of one"
-        in found.words
+        in found.verdict
     )
-    assert f"a gain in accuracy of {found.paired.detectable:.4f} would show" in found.words
+    assert f"a gain in accuracy of {found.paired.detectable:.4f} would show" in found.verdict
 
 
 def test_each_runs_best_model_is_compared(home):
@@ -51,8 +51,8 @@ def test_each_runs_best_model_is_compared(home):
         finished_run("two", answers(ROWS, 20)),
     )
     found = comparison.compare("one", "two")
-    assert found.words.startswith("The transformer of two ")
-    assert " the TF-IDF baseline of one: " in found.words
+    assert found.verdict.startswith("The transformer of two ")
+    assert " the TF-IDF baseline of one: " in found.verdict
     assert found.paired.accuracy_gain.value == pytest.approx(-10 / 240)
 
 
@@ -87,7 +87,7 @@ def test_the_command_prints_every_model_with_intervals_and_the_verdict(two):
     assert len({row.index("[") for row in rows}) == 1
     assert [row.split()[0] for row in rows] == ["one", "one", "two", "two"]
     assert verdict.startswith("The transformer of two is better than")
-    assert warning.startswith("2 different models have been measured on this test set")
+    assert warning.startswith("2 different models have been evaluated on this test set")
 
 
 def test_a_comparison_is_written_down_and_is_no_new_look(two):
@@ -165,7 +165,7 @@ def test_scores_that_the_evaluation_did_not_write_are_refused(two):
     )
 
 
-def test_a_test_set_that_was_sealed_anew_is_refused(two):
+def test_a_test_set_that_was_sealed_again_is_refused(two):
     ws = comparison.evaluated_run("two").ws
     workspace.write_table(sealed_rows(seed=7), ws.path("test.parquet"))
     sealed.seal(ws)
@@ -176,10 +176,10 @@ def test_a_test_set_that_was_sealed_anew_is_refused(two):
 
 
 def test_predictions_of_other_rows_are_refused():
+    probs = ROWS[["row_id"]].iloc[::-1]
+    predictions = comparison.Predictions("run 'x'", "transformer", list(CLASSES), probs, "seal")
     with pytest.raises(WorkbookError, match="the probabilities of run 'x' are of other rows"):
-        comparison.predicted(
-            ROWS[["row_id"]].iloc[::-1], "transformer", list(CLASSES), ROWS, what="run 'x'"
-        )
+        predictions.classes(ROWS)
 
 
 def test_a_run_is_known_by_the_model_that_it_evaluated_itself(two):
@@ -197,6 +197,7 @@ def test_a_damaged_record_of_a_run_is_named(two):
     for damaged in ("{", "[]", '{"data": 1}'):
         path.write_text(damaged)
         with pytest.raises(
-            WorkbookError, match=r"run\.json is damaged .*: `workbook run --run two` writes it anew"
+            WorkbookError,
+            match=r"run\.json is damaged .*: `workbook run --run two` writes it again",
         ):
             comparison.compare("one", "two")

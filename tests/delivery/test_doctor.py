@@ -5,7 +5,7 @@ from importlib import metadata
 
 import pytest
 
-from lib import provenance, workspace
+from lib import provenance
 from lib.delivery import doctor
 from lib.training import backbones
 
@@ -86,7 +86,7 @@ def test_a_damaged_offline_encoder_is_told_not_raised(monkeypatch):
 
 def test_a_missing_package_is_told(monkeypatch, encoder):
     monkeypatch.setattr(
-        workspace, "package_version", lambda name: None if name == "scipy" else "1.0"
+        provenance, "package_version", lambda name: None if name == "scipy" else "1.0"
     )
     found = doctor.report()
     assert (found["scipy"], found["pandas"]) == ("not installed", "1.0")

@@ -11,7 +11,7 @@ from lib.delivery import recording, registry
 from lib.delivery.cli import main
 from lib.errors import WorkbookError
 from lib.evaluation import sealed
-from lib.training import recorders, tracking
+from lib.training import tracking
 from lib.workspace import Workspace
 
 ROWS = sealed_rows()
@@ -91,7 +91,7 @@ def test_a_version_says_what_it_was_made_from(home):
         "accuracy"
     ]
     assert tags["metric.accuracy"] == f"0.917 [{accuracy['low']:.3f}, {accuracy['high']:.3f}]"
-    client = recorders.mlflow_client()
+    client = tracking.connect()
     stored = client.get_model_version(version.name, version.number)
     assert (
         stored.source == f"runs:/{version.run_id}/{FIRST}/model"
@@ -229,10 +229,14 @@ def test_without_any_runs_test_set_nothing_is_promoted(home):
     registry.promote(registered("one", answers(ROWS, 60)))
     registered("two", answers(ROWS, 20), train="b")
     shutil.rmtree(home / "data")
+    missing = (
+        f"no run has the test set of {SECOND} any more: `workbook run --run two` makes it again"
+    )
     assert (
         refused(registry.promote, SECOND)
-        == f"no run has the test set of {SECOND} any more: `workbook run --run two` makes it again"
+        == f"{SECOND} is not promoted: {missing}. To do so all the same: --force --reason '...'"
     )
+    assert aliases()["champion"] == FIRST
 
 
 def test_without_any_runs_test_set_a_forced_promotion_keeps_what_stood_in_its_way(home):
@@ -264,7 +268,7 @@ def test_a_model_is_registered_under_the_settings_it_was_trained_with(home):
 
 
 def test_a_registry_with_many_models_of_others_shows_ours(home):
-    client = recorders.mlflow_client()
+    client = tracking.connect()
     for i in range(101):
         client.create_registered_model(f"a-{i:03d}")
     client.create_registered_model("it's theirs")
@@ -281,29 +285,31 @@ def test_a_registry_that_cannot_be_read_is_one_line(home):
         assert f"the model registry {uri} cannot be used: " in refused(registry.models, uri=uri)
     (home / "models" / "mlflow" / "mlflow.db").write_bytes(b"no database at all" * 100)
     assert refused(registry.models).startswith(
-        f"the model registry {recorders.local_uri()} cannot be used: "
+        f"the model registry {tracking.local_uri()} cannot be used: "
     )
     assert refused(registry.register, "one").startswith(
-        f"the model registry {recorders.local_uri()} cannot be used: "
+        f"the model registry {tracking.local_uri()} cannot be used: "
     )
 
 
-def test_aliases_are_all_moved_or_none(home, monkeypatch):
+def test_a_promotion_that_fails_midway_leaves_a_champion_and_can_be_repeated(home, monkeypatch):
+    from mlflow import MlflowClient
+
     registry.promote(registered("one", answers(ROWS, 60)))
     registered("two", answers(ROWS, 20), train="b")
-    before, as_it_is, calls = aliases(), registry._set_aliases, []
+    set_alias = MlflowClient.set_registered_model_alias
 
-    def breaks(client, name, wanted):
-        calls.append(dict(wanted))
-        as_it_is(
-            client, name, {**wanted, "challenger": 99} if len(calls) == 1 else wanted
-        )  # there is no version 99
+    def breaks(client, name, alias, version):
+        set_alias(client, name, alias, 99 if alias == "champion" else version)  # there is no 99
 
-    monkeypatch.setattr(registry, "_set_aliases", breaks)
-    assert refused(registry.promote, SECOND).startswith(
-        f"the model registry {recorders.local_uri()} cannot be used: "
-    )
-    assert len(calls) == 2 and aliases() == before
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "set_registered_model_alias", breaks)
+        assert refused(registry.promote, SECOND).startswith(
+            f"the model registry {tracking.local_uri()} cannot be used: "
+        )
+    assert aliases()["champion"] == FIRST
+    registry.promote(SECOND)
+    assert aliases() == {"champion": SECOND, "previous": FIRST}
 
 
 def test_a_misspelt_version_names_the_closest(home):
@@ -336,7 +342,7 @@ def test_the_commands_say_what_was_done(home, monkeypatch):
     scores = said("register", "one").removeprefix(f"registered as {FIRST}, challenger: ")
     assert (
         scores.startswith("macro F1 0.917 [")
-        and said("register", "one") == f"known already as {FIRST}: {scores}"
+        and said("register", "one") == f"already registered as {FIRST}: {scores}"
     )
     assert scores.endswith(f"to put it in use: workbook promote {FIRST}\n")
     elsewhere = f"sqlite:///{home / 'other' / 'store.db'}"
@@ -380,7 +386,7 @@ def test_a_finished_run_hands_scores_pages_and_figures_to_its_record(home):
     with tracking.workbook_run(Config.load("smoke", {"tracking.backend": "mlflow"}), ws) as record:
         record.start()
         recording.record_results(record, ws, evaluated=True)
-    client = recorders.mlflow_client()
+    client = tracking.connect()
     (run,) = client.search_runs([client.get_experiment_by_name("data").experiment_id])
     intervals = workspace.read_json(ws.path("metrics.json"))["models"]["transformer"]["intervals"]
     for metric, interval in intervals.items():

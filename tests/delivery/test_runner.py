@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from lib import provenance, workspace
 from lib.config import Config
-from lib.delivery import runner
+from lib.delivery import execution, runner
 from lib.delivery.cli import main
 from lib.errors import WorkbookError
 from lib.steps import STEPS, Step
@@ -184,7 +184,7 @@ def test_a_home_that_does_not_exist_yet_is_made(tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path / "new" / "home"))
     result = call("--data", "nowhere.csv")
     assert result.exit_code == 1 and "no such file or folder" in result.stderr
-    runner._check_disk()
+    assert workspace.free_disk() > 0
 
 
 def test_a_disk_that_fills_up_leaves_no_half_written_table(tmp_path, home, monkeypatch):
@@ -206,12 +206,12 @@ def test_a_disk_that_fills_up_leaves_no_half_written_table(tmp_path, home, monke
 def test_the_second_of_two_runs_with_one_name_refuses(home):
     ws = Workspace(dataset="d", run="r")
     with (
-        runner._only_run(ws),
-        pytest.raises(WorkbookError, match="another process is at run 'r'"),
-        runner._only_run(ws),
+        runner._lock(ws),
+        pytest.raises(WorkbookError, match="run 'r' is in use by another process"),
+        runner._lock(ws),
     ):
         pass
-    with runner._only_run(ws):
+    with runner._lock(ws):
         pass
 
 
@@ -227,7 +227,9 @@ def test_kernels_side_by_side_share_no_socket_and_leave_none(tmp_path, monkeypat
 
     def execute(step):
         assert (
-            runner._papermill(step, tmp_path / f"{step.notebook}.out.ipynb", {}, progress=False)
+            execution.execute(
+                step.notebook, tmp_path / f"{step.notebook}.out.ipynb", {}, progress=False
+            )
             is None
         )
         return (
@@ -267,12 +269,7 @@ def test_a_kernel_may_finish_its_last_answer_before_it_is_ended(tmp_path, monkey
         nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(SLOW_ANSWER)]),
         tmp_path / "slow.ipynb",
     )
-    said = runner._papermill(
-        Step("slow", question="", settings=(), reads=()),
-        tmp_path / "slow.out.ipynb",
-        {},
-        progress=False,
-    )
+    said = execution.execute("slow", tmp_path / "slow.out.ipynb", {}, progress=False)
     assert said == "slow stopped under '': ValueError: here it ends"
     assert "KeyboardInterrupt" not in capfd.readouterr().err
 
@@ -321,7 +318,7 @@ def test_a_log_file_gets_few_lines_of_what_a_terminal_shows_live(monkeypatch, te
     told = []
     bar = SimpleNamespace(set_postfix_str=told.append)
     monkeypatch.setattr("sys.stderr", SimpleNamespace(isatty=lambda: terminal))
-    with runner._live_output(bar):
+    with execution.live_output(bar):
         for step in (1, 2, 3):
             logging.getLogger("papermill").warning("\rstep %d", step)
     assert told == shown

@@ -222,6 +222,8 @@ def _add_callbacks(
     trainer.add_callback(callbacks.Unfreezing(trainer))
     if job.record:
         trainer.add_callback(callbacks.Recording(job.record.log_step))
+    if job.record and job.record.wandb:
+        trainer.add_callback(transformers.integrations.WandbCallback())
     trainer.add_callback(_divergence_guard(trainer, job))
     trainer.add_callback(resume_state)
     trainer.add_callback(callbacks.Progress(progress=job.progress, watch=job.watch))

@@ -1,0 +1,163 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib import workspace
+from lib.evaluation import calibration, evaluation, metrics, sealed, significance
+from lib.evaluation.evaluation import Evaluation, ModelScores
+from lib.evaluation.significance import Interval, PairedTest
+
+CLASSES = ["bird", "fruit", "tool"]
+HALF = Interval(0.5, 0.4, 0.6, 40)
+GAIN = PairedTest(HALF, Interval(0.1, 0.05, 0.2, 40, 0.9), 0.01, 0.02, 0.25, 0.125, "better")
+MODELS = {
+    "baseline": ModelScores({"accuracy": 0.5, "macro_f1": 0.4}, {"accuracy": HALF}),
+    "transformer": ModelScores({"accuracy": 0.5, "macro_f1": 0.6}, {"accuracy": HALF}),
+}
+WHOLE = Evaluation(
+    40,
+    CLASSES,
+    MODELS,
+    paired=GAIN,
+    verdict="The transformer is better.",
+    ensemble=GAIN,
+    ensemble_verdict="The ensemble is better.",
+    fingerprints={"transformer": "abc"},
+    warning="2 models have been measured",
+)
+
+
+def test_an_evaluation_is_the_same_after_saving_and_loading(tmp_path):
+    WHOLE.save(tmp_path / "metrics.json")
+    assert Evaluation.load(tmp_path / "metrics.json") == WHOLE
+
+
+def test_the_file_has_the_keys_that_others_read(tmp_path):
+    WHOLE.save(tmp_path / "metrics.json")
+    content = json.loads((tmp_path / "metrics.json").read_text())
+    assert content.keys() == {
+        *("n_test", "class_names", "models", "paired", "verdict"),
+        *("ensemble", "ensemble_verdict", "fingerprints", "warning"),
+    }
+    interval = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 40, "confidence": 0.95}
+    scores = {"accuracy": 0.5, "macro_f1": 0.6, "intervals": {"accuracy": interval}}
+    assert content["models"]["transformer"] == scores
+    assert content["paired"]["accuracy_gain"] == interval
+    assert (content["paired"]["p_value"], content["paired"]["verdict"]) == (0.01, "better")
+
+
+def test_what_an_earlier_version_did_not_measure_is_left_empty(tmp_path):
+    interval = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 40, "confidence": 0.95}
+    content = {
+        "n_test": 40,
+        "models": {"transformer": {"macro_f1": 0.9, "intervals": {"ece": interval}}},
+        "paired": {"accuracy_gain": interval, "p_value": 0.5, "verdict": "cannot tell"},
+        "verdict": "v",
+        "something": "else",
+    }
+    workspace.write_json(content, tmp_path / "metrics.json")
+    loaded = Evaluation.load(tmp_path / "metrics.json")
+    scores = ModelScores({"macro_f1": 0.9}, {"ece": Interval(0.9, 0.8, 0.95, 40)})
+    assert loaded == Evaluation(40, [], {"transformer": scores}, verdict="v")
+
+
+def test_a_verdict_of_an_earlier_version_has_todays_word(tmp_path):
+    WHOLE.save(tmp_path / "metrics.json")
+    content = workspace.read_json(tmp_path / "metrics.json")
+    content["paired"]["verdict"] = "cannot tell"
+    workspace.write_json(content, tmp_path / "metrics.json")
+    assert Evaluation.load(tmp_path / "metrics.json").paired.verdict == "inconclusive"
+
+
+def test_numbers_of_numpy_are_saved(tmp_path):
+    scores = ModelScores({"macro_f1": np.float64(0.5)}, {"macro_f1": HALF})
+    Evaluation(np.int64(3), CLASSES, {"m": scores}).save(tmp_path / "metrics.json")
+    loaded = Evaluation.load(tmp_path / "metrics.json")
+    assert (loaded.n_test, loaded.models["m"].metrics, loaded.paired) == (
+        3,
+        {"macro_f1": 0.5},
+        None,
+    )
+
+
+def test_an_evaluation_in_words():
+    both = "The transformer is better. The ensemble is better."
+    assert WHOLE.describe() == f"{both} 2 models have been measured."
+    assert Evaluation(40, CLASSES, MODELS, verdict="It is better.").describe() == "It is better."
+    assert (WHOLE.best, WHOLE.verdicts) == ("transformer", both.replace(". ", ".|").split("|"))
+
+
+@pytest.fixture
+def answers():
+    rng = np.random.default_rng(0)
+    y_true = np.arange(60) % 3
+    probs = rng.dirichlet([1, 1, 1], 60) / 2 + np.eye(3)[y_true] / 2
+    return y_true, probs
+
+
+def test_a_model_is_scored_with_intervals_and_calibration_error(answers):
+    y_true, probs = answers
+    options = {"groups": np.arange(60) // 2, "n_resamples": 100, "confidence": 0.9, "seed": 3}
+    scores = evaluation.score_model(y_true, probs, class_names=CLASSES, **options)
+    expected = metrics.classification_metrics(y_true, probs, class_names=CLASSES)
+    assert scores.metrics == expected
+    error = scores.intervals.pop("calibration_error")
+    assert error == calibration.debiased_calibration_error(probs, y_true, confidence=0.9)
+    assert scores.intervals == significance.metric_intervals(y_true, probs, **options)
+
+
+def test_scores_side_by_side():
+    names = evaluation.SHOWN
+    models = {
+        "a": ModelScores({}, dict.fromkeys(names, HALF)),
+        "b": ModelScores({}, dict.fromkeys(names, Interval(0.25, 0.2, 0.3, 40))),
+    }
+    text = evaluation.scores_table(models)
+    assert text.loc["macro_f1"].to_dict() == {
+        "a": "0.500 [0.400, 0.600]",
+        "b": "0.250 [0.200, 0.300]",
+    }
+    table = evaluation.intervals_table(models)
+    assert table.index.tolist() == [(title, name) for title in names.values() for name in "ab"]
+    assert table.loc[("macro F1", "b"), ["value", "low", "high"]].tolist() == [0.25, 0.2, 0.3]
+
+
+def test_classes_of_several_models_side_by_side():
+    class_f1 = {
+        name: [Interval(value + code / 8, 0.0, 1.0, 40) for code in range(3)]
+        for name, value in (("a", 0.5), ("b", 0.25))
+    }
+    table = evaluation.class_f1_table(class_f1, CLASSES)
+    assert table.index.tolist() == [(label, name) for label in CLASSES for name in "ab"]
+    assert table["value"].tolist() == [0.5, 0.25, 0.625, 0.375, 0.75, 0.5]
+    assert table.loc[("tool", "b"), ["low", "high"]].tolist() == [0, 1]
+
+
+def test_the_best_score_in_words():
+    scores = {
+        "a": ModelScores({"macro_f1": 0.5}, {"macro_f1": HALF}),
+        "b": ModelScores({"macro_f1": 0.25}, {"macro_f1": Interval(0.25, 0.2, 0.3, 40)}),
+    }
+    words = "The highest macro F1 is that of the a: 0.500 [0.400, 0.600], n = 40."
+    assert evaluation.describe_scores(scores) == words
+    assert evaluation.describe_scores(scores, "Beware.") == f"{words} Beware."
+
+
+def test_several_evaluations_are_warned_of_with_wider_intervals(answers):
+    y_true, probs = answers
+    ledger = pd.DataFrame({"model": ["a", "b"]})
+    options = {"n_resamples": 100, "seed": 3}
+    one = evaluation.corrected_warning(ledger[:1], y_true, {"m": probs}, **options)
+    assert one == ""
+    two = evaluation.corrected_warning(ledger, y_true, {"m": probs}, confidence=0.9, **options)
+    wider = significance.metric_intervals(y_true, probs, confidence=0.95, **options)["macro_f1"]
+    assert two == sealed.describe_corrected(ledger, {"m": wider}) != ""
+
+
+def test_probabilities_of_all_models_stand_side_by_side():
+    probs = {"a": np.array([[0.75, 0.25], [0.5, 0.5]]), "b": np.array([[1.0, 0.0], [0.0, 1.0]])}
+    table = evaluation.probs_table(pd.Series([7, 3]), probs, ["x", "y"])
+    assert table.columns.tolist() == ["row_id", "a: x", "a: y", "b: x", "b: y"]
+    assert table.to_numpy().tolist() == [[7, 0.75, 0.25, 1, 0], [3, 0.5, 0.5, 0, 1]]
