@@ -78,6 +78,7 @@ STEPS = (
         "Are several models worth their cost?",
         (
             "ensemble",
+            "cleaning",
             "cross_validation",
             "search.cross_validate",
             "training",
@@ -98,12 +99,12 @@ STEPS = (
         "How good is it, and where does it fail?",
         ("evaluation", "training", "cross_validation", "search.cross_validate"),
         (
+            "source",
             "test.parquet",
             "seal.json",
             "baseline",
             "transformer",
-            "members",
-            "ensemble.json",
+            "classifier",
             "best_settings.yaml",
         ),
     ),

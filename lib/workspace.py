@@ -53,7 +53,7 @@ FILES = {
     "oof_probs.parquet": (MODELS, "05_search_and_cross_validate"),
     "cross_validation.parquet": (MODELS, "05_search_and_cross_validate"),
     "members": (MODELS, "06_build_ensemble"),
-    "ensemble.json": (MODELS, "06_build_ensemble"),
+    "classifier": (MODELS, "06_build_ensemble"),
     "ensemble_probs.parquet": (MODELS, "06_build_ensemble"),
     "metrics.json": (REPORTS, "07_evaluate_and_analyse_errors"),
     "test_probs.parquet": (MODELS, "07_evaluate_and_analyse_errors"),

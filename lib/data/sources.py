@@ -368,3 +368,9 @@ def _as_label(value: Any) -> str | None:
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))  # integers next to a missing value arrive as floats
     return str(value)
+
+
+def raw_texts(config: Config, row_ids: Iterable[int]) -> list[str | None]:
+    """Return the texts of rows as they came, before cleaning."""
+    raw = workspace.read_table(raw_path(config))[["row_id", "text"]]
+    return raw.set_index("row_id")["text"].loc[list(row_ids)].tolist()

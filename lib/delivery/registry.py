@@ -1,4 +1,4 @@
-"""Trained models under semantic versions in MLflow's registry, and which of them is in use."""
+"""Classifiers under semantic versions in MLflow's registry, and which of them is in use."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from lib.delivery.comparison import EvaluatedRun, Predictions
 from lib.errors import WorkbookError
 from lib.evaluation import sealed, significance
 from lib.evaluation.evaluation import Evaluation
-from lib.training import tracking
+from lib.training import classifier_folder, tracking
 from lib.workspace import Workspace
 
-FOLDER = "transformer"  # what is registered of a run, by its name in workspace.FILES
-MODEL = "transformer"  # how metrics.json and test_probs.parquet name it
+FOLDER = "classifier"  # what is registered of a run, by its name in workspace.FILES
+MODEL = "ensemble"  # how metrics.json and test_probs.parquet name it
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"  # aliases
 OUR_TAGS = {
     *("version", "model", "measured", "test_set", "dataset", "run", "date", "commit"),
@@ -116,7 +116,7 @@ def next_version(last: str, before: Mapping[str, str], now: Mapping[str, str]) -
 
 
 def register(run_name: str, *, uri: str = "") -> tuple[Version, bool]:
-    """Register the model of a finished run under the next version of its backbone, as challenger.
+    """Register the classifier of a finished run under the next version of its backbone, as challenger.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ def register(run_name: str, *, uri: str = "") -> tuple[Version, bool]:
     """
     run = comparison.evaluated_run(run_name)
     folder = run.ws.existing(FOLDER)
-    if provenance.path_fingerprint(folder) != run.evaluation.fingerprints[FOLDER]:
+    if classifier_folder.fingerprint(folder) != run.evaluation.fingerprints.get(FOLDER):
         raise WorkbookError(
             f"{folder} is not the model that was evaluated: "
             f"`workbook run --run {run_name}` evaluates it"

@@ -163,12 +163,6 @@ class Classifier:
         """Return the calibrated probabilities of all members together: ndarray of shape (n, k)."""
         return self.calibrator(self.ensemble.predict_probs(member_probs))
 
-    @property
-    def fingerprint(self) -> str:
-        """Return a SHA-256 over all that answers depend on; not over where it was made and when."""
-        folders = [member.folder for member in self.members]
-        return provenance.fingerprint(self._description().model_dump(mode="json"), *folders)
-
     def save(self, folder: Path | str) -> None:
         """Write the classifier as one folder of JSON, safetensors and tokenizer files.
 

@@ -100,6 +100,13 @@ def read(folder: Path) -> tuple[Description, dict[str, Any]]:
     )
 
 
+def fingerprint(folder: Path) -> str:
+    """Return a SHA-256 over all that answers depend on; not over where it was made and when."""
+    names = [name for name in _files(folder) if name != ORIGIN]
+    hashes = {name: provenance.path_fingerprint(folder / name) for name in names}
+    return provenance.fingerprint(hashes)
+
+
 def _check_files(folder: Path) -> None:
     manifest = folder / MANIFEST
     if not manifest.is_file():

@@ -6,9 +6,7 @@ from lib.training.ensembles.combining import (
     choose,
     describe_choice,
     fit_ensemble,
-    load_ensemble,
     out_of_fold,
-    save_ensemble,
     simplest,
 )
 from lib.training.ensembles.diversity import (
@@ -32,8 +30,6 @@ __all__ = [
     "diversity",
     "fit_ensemble",
     "gain_curve",
-    "load_ensemble",
     "out_of_fold",
-    "save_ensemble",
     "simplest",
 ]

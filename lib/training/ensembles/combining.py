@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import special
 
-from lib import workspace
 from lib.errors import WorkbookError
-from lib.evaluation.calibration import Calibrator, cross_fitted
+from lib.evaluation.calibration import cross_fitted
 from lib.evaluation.metrics import checked_probs
 from lib.evaluation.significance import describe_gain, paired_tests
 from lib.training.ensembles import weights as fitting
@@ -174,36 +172,6 @@ def describe_choice(tests: pd.DataFrame, method: str, *, best_member: str, n: in
         reason = "it is the simplest way, and none is better than it"
     gain = describe_gain(tests.loc[method], best_member, n=n)
     return f"{gain} {method} is used: {reason}."
-
-
-def save_ensemble(
-    ensemble: Ensemble, calibrator: Calibrator, path: Path, *, facts: Mapping[str, Any]
-) -> None:
-    """Write an ensemble, its calibrator, and `facts` about them as JSON."""
-    content = {
-        **facts,
-        "method": ensemble.method,
-        "members": ensemble.members,
-        "class_names": ensemble.class_names,
-        "weights": ensemble.weights.tolist(),
-        "bias": ensemble.bias.tolist(),
-        "scale": calibrator.scale.tolist(),
-        "shift": calibrator.shift.tolist(),
-    }
-    workspace.write_json(content, path)
-
-
-def load_ensemble(path: Path) -> tuple[Ensemble, Calibrator]:
-    """Read what `save_ensemble` wrote."""
-    content = workspace.read_json(path)
-    ensemble = Ensemble(
-        content["method"],
-        content["members"],
-        content["class_names"],
-        np.array(content["weights"]),
-        np.array(content["bias"]),
-    )
-    return ensemble, Calibrator(np.array(content["scale"]), np.array(content["shift"]))
 
 
 def _at(probs: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:

@@ -15,9 +15,7 @@ from tqdm import tqdm
 from lib import provenance, workspace
 from lib.config import Config
 from lib.errors import WorkbookError
-from lib.evaluation.calibration import Calibrator
 from lib.training import baseline, cached_training, engine, finetune
-from lib.training.ensembles.combining import Ensemble
 from lib.training.search import CrossValidation
 from lib.workspace import Workspace
 
@@ -208,21 +206,6 @@ def predict_all(
         probs[name] = np.asarray(predict(texts), dtype=float)
         milliseconds[name] = 1000 * (time.perf_counter() - started) / len(texts)
     return probs, pd.Series(milliseconds, name="ms_per_text")
-
-
-def model_id(ensemble: Ensemble, calibrator: Calibrator, *, config: Config, ws: Workspace) -> str:
-    """Return a SHA-256 over an ensemble, its calibrator, and all trained models behind it.
-
-    Both models of notebook 04 count, members or not.
-    """
-    names = dict.fromkeys([*ensemble.members, "TF-IDF", None])
-    arrays = (ensemble.weights, ensemble.bias, calibrator.scale, calibrator.shift)
-    return provenance.fingerprint(
-        *[member_folder(name, config, ws) for name in names],
-        ensemble.method,
-        ensemble.members,
-        [array.tolist() for array in arrays],
-    )
 
 
 def untouched_rows(names: Sequence[str], val: pd.DataFrame, *, config: Config) -> pd.DataFrame:
