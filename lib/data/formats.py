@@ -101,10 +101,8 @@ def read_hub(source: str) -> pd.DataFrame:
     import datasets
 
     name, config, split, *_ = [*source.removeprefix("hub:").split(":"), "", ""]
-    config = config or None
-    split = split or "train"
     try:
-        table = datasets.load_dataset(name, config, split=split)
+        table = datasets.load_dataset(name, config or None, split=split or "train")
     except Exception as error:  # datasets, huggingface_hub and httpx each raise their own
         lines = str(error).splitlines() or [""]
         reason = f"{type(error).__name__}: {lines[0]}"

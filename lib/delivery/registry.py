@@ -116,7 +116,7 @@ def next_version(last: str, before: Mapping[str, str], now: Mapping[str, str]) -
 
 
 def register(run_name: str, *, uri: str = "") -> tuple[Version, bool]:
-    """Register the classifier of a finished run under the next version of its backbone, as challenger.
+    """Register the classifier of a finished run, as challenger, under its backbone's next version.
 
     Parameters
     ----------

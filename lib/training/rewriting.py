@@ -371,9 +371,8 @@ def describe_copies(copies: pd.DataFrame) -> str:
     '4 copies of 3 texts, 3 of them good; 1 rejected (25.0%): too near.'
     """
     n_good = int((copies["rejected"] == "").sum())
-    parts = [
-        f"{len(copies):,} copies of {copies['parent_id'].nunique():,} texts, {n_good:,} of them good"
-    ]
+    n_parents = copies["parent_id"].nunique()
+    parts = [f"{len(copies):,} copies of {n_parents:,} texts, {n_good:,} of them good"]
     for reason, n in copies["rejected"].value_counts().drop("", errors="ignore").items():
         parts.append(f"{n:,} rejected ({n / len(copies):.1%}): {reason}")
     return f"{'; '.join(parts)}."

@@ -16,7 +16,14 @@ TEXT = " ".join(WORDS)
 
 def rows(texts: list[str], labels: list[str] | None = None) -> pd.DataFrame:
     n = len(texts)
-    return pd.DataFrame({"row_id": np.arange(10, 10 + n), "text": texts, "label": labels or ["a"] * n, "group": np.arange(n)})
+    return pd.DataFrame(
+        {
+            "row_id": np.arange(10, 10 + n),
+            "text": texts,
+            "label": labels or ["a"] * n,
+            "group": np.arange(n),
+        }
+    )
 
 
 def test_deleting_leaves_a_share_of_the_words_out_and_the_rest_in_order():
@@ -41,15 +48,23 @@ def test_swapping_moves_two_words_and_loses_none():
     assert sum(a != b for a, b in zip(changed.split(), WORDS)) == 2
 
 
-@given(st.lists(st.text(max_size=30), max_size=5), st.sampled_from(augmentation.WORD_EDITS), st.floats(0.01, 1))
-def test_a_text_is_never_emptied_and_never_gets_a_foreign_word(texts: list[str], how: str, share: float):
+@given(
+    st.lists(st.text(max_size=30), max_size=5),
+    st.sampled_from(augmentation.WORD_EDITS),
+    st.floats(0.01, 1),
+)
+def test_a_text_is_never_emptied_and_never_gets_a_foreign_word(
+    texts: list[str], how: str, share: float
+):
     for old, new in zip(texts, augmentation.edit_words(texts, how=how, share=share), strict=True):
         assert bool(new.split()) == bool(old.split())
         assert set(new.split()) <= set(old.split())
 
 
 def test_a_text_of_one_word_stays_as_it_is():
-    assert [augmentation.edit_words(["[URL]", ""], how=how) for how in augmentation.WORD_EDITS] == [["[URL]", ""]] * 3
+    assert [augmentation.edit_words(["[URL]", ""], how=how) for how in augmentation.WORD_EDITS] == [
+        ["[URL]", ""]
+    ] * 3
 
 
 def test_the_same_seed_gives_the_same_copies_and_another_seed_others():
@@ -72,31 +87,53 @@ def test_an_unknown_edit_is_named():
 
 
 def test_copies_carry_their_parents_id_label_and_group():
-    copies = augmentation.copies_of(rows(["a b c", "d e f"], ["x", "y"]), ["a c", "f e d"], method="m")
-    assert copies.to_dict("list") == {"parent_id": [10, 11], "method": ["m", "m"], "text": ["a c", "f e d"], "label": ["x", "y"], "group": [0, 1]}
+    copies = augmentation.copies_of(
+        rows(["a b c", "d e f"], ["x", "y"]), ["a c", "f e d"], method="m"
+    )
+    assert copies.to_dict("list") == {
+        "parent_id": [10, 11],
+        "method": ["m", "m"],
+        "text": ["a c", "f e d"],
+        "label": ["x", "y"],
+        "group": [0, 1],
+    }
 
 
 def test_copies_that_are_none_are_left_out():
-    copies = augmentation.copies_of(rows(["a b c"] * 5), ["a  b c", "", " ", "c b a", "c b a"], method="m")
+    copies = augmentation.copies_of(
+        rows(["a b c"] * 5), ["a  b c", "", " ", "c b a", "c b a"], method="m"
+    )
     assert copies[["parent_id", "text"]].to_dict("list") == {"parent_id": [13], "text": ["c b a"]}
 
 
 def test_a_copy_that_came_near_a_held_out_text_is_found():
     held_out = [TEXT, "something else altogether"]
-    copies = augmentation.copies_of(rows(["x y z w", "p q r s", "t u v w"]), [TEXT, "q p s r", TEXT.upper()], method="m")
+    copies = augmentation.copies_of(
+        rows(["x y z w", "p q r s", "t u v w"]), [TEXT, "q p s r", TEXT.upper()], method="m"
+    )
     assert augmentation.near_held_out(copies, held_out).tolist() == [True, False, True]
     assert augmentation.near_held_out(copies, []).tolist() == [False, False, False]
 
 
 def test_training_rows_come_first_and_copies_count_as_rows_of_their_parent():
     train = rows(["a b c", "d e f"], ["x", "y"])
-    both = augmentation.with_copies(train, augmentation.copies_of(train.tail(1), ["f e d"], method="m"))
-    assert both.to_dict("list") == {"row_id": [10, 11, 11], "text": ["a b c", "d e f", "f e d"], "label": ["x", "y", "y"], "group": [0, 1, 1]}
+    both = augmentation.with_copies(
+        train, augmentation.copies_of(train.tail(1), ["f e d"], method="m")
+    )
+    assert both.to_dict("list") == {
+        "row_id": [10, 11, 11],
+        "text": ["a b c", "d e f", "f e d"],
+        "label": ["x", "y", "y"],
+        "group": [0, 1, 1],
+    }
 
 
 @pytest.mark.parametrize("change", [{"parent_id": 99}, {"label": "z"}, {"group": 7}])
 def test_a_copy_of_a_row_that_is_not_in_training_is_refused(change: dict):
     train = rows(["a b c", "d e f"])
     copies = augmentation.copies_of(train, ["c b a", "f e d"], method="m").assign(**change)
-    with pytest.raises(ValueError, match=f"the copy of row {change.get('parent_id', 10)} .* no such parent among the 2 training rows"):
+    with pytest.raises(
+        ValueError,
+        match=f"the copy of row {change.get('parent_id', 10)} .* no such parent among the 2 training rows",
+    ):
         augmentation.with_copies(train, copies)

@@ -7,10 +7,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.config import CleaningConfig
-from lib.data.cleaning import DataCleaner, active_rules, clean_texts, sample_changes, without_each_rule
+from lib.data.cleaning import (
+    DataCleaner,
+    active_rules,
+    clean_texts,
+    sample_changes,
+    without_each_rule,
+)
 
 ANY_LENGTH = CleaningConfig(min_words=1)
-RULES = ["encoding_repair", "unicode_nfkc", "invisible", "html_tags", "html_entities", "urls_emails", "whitespace"]
+RULES = [
+    "encoding_repair",
+    "unicode_nfkc",
+    "invisible",
+    "html_tags",
+    "html_entities",
+    "urls_emails",
+    "whitespace",
+]
 OFF = {
     "encoding_repair": False,
     "unicode_nfkc": False,
@@ -78,7 +92,11 @@ PIECES += [
     "a@",
     "a.org/",
 ]
-messy = st.lists(st.sampled_from(PIECES), max_size=14).map("".join) | st.text(max_size=60) | st.text(st.characters(), max_size=20)
+messy = (
+    st.lists(st.sampled_from(PIECES), max_size=14).map("".join)
+    | st.text(max_size=60)
+    | st.text(st.characters(), max_size=20)
+)
 
 
 def clean(text, **changes):
@@ -94,16 +112,27 @@ def test_the_spec_ligatures_become_letters():
 
 
 def test_the_spec_white_space_becomes_single_blanks():
-    assert DataCleaner.remove_extra_whitespace("hello    world\n\ntab\there") == "hello world tab here"
+    assert (
+        DataCleaner.remove_extra_whitespace("hello    world\n\ntab\there") == "hello world tab here"
+    )
 
 
 def test_the_spec_urls_become_their_token():
-    assert DataCleaner.handle_urls_emails("Check out https://example.com for info") == "Check out [URL] for info"
+    assert (
+        DataCleaner.handle_urls_emails("Check out https://example.com for info")
+        == "Check out [URL] for info"
+    )
 
 
 def test_the_spec_remove_mode_takes_addresses_out():
-    assert DataCleaner.handle_urls_emails("Email me at john@example.com", replace=False).rstrip() == "Email me at"
-    assert DataCleaner.clean_text("Email me at john@example.com", CleaningConfig(urls_emails="remove")) == "Email me at"
+    assert (
+        DataCleaner.handle_urls_emails("Email me at john@example.com", replace=False).rstrip()
+        == "Email me at"
+    )
+    assert (
+        DataCleaner.clean_text("Email me at john@example.com", CleaningConfig(urls_emails="remove"))
+        == "Email me at"
+    )
 
 
 def test_the_spec_tags_go():
@@ -123,10 +152,23 @@ def test_the_spec_entities_are_decoded_or_dropped():
     assert DataCleaner.clean_text(text, CleaningConfig(html_entities="keep")) == text
 
 
-@pytest.mark.parametrize("value", [None, 5, 0.5, float("nan"), b"three byte words", ["a", "b", "c"]])
+@pytest.mark.parametrize(
+    "value", [None, 5, 0.5, float("nan"), b"three byte words", ["a", "b", "c"]]
+)
 def test_the_spec_a_value_that_is_no_string_gives_nothing(value):
-    rules = ["repair_encoding", "normalize_unicode", "remove_invisible", "remove_html_tags", "decode_entities", "drop_entities", "handle_urls_emails"]
-    assert [getattr(DataCleaner, rule)(value) for rule in [*rules, "remove_extra_whitespace", "clean_text"]] == [""] * 9
+    rules = [
+        "repair_encoding",
+        "normalize_unicode",
+        "remove_invisible",
+        "remove_html_tags",
+        "decode_entities",
+        "drop_entities",
+        "handle_urls_emails",
+    ]
+    assert [
+        getattr(DataCleaner, rule)(value)
+        for rule in [*rules, "remove_extra_whitespace", "clean_text"]
+    ] == [""] * 9
 
 
 def test_the_spec_a_text_under_three_words_gives_nothing():
@@ -143,7 +185,11 @@ def test_cleaning_a_clean_text_changes_nothing(text):
 
 
 @settings(max_examples=150, deadline=None, database=None, derandomize=True)
-@given(messy, st.sampled_from(["decode", "drop", "keep"]), st.sampled_from(["replace", "remove", "keep"]))
+@given(
+    messy,
+    st.sampled_from(["decode", "drop", "keep"]),
+    st.sampled_from(["replace", "remove", "keep"]),
+)
 def test_cleaning_takes_any_text_and_leaves_single_blanks(text, entities, addresses):
     cleaned = clean(text, html_entities=entities, urls_emails=addresses)
     assert cleaned == " ".join(cleaned.split())
@@ -170,13 +216,21 @@ def test_addresses_without_a_blank_between_them_are_all_replaced():
     assert DataCleaner.handle_urls_emails("a@b.edu.c@d.org+x@y.com") == "[EMAIL][EMAIL][EMAIL]"
 
 
-DAMAGED = "Ã © € â€™ Ã\xa0 Â \xa0 à ² œ Œ Ø Ù ± вЂ ГўВЂВ. ā € Å« å Ð ¶ ½ 。 é × √ ‚Ä ì ≈ \x9d ﬁ “ ” a b Z , . ? !".split(" ")
+DAMAGED = "Ã © € â€™ Ã\xa0 Â \xa0 à ² œ Œ Ø Ù ± вЂ ГўВЂВ. ā € Å« å Ð ¶ ½ 。 é × √ ‚Ä ì ≈ \x9d ﬁ “ ” a b Z , . ? !".split(
+    " "
+)
 
 
 @settings(max_examples=1_000, deadline=None, database=None, derandomize=True)
-@given(st.lists(st.sampled_from([*DAMAGED, " ", "Ã ", "word", "a longer run of words"]), max_size=10).map("".join))
+@given(
+    st.lists(
+        st.sampled_from([*DAMAGED, " ", "Ã ", "word", "a longer run of words"]), max_size=10
+    ).map("".join)
+)
 def test_looking_near_odd_characters_alone_finds_all_that_ftfy_repairs(line):
-    assert DataCleaner.repair_encoding(line) == "".join(ftfy.fix_encoding(part) for part in line.splitlines(keepends=True))
+    assert DataCleaner.repair_encoding(line) == "".join(
+        ftfy.fix_encoding(part) for part in line.splitlines(keepends=True)
+    )
 
 
 @pytest.mark.parametrize(
@@ -195,7 +249,17 @@ def test_mojibake_is_repaired_and_nothing_else(damaged, whole):
     assert DataCleaner.repair_encoding(damaged) == whole
 
 
-@pytest.mark.parametrize(("text", "normal"), [("２０２４", "2024"), ("e\u0301", "é"), ("ｶﾞ", "ガ"), ("a\xa0b", "a b"), ("x²", "x2"), ("plain", "plain")])
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("２０２４", "2024"),
+        ("e\u0301", "é"),
+        ("ｶﾞ", "ガ"),
+        ("a\xa0b", "a b"),
+        ("x²", "x2"),
+        ("plain", "plain"),
+    ],
+)
 def test_unicode_has_one_spelling(text, normal):
     assert DataCleaner.normalize_unicode(text) == normal
 
@@ -231,7 +295,17 @@ ENGLAND = "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f"
 
 @pytest.mark.parametrize(
     "emoji",
-    ["👨\u200d👩\u200d👧\u200d👦", "🏳\ufe0f\u200d🌈", "👩🏽\u200d🚀", "❤\ufe0f\u200d🔥", "🙂\u200d\u2194\ufe0f", "1\ufe0f\u20e3", "🇩🇪", "👍🏿", ENGLAND],
+    [
+        "👨\u200d👩\u200d👧\u200d👦",
+        "🏳\ufe0f\u200d🌈",
+        "👩🏽\u200d🚀",
+        "❤\ufe0f\u200d🔥",
+        "🙂\u200d\u2194\ufe0f",
+        "1\ufe0f\u20e3",
+        "🇩🇪",
+        "👍🏿",
+        ENGLAND,
+    ],
 )
 def test_emoji_joined_by_zwj_stay_one_picture(emoji):
     assert DataCleaner.remove_invisible(f"a {emoji} here") == f"a {emoji} here"
@@ -239,10 +313,15 @@ def test_emoji_joined_by_zwj_stay_one_picture(emoji):
 
 
 def test_two_joiners_between_emoji_are_one():
-    assert DataCleaner.remove_invisible("👩\u200d\u200d🚀 👩\u200c\u200d🚀 👩\u200c🚀") == "👩\u200d🚀 👩\u200d🚀 👩🚀"
+    assert (
+        DataCleaner.remove_invisible("👩\u200d\u200d🚀 👩\u200c\u200d🚀 👩\u200c🚀")
+        == "👩\u200d🚀 👩\u200d🚀 👩🚀"
+    )
 
 
-@pytest.mark.parametrize("word", ["می\u200cخواهم", "नमस्\u200dते", "क्\u200cष", "ശ്രീ", "അവന്\u200d", "ක්\u200dෂ"])
+@pytest.mark.parametrize(
+    "word", ["می\u200cخواهم", "नमस्\u200dते", "क्\u200cष", "ശ്രീ", "അവന്\u200d", "ක්\u200dෂ"]
+)
 def test_joiners_that_spell_a_word_stay(word):
     assert DataCleaner.remove_invisible(f"a {word} here") == f"a {word} here"
     assert clean(f"a {word} here") == f"a {word} here"
@@ -294,7 +373,9 @@ def test_what_is_no_tag_survives(text):
     assert DataCleaner.remove_html_tags(text) == text
 
 
-@pytest.mark.parametrize("text", ["vector<int> v", "if a < b and c > d", "#include <iostream> here"])
+@pytest.mark.parametrize(
+    "text", ["vector<int> v", "if a < b and c > d", "#include <iostream> here"]
+)
 def test_code_and_comparisons_survive_the_whole_cleaning(text):
     assert clean(text) == text
     assert clean(f"<p>{text}</p>") == text
@@ -360,7 +441,9 @@ def test_taking_tags_out_changes_no_other_character():
 
 
 def test_no_entity_decodes_to_a_control_character_of_ascii():
-    decoded = "".join(DataCleaner.decode_entities(f"&#{c};&#{c:#x};".replace("0x", "x")) for c in range(128))
+    decoded = "".join(
+        DataCleaner.decode_entities(f"&#{c};&#{c:#x};".replace("0x", "x")) for c in range(128)
+    )
     assert DataCleaner.remove_invisible(decoded) == decoded
 
 
@@ -383,7 +466,15 @@ def test_entities_are_decoded_also_twice_escaped(text, decoded):
     assert DataCleaner.decode_entities(text) == decoded
 
 
-@pytest.mark.parametrize(("text", "left"), [("&#39;x&#39; &#x41;y", "x y"), ("caf&eacute;", "caf"), ("AT&T; a & b;", "AT&T; a & b;"), ("5 < 6", "5 < 6")])
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("&#39;x&#39; &#x41;y", "x y"),
+        ("caf&eacute;", "caf"),
+        ("AT&T; a & b;", "AT&T; a & b;"),
+        ("5 < 6", "5 < 6"),
+    ],
+)
 def test_entities_are_dropped_and_lone_signs_stay(text, left):
     assert DataCleaner.drop_entities(text) == left
 
@@ -410,7 +501,10 @@ def test_keep_mode_leaves_entities_and_addresses():
         ("“http://a.org/b”", "“[URL]”"),
         ("[text](http://a.org)", "[text]([URL])"),
         ("github.com/a/b is down", "[URL] is down"),
-        ("end of sentence.Next one and file.py, e.g. 3.5/4", "end of sentence.Next one and file.py, e.g. 3.5/4"),
+        (
+            "end of sentence.Next one and file.py, e.g. 3.5/4",
+            "end of sentence.Next one and file.py, e.g. 3.5/4",
+        ),
         ("https:// alone, www. alone", "https:// alone, www. alone"),
     ],
 )
@@ -439,7 +533,9 @@ def test_the_rules_are_in_the_order_of_the_spec():
 
 def test_a_switch_takes_its_rule_out_and_no_other():
     for rule in RULES:
-        assert list(active_rules(CleaningConfig(**{rule: OFF[rule]}))) == [name for name in RULES if name != rule]
+        assert list(active_rules(CleaningConfig(**{rule: OFF[rule]}))) == [
+            name for name in RULES if name != rule
+        ]
     assert list(active_rules(CleaningConfig(**OFF))) == []
 
 
@@ -476,7 +572,17 @@ LONG = [
     "می\u200c",
     "a@b.",
 ]
-LONG += ["<a b c ", "http://a.b,", "http://a.b ", "a@b.org ", "\ud83d\ude00", "\u202e", "www.", "<b></i>", "<a><b>"]
+LONG += [
+    "<a b c ",
+    "http://a.b,",
+    "http://a.b ",
+    "a@b.org ",
+    "\ud83d\ude00",
+    "\u202e",
+    "www.",
+    "<b></i>",
+    "<a><b>",
+]
 
 
 @pytest.mark.parametrize("piece", LONG, ids=ascii)
@@ -484,7 +590,9 @@ def test_a_megabyte_of_anything_takes_seconds_at_most(piece):
     text = piece * (MEGABYTE // len(piece))
     started = time.process_time()
     cleaned = clean(text)
-    assert time.process_time() - started < 10  # each takes a tenth of it on a slow core; a quadratic rule takes minutes
+    assert (
+        time.process_time() - started < 10
+    )  # each takes a tenth of it on a slow core; a quadratic rule takes minutes
     assert len(cleaned) <= len(text)
 
 
@@ -499,9 +607,13 @@ def test_a_single_long_token_stays():
     assert clean("a b " + "é" * MEGABYTE) == "a b " + "é" * MEGABYTE
 
 
-@pytest.mark.parametrize("space", list("\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f\x85\xa0\u2028\u3000"), ids=ascii)
+@pytest.mark.parametrize(
+    "space", list("\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f\x85\xa0\u2028\u3000"), ids=ascii
+)
 def test_every_white_space_becomes_one_blank(space):
-    assert DataCleaner.remove_extra_whitespace(f"{space}a{space}{space}b {space} c{space}") == "a b c"
+    assert (
+        DataCleaner.remove_extra_whitespace(f"{space}a{space}{space}b {space} c{space}") == "a b c"
+    )
 
 
 TEXTS = [
@@ -548,8 +660,17 @@ def test_receipts_count_a_text_once_whatever_the_passes():
 
 
 def test_receipts_list_the_rules_that_are_on_alone():
-    result = clean_texts(TEXTS, settings=CleaningConfig(encoding_repair=False, html_entities="keep"))
-    assert result.receipts.index.tolist() == ["unicode_nfkc", "invisible", "html_tags", "urls_emails", "whitespace", "min_words"]
+    result = clean_texts(
+        TEXTS, settings=CleaningConfig(encoding_repair=False, html_entities="keep")
+    )
+    assert result.receipts.index.tolist() == [
+        "unicode_nfkc",
+        "invisible",
+        "html_tags",
+        "urls_emails",
+        "whitespace",
+        "min_words",
+    ]
 
 
 def test_changes_show_what_was_before_and_after_but_for_white_space():
@@ -574,19 +695,28 @@ def test_changes_of_a_long_text_show_the_words_around_the_first():
 
 @pytest.mark.parametrize("same", [0, 1, 29, 30, 31, 255, 256, 257, 700])
 def test_changes_begin_thirty_characters_before_the_first_difference(same):
-    (change,) = clean_texts(["x" * same + "①" + "y" * 600], settings=ANY_LENGTH).changes.itertuples(index=False)
+    (change,) = clean_texts(["x" * same + "①" + "y" * 600], settings=ANY_LENGTH).changes.itertuples(
+        index=False
+    )
     assert change.before == "x" * min(same, 30) + "①" + "y" * 59
     assert change.after == "x" * min(same, 30) + "1" + "y" * 59
 
 
 def test_changes_show_backslashes_as_they_are_and_the_unseen_as_escapes():
     found = clean_texts(["a\\n\x07\tb <b>c</b>", "é\u200b <b>c</b>"], settings=ANY_LENGTH).changes
-    assert found["before"].tolist() == ["a\\n\\x07\\tb <b>c</b>", "a\\n\\tb <b>c</b>", "é\\u200b <b>c</b>", "é <b>c</b>"]
+    assert found["before"].tolist() == [
+        "a\\n\\x07\\tb <b>c</b>",
+        "a\\n\\tb <b>c</b>",
+        "é\\u200b <b>c</b>",
+        "é <b>c</b>",
+    ]
 
 
 def test_characters_removed_add_up_to_the_difference_in_length():
     result = clean_texts(TEXTS)
-    assert result.receipts["chars_removed"].sum() == sum(len(text or "") for text in TEXTS) - sum(map(len, result.texts))
+    assert result.receipts["chars_removed"].sum() == sum(len(text or "") for text in TEXTS) - sum(
+        map(len, result.texts)
+    )
 
 
 def test_nothing_to_clean_has_empty_receipts():
@@ -602,7 +732,10 @@ def test_changes_count_rows_across_batches():
 
 
 def test_two_workers_give_what_one_gives():
-    texts = [f"{text or ''} <b>row</b> {i} &amp; more" if i % 3 else text for i, text in enumerate(TEXTS * 110)]
+    texts = [
+        f"{text or ''} <b>row</b> {i} &amp; more" if i % 3 else text
+        for i, text in enumerate(TEXTS * 110)
+    ]
     one, two = clean_texts(texts, workers=1), clean_texts(texts, workers=2)
     assert len(texts) > 1_000
     assert one.texts == two.texts
@@ -611,13 +744,22 @@ def test_two_workers_give_what_one_gives():
     assert one.texts == [DataCleaner.clean_text(text) for text in texts]
 
 
-CHANGES = pd.DataFrame({"row": range(9), "rule": ["b", "a", "a", "b", "c", "a", "a", "b", "a"], "before": list("ABCDEFGHI"), "after": list("abcdefghi")})
+CHANGES = pd.DataFrame(
+    {
+        "row": range(9),
+        "rule": ["b", "a", "a", "b", "c", "a", "a", "b", "a"],
+        "before": list("ABCDEFGHI"),
+        "after": list("abcdefghi"),
+    }
+)
 
 
 def test_a_sample_of_changes_has_some_of_each_rule_in_their_order():
     sample = sample_changes(CHANGES, per_rule=2, seed=1)
     assert sample["rule"].tolist() == ["b", "b", "a", "a", "c"]
-    assert set(sample.itertuples(index=False, name=None)) <= set(CHANGES.itertuples(index=False, name=None))
+    assert set(sample.itertuples(index=False, name=None)) <= set(
+        CHANGES.itertuples(index=False, name=None)
+    )
     assert sample["row"].is_unique
 
 
@@ -631,13 +773,23 @@ def test_a_sample_of_no_changes_is_empty():
 
 
 def test_a_query_string_is_not_taken_for_an_entity():
-    assert DataCleaner.decode_entities("p?title=x&section=6 &amp; AT&amp;T") == "p?title=x&section=6 & AT&T"
+    assert (
+        DataCleaner.decode_entities("p?title=x&section=6 &amp; AT&amp;T")
+        == "p?title=x&section=6 & AT&T"
+    )
 
 
 def test_without_each_rule_leaves_one_rule_out_at_a_time():
     texts = ["See <b>https://example.com</b> &amp;  more", None, "two words"]
     found = without_each_rule(texts, settings=CleaningConfig(unicode_nfkc=False))
-    assert list(found) == ["encoding_repair", "invisible", "html_tags", "html_entities", "urls_emails", "whitespace"]
+    assert list(found) == [
+        "encoding_repair",
+        "invisible",
+        "html_tags",
+        "html_entities",
+        "urls_emails",
+        "whitespace",
+    ]
     assert found["html_tags"][0] == "See <b>[URL]</b> & more"
     assert found["html_entities"][0] == "See [URL] &amp; more"
     assert found["urls_emails"][0] == "See https://example.com & more"

@@ -80,22 +80,33 @@ def bare():
     install({"one": {"__init__.py": source}})
     table = harvest(rows_per_topic=7, progress=False)
     names = ("Module", "Class", "Coroutine", "Inner", "Handler", "Else", "Finally")
-    assert texts_of(table) == sorted(f"{name} {LONG}" + ("\n\n    with  its   blanks.\n    " if name == "Module" else "") for name in names)
-    with pytest.raises(WorkbookError, match=r"8 a topic are needed, found \{'one': 7\}: run `make setup`"):
+    assert texts_of(table) == sorted(
+        f"{name} {LONG}" + ("\n\n    with  its   blanks.\n    " if name == "Module" else "")
+        for name in names
+    )
+    with pytest.raises(
+        WorkbookError, match=r"8 a topic are needed, found \{'one': 7\}: run `make setup`"
+    ):
         harvest(rows_per_topic=8, progress=False)
 
 
 def test_a_short_text_says_nothing_of_its_field(install):
     install({"one": {"__init__.py": f'"""One two three."""\ndef f():\n    """A {LONG}"""\n'}})
     assert texts_of(harvest(rows_per_topic=1, progress=False)) == [f"A {LONG}"]
-    assert texts_of(harvest(rows_per_topic=2, min_words=3, progress=False)) == [f"A {LONG}", "One two three."]
+    assert texts_of(harvest(rows_per_topic=2, min_words=3, progress=False)) == [
+        f"A {LONG}",
+        "One two three.",
+    ]
     with pytest.raises(WorkbookError, match="too few"):
         harvest(rows_per_topic=2, min_words=4, progress=False)
 
 
 def test_of_equal_texts_one_is_taken_by_the_first_topic(install):
     install(
-        {"zebra": {"__init__.py": doc("Shared"), "own.py": doc("Zebra")}, "ape": {"__init__.py": doc("Ape"), "same.py": doc("Shared"), "again.py": doc("Ape")}}
+        {
+            "zebra": {"__init__.py": doc("Shared"), "own.py": doc("Zebra")},
+            "ape": {"__init__.py": doc("Ape"), "same.py": doc("Shared"), "again.py": doc("Ape")},
+        }
     )
     with pytest.raises(WorkbookError, match=r"found \{'zebra': 2, 'ape': 1\}"):
         harvest(rows_per_topic=2, progress=False)
@@ -103,9 +114,22 @@ def test_of_equal_texts_one_is_taken_by_the_first_topic(install):
 
 
 def test_a_topic_is_sampled_and_ordered_by_the_hash(install):
-    install({topic: {"__init__.py": "", **{f"m{i}.py": doc(f"{topic} {i}") for i in range(6)}} for topic in ("a", "b")})
-    digest = {f"{topic} {i} {LONG}": hashlib.sha256(f"{topic} {i} {LONG}".encode()).hexdigest() for topic in ("a", "b") for i in range(6)}
-    smallest = [text for topic in ("a", "b") for text in sorted((t for t in digest if t[0] == topic), key=digest.get)[:4]]
+    install(
+        {
+            topic: {"__init__.py": "", **{f"m{i}.py": doc(f"{topic} {i}") for i in range(6)}}
+            for topic in ("a", "b")
+        }
+    )
+    digest = {
+        f"{topic} {i} {LONG}": hashlib.sha256(f"{topic} {i} {LONG}".encode()).hexdigest()
+        for topic in ("a", "b")
+        for i in range(6)
+    }
+    smallest = [
+        text
+        for topic in ("a", "b")
+        for text in sorted((t for t in digest if t[0] == topic), key=digest.get)[:4]
+    ]
     expected = sorted(smallest, key=lambda text: digest[text][::-1])
     table = harvest(rows_per_topic=4, progress=False)
     assert table["text"].tolist() == expected
@@ -129,7 +153,9 @@ def test_tests_broken_files_and_half_surrogates_are_left_out(install):
         "data.txt": doc("No Python"),
     }
     install({"one": files})
-    assert texts_of(harvest(rows_per_topic=4, progress=False)) == sorted(f"{word} {LONG}" for word in ("Kept", "Named alike", "café", "Escape \\d"))
+    assert texts_of(harvest(rows_per_topic=4, progress=False)) == sorted(
+        f"{word} {LONG}" for word in ("Kept", "Named alike", "café", "Escape \\d")
+    )
     with pytest.raises(WorkbookError, match=r"found \{'one': 4\}"):
         harvest(rows_per_topic=5, progress=False)
 
@@ -142,7 +168,10 @@ def test_packages_are_read_and_never_run(install):
 
 def test_a_package_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr(docstrings, "TOPICS", {"one": ("yaml", "no_such_package_at_all")})
-    with pytest.raises(WorkbookError, match="the package 'no_such_package_at_all', a part of the data set `docstrings`, is not installed: run `make setup`"):
+    with pytest.raises(
+        WorkbookError,
+        match="the package 'no_such_package_at_all', a part of the data set `docstrings`, is not installed: run `make setup`",
+    ):
         harvest(rows_per_topic=1, progress=False)
 
 
@@ -152,7 +181,9 @@ def test_installed_packages_are_found(monkeypatch):
     assert table["label"].value_counts().to_dict() == {"files": 5, "progress": 5}
     every = harvest(rows_per_topic=9, min_words=4, progress=False)
     assert set(table["text"]) < set(every["text"])
-    assert yaml.safe_load.__doc__.strip() in "".join(docstrings._docstrings(docstrings._python_files("yaml")[0], 4))
+    assert yaml.safe_load.__doc__.strip() in "".join(
+        docstrings._docstrings(docstrings._python_files("yaml")[0], 4)
+    )
 
 
 def test_other_processes_find_the_same(install):

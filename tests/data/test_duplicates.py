@@ -22,7 +22,11 @@ from lib.data.duplicates import (
 def shingles(text, width):
     words = re.findall(r"\w+", text.lower())
     width = min(width, len(words))
-    return frozenset(tuple(words[i : i + width]) for i in range(len(words) - width + 1)) if words else frozenset()
+    return (
+        frozenset(tuple(words[i : i + width]) for i in range(len(words) - width + 1))
+        if words
+        else frozenset()
+    )
 
 
 def brute_force(texts, threshold, width):
@@ -50,7 +54,9 @@ def edited_texts(n, seed):
                 copy[place : place + rng.randrange(2)] = rng.sample(words, rng.randrange(2))
             texts.append(" ".join(copy))
         else:
-            texts.append(" ".join(rng.choices(words, k=rng.choice([0, 1, 2, 20, 80, 100, 120, 150]))))
+            texts.append(
+                " ".join(rng.choices(words, k=rng.choice([0, 1, 2, 20, 80, 100, 120, 150])))
+            )
     return texts
 
 
@@ -66,7 +72,9 @@ def parts(groups):
     return {frozenset(np.flatnonzero(groups == group).tolist()) for group in groups}
 
 
-TEMPLATE = [f"{grams(59)} own{i}" for i in range(300)]  # each shares 57 of its 58 shingles with every other
+TEMPLATE = [
+    f"{grams(59)} own{i}" for i in range(300)
+]  # each shares 57 of its 58 shingles with every other
 
 
 @st.composite
@@ -104,15 +112,26 @@ def test_the_join_finds_what_brute_force_finds(threshold, width, seed):
 
 @pytest.mark.parametrize("threshold", [0.8, 0.95])
 def test_the_join_misses_no_pair_of_texts_with_few_words(threshold):
-    texts = [f"{a} {b} {c}" for a in ("x", "x x", "y") for b in ("y", "x y x", "") for c in ("x", "z", "z z z z")]
+    texts = [
+        f"{a} {b} {c}"
+        for a in ("x", "x x", "y")
+        for b in ("y", "x y x", "")
+        for c in ("x", "z", "z z z z")
+    ]
     for width in (1, 2, 3):
-        assert listed(texts, threshold=threshold, shingle_words=width) == brute_force(texts, threshold, width)
+        assert listed(texts, threshold=threshold, shingle_words=width) == brute_force(
+            texts, threshold, width
+        )
 
 
-@given(small_texts(), st.sampled_from([0.51, 0.6, 2 / 3, 0.75, 0.8, 0.9, 0.95, 1]), st.integers(1, 4))
+@given(
+    small_texts(), st.sampled_from([0.51, 0.6, 2 / 3, 0.75, 0.8, 0.9, 0.95, 1]), st.integers(1, 4)
+)
 @settings(max_examples=200, deadline=None)
 def test_the_join_finds_what_brute_force_finds_in_texts_of_few_words(texts, threshold, width):
-    assert listed(texts, threshold=threshold, shingle_words=width) == brute_force(texts, threshold, width)
+    assert listed(texts, threshold=threshold, shingle_words=width) == brute_force(
+        texts, threshold, width
+    )
 
 
 @pytest.mark.parametrize("size", [1, 40, 1000])
@@ -129,7 +148,9 @@ def test_words_are_what_the_pattern_for_words_finds():
     texts = ["one two", *(f"one{chr(code)}two" for code in range(0x3100))]
     first = {}
     copies = [(first.setdefault(shingles(text, 3), i), i) for i, text in enumerate(texts)]
-    assert [pair[:2] for pair in listed(texts)] == sorted(pair for pair in copies if pair[0] != pair[1])
+    assert [pair[:2] for pair in listed(texts)] == sorted(
+        pair for pair in copies if pair[0] != pair[1]
+    )
 
 
 @given(st.lists(st.text(st.characters(), max_size=8), max_size=8))
@@ -153,10 +174,16 @@ def test_a_pair_on_the_threshold_counts_and_one_below_does_not():
 def test_rounding_loses_no_pair_on_the_threshold(n):
     """One word put in at the end, and one replaced there: similarities of (n - 1) / n and (n - 1) / (n + 1)."""
     shorter, replaced = grams(n - 1), f"{grams(n - 1)} other"
-    assert (0, 1, (n - 1) / n) in listed([shorter, grams(n)], threshold=(n - 1) / n, shingle_words=1)
+    assert (0, 1, (n - 1) / n) in listed(
+        [shorter, grams(n)], threshold=(n - 1) / n, shingle_words=1
+    )
     if (n - 1) / (n + 1) > 0.5:
-        assert listed([replaced, grams(n)], threshold=(n - 1) / (n + 1), shingle_words=1) == [(0, 1, (n - 1) / (n + 1))]
-        assert listed([replaced, grams(n)], threshold=(n - 1) / (n + 1) + 1e-6, shingle_words=1) == []
+        assert listed([replaced, grams(n)], threshold=(n - 1) / (n + 1), shingle_words=1) == [
+            (0, 1, (n - 1) / (n + 1))
+        ]
+        assert (
+            listed([replaced, grams(n)], threshold=(n - 1) / (n + 1) + 1e-6, shingle_words=1) == []
+        )
 
 
 def test_similarity_is_the_jaccard_index_of_the_shingles():
@@ -167,7 +194,10 @@ def test_similarity_is_the_jaccard_index_of_the_shingles():
 
 
 def test_case_and_punctuation_do_not_tell_texts_apart():
-    assert listed(["Hello, World! Again?", "hello world   again", "(HELLO) world: again..."]) == [(0, 1, 1.0), (0, 2, 1.0)]
+    assert listed(["Hello, World! Again?", "hello world   again", "(HELLO) world: again..."]) == [
+        (0, 1, 1.0),
+        (0, 2, 1.0),
+    ]
 
 
 def test_the_order_of_words_does():
@@ -175,7 +205,9 @@ def test_the_order_of_words_does():
 
 
 def test_a_text_with_fewer_words_than_a_shingle_is_one_shingle():
-    assert listed(["hello world", "Hello world!", "hello", "hello world again", "world hello"]) == [(0, 1, 1.0)]
+    assert listed(["hello world", "Hello world!", "hello", "hello world again", "world hello"]) == [
+        (0, 1, 1.0)
+    ]
 
 
 def test_a_text_without_words_is_never_paired():
@@ -185,11 +217,17 @@ def test_a_text_without_words_is_never_paired():
 def test_identical_texts_form_a_star_about_the_first():
     same, near = grams(40), grams(39)
     texts = [near, same, "something else entirely", same, same]
-    assert listed(texts, threshold=0.95, shingle_words=1) == [(0, 1, 39 / 40), (1, 3, 1.0), (1, 4, 1.0)]
+    assert listed(texts, threshold=0.95, shingle_words=1) == [
+        (0, 1, 39 / 40),
+        (1, 3, 1.0),
+        (1, 4, 1.0),
+    ]
 
 
 def test_many_identical_texts_are_one_star():
-    assert listed(["a text", *["One, two; THREE."] * 20_000]) == [(1, i, 1.0) for i in range(2, 20_001)]
+    assert listed(["a text", *["One, two; THREE."] * 20_000]) == [
+        (1, i, 1.0) for i in range(2, 20_001)
+    ]
 
 
 def test_all_pairs_of_texts_that_are_near_copies_of_one_another_are_listed_up_to_a_cap():
@@ -199,17 +237,24 @@ def test_all_pairs_of_texts_that_are_near_copies_of_one_another_are_listed_up_to
 
 
 def test_past_the_cap_only_pairs_that_join_groups_are_added(monkeypatch):
-    monkeypatch.setattr(duplicates, "_CELLS", 1)  # one text at a time: the first is paired with all others
+    monkeypatch.setattr(
+        duplicates, "_CELLS", 1
+    )  # one text at a time: the first is paired with all others
     assert listed(TEMPLATE, max_pairs=299) == [(0, j, 57 / 59) for j in range(1, 300)]
     others = [text.replace("w", "v") for text in TEMPLATE]
     mixed = [text for pair in zip(TEMPLATE, others) for text in pair]
-    assert parts(group_ids(600, near_duplicate_pairs(mixed, max_pairs=10))) == {frozenset(range(0, 600, 2)), frozenset(range(1, 600, 2))}
+    assert parts(group_ids(600, near_duplicate_pairs(mixed, max_pairs=10))) == {
+        frozenset(range(0, 600, 2)),
+        frozenset(range(1, 600, 2)),
+    }
 
 
 def test_texts_of_one_template_are_not_all_compared(monkeypatch):
     compared = []
     exact = duplicates._similarities
-    monkeypatch.setattr(duplicates, "_similarities", lambda sets, a, b: compared.append(len(a)) or exact(sets, a, b))
+    monkeypatch.setattr(
+        duplicates, "_similarities", lambda sets, a, b: compared.append(len(a)) or exact(sets, a, b)
+    )
     monkeypatch.setattr(duplicates, "_CELLS", 1)
     assert listed([f"{grams(50)} own{i} {grams(49).replace('w', 'v')}" for i in range(300)]) == []
     assert sum(compared) == 0, "the rarest shingles, their own, rule all pairs out"
@@ -257,7 +302,11 @@ def test_a_shingle_of_no_words_is_refused():
 
 def test_the_pairs_do_not_depend_on_the_order_of_the_texts():
     texts = edited_texts(80, seed=3)
-    groups = Counter(frozenset(np.flatnonzero(g == k)) for g in [group_ids(80, near_duplicate_pairs(texts, threshold=0.8))] for k in set(g))
+    groups = Counter(
+        frozenset(np.flatnonzero(g == k))
+        for g in [group_ids(80, near_duplicate_pairs(texts, threshold=0.8))]
+        for k in set(g)
+    )
     order = np.random.default_rng(0).permutation(80)
     shuffled = group_ids(80, near_duplicate_pairs([texts[i] for i in order], threshold=0.8))
     assert Counter(frozenset(order[shuffled == k]) for k in set(shuffled)) == groups
@@ -266,7 +315,16 @@ def test_the_pairs_do_not_depend_on_the_order_of_the_texts():
 def test_rows_joined_by_a_chain_share_a_group():
     pairs = pd.DataFrame({"i": [0, 2, 5], "j": [2, 4, 6]})
     groups = group_ids(8, pairs)
-    assert [set(np.flatnonzero(groups == groups[i])) for i in range(8)] == [{0, 2, 4}, {1}, {0, 2, 4}, {3}, {0, 2, 4}, {5, 6}, {5, 6}, {7}]
+    assert [set(np.flatnonzero(groups == groups[i])) for i in range(8)] == [
+        {0, 2, 4},
+        {1},
+        {0, 2, 4},
+        {3},
+        {0, 2, 4},
+        {5, 6},
+        {5, 6},
+        {7},
+    ]
 
 
 def test_without_pairs_every_row_is_its_own_group():

@@ -5,7 +5,11 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from lib.data.outliers import describe, find_outliers
 
-WORDS = {"bird": "crow finch owl wren robin gull", "fruit": "apple pear plum grape lemon fig", "tool": "saw drill nail screw hammer axe"}
+WORDS = {
+    "bird": "crow finch owl wren robin gull",
+    "fruit": "apple pear plum grape lemon fig",
+    "tool": "saw drill nail screw hammer axe",
+}
 
 
 def clusters(n=300, *, seed=0):
@@ -35,18 +39,29 @@ def test_random_orders_are_not_held_for_sorted_ones(seed):
 def test_texts_from_elsewhere_are_the_farthest_outliers():
     random = np.random.default_rng(0)
     texts = [" ".join(random.choice(WORDS[sorted(WORDS)[i % 3]].split(), 4)) for i in range(240)]
-    planted = {17: "interest rates rose apple", 90: "parliament voted on a budget with an owl", 201: "goalkeeper saved penalty hammer minute"}
+    planted = {
+        17: "interest rates rose apple",
+        90: "parliament voted on a budget with an owl",
+        201: "goalkeeper saved penalty hammer minute",
+    }
     for row, text in planted.items():
         texts[row] = text
-    result = find_outliers(TruncatedSVD(30, random_state=0).fit_transform(TfidfVectorizer().fit_transform(texts)))
-    assert set(result.rows["row"].head(3)) == set(planted) and result.rows["is_outlier"].head(3).all()
+    result = find_outliers(
+        TruncatedSVD(30, random_state=0).fit_transform(TfidfVectorizer().fit_transform(texts))
+    )
+    assert (
+        set(result.rows["row"].head(3)) == set(planted) and result.rows["is_outlier"].head(3).all()
+    )
     assert result.rows["score"].is_monotonic_increasing and result.rows["score"].between(0, 1).all()
 
 
 def test_copies_are_judged_once_and_have_one_score():
     vectors = np.vstack([np.eye(20)[0] * 5, shuffled()])
     vectors[0] += np.random.default_rng(1).normal(0, 0.01, 20)
-    once, copied = find_outliers(vectors), find_outliers(np.vstack([vectors, np.tile(vectors[:1] * 2, (30, 1))]))
+    once, copied = (
+        find_outliers(vectors),
+        find_outliers(np.vstack([vectors, np.tile(vectors[:1] * 2, (30, 1))])),
+    )
     assert copied.n_different == once.n_different == 301
     scores = copied.rows.set_index("row")["score"]
     assert (scores[[0, *range(301, 331)]] == once.rows.set_index("row").loc[0, "score"]).all()
@@ -59,9 +74,14 @@ def test_copies_side_by_side_are_no_order():
 
 
 def test_rows_of_zeros_are_like_no_other():
-    spread = np.random.default_rng(0).normal(size=(300, 100))  # unlike each other, but less than a row that points nowhere
+    spread = np.random.default_rng(0).normal(
+        size=(300, 100)
+    )  # unlike each other, but less than a row that points nowhere
     result = find_outliers(np.insert(np.abs(spread), [5, 100], 0, axis=0))
-    assert sorted(result.rows["row"].head(2)) == [5, 101] and result.rows["score"].iloc[1] < result.rows["score"].iloc[2] / 2
+    assert (
+        sorted(result.rows["row"].head(2)) == [5, 101]
+        and result.rows["score"].iloc[1] < result.rows["score"].iloc[2] / 2
+    )
 
 
 def test_rows_with_a_value_that_is_no_number_are_left_out():
@@ -71,16 +91,30 @@ def test_rows_with_a_value_that_is_no_number_are_left_out():
     assert sorted(result.rows["row"]) == [i for i in range(300) if i not in (3, 7)]
 
 
-@pytest.mark.parametrize("vectors", [np.zeros((0, 4)), np.ones((1, 4)), np.ones((80, 4)), np.zeros((80, 4)), np.full((80, 4), np.nan), shuffled(30)])
+@pytest.mark.parametrize(
+    "vectors",
+    [
+        np.zeros((0, 4)),
+        np.ones((1, 4)),
+        np.ones((80, 4)),
+        np.zeros((80, 4)),
+        np.full((80, 4), np.nan),
+        shuffled(30),
+    ],
+)
 def test_too_few_different_rows_have_no_verdict(vectors):
     result = find_outliers(vectors)
     assert not result.rows["is_outlier"].any() and np.isnan(result.order_p_value)
-    assert describe(result).endswith("too few to find outliers, or to say whether their order matters.")
+    assert describe(result).endswith(
+        "too few to find outliers, or to say whether their order matters."
+    )
 
 
 def test_of_too_many_rows_a_part_is_judged_in_the_order_of_the_file():
     result = find_outliers(clusters(600)[0], max_rows=200)
-    assert len(result.rows) == 200 and result.rows["row"].max() > 550 and result.rows["row"].min() < 50
+    assert (
+        len(result.rows) == 200 and result.rows["row"].max() > 550 and result.rows["row"].min() < 50
+    )
     assert result.order_p_value < 1e-6
     assert result.rows.equals(find_outliers(clusters(600)[0], max_rows=200).rows)
 

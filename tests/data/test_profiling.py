@@ -53,20 +53,62 @@ def test_the_balance_counts_labels_commonest_first_and_no_missing_ones():
 def test_features_of_a_text_are_its_lengths_and_shares():
     features = text_features(["Ab1 _é!", "", None, "x  y\nz"])
     assert features.to_dict("records") == [
-        {"n_chars": 7, "n_words": 2, "digit_share": 1 / 7, "upper_share": 1 / 7, "special_share": 1 / 7, "non_ascii_share": 1 / 7},
-        {"n_chars": 0, "n_words": 0, "digit_share": 0, "upper_share": 0, "special_share": 0, "non_ascii_share": 0},
-        {"n_chars": 0, "n_words": 0, "digit_share": 0, "upper_share": 0, "special_share": 0, "non_ascii_share": 0},
-        {"n_chars": 6, "n_words": 3, "digit_share": 0, "upper_share": 0, "special_share": 0, "non_ascii_share": 0},
+        {
+            "n_chars": 7,
+            "n_words": 2,
+            "digit_share": 1 / 7,
+            "upper_share": 1 / 7,
+            "special_share": 1 / 7,
+            "non_ascii_share": 1 / 7,
+        },
+        {
+            "n_chars": 0,
+            "n_words": 0,
+            "digit_share": 0,
+            "upper_share": 0,
+            "special_share": 0,
+            "non_ascii_share": 0,
+        },
+        {
+            "n_chars": 0,
+            "n_words": 0,
+            "digit_share": 0,
+            "upper_share": 0,
+            "special_share": 0,
+            "non_ascii_share": 0,
+        },
+        {
+            "n_chars": 6,
+            "n_words": 3,
+            "digit_share": 0,
+            "upper_share": 0,
+            "special_share": 0,
+            "non_ascii_share": 0,
+        },
     ]
 
 
 def test_a_text_of_one_kind_of_character_has_a_share_of_one():
     features = text_features(["123", "ABC", "?!😀", "äöü"])
-    assert np.diag(features[["digit_share", "upper_share", "special_share", "non_ascii_share"]]).tolist() == [1.0] * 4
+    assert (
+        np.diag(
+            features[["digit_share", "upper_share", "special_share", "non_ascii_share"]]
+        ).tolist()
+        == [1.0] * 4
+    )
 
 
 def test_each_kind_of_damage_is_counted_with_its_first_text():
-    texts = [None, "fine", "schÃ¶n", "lost \ufffd sign", "bell \x07", "zero\u200bwidth", "Ã¼ber \x85 \ufeff", "Größe 😀\tand\nline"]
+    texts = [
+        None,
+        "fine",
+        "schÃ¶n",
+        "lost \ufffd sign",
+        "bell \x07",
+        "zero\u200bwidth",
+        "Ã¼ber \x85 \ufeff",
+        "Größe 😀\tand\nline",
+    ]
     assert encoding_damage(texts).to_dict("index") == {
         "mojibake": {"n_texts": 2, "first": 2},
         "replacement character U+FFFD": {"n_texts": 1, "first": 3},
@@ -86,14 +128,18 @@ def test_outliers_lie_three_interquartile_ranges_off_on_a_log_scale():
     on = [np.e ** (4 + 3 * 2 - 0.01) - 1]
     values = pd.Series([*inner * 20, *on])
     assert outliers(values).sum() == 0
-    assert outliers(pd.concat([values, pd.Series(off[1:])], ignore_index=True)).tolist() == [False] * 101 + [True]
+    assert outliers(pd.concat([values, pd.Series(off[1:])], ignore_index=True)).tolist() == [
+        False
+    ] * 101 + [True]
     assert outliers(values, factor=2).tolist() == [False] * 100 + [True]
 
 
 def test_outliers_are_found_below_too():
     values = pd.Series([1000] * 10 + [1100] * 10 + [900] * 10 + [3])
     assert outliers(values).tolist() == [False] * 30 + [True]
-    assert outliers(pd.Series([10] * 9 + [-1000])).tolist() == [False] * 9 + [True], "below zero is as zero on a log scale"
+    assert outliers(pd.Series([10] * 9 + [-1000])).tolist() == [False] * 9 + [True], (
+        "below zero is as zero on a log scale"
+    )
 
 
 def test_linguistic_features_are_those_of_the_words():
@@ -103,7 +149,9 @@ def test_linguistic_features_are_those_of_the_words():
     assert features["sentence_length_mean"].tolist() == [3.5, 4]
     assert features["proportion_unique_tokens"].tolist() == [1, 0.25]
     assert features["n_sentences"].tolist() == [2, 1]
-    assert features["flesch_reading_ease"].tolist() == pytest.approx([206.835 - 1.015 * 3.5 - 84.6 * 8 / 7, 206.835 - 1.015 * 4 - 84.6])
+    assert features["flesch_reading_ease"].tolist() == pytest.approx(
+        [206.835 - 1.015 * 3.5 - 84.6 * 8 / 7, 206.835 - 1.015 * 4 - 84.6]
+    )
 
 
 def test_linguistic_features_read_the_start_of_a_text_alone():
@@ -133,7 +181,11 @@ def tiny_model():
     nlp = spacy.blank("en")
     for name in ("tagger", "morphologizer", "parser"):
         nlp.add_pipe(name, config={"min_action_freq": 1} if name == "parser" else {})
-    known = {"words": "dogs chase red cats .".split(), "tags": "NNS VBP JJ NNS .".split(), "pos": "NOUN VERB ADJ NOUN PUNCT".split()}
+    known = {
+        "words": "dogs chase red cats .".split(),
+        "tags": "NNS VBP JJ NNS .".split(),
+        "pos": "NOUN VERB ADJ NOUN PUNCT".split(),
+    }
     known |= {"heads": [1, 1, 3, 1, 1], "deps": "nsubj ROOT amod dobj punct".split()}
 
     def lesson():
@@ -157,16 +209,33 @@ def install(tmp_path, tiny_model, monkeypatch):
             package = tmp_path / "site" / name
             package.mkdir(parents=True)
             tiny_model.to_disk(package / f"{name}-0.1.0")
-            meta = tiny_model.meta | {"lang": lang, "version": "0.1.0", "pipeline": [part for part in tiny_model.pipe_names if part not in without]}
+            meta = tiny_model.meta | {
+                "lang": lang,
+                "version": "0.1.0",
+                "pipeline": [part for part in tiny_model.pipe_names if part not in without],
+            }
             (package / "meta.json").write_text(json.dumps(meta))
             (package / "__init__.py").write_text(PACKAGE)
             facts = package.with_name(f"{name}-0.1.0.dist-info")
             facts.mkdir()
-            (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1.0\n")
+            (facts / "METADATA").write_text(
+                f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1.0\n"
+            )
             (facts / "entry_points.txt").write_text(f"[spacy_models]\n{name} = {name}\n")
-        found = [entry for package in importlib.metadata.distributions() for entry in package.entry_points if entry.group != "spacy_models"]
-        found += [entry for package in importlib.metadata.distributions(path=[str(tmp_path / "site")]) for entry in package.entry_points]
-        monkeypatch.setattr("catalogue.AVAILABLE_ENTRY_POINTS", importlib.metadata.EntryPoints(found))  # it looks once, when it is imported
+        found = [
+            entry
+            for package in importlib.metadata.distributions()
+            for entry in package.entry_points
+            if entry.group != "spacy_models"
+        ]
+        found += [
+            entry
+            for package in importlib.metadata.distributions(path=[str(tmp_path / "site")])
+            for entry in package.entry_points
+        ]
+        monkeypatch.setattr(
+            "catalogue.AVAILABLE_ENTRY_POINTS", importlib.metadata.EntryPoints(found)
+        )  # it looks once, when it is imported
         for name in names:
             monkeypatch.delitem(sys.modules, name, raising=False)
 
@@ -204,12 +273,22 @@ def test_a_model_that_does_not_tag_and_parse_is_left_out(install, without):
 
 def test_a_model_adds_grammar_and_changes_nothing_else(install):
     install("en_tiny_sm")
-    texts = ["dogs chase red cats .", "dogs \n\n chase\t red cats . dogs chase red cats .", "dogs chase", ""]
+    texts = [
+        "dogs chase red cats .",
+        "dogs \n\n chase\t red cats . dogs chase red cats .",
+        "dogs chase",
+        "",
+    ]
     features = linguistic_features(texts, model="en_tiny_sm")
     assert features.columns.tolist() == [*LINGUISTIC, *GRAMMATICAL]
     pd.testing.assert_frame_equal(features[list(LINGUISTIC)], linguistic_features(texts))
     known = pytest.approx([2 / 5, 1 / 5, 1 / 5, (1 + 0 + 1 + 2 + 3) / 5])
-    assert features[list(GRAMMATICAL)].to_numpy().tolist() == [known, known, pytest.approx([1 / 2, 1 / 2, 0, 1 / 2]), pytest.approx([np.nan] * 4, nan_ok=True)]
+    assert features[list(GRAMMATICAL)].to_numpy().tolist() == [
+        known,
+        known,
+        pytest.approx([1 / 2, 1 / 2, 0, 1 / 2]),
+        pytest.approx([np.nan] * 4, nan_ok=True),
+    ]
     cut = linguistic_features(texts, model="en_tiny_sm", max_chars=10)
     assert cut["pos_prop_NOUN"].tolist()[:3] == [1 / 2, 1 / 2, 1 / 2]
 
@@ -221,7 +300,9 @@ def test_titles_are_those_of_the_features_there_are():
     }
 
 
-def test_the_profile_page_is_one_file_with_title_and_columns_and_nothing_is_printed(tmp_path, capfd, monkeypatch):
+def test_the_profile_page_is_one_file_with_title_and_columns_and_nothing_is_printed(
+    tmp_path, capfd, monkeypatch
+):
     monkeypatch.setenv("YDATA_PROFILING_NO_ANALYTICS", "0")
     table = pd.DataFrame({"n_words": [1, 2, 3, 4], "label": list("abab")})
     save_profile_page(table, tmp_path / "new" / "page.html", title="Profile of my set")
@@ -257,7 +338,9 @@ def test_a_page_that_prints_and_draws_leaves_nothing_behind(tmp_path, capsys, mo
 
 
 def schema(counts, **options):
-    found = label_schema(pd.Series([label for label, n in counts.items() for _ in range(n)]), **options)
+    found = label_schema(
+        pd.Series([label for label, n in counts.items() for _ in range(n)]), **options
+    )
     return [tuple(row) for row in found.itertuples(index=False)]
 
 
@@ -271,25 +354,39 @@ def test_labels_in_order_have_no_problem():
 
 
 def test_labels_that_look_alike_are_found_together():
-    assert schema({"rec.autos": 10, "Rec_Autos": 20, "rec autos": 30, "other": 10}) == [(ALIKE, ("Rec_Autos", "rec autos", "rec.autos"), 60)]
+    assert schema({"rec.autos": 10, "Rec_Autos": 20, "rec autos": 30, "other": 10}) == [
+        (ALIKE, ("Rec_Autos", "rec autos", "rec.autos"), 60)
+    ]
     assert schema({"Sport": 10, "sport": 10}) == [(ALIKE, ("Sport", "sport"), 20)]
     assert schema({"ﬁlm①": 10, "film 1": 10}) == [(ALIKE, ("film 1", "ﬁlm①"), 20)]
-    assert schema({"a rather long name": 10, "a rather long-name": 10}) == [(ALIKE, ("a rather long name", "a rather long-name"), 20)]
+    assert schema({"a rather long name": 10, "a rather long-name": 10}) == [
+        (ALIKE, ("a rather long name", "a rather long-name"), 20)
+    ]
     assert schema({"+": 10, "-": 10}) == []
 
 
 def test_labels_spelt_nearly_alike_are_pairs_but_a_numbering_is_none():
-    assert schema({"mathematics": 10, "Mathematcs": 11, "statistics": 12}) == [("spelt nearly alike", ("Mathematcs", "mathematics"), 21)]
+    assert schema({"mathematics": 10, "Mathematcs": 11, "statistics": 12}) == [
+        ("spelt nearly alike", ("Mathematcs", "mathematics"), 21)
+    ]
     assert schema({"a long name of class 10": 10, "a long name of class 11": 10}) == []
     assert schema({"sport": 10, "sports": 10}, min_similarity=0.92) == []
     assert schema({"abcdefghij": 10, "jihgfedcba": 10}) == [], "the same letters in another order"
-    assert schema({"abcdefghij": 10, "bacdefghij": 10}) == [], "nine of ten letters in order are as much alike as the threshold, not more"
+    assert schema({"abcdefghij": 10, "bacdefghij": 10}) == [], (
+        "nine of ten letters in order are as much alike as the threshold, not more"
+    )
 
 
 def test_numbers_blanks_and_rare_labels_are_listed_with_their_rows():
-    assert schema({"1": 10, "-2,5": 11, "nan": 12, "x1": 13}) == [("look like numbers", ("-2,5", "1"), 21)]
-    assert schema({" a": 10, "b\t": 11, "c d": 12}) == [("begin or end with a blank", (" a", "b\t"), 21)]
-    assert schema({"rare": 9, "rarer": 1, "common": 10}) == [("fewer than 10 rows", ("rare", "rarer"), 10)]
+    assert schema({"1": 10, "-2,5": 11, "nan": 12, "x1": 13}) == [
+        ("look like numbers", ("-2,5", "1"), 21)
+    ]
+    assert schema({" a": 10, "b\t": 11, "c d": 12}) == [
+        ("begin or end with a blank", (" a", "b\t"), 21)
+    ]
+    assert schema({"rare": 9, "rarer": 1, "common": 10}) == [
+        ("fewer than 10 rows", ("rare", "rarer"), 10)
+    ]
     assert schema({"rare": 9}, min_rows=9) == []
 
 
@@ -301,7 +398,9 @@ def test_a_telling_term_has_the_log_odds_of_the_formula():
     log_odds = np.log(2.3 / (4 + 1.1 - 2.3)) - np.log(1.3 / (7 + 1.1 - 1.3))
     half = 1.959964 * np.sqrt(1 / 2.3 + 1 / 1.3)
     cat = terms.iloc[1]
-    assert cat[["log_odds", "low", "high"]].tolist() == pytest.approx([log_odds, log_odds - half, log_odds + half], abs=1e-5)
+    assert cat[["log_odds", "low", "high"]].tolist() == pytest.approx(
+        [log_odds, log_odds - half, log_odds + half], abs=1e-5
+    )
     assert terms["n_texts"].tolist() == [3, 2, 2]
 
 
@@ -317,31 +416,46 @@ def test_the_most_telling_word_comes_first_and_a_rare_one_last():
     terms = distinctive_terms(texts, ["a"] * 51 + ["b"] * 51)
     assert terms[terms["label"] == "a"]["term"].tolist() == ["often", "rare"]
     assert terms.iloc[0]["low"] > 0 > terms.set_index("term")["low"]["rare"]
-    assert distinctive_terms(texts, ["a"] * 51 + ["b"] * 51, n=1)["term"].tolist() == ["often", "other"]
+    assert distinctive_terms(texts, ["a"] * 51 + ["b"] * 51, n=1)["term"].tolist() == [
+        "often",
+        "other",
+    ]
 
 
 def test_a_rare_word_with_high_odds_comes_behind_a_common_one_that_is_sure():
-    terms = distinctive_terms(["often rare", *["often plain"] * 80, *["plain"] * 41], ["a"] * 61 + ["b"] * 61)
+    terms = distinctive_terms(
+        ["often rare", *["often plain"] * 80, *["plain"] * 41], ["a"] * 61 + ["b"] * 61
+    )
     assert terms[terms["label"] == "a"]["term"].tolist() == ["often", "rare"]
     assert terms["log_odds"][0] < terms["log_odds"][1]
 
 
 def test_the_largest_class_comes_first_and_rows_without_a_label_are_left_out():
     texts, labels = ["apple", "pear", "pear", "plum plum"], ["a", "b", "b", None]
-    assert distinctive_terms(texts, labels)[["label", "term"]].to_numpy().tolist() == [["b", "pear"], ["a", "apple"]]
+    assert distinctive_terms(texts, labels)[["label", "term"]].to_numpy().tolist() == [
+        ["b", "pear"],
+        ["a", "apple"],
+    ]
 
 
 def test_the_interval_follows_the_confidence_and_the_commonest_words_are_kept():
     texts, labels = ["apple fig", "apple", "pear", "pear"], list("aabb")
-    wide, narrow = (distinctive_terms(texts, labels, confidence=c).set_index("term") for c in (0.99, 0.5))
-    assert ((wide["high"] - wide["low"]) / (narrow["high"] - narrow["low"])).tolist() == pytest.approx([2.575829 / 0.674490] * 3, abs=1e-4)
+    wide, narrow = (
+        distinctive_terms(texts, labels, confidence=c).set_index("term") for c in (0.99, 0.5)
+    )
+    assert (
+        (wide["high"] - wide["low"]) / (narrow["high"] - narrow["low"])
+    ).tolist() == pytest.approx([2.575829 / 0.674490] * 3, abs=1e-4)
     assert set(distinctive_terms(texts, labels, max_terms=2)["term"]) == {"apple", "pear"}
 
 
 @pytest.mark.parametrize("texts", [["", "?!"], ["x" * 51, "y"], ["same same", "same"]])
 def test_texts_without_a_telling_word_give_an_empty_table_with_columns(texts):
     terms = distinctive_terms(texts, ["a", "b"])
-    assert (len(terms), terms.columns.tolist()) == (0, ["label", "term", "log_odds", "low", "high", "n_texts"])
+    assert (len(terms), terms.columns.tolist()) == (
+        0,
+        ["label", "term", "log_odds", "low", "high", "n_texts"],
+    )
 
 
 def test_a_lone_class_has_no_telling_word():
@@ -354,7 +468,22 @@ CHINESE = "因为昨天晚上下了很大的雪所以今天去上海的火车不
 
 
 def test_the_language_mix_counts_languages_commonest_first():
-    mix = language_mix([ENGLISH, GERMAN, GERMAN, CHINESE, "Four words are few", "1 2 3 4 5 6", "", ENGLISH, GERMAN, ENGLISH, ENGLISH], seed=1)
+    mix = language_mix(
+        [
+            ENGLISH,
+            GERMAN,
+            GERMAN,
+            CHINESE,
+            "Four words are few",
+            "1 2 3 4 5 6",
+            "",
+            ENGLISH,
+            GERMAN,
+            ENGLISH,
+            ENGLISH,
+        ],
+        seed=1,
+    )
     assert mix["n"].to_dict() == {"English": 4, "German": 3, TOO_SHORT: 3, "Chinese": 1}
     assert mix["share"].tolist() == pytest.approx([4 / 11, 3 / 11, 3 / 11, 1 / 11])
     assert mix.index[0] == "English" and mix.index.name == "language"
@@ -368,12 +497,23 @@ def test_the_sample_of_languages_is_seeded_and_reads_the_start_alone():
     texts = [GERMAN] * 10 + [ENGLISH] * 10
     drawn = [language_mix(texts, max_rows=7, seed=seed)["n"].to_dict() for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] and all(sum(counts.values()) == 7 for counts in drawn)
-    assert len({str(language_mix(texts, max_rows=7, seed=seed)["n"].to_dict()) for seed in range(1, 6)}) > 1
-    assert [language_mix([ENGLISH + f" {GERMAN}" * 20], seed=1, max_chars=n).index[0] for n in (len(ENGLISH), 1_000)] == ["English", "German"]
+    assert (
+        len(
+            {str(language_mix(texts, max_rows=7, seed=seed)["n"].to_dict()) for seed in range(1, 6)}
+        )
+        > 1
+    )
+    assert [
+        language_mix([ENGLISH + f" {GERMAN}" * 20], seed=1, max_chars=n).index[0]
+        for n in (len(ENGLISH), 1_000)
+    ] == ["English", "German"]
 
 
 def test_a_text_of_just_enough_words_is_told():
-    assert [language_mix([ENGLISH], seed=1, min_words=n).index[0] for n in (17, 18)] == ["English", TOO_SHORT]
+    assert [language_mix([ENGLISH], seed=1, min_words=n).index[0] for n in (17, 18)] == [
+        "English",
+        TOO_SHORT,
+    ]
 
 
 def test_a_text_of_just_the_limit_is_not_truncated():
@@ -388,7 +528,9 @@ def test_a_text_of_just_the_limit_is_not_truncated():
 
 
 def linguistic(**columns):
-    return pd.DataFrame({name: np.tile([9.0, 10.0, 11.0, 10.0], 6) for name in LINGUISTIC} | columns)
+    return pd.DataFrame(
+        {name: np.tile([9.0, 10.0, 11.0, 10.0], 6) for name in LINGUISTIC} | columns
+    )
 
 
 def test_linguistic_outliers_name_the_farthest_text_cut_short():
@@ -396,23 +538,38 @@ def test_linguistic_outliers_name_the_farthest_text_cut_short():
     ease[[3, 7]] = -120, -150
     texts = [f"text {i}" for i in range(24)]
     texts[7] = "<b>a\x07\n  b</b> " + "x" * 200
-    found = linguistic_outliers(linguistic(flesch_reading_ease=ease).set_index(np.arange(100, 124)), texts, max_chars=20)
+    found = linguistic_outliers(
+        linguistic(flesch_reading_ease=ease).set_index(np.arange(100, 124)), texts, max_chars=20
+    )
     row = found.loc[LINGUISTIC["flesch_reading_ease"]]
     assert row.tolist() == [2, -50, -150, "<b>a b</b> xxxxxxxx…"]
     others = found.drop(LINGUISTIC["flesch_reading_ease"])
-    assert others["n_outliers"].tolist() == [0] * 4 and others["example"].tolist() == [""] * 4 and others["value"].isna().all()
+    assert (
+        others["n_outliers"].tolist() == [0] * 4
+        and others["example"].tolist() == [""] * 4
+        and others["value"].isna().all()
+    )
 
 
 def test_counts_and_lengths_are_judged_on_a_logarithmic_scale_and_a_text_that_fits_is_shown_whole():
     sentences = np.tile([1.0, 3.0, 9.0, 3.0], 6)
     sentences[5] = 40  # far from the others by difference, not by ratio
-    found = linguistic_outliers(linguistic(n_sentences=sentences, token_length_mean=np.r_[np.full(23, 5.0), 90]), ["x" * 20] * 24, max_chars=20)
+    found = linguistic_outliers(
+        linguistic(n_sentences=sentences, token_length_mean=np.r_[np.full(23, 5.0), 90]),
+        ["x" * 20] * 24,
+        max_chars=20,
+    )
     assert found.loc["sentences", "n_outliers"] == 0
-    assert found.loc[LINGUISTIC["token_length_mean"], ["n_outliers", "value", "example"]].tolist() == [1, 90, "x" * 20]
+    assert found.loc[
+        LINGUISTIC["token_length_mean"], ["n_outliers", "value", "example"]
+    ].tolist() == [1, 90, "x" * 20]
 
 
 def test_a_feature_without_values_has_no_outlier():
-    assert linguistic_outliers(linguistic(n_sentences=np.nan), ["a"] * 24)["n_outliers"].tolist() == [0] * 5
+    assert (
+        linguistic_outliers(linguistic(n_sentences=np.nan), ["a"] * 24)["n_outliers"].tolist()
+        == [0] * 5
+    )
 
 
 def test_the_audit_gathers_the_figures_ready_for_json():
@@ -443,22 +600,54 @@ def test_the_audit_gathers_the_figures_ready_for_json():
         "near_duplicate_pairs": 5,
         "rows_with_conflicting_labels": 3,
         "label_problems": [{"problem": "fewer than 2 rows", "labels": ["y"], "n_rows": 1}],
-        "tokens": {"n_texts": 2, "max_length": 3, "truncated_share": 0.5, "median_tokens": 3.0, "p95_tokens": 3.9, "max_tokens": 4},
+        "tokens": {
+            "n_texts": 2,
+            "max_length": 3,
+            "truncated_share": 0.5,
+            "median_tokens": 3.0,
+            "p95_tokens": 3.9,
+            "max_tokens": 4,
+        },
         "languages": {"English": 0.6667, UNKNOWN: 0.3333},
         "linguistic_outliers": {"sentences": 4},
         "distinctive_terms": {"y": ["b", "c"], "x": ["a"]},
         "length_outliers": 0,
-        "encoding_damage": {"mojibake": 1, "replacement character U+FFFD": 0, "control characters": 0, "invisible characters": 0},
+        "encoding_damage": {
+            "mojibake": 1,
+            "replacement character U+FFFD": 0,
+            "control characters": 0,
+            "invisible characters": 0,
+        },
     }
-    assert features["n_words"] == {"count": 4.0, "mean": 1.0, "std": 0.8165, "min": 0.0, "25%": 0.75, "50%": 1.0, "75%": 1.25, "max": 2.0}
-    assert list(features) == ["n_chars", "n_words", "digit_share", "upper_share", "special_share", "non_ascii_share"]
+    assert features["n_words"] == {
+        "count": 4.0,
+        "mean": 1.0,
+        "std": 0.8165,
+        "min": 0.0,
+        "25%": 0.75,
+        "50%": 1.0,
+        "75%": 1.25,
+        "max": 2.0,
+    }
+    assert list(features) == [
+        "n_chars",
+        "n_words",
+        "digit_share",
+        "upper_share",
+        "special_share",
+        "non_ascii_share",
+    ]
 
 
 def test_the_audit_counts_outliers_by_words():
     texts = ["x" * 2_000, *["one two three"] * 9, "a " * 1_000]
     features = text_features(texts).assign(n_chars=13)
     given = {"n_exact": 0, "n_near": 0, "n_conflicting": 0, "tokens": {}, "schema": pd.DataFrame()}
-    given |= {"languages": pd.DataFrame({"share": []}), "linguistic": pd.DataFrame({"n_outliers": []}), "terms": pd.DataFrame({"label": [], "term": []})}
+    given |= {
+        "languages": pd.DataFrame({"share": []}),
+        "linguistic": pd.DataFrame({"n_outliers": []}),
+        "terms": pd.DataFrame({"label": [], "term": []}),
+    }
     figures = audit(
         pd.DataFrame({"text": texts, "label": "x"}),
         Profile(features=features, damage=encoding_damage(texts), **given),
@@ -509,7 +698,9 @@ def test_tokens_are_described_by_what_is_cut_and_three_lengths():
 
 def test_damage_and_conflicts_are_described_as_counts():
     damage = encoding_damage(["fine", "lost \ufffd sign", "bell \x07"])
-    assert describe_damage(damage, n=1_000).startswith("2 signs of damage in 1,000 texts; the rules")
+    assert describe_damage(damage, n=1_000).startswith(
+        "2 signs of damage in 1,000 texts; the rules"
+    )
     assert describe_conflicts(3, n=1_000) == (
         "3 of 1,000 rows have a text that also stands under another label."
     )

@@ -9,12 +9,19 @@ import huggingface_hub.constants
 import pandas as pd
 import pytest
 
-from lib import provenance
-from lib import workspace
+from lib import provenance, workspace
 from lib.config import Config
 from lib.data import sources
 from lib.data.formats import decode
-from lib.data.sources import check_class_sizes, check_labels, load_table, merged_labels, raw_path, raw_table, sample_rows
+from lib.data.sources import (
+    check_class_sizes,
+    check_labels,
+    load_table,
+    merged_labels,
+    raw_path,
+    raw_table,
+    sample_rows,
+)
 from lib.errors import WorkbookError
 
 ROWS = [
@@ -45,7 +52,9 @@ def as_bytes(kind, rows):
         "csv": lambda: as_csv(rows),
         "tsv": lambda: as_csv(rows, delimiter="\t"),
         "json": lambda: json.dumps(as_records(rows), ensure_ascii=False, indent=1),
-        "jsonl": lambda: "\n".join(json.dumps(record, ensure_ascii=False) for record in as_records(rows)),
+        "jsonl": lambda: "\n".join(
+            json.dumps(record, ensure_ascii=False) for record in as_records(rows)
+        ),
     }[kind]()
     return text.encode()
 
@@ -85,7 +94,13 @@ def settings(source, **changes):
 
 
 def table_of(*labels, text="some text"):
-    return pd.DataFrame({"row_id": range(len(labels)), "text": [text] * len(labels), "label": pd.Series(labels, dtype=object)})
+    return pd.DataFrame(
+        {
+            "row_id": range(len(labels)),
+            "text": [text] * len(labels),
+            "label": pd.Series(labels, dtype=object),
+        }
+    )
 
 
 def many(n, labels=("news", "sport")):
@@ -114,12 +129,19 @@ def test_a_folder_gives_its_subfolders_as_labels_in_order(write, tmp_path):
     write("f/art/.hidden", "no text")
     write("f/.git/x.txt", "no text")
     write("f/readme.txt", "no text")
-    assert load(str(tmp_path / "f")) == [(0, "ein Gemälde", "art"), (1, "a match", "sport"), (2, "a goal\nin the last minute", "sport")]
+    assert load(str(tmp_path / "f")) == [
+        (0, "ein Gemälde", "art"),
+        (1, "a match", "sport"),
+        (2, "a goal\nin the last minute", "sport"),
+    ]
 
 
 def test_a_folder_without_files_says_how_one_is_laid_out(write, tmp_path):
     write("f/readme.txt", "no text")
-    with pytest.raises(WorkbookError, match="f: no files; a folder source has one sub-folder a class, with one text a file"):
+    with pytest.raises(
+        WorkbookError,
+        match="f: no files; a folder source has one sub-folder a class, with one text a file",
+    ):
         load_table(str(tmp_path / "f"))
 
 
@@ -138,11 +160,20 @@ def test_a_data_set_of_the_hub_is_read_by_split(write, tmp_path, own_cache, kind
 
 
 def test_class_labels_of_the_hub_become_their_names(tmp_path, own_cache):
-    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["art", "sport"])})
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["art", "sport"])}
+    )
     (tmp_path / "ds").mkdir()
     rows = {"text": ["a", "b", "c", "d"], "label": [1, 0, -1, None]}
-    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "ds" / "train.parquet")
-    assert load(f"hub:{tmp_path}/ds") == [(0, "a", "sport"), (1, "b", "art"), (2, "c", None), (3, "d", None)]
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(
+        tmp_path / "ds" / "train.parquet"
+    )
+    assert load(f"hub:{tmp_path}/ds") == [
+        (0, "a", "sport"),
+        (1, "b", "art"),
+        (2, "c", None),
+        (3, "d", None),
+    ]
 
 
 def test_a_split_that_the_hub_does_not_have_is_named(write, tmp_path, own_cache):
@@ -153,7 +184,8 @@ def test_a_split_that_the_hub_does_not_have_is_named(write, tmp_path, own_cache)
 
 def test_a_hub_name_while_offline_says_why_and_what_to_do(own_cache):
     with pytest.raises(
-        WorkbookError, match=r"'no-such/set' \(config small, split test\) .*\(HF_HUB_OFFLINE is set\); check the name and the network, or save it as Parquet"
+        WorkbookError,
+        match=r"'no-such/set' \(config small, split test\) .*\(HF_HUB_OFFLINE is set\); check the name and the network, or save it as Parquet",
     ):
         load_table("hub:no-such/set:small:test")
 
@@ -164,14 +196,23 @@ def test_a_hub_that_fails_online_passes_the_first_line_of_its_reason_on(monkeypa
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(WorkbookError, match=r"\(ConnectionError: no route\); check the name") as caught:
+    with pytest.raises(
+        WorkbookError, match=r"\(ConnectionError: no route\); check the name"
+    ) as caught:
         load_table("hub:ag_news")
     assert "traceback" not in str(caught.value)
 
 
 def test_the_word_docstrings_is_the_embedded_set_whatever_the_columns(monkeypatch):
-    monkeypatch.setattr(sources.docstrings, "harvest", lambda progress: pd.DataFrame({"text": ["a", "b"], "label": ["x", "y"]}))
-    assert load("docstrings", text_column="body", label_column="topic") == [(0, "a", "x"), (1, "b", "y")]
+    monkeypatch.setattr(
+        sources.docstrings,
+        "harvest",
+        lambda progress: pd.DataFrame({"text": ["a", "b"], "label": ["x", "y"]}),
+    )
+    assert load("docstrings", text_column="body", label_column="topic") == [
+        (0, "a", "x"),
+        (1, "b", "y"),
+    ]
 
 
 GERMAN = [("Größe, „ähnlich“ – naïve", "maß"), ("zweite Zeile", "übung")]
@@ -203,16 +244,28 @@ def test_an_encoding_that_is_named_is_taken(write):
 
 
 def test_bytes_of_no_encoding_name_the_byte_and_the_setting(write):
-    with pytest.raises(WorkbookError, match=r"t.csv: cannot be read as utf-8 or cp1252 \(byte 11 is 0x81\); name its encoding with --set data.encoding="):
+    with pytest.raises(
+        WorkbookError,
+        match=r"t.csv: cannot be read as utf-8 or cp1252 \(byte 11 is 0x81\); name its encoding with --set data.encoding=",
+    ):
         load_table(write("t.csv", b"text,label\n\x81,b\n"))
 
 
-@pytest.mark.parametrize(("bad", "found"), [(b"\xed\xa0\xbd", "0xed"), (b"caf\xe9", "0xe9")], ids=["a lone surrogate", "a letter in cp1252"])
+@pytest.mark.parametrize(
+    ("bad", "found"),
+    [(b"\xed\xa0\xbd", "0xed"), (b"caf\xe9", "0xe9")],
+    ids=["a lone surrogate", "a letter in cp1252"],
+)
 def test_a_line_that_breaks_the_utf8_of_all_others_is_named(write, bad, found):
     content = "text,label\nGröße,maß\nübrig wäre,maß\n".encode() + bad + b",x\n"
-    with pytest.raises(WorkbookError, match=rf"t.csv, line 4: byte \d+ is {found}, which is invalid UTF-8; the rest of the file decodes. Fix it, or name"):
+    with pytest.raises(
+        WorkbookError,
+        match=rf"t.csv, line 4: byte \d+ is {found}, which is invalid UTF-8; the rest of the file decodes. Fix it, or name",
+    ):
         load_table(write("t.csv", content))
-    assert load(write("u.csv", content), encoding="cp1252")[2][1].startswith(bad[:1].decode("cp1252"))
+    assert load(write("u.csv", content), encoding="cp1252")[2][1].startswith(
+        bad[:1].decode("cp1252")
+    )
 
 
 def test_an_encoding_that_does_not_fit_is_named(write):
@@ -221,7 +274,10 @@ def test_an_encoding_that_does_not_fit_is_named(write):
 
 
 def test_an_encoding_that_python_does_not_know_is_named(write):
-    with pytest.raises(WorkbookError, match=r"data.encoding='utf-9' is not an encoding that Python knows; for instance cp1252"):
+    with pytest.raises(
+        WorkbookError,
+        match=r"data.encoding='utf-9' is not an encoding that Python knows; for instance cp1252",
+    ):
         load_table(write("t.csv", as_csv(ROWS)), encoding="utf-9")
 
 
@@ -229,29 +285,47 @@ def test_decode_takes_a_mark_off_that_a_named_encoding_leaves():
     assert decode("\ufeffä".encode("utf-16-le"), name="x", encoding="utf-16-le") == "ä"
 
 
-@pytest.mark.parametrize("content", [b"text,label\na,b\nq\0q,b\n", b"text,label\na,b\ncaf\xe9 \0,b\n"])
+@pytest.mark.parametrize(
+    "content", [b"text,label\na,b\nq\0q,b\n", b"text,label\na,b\ncaf\xe9 \0,b\n"]
+)
 def test_a_nul_byte_names_its_line(write, content):
-    with pytest.raises(WorkbookError, match=r"t.csv, line 3: a NUL byte; the file is damaged or not text"):
+    with pytest.raises(
+        WorkbookError, match=r"t.csv, line 3: a NUL byte; the file is damaged or not text"
+    ):
         load_table(write("t.csv", content))
 
 
 def test_a_csv_cell_keeps_quotes_newlines_delimiters_and_blanks(write):
     content = 'text,label\n"a ""b"", c\n\nd",x\n  e , y \n"",z\n'
-    assert load(write("t.csv", content)) == [(0, 'a "b", c\n\nd', "x"), (1, "  e ", " y "), (2, "", "z")]
+    assert load(write("t.csv", content)) == [
+        (0, 'a "b", c\n\nd', "x"),
+        (1, "  e ", " y "),
+        (2, "", "z"),
+    ]
 
 
 @pytest.mark.parametrize("end", ["\r\n", "\r"])
 def test_csv_lines_may_end_as_windows_or_old_macs_do(write, end):
-    assert load(write("t.csv", as_csv(ROWS[1:], end=end))) == [(0, *ROWS[1]), (1, *ROWS[2]), (2, *ROWS[3])]
+    assert load(write("t.csv", as_csv(ROWS[1:], end=end))) == [
+        (0, *ROWS[1]),
+        (1, *ROWS[2]),
+        (2, *ROWS[3]),
+    ]
 
 
 def test_blank_csv_lines_are_no_rows(write):
-    assert load(write("t.csv", "\ntext,label\n\na,x\n\n\nb,y\n\n")) == [(0, "a", "x"), (1, "b", "y")]
+    assert load(write("t.csv", "\ntext,label\n\na,x\n\n\nb,y\n\n")) == [
+        (0, "a", "x"),
+        (1, "b", "y"),
+    ]
 
 
 def test_a_text_of_ten_megabytes_in_a_csv_cell_loads(write):
     text = "long text " * 1_000_000
-    assert load(write("t.csv", f'text,label\n"{text}",x\nshort,y\n')) == [(0, text, "x"), (1, "short", "y")]
+    assert load(write("t.csv", f'text,label\n"{text}",x\nshort,y\n')) == [
+        (0, text, "x"),
+        (1, "short", "y"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -266,16 +340,25 @@ def test_a_text_of_ten_megabytes_in_a_csv_cell_loads(write):
     ],
 )
 def test_a_ragged_csv_row_names_the_line_it_begins_on(write, content, line, found):
-    with pytest.raises(WorkbookError, match=rf"t.csv, line {line}: {found} cells where the header has 2; quote cells that hold a ','"):
+    with pytest.raises(
+        WorkbookError,
+        match=rf"t.csv, line {line}: {found} cells where the header has 2; quote cells that hold a ','",
+    ):
         load_table(write("t.csv", content))
 
 
 def test_a_ragged_tsv_row_names_its_delimiter(write):
-    with pytest.raises(WorkbookError, match=r"t.tsv, line 2: 3 cells where the header has 2; quote cells that hold a '\\t'"):
+    with pytest.raises(
+        WorkbookError,
+        match=r"t.tsv, line 2: 3 cells where the header has 2; quote cells that hold a '\\t'",
+    ):
         load_table(write("t.tsv", "text\tlabel\na\tb\tc\n"))
 
 
-@pytest.mark.parametrize(("content", "line"), [('text,label\na,x\n"b,x\nc,x\n', 3), ('text,label\n"a\nb",x\n"c"d,x\n', 4)])
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [('text,label\na,x\n"b,x\nc,x\n', 3), ('text,label\n"a\nb",x\n"c"d,x\n', 4)],
+)
 def test_a_broken_quote_names_the_line_of_its_row(write, content, line):
     with pytest.raises(WorkbookError, match=rf"t.csv, line {line}: .*is a quote left open\?"):
         load_table(write("t.csv", content))
@@ -293,7 +376,10 @@ def test_a_broken_json_line_is_named(write):
 
 
 def test_broken_json_names_its_line_and_the_form_it_must_have(write):
-    with pytest.raises(WorkbookError, match=r"t.json, line 2: .*; a table is a list of objects \(one object a line goes into .jsonl\)"):
+    with pytest.raises(
+        WorkbookError,
+        match=r"t.json, line 2: .*; a table is a list of objects \(one object a line goes into .jsonl\)",
+    ):
         load_table(write("t.json", '[{"text": "a", "label": "x"},\n{"text"]'))
 
 
@@ -308,12 +394,16 @@ def test_broken_json_names_its_line_and_the_form_it_must_have(write):
     ],
 )
 def test_json_that_is_no_object_says_what_was_found(write, name, content, place):
-    with pytest.raises(WorkbookError, match=rf"{name}, .*an object such as .*{place.split('.*')[-1]}") as caught:
+    with pytest.raises(
+        WorkbookError, match=rf"{name}, .*an object such as .*{place.split('.*')[-1]}"
+    ) as caught:
         load_table(write(name, content))
     assert place.split(":", maxsplit=1)[0] in str(caught.value)
 
 
-@pytest.mark.parametrize(("name", "content"), [("t.json", "[]"), ("t.csv", "text,label\n"), ("t.tsv", "text\tlabel")])
+@pytest.mark.parametrize(
+    ("name", "content"), [("t.json", "[]"), ("t.csv", "text,label\n"), ("t.tsv", "text\tlabel")]
+)
 def test_a_table_without_rows_is_an_error(write, name, content):
     with pytest.raises(WorkbookError, match=rf"{name} has (no rows|a header but no rows)"):
         load_table(write(name, content))
@@ -329,16 +419,23 @@ def test_an_empty_file_is_an_error(write, kind, content):
 def test_a_missing_file_names_the_nearest_and_what_a_source_is(write, tmp_path):
     write("reviews.csv", as_csv(ROWS))
     with pytest.raises(
-        WorkbookError, match=r"no such file or folder: .*review.csv \(did you mean 'reviews.csv'\?\); --data takes a table, a folder, hub:<name> or docstrings"
+        WorkbookError,
+        match=r"no such file or folder: .*review.csv \(did you mean 'reviews.csv'\?\); --data takes a table, a folder, hub:<name> or docstrings",
     ):
         load_table(str(tmp_path / "review.csv"))
     with pytest.raises(WorkbookError, match="no such file or folder"):
         load_table(str(tmp_path / "no" / "such" / "t.csv"))
 
 
-@pytest.mark.parametrize(("name", "kind"), [("t.xlsx", "'.xlsx'"), ("t", r"'\(none\)'"), ("t.gz", r"'\(none\)'"), ("t.zip.gz", "'.zip'")])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("t.xlsx", "'.xlsx'"), ("t", r"'\(none\)'"), ("t.gz", r"'\(none\)'"), ("t.zip.gz", "'.zip'")],
+)
 def test_a_file_of_another_kind_lists_the_kinds_there_are(write, name, kind):
-    with pytest.raises(WorkbookError, match=rf"unsupported file type {kind}; use .csv, .tsv, .json, .jsonl, .parquet, also with .gz"):
+    with pytest.raises(
+        WorkbookError,
+        match=rf"unsupported file type {kind}; use .csv, .tsv, .json, .jsonl, .parquet, also with .gz",
+    ):
         load_table(write(name, b"PK"))
 
 
@@ -348,7 +445,12 @@ DEFLATE_ERROR = PACKED[:40] + b"\xff" * 40 + PACKED[80:]
 
 @pytest.mark.parametrize(
     "content",
-    [as_csv(ROWS).encode(), PACKED[:-50], PACKED[:-6] + bytes([PACKED[-6] ^ 1]) + PACKED[-5:], DEFLATE_ERROR],
+    [
+        as_csv(ROWS).encode(),
+        PACKED[:-50],
+        PACKED[:-6] + bytes([PACKED[-6] ^ 1]) + PACKED[-5:],
+        DEFLATE_ERROR,
+    ],
     ids=["plain text", "cut short", "checksum", "damaged within"],
 )
 def test_a_broken_gzip_file_is_named(write, content):
@@ -356,7 +458,11 @@ def test_a_broken_gzip_file_is_named(write, content):
         load_table(write("t.csv.gz", content))
 
 
-@pytest.mark.parametrize("content", [b"text,label\na,b\n", as_bytes("parquet", ROWS)[:-20]], ids=["plain text", "cut short"])
+@pytest.mark.parametrize(
+    "content",
+    [b"text,label\na,b\n", as_bytes("parquet", ROWS)[:-20]],
+    ids=["plain text", "cut short"],
+)
 def test_a_broken_parquet_file_is_named(write, content):
     with pytest.raises(WorkbookError, match=r"t.parquet: not a Parquet file that can be read"):
         load_table(write("t.parquet", content))
@@ -365,9 +471,18 @@ def test_a_broken_parquet_file_is_named(write, content):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, r"t.csv has no column 'text' \(did you mean 'texts'\?\); it has 'texts', 'topic', 'n': name it with --text-column"),
-        ({"text_column": "texts"}, r"t.csv has no column 'label'; it has 'texts', 'topic', 'n': name it with --label-column"),
-        ({"text_column": "texts", "label_column": "Topic"}, r"no column 'Topic' \(did you mean 'topic'\?\); .*--label-column"),
+        (
+            {},
+            r"t.csv has no column 'text' \(did you mean 'texts'\?\); it has 'texts', 'topic', 'n': name it with --text-column",
+        ),
+        (
+            {"text_column": "texts"},
+            r"t.csv has no column 'label'; it has 'texts', 'topic', 'n': name it with --label-column",
+        ),
+        (
+            {"text_column": "texts", "label_column": "Topic"},
+            r"no column 'Topic' \(did you mean 'topic'\?\); .*--label-column",
+        ),
     ],
 )
 def test_a_column_that_is_not_there_lists_those_that_are(write, options, message):
@@ -381,33 +496,69 @@ def test_named_columns_are_taken_and_others_left(write):
 
 
 def test_null_texts_and_labels_load_as_none(write):
-    records = [{"text": None, "label": "x"}, {"label": "y"}, {"text": "a", "label": None}, {"text": "b"}, {"text": "c", "label": "  "}]
+    records = [
+        {"text": None, "label": "x"},
+        {"label": "y"},
+        {"text": "a", "label": None},
+        {"text": "b"},
+        {"text": "c", "label": "  "},
+    ]
     expected = [(0, None, "x"), (1, None, "y"), (2, "a", None), (3, "b", None), (4, "c", None)]
     assert load(write("t.jsonl", "\n".join(map(json.dumps, records)))) == expected
     assert load(write("t.json", json.dumps(records))) == expected
-    assert load(write("t.parquet", as_bytes("parquet", [(r.get("text"), r.get("label")) for r in records]))) == expected
+    assert (
+        load(
+            write(
+                "t.parquet", as_bytes("parquet", [(r.get("text"), r.get("label")) for r in records])
+            )
+        )
+        == expected
+    )
 
 
 def test_a_blank_label_of_a_csv_counts_as_none_and_a_blank_text_stays(write):
-    assert load(write("t.csv", "text,label\n,x\na,\nb,  \n")) == [(0, "", "x"), (1, "a", None), (2, "b", None)]
+    assert load(write("t.csv", "text,label\n,x\na,\nb,  \n")) == [
+        (0, "", "x"),
+        (1, "a", None),
+        (2, "b", None),
+    ]
 
 
 def test_the_words_of_missing_values_are_texts_and_labels(write):
-    assert load(write("t.csv", "text,label\nNA,null\nNone,nan\n")) == [(0, "NA", "null"), (1, "None", "nan")]
+    assert load(write("t.csv", "text,label\nNA,null\nNone,nan\n")) == [
+        (0, "NA", "null"),
+        (1, "None", "nan"),
+    ]
 
 
 @pytest.mark.parametrize("dtype", ["int64", "Int64", "float64", "object"])
 def test_integer_labels_lose_no_digit_beside_missing_ones(write, dtype):
     numbers = [3, 0, 12] if dtype == "int64" else [3, None, 12]
     buffer = io.BytesIO()
-    pd.DataFrame({"text": ["a", "b", "c"], "label": pd.Series(numbers, dtype=dtype)}).to_parquet(buffer)
+    pd.DataFrame({"text": ["a", "b", "c"], "label": pd.Series(numbers, dtype=dtype)}).to_parquet(
+        buffer
+    )
     middle = "0" if dtype == "int64" else None
-    assert load(write("t.parquet", buffer.getvalue())) == [(0, "a", "3"), (1, "b", middle), (2, "c", "12")]
+    assert load(write("t.parquet", buffer.getvalue())) == [
+        (0, "a", "3"),
+        (1, "b", middle),
+        (2, "c", "12"),
+    ]
 
 
 def test_numbers_of_json_become_words(write):
-    records = [{"text": 5, "label": 1}, {"text": "a", "label": 2.0}, {"text": "b", "label": 0.5}, {"text": "c", "label": -1}]
-    assert load(write("t.json", json.dumps(records))) == [(0, "5", "1"), (1, "a", "2"), (2, "b", "0.5"), (3, "c", "-1")]
+    records = [
+        {"text": 5, "label": 1},
+        {"text": "a", "label": 2.0},
+        {"text": "b", "label": 0.5},
+        {"text": "c", "label": -1},
+    ]
+    assert load(write("t.json", json.dumps(records))) == [
+        (0, "5", "1"),
+        (1, "a", "2"),
+        (2, "b", "0.5"),
+        (3, "c", "-1"),
+    ]
 
 
 def test_zeros_that_lead_a_csv_label_stay(write):
@@ -421,11 +572,19 @@ def test_categories_of_parquet_become_words(write):
 
 
 def test_half_a_surrogate_pair_becomes_a_question_mark(write):
-    assert load(write("t.jsonl", '{"text": "a\\ud83d b", "label": "x"}\n{"text": "\\ud83d\\ude00", "label": "y"}')) == [(0, "a? b", "x"), (1, "😀", "y")]
+    assert load(
+        write(
+            "t.jsonl",
+            '{"text": "a\\ud83d b", "label": "x"}\n{"text": "\\ud83d\\ude00", "label": "y"}',
+        )
+    ) == [(0, "a? b", "x"), (1, "😀", "y")]
 
 
 def test_labels_that_are_all_missing_are_an_error():
-    with pytest.raises(WorkbookError, match=r"t.csv: no row has both a text and a label; check --text-column and --label-column"):
+    with pytest.raises(
+        WorkbookError,
+        match=r"t.csv: no row has both a text and a label; check --text-column and --label-column",
+    ):
         check_labels(table_of(None, None), settings("t.csv"))
 
 
@@ -435,18 +594,24 @@ def test_a_label_without_a_text_does_not_count():
 
 
 def test_a_single_class_is_an_error():
-    with pytest.raises(WorkbookError, match=r"t.csv: all rows have the label 'x'; at least two classes are needed"):
+    with pytest.raises(
+        WorkbookError, match=r"t.csv: all rows have the label 'x'; at least two classes are needed"
+    ):
         check_labels(table_of(*["x"] * 30, None), settings("t.csv"))
 
 
-FEW = {"search__trials": 0, "cross_validation__curve_draws": 0}  # what deals a class into five parts, whatever the folds
+FEW = {
+    "search__trials": 0,
+    "cross_validation__curve_draws": 0,
+}  # what deals a class into five parts, whatever the folds
 FEWER = "take fewer folds with --set labels.folds=2 --set cross_validation.folds=2 --set search.trials=0 --set cross_validation.curve_draws=0"
 
 
 def test_a_class_with_too_few_rows_is_named_with_its_count():
     labels = ["news"] * 30 + ["rare"] * 3 + ["odd"] * 8 + ["just enough"] * 9
     with pytest.raises(
-        WorkbookError, match=rf"t.csv: .*fewer than the 9 rows that three splits and 5 folds need: 'rare' \(3\), 'odd' \(8\); add rows, .*{FEWER}$"
+        WorkbookError,
+        match=rf"t.csv: .*fewer than the 9 rows that three splits and 5 folds need: 'rare' \(3\), 'odd' \(8\); add rows, .*{FEWER}$",
     ):
         check_labels(table_of(*labels), settings("t.csv"))
 
@@ -455,20 +620,44 @@ def test_fewer_folds_need_fewer_rows_until_the_shares_do():
     labels = ["news"] * 30 + ["rare"] * 8
     fewest = settings("t.csv", labels__folds=2, cross_validation__folds=2, **FEW)
     check_labels(table_of(*labels), fewest)
-    with pytest.raises(WorkbookError, match=r"fewer than the 8 rows that three splits and 2 folds need: 'rare' \(7\)"):
+    with pytest.raises(
+        WorkbookError,
+        match=r"fewer than the 8 rows that three splits and 2 folds need: 'rare' \(7\)",
+    ):
         check_labels(table_of(*labels[:-1]), fewest)
     for more in ({"labels__folds": 7}, {"cross_validation__folds": 7}):
-        with pytest.raises(WorkbookError, match="fewer than the 11 rows that three splits and 7 folds need"):
-            check_labels(table_of(*labels), settings("t.csv", **{"labels__folds": 2, "cross_validation__folds": 2, **FEW, **more}))
+        with pytest.raises(
+            WorkbookError, match="fewer than the 11 rows that three splits and 7 folds need"
+        ):
+            check_labels(
+                table_of(*labels),
+                settings(
+                    "t.csv", **{"labels__folds": 2, "cross_validation__folds": 2, **FEW, **more}
+                ),
+            )
     for more in ({"search__trials": 1}, {"cross_validation__curve_draws": 1}):
-        with pytest.raises(WorkbookError, match="fewer than the 9 rows that three splits and 5 folds need"):
-            check_labels(table_of(*labels), settings("t.csv", **{"labels__folds": 2, "cross_validation__folds": 2, **FEW, **more}))
+        with pytest.raises(
+            WorkbookError, match="fewer than the 9 rows that three splits and 5 folds need"
+        ):
+            check_labels(
+                table_of(*labels),
+                settings(
+                    "t.csv", **{"labels__folds": 2, "cross_validation__folds": 2, **FEW, **more}
+                ),
+            )
 
 
 def test_a_class_that_lost_rows_says_how_many_and_to_which_rules():
     counts = pd.Series({"red": 30, "blue": 2, "green": 0, "odd": 5})
-    rules = {"green": ["exact_duplicate"] * 3 + ["min_words"] * 7, "blue": ["exact_duplicate"], "red": ["min_words"], None: ["null_label"] * 4}
-    dropped = pd.DataFrame([(label, rule) for label, lost in rules.items() for rule in lost], columns=["label", "rule"])
+    rules = {
+        "green": ["exact_duplicate"] * 3 + ["min_words"] * 7,
+        "blue": ["exact_duplicate"],
+        "red": ["min_words"],
+        None: ["null_label"] * 4,
+    }
+    dropped = pd.DataFrame(
+        [(label, rule) for label, lost in rules.items() for rule in lost], columns=["label", "rule"]
+    )
     listed = r"'green' \(0 of 10 left: min_words took 7, exact_duplicate took 3\), 'blue' \(2 of 3 left: exact_duplicate took 1\), 'odd' \(5\)"
     remedies = "add rows, drop the class, or keep more of its rows with other settings of cleaning"  # no deal has folds of five rows
     with pytest.raises(WorkbookError, match=rf"^t, after cleaning: .*: {listed}; {remedies}$"):
@@ -478,15 +667,22 @@ def test_a_class_that_lost_rows_says_how_many_and_to_which_rules():
 def test_a_remedy_that_would_not_help_is_not_named():
     three = settings("t", labels__folds=3, cross_validation__folds=3, **FEW)
     dropped = pd.DataFrame({"label": ["blue", "red"], "rule": ["drop", "min_words"]})
-    with pytest.raises(WorkbookError, match=r"need: 'blue' \(2 of 3 left: drop took 1\); add rows, drop the class, or change decisions$"):
+    with pytest.raises(
+        WorkbookError,
+        match=r"need: 'blue' \(2 of 3 left: drop took 1\); add rows, drop the class, or change decisions$",
+    ):
         check_class_sizes(pd.Series({"red": 30, "blue": 2}), three, where="t", dropped=dropped)
-    with pytest.raises(WorkbookError, match=r"the 8 rows .*'blue' \(7\); add rows, or drop the class$"):
+    with pytest.raises(
+        WorkbookError, match=r"the 8 rows .*'blue' \(7\); add rows, or drop the class$"
+    ):
         check_class_sizes(pd.Series({"red": 8, "blue": 7}), three, where="t")
 
 
 def test_of_many_small_classes_ten_are_listed_and_the_rest_counted():
     counts = pd.Series({f"class {i:02}": i % 3 for i in range(13)} | {"red": 30})
-    with pytest.raises(WorkbookError, match=r"need: 'class 00' \(0\), .*'class 01' \(1\), .* and 3 more; add rows") as caught:
+    with pytest.raises(
+        WorkbookError, match=r"need: 'class 00' \(0\), .*'class 01' \(1\), .* and 3 more; add rows"
+    ) as caught:
         check_class_sizes(counts, settings("t"), where="t")
     assert str(caught.value).count("'class ") == 10
 
@@ -503,7 +699,9 @@ def test_labels_that_differ_in_case_or_blanks_alone_are_listed():
 
 def test_spellings_that_merge_into_one_class_leave_nothing_to_tell_apart():
     with pytest.raises(WorkbookError, match="all rows have the label 'x'"):
-        check_labels(table_of(*["x"] * 20, *["X "] * 10), settings("t.csv", data__merge_labels=True))
+        check_labels(
+            table_of(*["x"] * 20, *["X "] * 10), settings("t.csv", data__merge_labels=True)
+        )
 
 
 def test_merged_labels_take_the_commonest_spelling():
@@ -513,13 +711,18 @@ def test_merged_labels_take_the_commonest_spelling():
 
 
 def test_a_sample_keeps_the_shares_of_the_classes_and_the_order():
-    table = table_of(*["a"] * 60, *["b"] * 30, *["c"] * 10, *[None] * 20).sample(frac=1, random_state=0, ignore_index=True)
+    table = table_of(*["a"] * 60, *["b"] * 30, *["c"] * 10, *[None] * 20).sample(
+        frac=1, random_state=0, ignore_index=True
+    )
     table["row_id"] = range(len(table))
     sample = sample_rows(table, 20, seed=1)
     assert sample["label"].value_counts().to_dict() == {"a": 12, "b": 6, "c": 2}
     assert sample["row_id"].is_monotonic_increasing
     assert sample["row_id"].is_unique
-    assert table.set_index("row_id")["label"].loc[sample["row_id"]].tolist() == sample["label"].tolist()
+    assert (
+        table.set_index("row_id")["label"].loc[sample["row_id"]].tolist()
+        == sample["label"].tolist()
+    )
 
 
 def test_a_sample_is_the_same_for_a_seed_and_another_for_another():
@@ -555,7 +758,9 @@ def test_a_table_is_imported_once(write, home, monkeypatch):
     config = settings(write("t.csv", as_csv(many(40))))
     first = raw_table(config)
     assert first.shape == (40, 3)
-    monkeypatch.setattr(sources, "load_table", lambda *args, **options: pytest.fail("imported again"))
+    monkeypatch.setattr(
+        sources, "load_table", lambda *args, **options: pytest.fail("imported again")
+    )
     assert raw_table(config).equals(first)
     assert [path.name for path in (home / "data" / "raw").iterdir()] == [raw_path(config).name]
 
@@ -563,7 +768,11 @@ def test_a_table_is_imported_once(write, home, monkeypatch):
 def test_the_raw_file_tells_where_it_comes_from(write, home):
     config = settings(write("t.csv", as_csv(many(40))))
     table = raw_table(config)
-    assert workspace.read_facts(raw_path(config)) == {"source": config.data.source, "rows": 40, "fingerprint": provenance.table_fingerprint(table)}
+    assert workspace.read_facts(raw_path(config)) == {
+        "source": config.data.source,
+        "rows": 40,
+        "fingerprint": provenance.table_fingerprint(table),
+    }
 
 
 def test_another_content_gets_another_raw_file_and_the_old_one_stays(write, home):
@@ -588,20 +797,30 @@ def test_the_raw_file_depends_on_how_the_source_is_read(write, home):
         raw_path(settings("docstrings")),
     }
     assert len(paths) == 6
-    assert raw_path(settings(source, data__rows=20, data__merge_labels=True)) == raw_path(settings(source))
+    assert raw_path(settings(source, data__rows=20, data__merge_labels=True)) == raw_path(
+        settings(source)
+    )
     assert raw_path(settings("docstrings")) == home / "data" / "raw" / "docstrings.parquet"
 
 
 def test_two_files_of_one_name_have_two_raw_files(write, home):
-    one, other = settings(write("one/t.csv", as_csv(many(40)))), settings(write("other/t.csv", as_csv(many(60))))
+    one, other = (
+        settings(write("one/t.csv", as_csv(many(40)))),
+        settings(write("other/t.csv", as_csv(many(60)))),
+    )
     assert (len(raw_table(one)), len(raw_table(other)), len(raw_table(one))) == (40, 60, 40)
 
 
 def test_a_raw_file_that_was_changed_is_detected(write, home):
     config = settings(write("t.csv", as_csv(many(40))))
     table, path = raw_table(config), raw_path(config)
-    workspace.write_table(table.assign(label=table["label"].to_numpy()[::-1]), path, facts=workspace.read_facts(path))
-    with pytest.raises(WorkbookError, match=rf"{path.name} was changed since it was imported; delete it, and it is imported again"):
+    workspace.write_table(
+        table.assign(label=table["label"].to_numpy()[::-1]), path, facts=workspace.read_facts(path)
+    )
+    with pytest.raises(
+        WorkbookError,
+        match=rf"{path.name} was changed since it was imported; delete it, and it is imported again",
+    ):
         raw_table(config)
     path.unlink()
     assert raw_table(config).equals(table)
@@ -613,7 +832,9 @@ def test_a_raw_file_that_is_damaged_is_detected(write, home, keep):
     raw_table(config)
     path = raw_path(config)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(WorkbookError, match=rf"{path.name} is damaged .*; delete it, and it is imported again"):
+    with pytest.raises(
+        WorkbookError, match=rf"{path.name} is damaged .*; delete it, and it is imported again"
+    ):
         raw_table(config)
 
 
@@ -631,7 +852,9 @@ def test_a_raw_table_of_a_source_that_is_gone_says_so(write, home, tmp_path):
 
 def test_a_raw_table_merges_labels_where_that_is_asked_for(write, home):
     source = write("t.csv", as_csv(many(60, labels=("Sport", "Sport", "sport ", "news"))))
-    with pytest.raises(WorkbookError, match=r"'Sport', 'sport '. Merge them with --set data.merge_labels=true"):
+    with pytest.raises(
+        WorkbookError, match=r"'Sport', 'sport '. Merge them with --set data.merge_labels=true"
+    ):
         raw_table(settings(source))
     table = raw_table(settings(source, data__merge_labels=True))
     assert table["label"].value_counts().to_dict() == {"Sport": 45, "news": 15}
@@ -661,10 +884,16 @@ def test_a_class_whose_only_row_has_no_text_does_not_break_the_sample(write, hom
 
 
 def test_the_embedded_set_notes_the_versions_of_its_packages(home, monkeypatch):
-    monkeypatch.setattr(sources.docstrings, "harvest", lambda progress: pd.DataFrame(many(40), columns=["text", "label"]))
+    monkeypatch.setattr(
+        sources.docstrings,
+        "harvest",
+        lambda progress: pd.DataFrame(many(40), columns=["text", "label"]),
+    )
     monkeypatch.setattr(sources.docstrings, "package_versions", lambda: {"sympy": "1.0"})
     raw_table(settings("docstrings"))
-    assert workspace.read_facts(home / "data" / "raw" / "docstrings.parquet")["packages"] == {"sympy": "1.0"}
+    assert workspace.read_facts(home / "data" / "raw" / "docstrings.parquet")["packages"] == {
+        "sympy": "1.0"
+    }
 
 
 # --- splits and times ---
@@ -680,7 +909,13 @@ def test_a_split_column_is_read_by_its_usual_names(write):
 
 @pytest.mark.parametrize(
     ("cell", "message"),
-    [("tset", r"column 'part': row 2 says 'tset' \(did you mean 'test'\?\); each row is train, training, val"), ("", "column 'part': row 2 says nothing")],
+    [
+        (
+            "tset",
+            r"column 'part': row 2 says 'tset' \(did you mean 'test'\?\); each row is train, training, val",
+        ),
+        ("", "column 'part': row 2 says nothing"),
+    ],
 )
 def test_a_row_whose_split_is_unknown_is_named(write, cell, message):
     with pytest.raises(WorkbookError, match=message):
@@ -694,24 +929,40 @@ def test_splits_without_a_training_row_are_refused(write):
 
 def test_times_are_dates_or_numbers(write):
     times = load_table(write("t.csv", SPLIT_ROWS), time_column="day")["time"]
-    assert times.tolist() == [pd.Timestamp(day).timestamp() for day in ("2026-01-05", "2026-01-03T08:00:00", "2026-02-05")]
-    numbered = SPLIT_ROWS.replace("2026-01-05", "3").replace("2026-01-03T10:00:00+02:00", "1.5").replace("05 Feb 2026", "2")
-    assert load_table(write("n.csv", numbered), time_column="day")["time"].tolist() == [3.0, 1.5, 2.0]
+    assert times.tolist() == [
+        pd.Timestamp(day).timestamp() for day in ("2026-01-05", "2026-01-03T08:00:00", "2026-02-05")
+    ]
+    numbered = (
+        SPLIT_ROWS.replace("2026-01-05", "3")
+        .replace("2026-01-03T10:00:00+02:00", "1.5")
+        .replace("05 Feb 2026", "2")
+    )
+    assert load_table(write("n.csv", numbered), time_column="day")["time"].tolist() == [
+        3.0,
+        1.5,
+        2.0,
+    ]
 
 
 def test_a_row_without_a_time_is_named(write):
-    with pytest.raises(WorkbookError, match="column 'day': row 3 has 'soon', which is not a date or number"):
+    with pytest.raises(
+        WorkbookError, match="column 'day': row 3 has 'soon', which is not a date or number"
+    ):
         load_table(write("t.csv", SPLIT_ROWS.replace("05 Feb 2026", "soon")), time_column="day")
 
 
 def test_a_split_column_that_is_not_there_is_named(write):
-    with pytest.raises(WorkbookError, match=r"no column 'prt' \(did you mean 'part'\?\).*name it with --set data.split_column=..."):
+    with pytest.raises(
+        WorkbookError,
+        match=r"no column 'prt' \(did you mean 'part'\?\).*name it with --set data.split_column=...",
+    ):
         load_table(write("t.csv", SPLIT_ROWS), split_column="prt")
 
 
 def test_the_same_file_read_with_another_split_is_another_raw_table(write, home):
     source = write("t.csv", SPLIT_ROWS)
     paths = {
-        raw_path(Config.load("smoke", {"data.source": str(source), **extra})).name for extra in ({}, {"data.split_column": "part"}, {"data.time_column": "day"})
+        raw_path(Config.load("smoke", {"data.source": str(source), **extra})).name
+        for extra in ({}, {"data.split_column": "part"}, {"data.time_column": "day"})
     }
     assert len(paths) == 3

@@ -20,7 +20,11 @@ from lib.errors import WorkbookError
 
 
 def counts(labels, split):
-    return pd.crosstab(np.asarray(labels), split).reindex(columns=list(SPLITS), fill_value=0).T.to_dict("list")
+    return (
+        pd.crosstab(np.asarray(labels), split)
+        .reindex(columns=list(SPLITS), fill_value=0)
+        .T.to_dict("list")
+    )
 
 
 def together(groups, split):
@@ -66,7 +70,9 @@ def test_random_groups_never_straddle(seed):
     labels, groups = rng.choice(list("abcd"), size=300), rng.integers(0, 120, size=300)
     split = split_rows(labels, groups, seed=seed)
     assert together(groups, split)
-    off = pd.DataFrame(counts(labels, split)).T / pd.Series(labels).value_counts().sort_index().to_numpy()[:, None] - [0.70, 0.15, 0.15]
+    off = pd.DataFrame(counts(labels, split)).T / pd.Series(
+        labels
+    ).value_counts().sort_index().to_numpy()[:, None] - [0.70, 0.15, 0.15]
     assert off.abs().to_numpy().max() < 0.05
 
 
@@ -103,8 +109,12 @@ def test_group_numbers_mean_nothing():
 
 def test_a_seed_repeats_its_split_and_another_gives_another():
     labels, groups = ["a", "b"] * 50, np.repeat(np.arange(50), 2)
-    assert split_rows(labels, groups, seed=1).tolist() == split_rows(labels, groups, seed=1).tolist()
-    assert split_rows(labels, groups, seed=1).tolist() != split_rows(labels, groups, seed=2).tolist()
+    assert (
+        split_rows(labels, groups, seed=1).tolist() == split_rows(labels, groups, seed=1).tolist()
+    )
+    assert (
+        split_rows(labels, groups, seed=1).tolist() != split_rows(labels, groups, seed=2).tolist()
+    )
 
 
 def test_rows_are_not_split_by_their_position():
@@ -164,7 +174,14 @@ def test_class_shares_are_the_rows_of_each_class():
 
 def rows_of(given, labels=None, groups=None):
     n = len(given)
-    return pd.DataFrame({"row_id": np.arange(n) + 100, "label": labels or ["a"] * n, "group": np.arange(n) if groups is None else groups, "given": given})
+    return pd.DataFrame(
+        {
+            "row_id": np.arange(n) + 100,
+            "label": labels or ["a"] * n,
+            "group": np.arange(n) if groups is None else groups,
+            "given": given,
+        }
+    )
 
 
 def test_a_share_of_zero_gets_no_row_even_where_no_group_fits():
@@ -176,10 +193,21 @@ def test_a_share_of_zero_gets_no_row_even_where_no_group_fits():
 def test_the_latest_rows_are_the_test_set_and_one_moment_stays_together():
     times = np.r_[np.arange(66), np.full(8, 66), np.arange(67, 93)].astype(float)
     shuffled = np.random.default_rng(0).permutation(len(times))
-    given = given_splits(pd.DataFrame({"time": times[shuffled]}), shares=(0.70, 0.15, 0.15))[np.argsort(shuffled)]
-    assert given.value_counts().to_dict() == {"train": 66, "val": 19, "test": 15}  # the moment of the 70th row goes to validation whole
+    given = given_splits(pd.DataFrame({"time": times[shuffled]}), shares=(0.70, 0.15, 0.15))[
+        np.argsort(shuffled)
+    ]
+    assert given.value_counts().to_dict() == {
+        "train": 66,
+        "val": 19,
+        "test": 15,
+    }  # the moment of the 70th row goes to validation whole
     by_split = pd.Series(times).groupby(given.to_numpy())
-    assert by_split.max()["train"] < by_split.min()["val"] <= by_split.max()["val"] < by_split.min()["test"]
+    assert (
+        by_split.max()["train"]
+        < by_split.min()["val"]
+        <= by_split.max()["val"]
+        < by_split.min()["test"]
+    )
 
 
 def test_by_time_a_share_of_less_than_a_row_is_the_last_row():
@@ -189,17 +217,26 @@ def test_by_time_a_share_of_less_than_a_row_is_the_last_row():
 
 @pytest.mark.parametrize("times", [[5.0] * 20, [1.0] * 19 + [2.0]])
 def test_too_few_moments_are_refused(times):
-    with pytest.raises(WorkbookError, match=f"data.time_column: {len(set(times))} distinct times leave no row for"):
+    with pytest.raises(
+        WorkbookError, match=f"data.time_column: {len(set(times))} distinct times leave no row for"
+    ):
         given_splits(pd.DataFrame({"time": times}), shares=(0.70, 0.15, 0.15))
 
 
 def test_a_split_column_is_taken_as_it_is_and_without_one_nothing_is_given():
-    assert given_splits(pd.DataFrame({"split": ["test", "train"], "time": [1.0, 2.0]}), shares=(0.7, 0.15, 0.15)).tolist() == ["test", "train"]
-    assert given_splits(pd.DataFrame({"text": ["x", "y"]}), shares=(0.7, 0.15, 0.15)).tolist() == ["", ""]
+    assert given_splits(
+        pd.DataFrame({"split": ["test", "train"], "time": [1.0, 2.0]}), shares=(0.7, 0.15, 0.15)
+    ).tolist() == ["test", "train"]
+    assert given_splits(pd.DataFrame({"text": ["x", "y"]}), shares=(0.7, 0.15, 0.15)).tolist() == [
+        "",
+        "",
+    ]
 
 
 def test_of_repeated_rows_the_first_of_the_latest_split_stays():
-    rows = rows_of(["train", "test", "val", "test", "train", "train"]).assign(text=["x", "x", "x", "x", "y", "x"], label=["a", "a", "a", "a", "a", "b"])
+    rows = rows_of(["train", "test", "val", "test", "train", "train"]).assign(
+        text=["x", "x", "x", "x", "y", "x"], label=["a", "a", "a", "a", "a", "b"]
+    )
     assert repeated_rows(rows).tolist() == [101, -1, 101, 101, -1, -1]
     assert repeated_rows(rows.assign(given="")).tolist() == [-1, 100, 100, 100, -1, -1]
 
@@ -210,7 +247,9 @@ def test_rows_without_a_label_repeat_none():
 
 def test_a_near_copy_stays_in_the_latest_split_alone():
     rows = rows_of(["train", "val", "test", "train", "train", "val"])
-    pairs = pd.DataFrame({"i": [0, 1, 3], "j": [1, 2, 4], "similarity": 1.0})  # 0 is bound to the test row through 1
+    pairs = pd.DataFrame(
+        {"i": [0, 1, 3], "j": [1, 2, 4], "similarity": 1.0}
+    )  # 0 is bound to the test row through 1
     assert copies_in_later_splits(rows, pairs).tolist() == [102, 102, -1, -1, -1, -1]
     assert copies_in_later_splits(rows.assign(given=""), pairs).tolist() == [-1] * 6
 
@@ -223,29 +262,41 @@ def test_given_splits_stay_and_a_missing_one_is_drawn_from_training_rows():
     assert (split[100:] == "test").all() and together(rows["group"].to_numpy(), split)
     assert pd.Series(split[:100]).value_counts().to_dict() == {"train": 82, "val": 18}
     complete = rows_of(["train", "val", "test"] * 10)
-    assert assign_splits(complete, shares=(0.70, 0.15, 0.15)).tolist() == ["train", "val", "test"] * 10
+    assert (
+        assign_splits(complete, shares=(0.70, 0.15, 0.15)).tolist() == ["train", "val", "test"] * 10
+    )
 
 
 def test_where_nothing_is_given_the_splits_are_drawn():
     labels, groups = ["a", "b"] * 30, np.repeat(np.arange(30), 2)
     drawn = split_rows(labels, groups, shares=(0.6, 0.2, 0.2), seed=3)
-    assert assign_splits(rows_of([""] * 60, labels, groups), shares=(0.6, 0.2, 0.2), seed=3).tolist() == drawn.tolist()
+    assert (
+        assign_splits(rows_of([""] * 60, labels, groups), shares=(0.6, 0.2, 0.2), seed=3).tolist()
+        == drawn.tolist()
+    )
 
 
 def test_a_class_that_a_given_split_lacks_is_named():
     with pytest.raises(WorkbookError, match="class 'b' has no row in the split 'test'"):
-        assign_splits(rows_of(["train", "val", "test"] * 2, ["a", "b", "a", "b", "a", "a"]), shares=(0.7, 0.15, 0.15))
+        assign_splits(
+            rows_of(["train", "val", "test"] * 2, ["a", "b", "a", "b", "a", "a"]),
+            shares=(0.7, 0.15, 0.15),
+        )
 
 
 def test_leaked_rows_are_test_rows_that_a_chain_of_copies_ties_to_training():
     split = ["train", "test", "val", "test", "test", "train", "val", "test", "train"]
-    pairs = pd.DataFrame({"i": [0, 2, 5, 6, 6], "j": [1, 3, 1, 7, 8]})  # rows 7 and 8 are copies of row 6: such pairs name the first alone
+    pairs = pd.DataFrame(
+        {"i": [0, 2, 5, 6, 6], "j": [1, 3, 1, 7, 8]}
+    )  # rows 7 and 8 are copies of row 6: such pairs name the first alone
     assert np.flatnonzero(leaked_rows(pairs, split)).tolist() == [1, 7]
     assert not leaked_rows(pairs.head(0), split).any()
 
 
 def test_the_error_of_shares_is_the_largest_of_all_classes_and_splits():
-    rows = pd.DataFrame({"label": ["a"] * 4 + ["b"] * 4, "split": ["train", "train", "val", "test"] * 2})
+    rows = pd.DataFrame(
+        {"label": ["a"] * 4 + ["b"] * 4, "split": ["train", "train", "val", "test"] * 2}
+    )
     assert share_error(rows, shares=(0.5, 0.25, 0.25)) == 0
     rows.loc[7, "split"] = "train"  # b: three quarters, a quarter, none
     assert share_error(rows, shares=(0.5, 0.25, 0.25)) == 0.25
@@ -258,4 +309,7 @@ def test_shares_may_be_off_by_half_a_point_and_the_largest_group():
 
 def test_given_splits_are_described_with_their_rows():
     split = pd.Series(["train"] * 1_200 + ["test"] * 3)
-    assert describe_given(split) == "The data give the splits: 1,200 train, 0 val, 3 test rows, whatever the shares asked for."
+    assert (
+        describe_given(split)
+        == "The data give the splits: 1,200 train, 0 val, 3 test rows, whatever the shares asked for."
+    )

@@ -334,7 +334,8 @@ def _training_config(task: Task, settings: dict[str, Any]) -> TrainingConfig:
         training = TrainingConfig.model_validate(task.config.training.model_dump() | settings)
     except ValidationError as error:
         raise WorkbookError(
-            f"settings {settings} of search.space do not go together: {error_message(error.errors()[0])}"
+            f"settings {settings} of search.space do not go together: "
+            f"{error_message(error.errors()[0])}"
         ) from None
     steps_per_epoch = math.ceil(len(task.fit) / training.batch_size)
     eval_steps = math.ceil(steps_per_epoch / studies.EVALUATIONS_PER_EPOCH)

@@ -186,8 +186,8 @@ def _made_with(config: Config, data: Mapping[str, Any]) -> dict[str, Any]:
     """Return what must not change while a study goes on, by dotted name."""
     made_with: dict[str, Any] = {}
     for key, values in config.search_space().items():
-        is_range = isinstance(values, Range)
-        made_with[f"search.space.{key}"] = values.model_dump() if is_range else values
+        choices = values.model_dump() if isinstance(values, Range) else values
+        made_with[f"search.space.{key}"] = choices
     free = {*config.search.space, "eval_steps", *MACHINE_SETTINGS}
     for key, value in config.training.model_dump(mode="json", exclude=free).items():
         made_with[f"training.{key}"] = value
