@@ -1,10 +1,15 @@
 """Cleaning against the plain recipe, and on two processes: `python benchmarks/cleaning.py`.
 
-The plain recipe is regexes through `DataFrame.apply`, row by row. "A pass a rule" is how such scripts have it: a pass over the table
-for each of the six steps (the bound is about this one). "One pass" puts all six into one function. Ours does more: mojibake, invisible
-characters, tags by HTML's grammar, decoded entities, a second round where the first uncovered something, and a receipt of every change.
-Both sides of a ratio are timed in turn and the median of the pairs' ratios is printed. One process is timed by its own processor time,
-which holds on a busy machine; two by the clock, which says something only where both cores are free: see the load it prints.
+The plain recipe is regexes through `DataFrame.apply`, row by row. "A pass a rule" is how such
+scripts have it: a pass over the table
+for each of the six steps (the bound is about this one). "One pass" puts all six into one function.
+Ours does more: mojibake, invisible
+characters, tags by HTML's grammar, decoded entities, a second round where the first uncovered
+something, and a receipt of every change.
+Both sides of a ratio are timed in turn and the median of the pairs' ratios is printed. One process
+is timed by its own processor time,
+which holds on a busy machine; two by the clock, which says something only where both cores are
+free: see the load it prints.
 """
 
 import gc
@@ -48,7 +53,8 @@ def main() -> None:
         )
         rows.append((f"two workers: texts/s over one worker's, load {load():.1f}", gain, ">= 1.6"))
     print(
-        f"{cores()} cores, {len(texts):,} texts, {sum(map(len, texts)) / 1e6:.1f} million characters, {ROUNDS} rounds"
+        f"{cores()} cores, {len(texts):,} texts, {sum(map(len, texts)) / 1e6:.1f} million "
+        f"characters, {ROUNDS} rounds"
     )
     for name, value, bound in rows:
         print(f"{name:<70} {value:8.4g}   ({bound})")

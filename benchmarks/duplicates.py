@@ -1,12 +1,19 @@
-"""What `near_duplicate_pairs` promises, measured: `python benchmarks/duplicates.py`, two minutes of one core.
+"""What `near_duplicate_pairs` promises, measured: `python benchmarks/duplicates.py`, two minutes of
+one core.
 
-Truth is the exact similarity of all pairs, from a product of sparse matrices. datasketch (a development dependency) is used as
-its documentation advises: sketches from `MinHash.generator`, 128 permutations, the index set for the threshold, every candidate
-verified exactly; with its own SHA-1 and with CRC-32, the faster kind of hash that it advises. All times are seconds of the
-processor, the least of three where programs are compared, from texts to verified pairs. Printed are ratios and counts.
+Truth is the exact similarity of all pairs, from a product of sparse matrices. datasketch (a
+development dependency) is used as
+its documentation advises: sketches from `MinHash.generator`, 128 permutations, the index set for
+the threshold, every candidate
+verified exactly; with its own SHA-1 and with CRC-32, the faster kind of hash that it advises. All
+times are seconds of the
+processor, the least of three where programs are compared, from texts to verified pairs. Printed are
+ratios and counts.
 
-Texts of the growth rows are synthetic: 10 to 20 words of a Zipf vocabulary of 50,000; of every ten one is an earlier text with
-its last word replaced, and one an earlier text in capitals. At the threshold 0.95 texts as short as these match only whole, so
+Texts of the growth rows are synthetic: 10 to 20 words of a Zipf vocabulary of 50,000; of every ten
+one is an earlier text with
+its last word replaced, and one an earlier text in capitals. At the threshold 0.95 texts as short as
+these match only whole, so
 growth is shown at 0.8 as well.
 """
 
@@ -64,7 +71,10 @@ def accuracy_rows(name: str, texts: list[str]) -> list[tuple[str, float, str]]:
         ),
         default=0.0,
     )
-    name = f"{name} ({len(texts):,} texts; {len(truth):,} pairs from 0.95 on, {near_misses:,} from 0.90 to 0.95)"
+    name = (
+        f"{name} ({len(texts):,} texts; {len(truth):,} pairs from 0.95 on, {near_misses:,} "
+        "from 0.90 to 0.95)"
+    )
     return [
         (f"{name}: recall", len(found & set(truth)) / len(truth), "1"),
         ("  precision", len(found & set(truth)) / len(found), "1"),
@@ -128,7 +138,8 @@ def hostile_rows(ordinary: float) -> list[tuple[str, float, str]]:
 
 
 def in_process(shape: str, n: int, threshold: float) -> tuple[float, int]:
-    """Return seconds and the peak of memory in bytes of the join of `n` texts in a process of its own (Linux counts its parent's peak as the least)."""
+    """Return seconds and the peak of memory in bytes of the join of `n` texts in a process of its
+    own (Linux counts its parent's peak as the least)."""
     done = subprocess.run(
         [sys.executable, __file__, shape, str(n), str(threshold)],
         capture_output=True,
@@ -140,7 +151,8 @@ def in_process(shape: str, n: int, threshold: float) -> tuple[float, int]:
 
 
 def join_alone(shape: str, n: int, threshold: float) -> None:
-    """Print what `in_process` reads, and check that the groups are those that the shape must have."""
+    """Print what `in_process` reads, and check that the groups are those that the shape must
+    have."""
     texts = short_texts(n, seed=2) if shape == "growth" else SHAPES[shape][1](n)
     seconds, pairs = timed(lambda: near_duplicate_pairs(texts, threshold=threshold))
     if shape != "growth":
@@ -207,7 +219,8 @@ def shingles(text: str) -> set[bytes]:
 
 
 def true_pairs(texts: list[str], threshold: float) -> dict[tuple[int, int], float]:
-    """Return the similarity of each pair at or above `threshold`, by brute force; of equal sets the first stands for the rest."""
+    """Return the similarity of each pair at or above `threshold`, by brute force; of equal sets the
+    first stands for the rest."""
     sets = [frozenset(shingles(text)) for text in texts]
     first: dict[frozenset[bytes], int] = {}
     pairs = {(first.setdefault(s, i), i): 1.0 for i, s in enumerate(sets) if s}
@@ -261,7 +274,8 @@ def zipf_words(n: int, seed: int) -> list[str]:
 
 
 def planted_texts(n: int, *, seed: int) -> list[str]:
-    """Half of the texts have 20 to 200 words; each of the rest is one of them with up to 10 % of its words cut off, replaced or added at the end."""
+    """Half of the texts have 20 to 200 words; each of the rest is one of them with up to 10 % of
+    its words cut off, replaced or added at the end."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(20, 201, n // 2)
     words, ends = zipf_words(lengths.sum() + 20 * n, seed), np.cumsum(lengths)

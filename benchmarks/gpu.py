@@ -1,12 +1,19 @@
-"""What one GPU makes of a fine-tuning run: `lib.training.finetune` itself against the plain recipe of `plain.py`.
+"""What one GPU makes of a fine-tuning run: `lib.training.finetune` itself against the plain recipe
+of `plain.py`.
 
-    python benchmarks/gpu.py --texts texts.parquet --out gpu.md            # the kernel, and the speed of base and large (some 8 minutes on an H100)
-    python benchmarks/gpu.py --texts texts.parquet --out full.md --full    # five epochs of the profile `large` from end to end
-    python benchmarks/gpu.py --texts texts.parquet --out learn.md --learn  # a small model: from scratch, fused, and pretrained on the texts first
+    python benchmarks/gpu.py --texts texts.parquet --out gpu.md            # the kernel, and the
+    speed of base and large (some 8 minutes on an H100)
+    python benchmarks/gpu.py --texts texts.parquet --out full.md --full    # five epochs of the
+    profile `large` from end to end
+    python benchmarks/gpu.py --texts texts.parquet --out learn.md --learn  # a small model: from
+    scratch, fused, and pretrained on the texts first
 
-`--texts` is a Parquet file with text and label, for instance the 20,000 that a run leaves in data/raw. Nothing else is needed, and
-nothing is fetched: models have a DeBERTa-v3's shape and random weights, their tokenizer is trained on the texts. It runs with torch,
-transformers, accelerate, datasets, pydantic, pandas and scikit-learn; the fused kernel needs disentangled-flash too.
+`--texts` is a Parquet file with text and label, for instance the 20,000 that a run leaves in
+data/raw. Nothing else is needed, and
+nothing is fetched: models have a DeBERTa-v3's shape and random weights, their tokenizer is trained
+on the texts. It runs with torch,
+transformers, accelerate, datasets, pydantic, pandas and scikit-learn; the fused kernel needs
+disentangled-flash too.
 """
 
 import argparse
@@ -45,7 +52,8 @@ V3_TOKENS, N_TOKENS = (
     128_100,
     16_000,
 )  # DeBERTa-v3's table of embeddings; of the tokenizer trained here
-SHAPES = {  # hidden size, layers, heads, table of embeddings; the feed-forward layer is four times as wide
+# hidden size, layers, heads, table of embeddings; the feed-forward layer is four times as wide
+SHAPES = {
     "base": (768, 12, 12, V3_TOKENS),  # microsoft/deberta-v3-base
     "large": (1024, 24, 16, V3_TOKENS),  # microsoft/deberta-v3-large
     "small": (256, 4, 4, N_TOKENS),  # learns from scratch
@@ -102,7 +110,8 @@ def main() -> None:
     args = arguments()
     if not torch.cuda.is_available() and args.shapes != ["tiny"]:
         sys.exit(
-            f"no GPU is visible to torch {torch.__version__}: this benchmark measures one (--shapes tiny is a trial on a CPU)"
+            f"no GPU is visible to torch {torch.__version__}: this benchmark measures one "
+            "(--shapes tiny is a trial on a CPU)"
         )
     table = pd.read_parquet(args.texts)[["text", "label"]].reset_index(names="row_id")
     held_out = sample_rows(table, min(N_HELD_OUT, len(table) // 5), seed=0)
@@ -174,7 +183,10 @@ def machine() -> str:
         command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
         driver = subprocess.run(command, capture_output=True, text=True).stdout.strip()
     versions = ", ".join(map(version, ("torch", "transformers", "triton", "disentangled-flash")))
-    return f"{datetime.date.today()}; {finetune.device_line()}; driver {driver}; CUDA {torch.version.cuda}; {versions}"
+    return (
+        f"{datetime.date.today()}; {finetune.device_line()}; driver {driver}; CUDA "
+        f"{torch.version.cuda}; {versions}"
+    )
 
 
 def checkpoint(shape: str, texts: list[str], folder: Path) -> str:
@@ -192,7 +204,8 @@ def checkpoint(shape: str, texts: list[str], folder: Path) -> str:
 
 
 def kernel_check(folder: str) -> str:
-    """Return what the check says that every training with the fused kernel begins with: logits and gradients against the eager code's."""
+    """Return what the check says that every training with the fused kernel begins with: logits and
+    gradients against the eager code's."""
     _, model = backbones.load_backbone(folder, class_names=list("abcde"))
     with torch.no_grad():  # fresh weights attend almost evenly, which would hide a wrong score
         for layer in model.deberta.encoder.layer:
@@ -209,10 +222,14 @@ def speed_table(shape: str, folder: str, train: pd.DataFrame, args: argparse.Nam
     lengths = np.minimum(backbones.token_counts(folder, train["text"].tolist()), plain.MAX_LENGTH)
     cost = flops.flops_per_token(model.config, n_tokens=np.square(lengths).sum() / lengths.sum())
     peak = flops.peak_flops("cuda") if torch.cuda.is_available() else None
-    told = f"Batches of {plain.BATCH} of {len(train):,} texts, {lengths.mean():.0f} tokens on average and {plain.MAX_LENGTH} at most; {args.steps} steps."
+    told = (
+        f"Batches of {plain.BATCH} of {len(train):,} texts, {lengths.mean():.0f} tokens on "
+        f"average and {plain.MAX_LENGTH} at most; {args.steps} steps."
+    )
     tell(
         args.out,
-        f"\n## How fast is the {shape} shape?\n\n{told}\n\n| way | texts/s | of plain | real tokens/s | MFU | peak memory, GiB |\n|---|---|---|---|---|---|",
+        f"\n## How fast is the {shape} shape?\n\n{told}\n\n| way | texts/s | of plain | real "
+        "tokens/s | MFU | peak memory, GiB |\n|---|---|---|---|---|---|",
     )
     theirs, remarks = None, []
     for step in STEPS:
@@ -230,7 +247,8 @@ def speed_table(shape: str, folder: str, train: pd.DataFrame, args: argparse.Nam
         mfu = f"{cost * token_rate / peak:.1%}" if peak else "-"
         tell(
             args.out,
-            f"| {step.name} | {rate:.1f} | {f'{rate / theirs:.2f}' if theirs else '-'} | {token_rate:.0f} | {mfu} | {speed.peak_bytes / 2**30:.1f} |",
+            f"| {step.name} | {rate:.1f} | {f'{rate / theirs:.2f}' if theirs else '-'} | "
+            f"{token_rate:.0f} | {mfu} | {speed.peak_bytes / 2**30:.1f} |",
         )
         remarks += [f"- {step.name}: {remark}" for remark in speed.remarks]
     tell(args.out, "\n" + "\n".join([*remarks, f"- predicting: {predicting(folder, train, args)}"]))
@@ -254,7 +272,8 @@ def plain_speed(
 
 
 def our_speed(step: Step, folder: str, train: pd.DataFrame, args: argparse.Namespace) -> Speed:
-    """Time the trainer that `finetune.train` trains with, all layers learning, without evaluations."""
+    """Time the trainer that `finetune.train` trains with, all layers learning, without
+    evaluations."""
     clean()
     trainer = our_trainer(folder, train, **step.settings)
     clock = Clock(args.steps // 2)
@@ -286,7 +305,8 @@ def our_trainer(folder: str, train: pd.DataFrame, **settings) -> RecipeTrainer:
 
 
 def predicting(folder: str, train: pd.DataFrame, args: argparse.Namespace) -> str:
-    """Return texts a second, and the share of the plain recipe's: its own loop over texts padded to 256."""
+    """Return texts a second, and the share of the plain recipe's: its own loop over texts padded to
+    256."""
     texts = train["text"].tolist()[: 64 * args.steps]
     tokenizer, model = backbones.load_backbone(folder, class_names=list("abcde"))
     trainer = plain.trainer(tokenizer, model, texts, [0] * len(texts))
@@ -303,7 +323,10 @@ def predicting(folder: str, train: pd.DataFrame, args: argparse.Namespace) -> st
         )
         for _ in range(2)
     ][-1]
-    return f"{ours:.0f} texts/s, tokenising counted; the plain recipe {theirs:.0f}, tokenised before: {ours / theirs:.2f} times"
+    return (
+        f"{ours:.0f} texts/s, tokenising counted; the plain recipe {theirs:.0f}, tokenised "
+        f"before: {ours / theirs:.2f} times"
+    )
 
 
 def clean() -> None:
@@ -323,7 +346,8 @@ def peak_bytes() -> int:
 
 
 def full_run(folder: str, train: pd.DataFrame, val: pd.DataFrame, args: argparse.Namespace) -> None:
-    """Time the profile `large` from the table to the validation probabilities, random weights in place of the hub's."""
+    """Time the profile `large` from the table to the validation probabilities, random weights in
+    place of the hub's."""
     for kernel in ("fused", "model"):
         clean()
         config = Config.load(
@@ -347,13 +371,20 @@ def full_run(folder: str, train: pd.DataFrame, val: pd.DataFrame, args: argparse
         )
         minutes = (time.perf_counter() - started) / 60
         facts, every = result.facts, config.training.eval_steps
-        told = f"{facts['steps']:,} steps of {len(train):,} texts, {len(val):,} scored every {every} steps: {minutes:.2f} minutes from table to probabilities, "
-        told += f"{facts['texts_per_second']:.0f} texts/s, {peak_bytes() / 2**30:.1f} GiB at most. {'; '.join(facts['messages'])}"
+        told = (
+            f"{facts['steps']:,} steps of {len(train):,} texts, {len(val):,} scored every "
+            f"{every} steps: {minutes:.2f} minutes from table to probabilities, "
+        )
+        told += (
+            f"{facts['texts_per_second']:.0f} texts/s, {peak_bytes() / 2**30:.1f} GiB at "
+            f"most. {'; '.join(facts['messages'])}"
+        )
         tell(args.out, f"\n## Five epochs, {kernel} attention\n\n{told}")
 
 
 def learning(train: pd.DataFrame, test: pd.DataFrame, args: argparse.Namespace) -> None:
-    """Compare macro F1 of a small model on held-out texts: from scratch, with fused attention, pretrained on the training texts first."""
+    """Compare macro F1 of a small model on held-out texts: from scratch, with fused attention,
+    pretrained on the training texts first."""
     shape = "tiny" if args.shapes == ["tiny"] else "small"
     folder = checkpoint(
         shape, train["text"].tolist(), Path(os.environ["WORKBOOK_HOME"]) / "learner"
@@ -389,7 +420,8 @@ def learning(train: pd.DataFrame, test: pd.DataFrame, args: argparse.Namespace) 
             predicted[way].append(result.val_probs.argmax(axis=1))
     tell(
         args.out,
-        f"\n## Does it learn? ({len(train):,} texts, {len(test):,} held out, which also stop the training; {args.seeds} seeds)\n",
+        f"\n## Does it learn? ({len(train):,} texts, {len(test):,} held out, which also stop the "
+        f"training; {args.seeds} seeds)\n",
     )
     tell(
         args.out,
@@ -403,7 +435,8 @@ def learning(train: pd.DataFrame, test: pd.DataFrame, args: argparse.Namespace) 
         )
         tell(
             args.out,
-            f"| {way} | {np.mean([macro_f1(y, one) for one in each]):.3f} | {gain} | {seconds[way]:.0f} |",
+            f"| {way} | {np.mean([macro_f1(y, one) for one in each]):.3f} | {gain} | "
+            f"{seconds[way]:.0f} |",
         )
 
 

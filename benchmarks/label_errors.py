@@ -1,8 +1,12 @@
-"""Label errors in newsgroup posts, planted where they are hard to see: who finds how many? `python benchmarks/label_errors.py`
+"""Label errors in newsgroup posts, planted where they are hard to see: who finds how many? `python
+benchmarks/label_errors.py`
 
-5,000 message bodies, 5 % and 10 % of the labels made wrong towards classes that TF-IDF confuses them with, three seeds. Plain
-cleanlab is 1 minus the out-of-fold probability of the given label by TF-IDF and logistic regression. Prints the area under
-precision against recall (AUPRC) of each detector and gains in points, with 95 % intervals over seeds; errors that the posts had
+5,000 message bodies, 5 % and 10 % of the labels made wrong towards classes that TF-IDF confuses
+them with, three seeds. Plain
+cleanlab is 1 minus the out-of-fold probability of the given label by TF-IDF and logistic
+regression. Prints the area under
+precision against recall (AUPRC) of each detector and gains in points, with 95 % intervals over
+seeds; errors that the posts had
 before count as false alarms. Takes some ten minutes on two cores, a third of it the encoder's.
 """
 
@@ -44,13 +48,15 @@ def main() -> None:
         [scores_of(*case) for case in cases(posts, n_seeds=options.seeds)], ignore_index=True
     )
     print(
-        f"\n{len(posts):,} posts, {posts['label'].nunique()} classes, {options.seeds} seeds, {time.perf_counter() - started:.0f} s"
+        f"\n{len(posts):,} posts, {posts['label'].nunique()} classes, {options.seeds} seeds, "
+        f"{time.perf_counter() - started:.0f} s"
     )
     report(scores)
 
 
 def cases(posts: pd.DataFrame, *, n_seeds: int):
-    """Yield the rate, the seed, noisy labels, which of them are wrong, and what each detector thinks."""
+    """Yield the rate, the seed, noisy labels, which of them are wrong, and what each detector
+    thinks."""
     texts = posts["text"].tolist()
     classes = sorted(posts["label"].unique())
     codes = pd.Categorical(posts["label"], categories=classes).codes.astype(int)
@@ -105,8 +111,8 @@ def report(scores: pd.DataFrame) -> None:
 def line(name: str, values: pd.Series, bound: str = "") -> None:
     reach = stats.t.ppf(0.975, len(values) - 1) * values.std() / np.sqrt(len(values))
     print(
-        f"{name:<70} {values.mean():8.4g}   [{values.mean() - reach:.4g}, {values.mean() + reach:.4g}]"
-        + (f"   ({bound})" if bound else "")
+        f"{name:<70} {values.mean():8.4g}   [{values.mean() - reach:.4g}, "
+        f"{values.mean() + reach:.4g}]" + (f"   ({bound})" if bound else "")
     )
 
 

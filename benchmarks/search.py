@@ -1,7 +1,9 @@
 """What does a search cost beside its trainings? `python benchmarks/search.py`.
 
-Overhead: the study's own seconds a trial, where a trial costs nothing. Speed: a fixed number of trials of fixed work of the processor, by one
-worker and by four; starting the workers is counted. Where there are two cores, four workers have those two.
+Overhead: the study's own seconds a trial, where a trial costs nothing. Speed: a fixed number of
+trials of fixed work of the processor, by one
+worker and by four; starting the workers is counted. Where there are two cores, four workers have
+those two.
 """
 
 import os
@@ -26,12 +28,14 @@ def main() -> None:
         os.environ["WORKBOOK_HOME"] = folder
         for sampler in ("tpe", "gp", "random"):
             print(
-                f"overhead of a trial ({sampler}, {N_TRIALS} trials): {seconds(nothing, sampler=sampler) / N_TRIALS:.3f} s   (below 1 s)",
+                f"overhead of a trial ({sampler}, {N_TRIALS} trials): "
+                f"{seconds(nothing, sampler=sampler) / N_TRIALS:.3f} s   (below 1 s)",
                 flush=True,
             )
         rounds = rounds_in(TRIAL_SECONDS)
         print(
-            f"{joblib.cpu_count()} cores; {N_TRIALS} trials of {rounds} rounds, {TRIAL_SECONDS:.0f} s each on an idle core"
+            f"{joblib.cpu_count()} cores; {N_TRIALS} trials of {rounds} rounds, "
+            f"{TRIAL_SECONDS:.0f} s each on an idle core"
         )
         os.environ["BENCH_ROUNDS"] = str(rounds)
         print(
@@ -40,7 +44,8 @@ def main() -> None:
         )
         one, four = (seconds(work, workers=workers) for workers in (1, 4))
         print(
-            f"one worker {one:.1f} s, four workers {four:.1f} s, ratio {one / four:.2f}   (1.7 with two cores of one's own)"
+            f"one worker {one:.1f} s, four workers {four:.1f} s, ratio {one / four:.2f}   (1.7 "
+            "with two cores of one's own)"
         )
 
 

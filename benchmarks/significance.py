@@ -1,7 +1,9 @@
 """Do the intervals and verdicts keep what they say? `python benchmarks/significance.py`.
 
-1,000 test sets are drawn from models whose true scores are known: how often does a 95 % interval hold the truth, and how often is one of
-two equal models called better? Rows are hard or easy for both models, as real ones are. And: do prediction sets hold what they promise?
+1,000 test sets are drawn from models whose true scores are known: how often does a 95 % interval
+hold the truth, and how often is one of
+two equal models called better? Rows are hard or easy for both models, as real ones are. And: do
+prediction sets hold what they promise?
 """
 
 import os
@@ -41,7 +43,8 @@ def main() -> None:
     print(f"{N_DRAWS:,} draws of {N_ROWS:,} rows, {N_CLASSES} classes, {N_RESAMPLES:,} resamples")
     for name in COVERAGE:
         print(
-            f"95 % interval of {name:<28} holds the truth in {np.mean([row[name] for row in rows]):7.1%}   (93 to 97 %)"
+            f"95 % interval of {name:<28} holds the truth in "
+            f"{np.mean([row[name] for row in rows]):7.1%}   (93 to 97 %)"
         )
     blind = np.mean([row["copies, groups not told"] for row in rows])
     print(
@@ -53,10 +56,12 @@ def main() -> None:
         ("any of five better or worse", "at most 5 %"),
     ):
         print(
-            f"verdict between equal models: {name:<28} {np.mean([row[name] for row in rows]):12.1%}   ({bound})"
+            f"verdict between equal models: {name:<28} "
+            f"{np.mean([row[name] for row in rows]):12.1%}   ({bound})"
         )
     print(
-        f"a true gain of {truth_of(0.03)['macro F1'] - truth_of(0)['macro F1']:.3f} is seen in {np.mean([row['seen'] for row in rows]):7.1%}"
+        f"a true gain of {truth_of(0.03)['macro F1'] - truth_of(0)['macro F1']:.3f} is seen in "
+        f"{np.mean([row['seen'] for row in rows]):7.1%}"
     )
     conformal()
     calibration_error()
@@ -79,7 +84,8 @@ def calibration_error() -> None:
             ]
             held = np.mean([each.low <= true <= each.high for each in found])
             print(
-                f"95 % intervals of the debiased calibration error, n = {n:>5,}, true error {true:.3f}: hold it in {held:6.1%}   (93 to 97 %)"
+                f"95 % intervals of the debiased calibration error, n = {n:>5,}, true error "
+                f"{true:.3f}: hold it in {held:6.1%}   (93 to 97 %)"
             )
 
 
@@ -99,12 +105,14 @@ def conformal() -> None:
             ]
             kind = "by class" if by_class else "over all texts"
             print(
-                f"prediction sets that promise {coverage:.0%} {kind:<15} hold the truth in {np.mean(held):7.2%}   (within 1 point)"
+                f"prediction sets that promise {coverage:.0%} {kind:<15} hold the truth in "
+                f"{np.mean(held):7.2%}   (within 1 point)"
             )
 
 
 def held_by_sets(seed: int, *, coverage: float, by_class: bool) -> float:
-    """Return the share of 1,000 rows whose set holds their class, with thresholds from 1,000 others; the model is too sure of itself."""
+    """Return the share of 1,000 rows whose set holds their class, with thresholds from 1,000
+    others; the model is too sure of itself."""
     rng = np.random.default_rng(seed)
     y = rng.integers(0, N_CLASSES, 2 * N_ROWS)
     odds = np.exp(
@@ -127,7 +135,8 @@ def speed() -> None:
     middle = time.perf_counter()
     significance.paired_test(y, y_pred, y, n_resamples=10_000)
     print(
-        f"10,000 resamples of the classes' F1 on 20,000 rows: {middle - started:.1f} s; of a paired test: {time.perf_counter() - middle:.1f} s   (5 s)"
+        f"10,000 resamples of the classes' F1 on 20,000 rows: {middle - started:.1f} s; of a "
+        f"paired test: {time.perf_counter() - middle:.1f} s   (5 s)"
     )
 
 
@@ -156,7 +165,8 @@ def truth_of(lift: float) -> dict[str, float]:
 def sample(
     rng: np.random.Generator, *, n: int = N_ROWS, lifts: tuple[float, ...] = (0.0, 0.0)
 ) -> tuple[np.ndarray, ...]:
-    """Return true classes and each model's predictions; half of what makes a row hard is common to all models."""
+    """Return true classes and each model's predictions; half of what makes a row hard is common to
+    all models."""
     y, common = rng.integers(0, N_CLASSES, n), rng.random(n)
     predictions = []
     for lift in lifts:

@@ -1,12 +1,18 @@
 """Fine-tuning against the plain recipe, in one process on a CPU: `make bench-training`.
 
-The plain recipe is HF's Trainer with every text padded to 256 tokens, batches of 32, gradient checkpointing, float32 (fp16 is
-ignored on a CPU). Ours is `lib.training.finetune` at the same length, batch, rate, epochs and dropout: nothing frozen, nothing
-cut, so that the quality has to be the same. Prints Markdown; ratios hold on a busy machine, absolute times do not.
+The plain recipe is HF's Trainer with every text padded to 256 tokens, batches of 32, gradient
+checkpointing, float32 (fp16 is
+ignored on a CPU). Ours is `lib.training.finetune` at the same length, batch, rate, epochs and
+dropout: nothing frozen, nothing
+cut, so that the quality has to be the same. Prints Markdown; ratios hold on a busy machine,
+absolute times do not.
 
-    python benchmarks/training.py speed            # training and inference, MiniLM and a six-layer DeBERTa-v3 (some 15 minutes)
-    python benchmarks/training.py equal            # the same epochs on 2,000 texts, three seeds: is the score the same? (an hour)
-    python benchmarks/training.py quality          # the same CPU seconds (a busy machine does no harm): MiniLM by us, by the plain recipe, SetFit-style; TF-IDF
+    python benchmarks/training.py speed            # training and inference, MiniLM and a six-layer
+    DeBERTa-v3 (some 15 minutes)
+    python benchmarks/training.py equal            # the same epochs on 2,000 texts, three seeds: is
+    the score the same? (an hour)
+    python benchmarks/training.py quality          # the same CPU seconds (a busy machine does no
+    harm): MiniLM by us, by the plain recipe, SetFit-style; TF-IDF
 """
 
 import argparse
@@ -64,7 +70,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="workbook-bench-") as folder:
         os.environ["WORKBOOK_HOME"] = folder
         print(
-            f"{os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads\n"
+            f"{os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} "
+            "threads\n"
         )
         if options.what == "speed":
             speed(options.models, steps=options.steps)
@@ -78,7 +85,8 @@ def main() -> None:
 
 
 def speed(models: list[str], *, steps: int) -> None:
-    """Time both recipes, each model in a process of its own: `devices.prepare_torch` sets the allocator for all that follows."""
+    """Time both recipes, each model in a process of its own: `devices.prepare_torch` sets the
+    allocator for all that follows."""
     print("| model | | plain | ours | ratio |\n|---|---|---|---|---|", flush=True)
     for name in models:
         with ProcessPoolExecutor(
@@ -86,13 +94,15 @@ def speed(models: list[str], *, steps: int) -> None:
         ) as process:
             for what, theirs, ours in process.submit(rates, name, steps=steps).result():
                 print(
-                    f"| {name} | {what}, texts/s | {theirs:.2f} | {ours:.2f} | {ours / theirs:.2f} |",
+                    f"| {name} | {what}, texts/s | {theirs:.2f} | {ours:.2f} | "
+                    f"{ours / theirs:.2f} |",
                     flush=True,
                 )
 
 
 def rates(name: str, *, steps: int) -> list[tuple[str, float, float]]:
-    """Return texts a second of the plain recipe, which goes first, and of ours; predictions before a training and after it."""
+    """Return texts a second of the plain recipe, which goes first, and of ours; predictions before
+    a training and after it."""
     table = docstrings()[0][:2_000]
     by_length = table.iloc[
         table["text"].str.len().argsort(kind="stable")
@@ -117,7 +127,8 @@ def rates(name: str, *, steps: int) -> list[tuple[str, float, float]]:
 
 
 def backbone(name: str) -> str:
-    """Return what `load_backbone` takes; the DeBERTa is made first: the shape of deberta-v3-small, random weights, MiniLM's tokenizer."""
+    """Return what `load_backbone` takes; the DeBERTa is made first: the shape of deberta-v3-small,
+    random weights, MiniLM's tokenizer."""
     if name == "MiniLM":
         return "minilm"
     folder = Path(os.environ["WORKBOOK_HOME"]) / "small-deberta"
@@ -211,7 +222,8 @@ def equal(models: list[str], *, n_seeds: int, n_train: int = 2_000) -> None:
         predicted: dict[str, list[np.ndarray]] = {"plain": [], "ours": []}
         for seed in range(n_seeds):
             rows = sources.sample_rows(train, n_train, seed=seed)
-            # without gradient checkpointing, which costs a quarter of an hour here and changes no weight
+            # without gradient checkpointing, which costs a quarter of an hour here and changes no
+            # weight
             predicted["plain"].append(
                 plain_run(
                     name,
@@ -264,7 +276,8 @@ def quality(*, seconds: float, n_seeds: int) -> None:
                 flush=True,
             )
         report(
-            f"{name}, {seconds:.0f} CPU seconds of training each; TF-IDF takes all {len(train):,} texts",
+            f"{name}, {seconds:.0f} CPU seconds of training each; TF-IDF takes all "
+            f"{len(train):,} texts",
             found,
             y,
             against="ours",
@@ -325,7 +338,8 @@ def plain_within(
 def ours_within(
     seconds: float, train: pd.DataFrame, test: pd.DataFrame, *, seed: int
 ) -> np.ndarray:
-    """Train as `quick` does (its length, its frozen layers, its rate) for as many texts as fit: 320 are timed first."""
+    """Train as `quick` does (its length, its frozen layers, its rate) for as many texts as fit: 320
+    are timed first."""
     settings = Config.load("quick").training.model_copy(
         update={"eval_steps": 10_000, "eval_rows": None, "epochs": 1.0}
     )
@@ -344,7 +358,8 @@ def ours_within(
 def setfit_within(
     seconds: float, train: pd.DataFrame, test: pd.DataFrame, classes: list[str], *, seed: int
 ) -> np.ndarray:
-    """Contrastive pairs on mean-pooled embeddings, then logistic regression on those of the texts seen (Tunstall et al. 2022)."""
+    """Contrastive pairs on mean-pooled embeddings, then logistic regression on those of the texts
+    seen (Tunstall et al. 2022)."""
     from sklearn.linear_model import LogisticRegression
 
     transformers.set_seed(seed)

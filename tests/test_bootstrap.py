@@ -61,7 +61,8 @@ def test_a_small_disk_is_a_problem_and_a_gpus_libraries_need_more(monkeypatch, r
     assert bootstrap.disk_problem(needed * 10**9 + 1) is None
     assert (
         bootstrap.disk_problem(needed * 10**9 - 10**8)
-        == f"{needed - 0.1:.1f} GB free in {root}, {needed} GB needed; make room, or clone to a larger disk"
+        == f"{needed - 0.1:.1f} GB free in {root}, {needed} GB needed; make room, or clone to a "
+        "larger disk"
     )
 
 
@@ -152,7 +153,8 @@ def test_a_venv_that_cannot_be_made_is_said_in_one_line(monkeypatch, root):
     )
     assert (
         bootstrap.venv_problem()
-        == f"cannot make {root / '.venv'} (ensurepip is not available); on Debian and Ubuntu: apt install python3-venv"
+        == f"cannot make {root / '.venv'} (ensurepip is not available); on Debian and Ubuntu: "
+        "apt install python3-venv"
     )
 
 

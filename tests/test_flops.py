@@ -1,4 +1,5 @@
-"""The benchmark's count of operations; `benchmarks` is no package, so its module is read by path."""
+"""The benchmark's count of operations; `benchmarks` is no package, so its module is read by
+path."""
 
 import importlib.util
 from pathlib import Path
@@ -59,7 +60,8 @@ def test_operations_of_a_token_are_those_counted_by_hand(flops):
 
 
 def test_counted_operations_are_those_that_torch_counts(flops):
-    """The eager code computes all 512 positions and the padding: counted alike, it agrees with torch's own counter."""
+    """The eager code computes all 512 positions and the padding: counted alike, it agrees with
+    torch's own counter."""
     model = AutoModelForSequenceClassification.from_config(deberta_config(200)).eval()
     n, n_texts = 400, 2  # 799 distances, of 512 embeddings
     with FlopCounterMode(display=False) as counter:

@@ -134,6 +134,7 @@ def test_a_copy_of_a_row_that_is_not_in_training_is_refused(change: dict):
     copies = augmentation.copies_of(train, ["c b a", "f e d"], method="m").assign(**change)
     with pytest.raises(
         ValueError,
-        match=f"the copy of row {change.get('parent_id', 10)} .* no such parent among the 2 training rows",
+        match=f"the copy of row {change.get('parent_id', 10)} .* no such parent among the 2 "
+        "training rows",
     ):
         augmentation.with_copies(train, copies)

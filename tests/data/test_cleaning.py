@@ -37,8 +37,10 @@ OFF = {
 }
 PIECES = [" ", "\n", "\t", "\r", "\x00", "\x85", "\xa0", "\u2028", "\ud800", "word", "x"]
 PIECES += (
-    "< > </ <b </b> <b> <br> <p> </p> <div> <script> </script> <style> <!-- --> <!doctype & ; &amp; amp; lt; &lt; &gt; &#60; &#x3c; &nbsp; &copy &eacute; "
-    "http:// www. http://a.b/c(d) .com m@x.org @ / . , ( ) [ ] [URL] [EMAIL] \" ' = ① ﬁ ｶﾞ ＜ ＆ ； Ã © Ã© â€™ é \u0301 \u200d 😀 👩\u200d👧 \u200b \ufeff \xad"
+    "< > </ <b </b> <b> <br> <p> </p> <div> <script> </script> <style> <!-- --> <!doctype & ; "
+    "&amp; amp; lt; &lt; &gt; &#60; &#x3c; &nbsp; &copy &eacute; "
+    "http:// www. http://a.b/c(d) .com m@x.org @ / . , ( ) [ ] [URL] [EMAIL] \" ' = ① ﬁ ｶﾞ ＜ ＆ ； "
+    "Ã © Ã© â€™ é \u0301 \u200d 😀 👩\u200d👧 \u200b \ufeff \xad"
 ).split()
 PIECES += [
     "\u200e",
@@ -141,7 +143,10 @@ def test_the_spec_tags_go():
 
 
 def test_the_spec_everything_at_once():
-    text = "<div>Check out http://example.com! \n Contact: admin@site.com    \n Price: ①⓪⓪ USD&nbsp;&nbsp;</div>"
+    text = (
+        "<div>Check out http://example.com! \n Contact: admin@site.com    \n Price: ①⓪⓪ "
+        "USD&nbsp;&nbsp;</div>"
+    )
     assert DataCleaner.clean_text(text) == "Check out [URL]! Contact: [EMAIL] Price: 100 USD"
 
 
@@ -202,7 +207,10 @@ def test_a_rule_that_is_off_does_nothing(text):
     assert DataCleaner.clean_text(text, CleaningConfig(**OFF)) == (text if text.split() else "")
 
 
-ADDRESSES = "x@y.com www. http:// . - @ / com a b.cc [ ] ( ) + % _ : WWW. x.org/ \u00e9 \" < > ' | a1 @b.co a.b.c.d.e.f.g.h. é@ü.de = &".split()
+ADDRESSES = (
+    "x@y.com www. http:// . - @ / com a b.cc [ ] ( ) + % _ : WWW. x.org/ \u00e9 \" < > ' "
+    "| a1 @b.co a.b.c.d.e.f.g.h. é@ü.de = &"
+).split()
 
 
 @settings(max_examples=1_000, deadline=None, database=None, derandomize=True)
@@ -216,9 +224,10 @@ def test_addresses_without_a_blank_between_them_are_all_replaced():
     assert DataCleaner.handle_urls_emails("a@b.edu.c@d.org+x@y.com") == "[EMAIL][EMAIL][EMAIL]"
 
 
-DAMAGED = "Ã © € â€™ Ã\xa0 Â \xa0 à ² œ Œ Ø Ù ± вЂ ГўВЂВ. ā € Å« å Ð ¶ ½ 。 é × √ ‚Ä ì ≈ \x9d ﬁ “ ” a b Z , . ? !".split(
-    " "
-)
+DAMAGED = (
+    "Ã © € â€™ Ã\xa0 Â \xa0 à ² œ Œ Ø Ù ± вЂ ГўВЂВ. ā € Å« å Ð ¶ ½ 。 é × √ ‚Ä ì ≈ \x9d ﬁ “ "
+    "” a b Z , . ? !"
+).split(" ")
 
 
 @settings(max_examples=1_000, deadline=None, database=None, derandomize=True)
@@ -800,6 +809,7 @@ def test_without_each_rule_leaves_one_rule_out_at_a_time():
 def test_cleaning_is_described_by_the_characters_that_it_removed():
     result = clean_texts(["three  plain  words", "two words", None, "&amp; a b"])
     assert result.describe() == (
-        "37 characters became 22: 40.5% were white space, markup, addresses, or texts too short to say anything."
+        "37 characters became 22: 40.5% were white space, markup, addresses, or texts too short "
+        "to say anything."
     )
     assert clean_texts([None]).describe().startswith("0 characters became 0: 0.0%")

@@ -170,7 +170,8 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr(docstrings, "TOPICS", {"one": ("yaml", "no_such_package_at_all")})
     with pytest.raises(
         WorkbookError,
-        match="the package 'no_such_package_at_all', a part of the data set `docstrings`, is not installed: run `make setup`",
+        match="the package 'no_such_package_at_all', a part of the data set `docstrings`, is not "
+        "installed: run `make setup`",
     ):
         harvest(rows_per_topic=1, progress=False)
 

@@ -79,7 +79,8 @@ TEMPLATE = [
 
 @st.composite
 def small_texts(draw):
-    """Some texts over four words, and copies of them with a few words put in, taken out or replaced."""
+    """Some texts over four words, and copies of them with a few words put in, taken out or
+    replaced."""
     word = st.sampled_from(["a", "B", "c.", "é"])
     texts = draw(st.lists(st.lists(word, max_size=30), min_size=1, max_size=6))
     for _ in range(draw(st.integers(0, 6))):
@@ -144,7 +145,8 @@ def test_texts_are_the_same_in_blocks_of_any_size(monkeypatch, size):
 
 
 def test_words_are_what_the_pattern_for_words_finds():
-    """Letters of all alphabets up to Japanese, digits, marks, spaces; some become two letters in lower case."""
+    """Letters of all alphabets up to Japanese, digits, marks, spaces; some become two letters in
+    lower case."""
     texts = ["one two", *(f"one{chr(code)}two" for code in range(0x3100))]
     first = {}
     copies = [(first.setdefault(shingles(text, 3), i), i) for i, text in enumerate(texts)]
@@ -172,7 +174,8 @@ def test_a_pair_on_the_threshold_counts_and_one_below_does_not():
 
 @pytest.mark.parametrize("n", range(3, 200, 7))
 def test_rounding_loses_no_pair_on_the_threshold(n):
-    """One word put in at the end, and one replaced there: similarities of (n - 1) / n and (n - 1) / (n + 1)."""
+    """One word put in at the end, and one replaced there: similarities of (n - 1) / n and (n - 1) /
+    (n + 1)."""
     shorter, replaced = grams(n - 1), f"{grams(n - 1)} other"
     assert (0, 1, (n - 1) / n) in listed(
         [shorter, grams(n)], threshold=(n - 1) / n, shingle_words=1

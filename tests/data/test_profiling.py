@@ -200,7 +200,8 @@ def tiny_model():
 
 @pytest.fixture
 def install(tmp_path, tiny_model, monkeypatch):
-    """Install models under names, laid out as `spacy package` does; no other model is found, whatever this machine has."""
+    """Install models under names, laid out as `spacy package` does; no other model is found,
+    whatever this machine has."""
 
     def install_all(*names, without=()):
         for name in names:
@@ -394,7 +395,8 @@ def test_a_telling_term_has_the_log_odds_of_the_formula():
     texts, labels = ["cat cat x", "cat y", "dog x", "dog dog dog y", "dog cat"], list("aabbb")
     terms = distinctive_terms([text + " zz zz" for text in texts], labels)
     assert terms[["label", "term"]].to_numpy().tolist() == [["b", "dog"], ["a", "cat"], ["a", "zz"]]
-    # cat: 2 of a's 4 words (cat cat zz zz), 1 of b's 7 (dog dog dog cat zz zz zz); the prior is a tenth of 3 and of 11
+    # cat: 2 of a's 4 words (cat cat zz zz), 1 of b's 7 (dog dog dog cat zz zz zz); the prior is a
+    # tenth of 3 and of 11
     log_odds = np.log(2.3 / (4 + 1.1 - 2.3)) - np.log(1.3 / (7 + 1.1 - 1.3))
     half = 1.959964 * np.sqrt(1 / 2.3 + 1 / 1.3)
     cat = terms.iloc[1]

@@ -185,7 +185,8 @@ def test_a_split_that_the_hub_does_not_have_is_named(write, tmp_path, own_cache)
 def test_a_hub_name_while_offline_says_why_and_what_to_do(own_cache):
     with pytest.raises(
         WorkbookError,
-        match=r"'no-such/set' \(config small, split test\) .*\(HF_HUB_OFFLINE is set\); check the name and the network, or save it as Parquet",
+        match=r"'no-such/set' \(config small, split test\) .*\(HF_HUB_OFFLINE is set\); check "
+        r"the name and the network, or save it as Parquet",
     ):
         load_table("hub:no-such/set:small:test")
 
@@ -246,7 +247,8 @@ def test_an_encoding_that_is_named_is_taken(write):
 def test_bytes_of_no_encoding_name_the_byte_and_the_setting(write):
     with pytest.raises(
         WorkbookError,
-        match=r"t.csv: cannot be read as utf-8 or cp1252 \(byte 11 is 0x81\); name its encoding with --set data.encoding=",
+        match=r"t.csv: cannot be read as utf-8 or cp1252 \(byte 11 is 0x81\); name its encoding "
+        r"with --set data.encoding=",
     ):
         load_table(write("t.csv", b"text,label\n\x81,b\n"))
 
@@ -260,7 +262,8 @@ def test_a_line_that_breaks_the_utf8_of_all_others_is_named(write, bad, found):
     content = "text,label\nGröße,maß\nübrig wäre,maß\n".encode() + bad + b",x\n"
     with pytest.raises(
         WorkbookError,
-        match=rf"t.csv, line 4: byte \d+ is {found}, which is invalid UTF-8; the rest of the file decodes. Fix it, or name",
+        match=rf"t.csv, line 4: byte \d+ is {found}, which is invalid UTF-8; the rest of the "
+        r"file decodes. Fix it, or name",
     ):
         load_table(write("t.csv", content))
     assert load(write("u.csv", content), encoding="cp1252")[2][1].startswith(
@@ -342,7 +345,8 @@ def test_a_text_of_ten_megabytes_in_a_csv_cell_loads(write):
 def test_a_ragged_csv_row_names_the_line_it_begins_on(write, content, line, found):
     with pytest.raises(
         WorkbookError,
-        match=rf"t.csv, line {line}: {found} cells where the header has 2; quote cells that hold a ','",
+        match=rf"t.csv, line {line}: {found} cells where the header has 2; quote cells that hold "
+        r"a ','",
     ):
         load_table(write("t.csv", content))
 
@@ -378,7 +382,8 @@ def test_a_broken_json_line_is_named(write):
 def test_broken_json_names_its_line_and_the_form_it_must_have(write):
     with pytest.raises(
         WorkbookError,
-        match=r"t.json, line 2: .*; a table is a list of objects \(one object a line goes into .jsonl\)",
+        match=r"t.json, line 2: .*; a table is a list of objects \(one object a line goes into "
+        r".jsonl\)",
     ):
         load_table(write("t.json", '[{"text": "a", "label": "x"},\n{"text"]'))
 
@@ -420,7 +425,8 @@ def test_a_missing_file_names_the_nearest_and_what_a_source_is(write, tmp_path):
     write("reviews.csv", as_csv(ROWS))
     with pytest.raises(
         WorkbookError,
-        match=r"no such file or folder: .*review.csv \(did you mean 'reviews.csv'\?\); --data takes a table, a folder, hub:<name> or docstrings",
+        match=r"no such file or folder: .*review.csv \(did you mean 'reviews.csv'\?\); --data "
+        r"takes a table, a folder, hub:<name> or docstrings",
     ):
         load_table(str(tmp_path / "review.csv"))
     with pytest.raises(WorkbookError, match="no such file or folder"):
@@ -434,7 +440,8 @@ def test_a_missing_file_names_the_nearest_and_what_a_source_is(write, tmp_path):
 def test_a_file_of_another_kind_lists_the_kinds_there_are(write, name, kind):
     with pytest.raises(
         WorkbookError,
-        match=rf"unsupported file type {kind}; use .csv, .tsv, .json, .jsonl, .parquet, also with .gz",
+        match=rf"unsupported file type {kind}; use .csv, .tsv, .json, .jsonl, .parquet, also "
+        r"with .gz",
     ):
         load_table(write(name, b"PK"))
 
@@ -473,11 +480,13 @@ def test_a_broken_parquet_file_is_named(write, content):
     [
         (
             {},
-            r"t.csv has no column 'text' \(did you mean 'texts'\?\); it has 'texts', 'topic', 'n': name it with --text-column",
+            r"t.csv has no column 'text' \(did you mean 'texts'\?\); it has 'texts', 'topic', "
+            r"'n': name it with --text-column",
         ),
         (
             {"text_column": "texts"},
-            r"t.csv has no column 'label'; it has 'texts', 'topic', 'n': name it with --label-column",
+            r"t.csv has no column 'label'; it has 'texts', 'topic', 'n': name it with "
+            r"--label-column",
         ),
         (
             {"text_column": "texts", "label_column": "Topic"},
@@ -604,14 +613,18 @@ FEW = {
     "search__trials": 0,
     "cross_validation__curve_draws": 0,
 }  # what deals a class into five parts, whatever the folds
-FEWER = "take fewer folds with --set labels.folds=2 --set cross_validation.folds=2 --set search.trials=0 --set cross_validation.curve_draws=0"
+FEWER = (
+    "take fewer folds with --set labels.folds=2 --set cross_validation.folds=2 --set "
+    "search.trials=0 --set cross_validation.curve_draws=0"
+)
 
 
 def test_a_class_with_too_few_rows_is_named_with_its_count():
     labels = ["news"] * 30 + ["rare"] * 3 + ["odd"] * 8 + ["just enough"] * 9
     with pytest.raises(
         WorkbookError,
-        match=rf"t.csv: .*fewer than the 9 rows that three splits and 5 folds need: 'rare' \(3\), 'odd' \(8\); add rows, .*{FEWER}$",
+        match=r"t.csv: .*fewer than the 9 rows that three splits and 5 folds need: 'rare' "
+        rf"\(3\), 'odd' \(8\); add rows, .*{FEWER}$",
     ):
         check_labels(table_of(*labels), settings("t.csv"))
 
@@ -658,8 +671,14 @@ def test_a_class_that_lost_rows_says_how_many_and_to_which_rules():
     dropped = pd.DataFrame(
         [(label, rule) for label, lost in rules.items() for rule in lost], columns=["label", "rule"]
     )
-    listed = r"'green' \(0 of 10 left: min_words took 7, exact_duplicate took 3\), 'blue' \(2 of 3 left: exact_duplicate took 1\), 'odd' \(5\)"
-    remedies = "add rows, drop the class, or keep more of its rows with other settings of cleaning"  # no deal has folds of five rows
+    listed = (
+        r"'green' \(0 of 10 left: min_words took 7, exact_duplicate took 3\), 'blue' \(2 of "
+        r"3 left: exact_duplicate took 1\), 'odd' \(5\)"
+    )
+    remedies = (
+        "add rows, drop the class, or keep more of its rows with other settings of "
+        "cleaning"
+    )  # no deal has folds of five rows
     with pytest.raises(WorkbookError, match=rf"^t, after cleaning: .*: {listed}; {remedies}$"):
         check_class_sizes(counts, settings("t"), where="t, after cleaning", dropped=dropped)
 
@@ -669,7 +688,8 @@ def test_a_remedy_that_would_not_help_is_not_named():
     dropped = pd.DataFrame({"label": ["blue", "red"], "rule": ["drop", "min_words"]})
     with pytest.raises(
         WorkbookError,
-        match=r"need: 'blue' \(2 of 3 left: drop took 1\); add rows, drop the class, or change decisions$",
+        match=r"need: 'blue' \(2 of 3 left: drop took 1\); add rows, drop the class, or change "
+        r"decisions$",
     ):
         check_class_sizes(pd.Series({"red": 30, "blue": 2}), three, where="t", dropped=dropped)
     with pytest.raises(
@@ -691,7 +711,8 @@ def test_labels_that_differ_in_case_or_blanks_alone_are_listed():
     labels = [*["Sport", "sport ", "NEWS", "News", "art"] * 9]
     with pytest.raises(
         WorkbookError,
-        match=r"t.csv: labels that differ in case or blanks alone: 'NEWS', 'News'; 'Sport', 'sport '. Merge them with --set data.merge_labels=true",
+        match=r"t.csv: labels that differ in case or blanks alone: 'NEWS', 'News'; 'Sport', "
+        r"'sport '. Merge them with --set data.merge_labels=true",
     ):
         check_labels(table_of(*labels), settings("t.csv"))
     check_labels(table_of(*labels), settings("t.csv", data__merge_labels=True))
@@ -819,7 +840,8 @@ def test_a_raw_file_that_was_changed_is_detected(write, home):
     )
     with pytest.raises(
         WorkbookError,
-        match=rf"{path.name} was changed since it was imported; delete it, and it is imported again",
+        match=rf"{path.name} was changed since it was imported; delete it, and it is imported "
+        r"again",
     ):
         raw_table(config)
     path.unlink()
@@ -898,7 +920,10 @@ def test_the_embedded_set_notes_the_versions_of_its_packages(home, monkeypatch):
 
 # --- splits and times ---
 
-SPLIT_ROWS = "text,label,part,day\na b c,x,Training,2026-01-05\nd e f,y,dev,2026-01-03T10:00:00+02:00\ng h i,x, TEST ,05 Feb 2026\n"
+SPLIT_ROWS = (
+    "text,label,part,day\na b c,x,Training,2026-01-05\nd e "
+    "f,y,dev,2026-01-03T10:00:00+02:00\ng h i,x, TEST ,05 Feb 2026\n"
+)
 
 
 def test_a_split_column_is_read_by_its_usual_names(write):
@@ -912,7 +937,8 @@ def test_a_split_column_is_read_by_its_usual_names(write):
     [
         (
             "tset",
-            r"column 'part': row 2 says 'tset' \(did you mean 'test'\?\); each row is train, training, val",
+            r"column 'part': row 2 says 'tset' \(did you mean 'test'\?\); each row is train, "
+            r"training, val",
         ),
         ("", "column 'part': row 2 says nothing"),
     ],
@@ -954,7 +980,8 @@ def test_a_row_without_a_time_is_named(write):
 def test_a_split_column_that_is_not_there_is_named(write):
     with pytest.raises(
         WorkbookError,
-        match=r"no column 'prt' \(did you mean 'part'\?\).*name it with --set data.split_column=...",
+        match=r"no column 'prt' \(did you mean 'part'\?\).*name it with --set "
+        r"data.split_column=...",
     ):
         load_table(write("t.csv", SPLIT_ROWS), split_column="prt")
 

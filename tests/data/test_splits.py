@@ -311,5 +311,6 @@ def test_given_splits_are_described_with_their_rows():
     split = pd.Series(["train"] * 1_200 + ["test"] * 3)
     assert (
         describe_given(split)
-        == "The data give the splits: 1,200 train, 0 val, 3 test rows, whatever the shares asked for."
+        == "The data give the splits: 1,200 train, 0 val, 3 test rows, whatever the shares asked "
+        "for."
     )

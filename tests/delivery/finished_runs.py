@@ -27,7 +27,8 @@ def sealed_rows(n=240, classes=CLASSES, seed=0):
 
 
 def answers(rows, n_wrong=0, *, of=None, classes=CLASSES):
-    """Return the right class of every row but `n_wrong` spread over the rows of class `of` (None: of all)."""
+    """Return the right class of every row but `n_wrong` spread over the rows of class `of` (None:
+    of all)."""
     y = pd.Categorical(rows["label"], categories=classes).codes.astype(int)
     where = np.flatnonzero(y == classes.index(of)) if of else np.arange(len(y))
     wrong = where[np.linspace(0, len(where) - 1, n_wrong).astype(int)] if n_wrong else []

@@ -114,7 +114,8 @@ def refused(*words):
 def test_an_unknown_run_names_the_closest(two):
     assert (
         refused("one", "tow")
-        == f"no run 'tow' in {workspace.home() / 'reports'} (did you mean 'two'?); there are one, two"
+        == f"no run 'tow' in {workspace.home() / 'reports'} (did you mean 'two'?); there are "
+        "one, two"
     )
 
 
@@ -126,7 +127,8 @@ def test_other_classes_are_refused_by_name(two):
     words = "run 'one' and run 'three' have other classes and cannot be compared"
     assert (
         refused("one", "three")
-        == f"{words}: 'tool' is a class of run 'one' alone; 'vehicle' is a class of run 'three' alone"
+        == f"{words}: 'tool' is a class of run 'one' alone; 'vehicle' is a class of run 'three' "
+        "alone"
     )
 
 
@@ -150,7 +152,8 @@ def test_an_unfinished_run_is_refused(two, change, state):
     workspace.write_json(workspace.read_json(path) | change, path)
     assert (
         refused("one", "two")
-        == f"run 'two' is not finished: {NOTEBOOK} is {state}; `workbook run --run two` goes on with it"
+        == f"run 'two' is not finished: {NOTEBOOK} is {state}; `workbook run --run two` goes on "
+        "with it"
     )
 
 
@@ -171,7 +174,8 @@ def test_a_test_set_that_was_sealed_again_is_refused(two):
     sealed.seal(ws)
     assert (
         refused("one", "two")
-        == "the test set of run 'two' has changed since its evaluation: `workbook run --run two` evaluates again"
+        == "the test set of run 'two' has changed since its evaluation: `workbook run --run two` "
+        "evaluates again"
     )
 
 

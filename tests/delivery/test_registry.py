@@ -247,7 +247,8 @@ def test_without_any_runs_test_set_a_forced_promotion_keeps_what_stood_in_its_wa
     assert version.aliases == ("champion",)
     assert (
         words
-        == f"forced (the disk is gone): no run has the test set of {SECOND} any more: `workbook run --run two` makes it again"
+        == f"forced (the disk is gone): no run has the test set of {SECOND} any more: `workbook "
+        "run --run two` makes it again"
     )
 
 
@@ -316,7 +317,8 @@ def test_a_misspelt_version_names_the_closest(home):
     registered("one", answers(ROWS))
     assert (
         refused(registry.promote, "deberta-v3-bas-v1.0.0")
-        == f"no model 'deberta-v3-bas-v1.0.0' in the registry (did you mean '{FIRST}'?); there are {FIRST}"
+        == f"no model 'deberta-v3-bas-v1.0.0' in the registry (did you mean '{FIRST}'?); there "
+        f"are {FIRST}"
     )
 
 

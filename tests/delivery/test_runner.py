@@ -1,4 +1,5 @@
-"""What the runner and the command line refuse, each with one line and nothing written; and what makes a step stale."""
+"""What the runner and the command line refuse, each with one line and nothing written; and what
+makes a step stale."""
 
 import gzip
 import logging
@@ -217,7 +218,10 @@ def test_the_second_of_two_runs_with_one_name_refuses(home):
 
 def test_kernels_side_by_side_share_no_socket_and_leave_none(tmp_path, monkeypatch):
     monkeypatch.setattr(workspace, "NOTEBOOKS", tmp_path)
-    cell = "from pathlib import Path\nfrom ipykernel.connect import get_connection_file\nprint(Path(get_connection_file()).parent)"
+    cell = (
+        "from pathlib import Path\nfrom ipykernel.connect import "
+        "get_connection_file\nprint(Path(get_connection_file()).parent)"
+    )
     steps = [Step(name, question="", settings=(), reads=()) for name in ("one", "two")]
     for step in steps:
         nbformat.write(

@@ -195,7 +195,8 @@ def test_notebooks_that_train_or_choose_models_read_no_label_of_a_test_row():
             for line in code.splitlines():
                 if (
                     "clean.parquet" in line
-                    # it holds all rows, before the seal: their texts may be read, to keep copies away
+                    # it holds all rows, before the seal: their texts may be read, to keep copies
+                    # away
                     # from them
                 ):
                     assert line.endswith('["text"].tolist()')

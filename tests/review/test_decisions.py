@@ -237,12 +237,14 @@ def test_without_a_queue_or_answers_nothing_is_recorded(queued, tmp_path):
     [
         (
             {"decision": "dorp"},
-            r"line 3: decision 'dorp' \(did you mean 'drop'\?\); it is one of keep, relabel, drop, unsure",
+            r"line 3: decision 'dorp' \(did you mean 'drop'\?\); it is one of keep, relabel, "
+            r"drop, unsure",
         ),
         ({"decision": "relabel"}, "line 3: `relabel` needs a new_label"),
         (
             {"new_label": "sports"},
-            r"line 3: 'sports' is not a label of the data \(did you mean 'sport'\?\); the labels are art, news, sport",
+            r"line 3: 'sports' is not a label of the data \(did you mean 'sport'\?\); the labels "
+            r"are art, news, sport",
         ),
     ],
 )

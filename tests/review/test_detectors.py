@@ -48,7 +48,8 @@ def fits(monkeypatch):
 
 
 def numbered(codes):
-    """Return a dense view whose first column is the number of the row, and whose others tell the classes."""
+    """Return a dense view whose first column is the number of the row, and whose others tell the
+    classes."""
     return np.column_stack(
         [
             np.arange(len(codes)),

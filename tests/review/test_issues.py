@@ -17,7 +17,8 @@ CLASSES = ["art", "news", "sport"]
 
 
 def planted(flips):
-    """30 rows of 3 classes that the model knows well, with some labels changed: {row: (given label, its probability)}."""
+    """30 rows of 3 classes that the model knows well, with some labels changed: {row: (given label,
+    its probability)}."""
     truth = np.arange(30) % 3
     probs = np.full((30, 3), 0.05)
     probs[np.arange(30), truth] = 0.9

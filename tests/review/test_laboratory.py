@@ -175,8 +175,8 @@ def test_the_summary_says_how_many_of_the_flags_are_errors():
         laboratory.Findings(detection(*rows), pd.DataFrame(), 0.02, 0.1, 1_000, 200, pd.DataFrame())
     )
     assert (
-        "Of the first 2.0% of the rows real errors are: 40% [40%, 40%] if 5% of the labels are wrong; 60% [60%, 60%] if 10% of"
-        in description
+        "Of the first 2.0% of the rows real errors are: 40% [40%, 40%] if 5% of the labels are "
+        "wrong; 60% [60%, 60%] if 10% of" in description
     )
     assert "1,000 rows" in description and "2 seeds" in description
 
@@ -301,7 +301,8 @@ def test_a_sample_of_more_rows_than_there_are_is_all_of_them():
 def test_a_laboratory_needs_validation_rows_and_two_labels_to_train_on(rows_of, there):
     with pytest.raises(
         WorkbookError,
-        match=f"labels.lab_rows=30: the laboratory needs validation rows, and training rows of at least two labels; there are {there}",
+        match="labels.lab_rows=30: the laboratory needs validation rows, and training rows of "
+        f"at least two labels; there are {there}",
     ):
         laboratory.draw_sample(known(**rows_of), 30)
 

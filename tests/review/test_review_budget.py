@@ -20,7 +20,8 @@ STEPS = [
 
 
 def depths(*, steps=STEPS, factors=(1.0, 1.0), rate=0.1, detector="combined"):
-    """Return a table of the laboratory: one seed for each factor that the hits are multiplied by."""
+    """Return a table of the laboratory: one seed for each factor that the hits are multiplied
+    by."""
     rows = []
     for seed, factor in enumerate(factors):
         ends, marginal = (np.array(each) for each in zip(*steps))

@@ -1,4 +1,5 @@
-"""The label reviewer, driven without a browser: what each button and key leaves on disk, and what a page shows of it."""
+"""The label reviewer, driven without a browser: what each button and key leaves on disk, and what a
+page shows of it."""
 
 import csv
 import getpass

@@ -55,7 +55,8 @@ def sentencepiece_model(**more):
     ids=["[MASK] in spm.model", "[MASK] beside it"],
 )
 def hub_layout(request, tmp_path_factory):
-    """Write what the hub keeps of a DeBERTa-v3: half precision, a sentencepiece model, and heads left from pretraining."""
+    """Write what the hub keeps of a DeBERTa-v3: half precision, a sentencepiece model, and heads
+    left from pretraining."""
     folder = tmp_path_factory.mktemp("hub")
     config = backbones.deberta_config(200)
     torch.manual_seed(0)
@@ -296,7 +297,8 @@ def test_a_name_that_is_not_here_comes_with_advice(monkeypatch, name):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(
         WorkbookError,
-        match=rf"'{name}' could not be loaded .*unset HF_HUB_OFFLINE.*--set training\.backbone=minilm",
+        match=rf"'{name}' could not be loaded .*unset HF_HUB_OFFLINE.*--set "
+        r"training\.backbone=minilm",
     ) as caught:
         backbones.load_backbone(name, class_names=CLASSES)
     assert "\n" not in str(caught.value)
@@ -376,7 +378,8 @@ def test_a_model_that_keeps_its_layers_elsewhere_is_told_what_to_set():
     )
     with pytest.raises(
         WorkbookError,
-        match=r"DistilBertForSequenceClassification has no encoder\.layer: training\.frozen_layers=0, training\.unfreeze=\[\]",
+        match=r"DistilBertForSequenceClassification has no encoder\.layer: "
+        r"training\.frozen_layers=0, training\.unfreeze=\[\]",
     ):
         backbones.encoder_layers(model)
 
@@ -478,8 +481,12 @@ def test_token_counts_are_of_whole_texts_with_the_special_tokens():
 
 
 def test_what_trains_a_model_imports_few_packages():
-    """A machine with a GPU may have torch, transformers, datasets, pydantic and what these bring along, and no more."""
-    words = "import sys, lib.training.finetune.worker; print(*{name.partition('.')[0] for name in sys.modules})"
+    """A machine with a GPU may have torch, transformers, datasets, pydantic and what these bring
+    along, and no more."""
+    words = (
+        "import sys, lib.training.finetune.worker; print(*{name.partition('.')[0] for name "
+        "in sys.modules})"
+    )
     loaded = set(
         subprocess.run(
             [sys.executable, "-c", words], capture_output=True, text=True, check=True

@@ -210,7 +210,8 @@ def test_ray_that_is_not_installed_is_named_before_anything_starts(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
         WorkbookError,
-        match=r"compute\.engine=ray needs the package ray: pip install -c constraints\.txt ray, or set compute\.engine=local",
+        match=r"compute\.engine=ray needs the package ray: pip install -c constraints\.txt ray, "
+        r"or set compute\.engine=local",
     ):
         engine.check(config(engine="ray"))
     engine.check(config())
@@ -224,7 +225,8 @@ def test_an_address_without_a_cluster_is_named_before_anything_starts(monkeypatc
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: "ray is there")
     with pytest.raises(
         WorkbookError,
-        match=rf"^compute\.address: no Ray cluster answers at '{re.escape(address)}': .*ray start --head",
+        match=rf"^compute\.address: no Ray cluster answers at '{re.escape(address)}': .*ray "
+        r"start --head",
     ):
         engine.check(config(engine="ray", address=address))
 
@@ -260,7 +262,8 @@ def cluster(head, monkeypatch):
 
 @contextmanager
 def one_lost(cluster, folder):
-    """Kill the node that first says in this folder that it is at work; give the list that its id is written to."""
+    """Kill the node that first says in this folder that it is at work; give the list that its id is
+    written to."""
     lost = []
 
     def kill():

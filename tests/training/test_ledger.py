@@ -32,7 +32,8 @@ def config(*techniques, seeds=3, **training):
 
 @pytest.fixture
 def trained(monkeypatch, home):
-    """In place of training: label smoothing is right on all rows, mixup on 40 of 400 and twice as slow, everything else on 200 or so."""
+    """In place of training: label smoothing is right on all rows, mixup on 40 of 400 and twice as
+    slow, everything else on 200 or so."""
     calls = []
 
     def train(train, val, *, config, ws, progress, watch, name):
@@ -176,7 +177,8 @@ def test_all_takes_every_technique_and_a_misspelt_one_is_refused():
     assert ledger.chosen_techniques(("R-Drop", "label smoothing")) == ["label smoothing", "R-Drop"]
     with pytest.raises(
         WorkbookError,
-        match=r"ledger\.techniques has no 'R-drop' \(did you mean 'R-Drop'\?\); there are gradual unfreezing",
+        match=r"ledger\.techniques has no 'R-drop' \(did you mean 'R-Drop'\?\); there are "
+        r"gradual unfreezing",
     ):
         ledger.chosen_techniques(("R-drop",))
 
@@ -190,5 +192,6 @@ def test_the_description_names_what_was_found(trained):
         progress=False,
     )
     assert ledger.describe(table, n_rows=400, n_seeds=3, train_rows=40) == (
-        "On 40 training texts, 400 validation texts and 3 seeds: label smoothing: better; mixup: worse; EMA of weights: not significantly different from the plain recipe."
+        "On 40 training texts, 400 validation texts and 3 seeds: label smoothing: better; mixup: "
+        "worse; EMA of weights: not significantly different from the plain recipe."
     )

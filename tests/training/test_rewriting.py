@@ -1,4 +1,5 @@
-"""Texts rewritten by models: small ones that are built, and taught, here, in the hub's own layout."""
+"""Texts rewritten by models: small ones that are built, and taught, here, in the hub's own
+layout."""
 
 from pathlib import Path
 
@@ -102,7 +103,8 @@ def translators(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def masked_model(tmp_path_factory):
-    """A BERT that holds `cat`, `Dog` and `##ing` for likely everywhere, in this order of falling probability after `##ing`."""
+    """A BERT that holds `cat`, `Dog` and `##ing` for likely everywhere, in this order of falling
+    probability after `##ing`."""
     folder = tmp_path_factory.mktemp("masked")
     special = {
         "pad_token": "[PAD]",
@@ -125,7 +127,8 @@ def masked_model(tmp_path_factory):
         )
     )
     with torch.no_grad():
-        model.cls.predictions.decoder.weight.zero_()  # tied to the embeddings: every place looks alike
+        # tied to the embeddings: every place looks alike
+        model.cls.predictions.decoder.weight.zero_()
         for word, score in {
             "##ing": 40,
             "[SEP]": 38,
@@ -186,7 +189,8 @@ def test_the_draw_follows_the_seed_and_the_probabilities(masked_model):
 def test_a_model_without_a_trained_head_is_refused():
     with pytest.raises(
         WorkbookError,
-        match=r"augmentation\.masked_model: 'minilm' lacks cls\.predictions.*not trained for this task",
+        match=r"augmentation\.masked_model: 'minilm' lacks cls\.predictions.*not trained for "
+        r"this task",
     ):
         rewriting.replace_in_context(["a house"], model="minilm", progress=False)
 
@@ -235,7 +239,8 @@ def test_a_text_that_does_not_end_is_no_copy(translators, tmp_path):
 def test_a_model_of_another_kind_is_refused(masked_model, tmp_path):
     with pytest.raises(
         WorkbookError,
-        match=r"augmentation\.translators\[0\]: '.*' could not be loaded .* leave its method out of augmentation\.methods",
+        match=r"augmentation\.translators\[0\]: '.*' could not be loaded .* leave its method out "
+        r"of augmentation\.methods",
     ):
         rewriting.generate(
             ["a"], model=masked_model, setting="augmentation.translators[0]", progress=False

@@ -243,7 +243,10 @@ def test_a_server_that_is_down_is_named_in_one_line_and_all_is_recorded_here(hom
     started = time.perf_counter()
     first, second = train(config=tracked(uri=DEAD)), train("other", config=tracked(uri=DEAD))
     assert time.perf_counter() - started < 30
-    line = f"tracking: the MLflow server {DEAD} cannot be used, recorded in {tracking.local_uri()} instead: [Errno 111] Connection refused"
+    line = (
+        f"tracking: the MLflow server {DEAD} cannot be used, recorded in "
+        f"{tracking.local_uri()} instead: [Errno 111] Connection refused"
+    )
     assert capsys.readouterr().err == f"workbook: {line}\n"
     assert (first.facts["messages"], second.facts["messages"]) == ([line], [])
     assert [run.info.run_name for run in recorded()] == [
@@ -346,7 +349,10 @@ def test_what_a_record_draws_at_random_moves_nothing_of_a_training(home, monkeyp
 
 
 def test_without_tracking_nothing_is_imported_or_written(tmp_path):
-    words = "import sys; from lib.training import finetune, tracking, cached_training; print([name for name in ('mlflow', 'wandb') if name in sys.modules])"
+    words = (
+        "import sys; from lib.training import finetune, tracking, cached_training; "
+        "print([name for name in ('mlflow', 'wandb') if name in sys.modules])"
+    )
     said = subprocess.run(
         [sys.executable, "-c", words], capture_output=True, text=True, cwd=workspace.REPOSITORY
     )
@@ -397,8 +403,8 @@ def test_a_missing_wandb_is_named_before_anything_starts(tmp_path, monkeypatch):
     )
     assert said.exit_code == 1
     assert (
-        said.stderr
-        == "workbook: tracking.wandb=true needs the package wandb: pip install -c constraints.txt wandb, or set tracking.wandb=false\n"
+        said.stderr == "workbook: tracking.wandb=true needs the package wandb: pip install -c "
+        "constraints.txt wandb, or set tracking.wandb=false\n"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -460,7 +466,8 @@ def wandb_content(home):
 
 
 def leveldb_records(content, header=7, block=32_768):
-    """Yield the records of a log in LevelDB's format: checksum (4 bytes), length (2), kind (1; 1 whole, 2 first, 3 middle, 4 last), data."""
+    """Yield the records of a log in LevelDB's format: checksum (4 bytes), length (2), kind (1; 1
+    whole, 2 first, 3 middle, 4 last), data."""
     place, parts = header, []
     while place + 7 <= len(content):
         if block - place % block < 7:  # padding

@@ -12,7 +12,8 @@ from lib.training.ensembles import weights
 
 
 def drawn(n=1_500, *, k=3, strengths=(1.5, 1.5, 1.5), seed=0, noise=1.0):
-    """Members that see the truth through noise of their own: the stronger, the better; their errors are independent."""
+    """Members that see the truth through noise of their own: the stronger, the better; their errors
+    are independent."""
     rng = np.random.default_rng(seed)
     y = rng.integers(0, k, n)
     truth = np.eye(k)[y]

@@ -63,7 +63,8 @@ def test_rows_and_classes_in_another_order_are_lined_up_by_name():
     [
         (
             lambda t: t.drop(index=5),
-            r"member 'a: b' has no probabilities of 1 rows that others have, the first is row 3: run notebook 05 again",
+            r"member 'a: b' has no probabilities of 1 rows that others have, the first is row 3: "
+            r"run notebook 05 again",
         ),
         (lambda t: pd.concat([t, t.iloc[[0]]]), "member 'TF-IDF' has row 7 twice"),
         (
@@ -76,7 +77,8 @@ def test_rows_and_classes_in_another_order_are_lined_up_by_name():
         ),
         (
             lambda t: t.assign(**{"p: fold": t["p: fold"] + 0.1}),
-            r"member 'TF-IDF': the probabilities of row 7 must be 0 to 1 and sum to 1, found \[0.8, 0.2, 0.1\]",
+            r"member 'TF-IDF': the probabilities of row 7 must be 0 to 1 and sum to 1, found "
+            r"\[0.8, 0.2, 0.1\]",
         ),
         (
             lambda t: t.assign(**{"p: fold": np.nan}),

@@ -102,7 +102,8 @@ def test_what_is_no_number_is_divergence_but_not_a_step_that_fp16_skips(fp16, lo
 
 
 def stopped_at(losses, *, starts, every=1):
-    """Return the step at which the guard stops a run that logs these losses, None where it does not."""
+    """Return the step at which the guard stops a run that logs these losses, None where it does
+    not."""
     guard, args = (
         DivergenceGuard(chance_loss=1.0, starts=starts),
         SimpleNamespace(fp16=False, logging_steps=every),

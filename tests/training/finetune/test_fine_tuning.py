@@ -392,7 +392,8 @@ def test_training_that_diverges_twice_says_what_was_tried_and_leaves_the_earlier
     assert caught.match(
         rf"^training diverged twice; at a learning rate of 1e\+30 with a warm-up of 0%: {number}; "
         rf"at a learning rate of 2\.5e\+29 with a warm-up of 10%: {number}\. "
-        r"What is left to try: look at the labels, lower training\.learning_rate, or take another backbone$"
+        r"What is left to try: look at the labels, lower training\.learning_rate, or take "
+        r"another backbone$"
     )
     assert [path.name for path in earlier.parent.iterdir()] == ["earlier"]
     assert sorted(path.name for path in earlier.parent.parent.iterdir()) == [
@@ -443,7 +444,8 @@ def test_labels_that_say_nothing_are_noticed_within_a_hundred_steps_after_the_wa
     with pytest.raises(WorkbookError) as caught:
         run("shuffled", train, learning_rate=1e-4, frozen_layers=2, **PLATEAU)
     assert caught.match(
-        "twice; at a learning rate of 0.0001 with a warm-up of 5%: .*; at a learning rate of 2.5e-05 with a warm-up of 15%: "
+        "twice; at a learning rate of 0.0001 with a warm-up of 5%: .*; at a learning rate of "
+        "2.5e-05 with a warm-up of 15%: "
     )
     steps = [
         int(step)

@@ -369,7 +369,8 @@ def test_a_config_that_names_an_unknown_pooling_is_refused(tmp_path):
 
 @pytest.fixture
 def loaded(tmp_path, request):
-    """A model as `from_pretrained` gives it, which marks every weight as initialised; none is what an initialiser gives."""
+    """A model as `from_pretrained` gives it, which marks every weight as initialised; none is what
+    an initialiser gives."""
     model = classifier(request.param)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -437,7 +438,8 @@ def test_layers_that_are_not_there_cannot_start_anew(loaded, n, ok):
 def test_an_architecture_without_such_layers_is_refused():
     with pytest.raises(
         WorkbookError,
-        match=r"training\.reinit_layers is for models of BERT's family; DistilBert.*training\.reinit_layers=0 do without",
+        match=r"training\.reinit_layers is for models of BERT's family; "
+        r"DistilBert.*training\.reinit_layers=0 do without",
     ):
         heads.reinit_top_layers(distilbert(), 1, seed=1)
 

@@ -140,7 +140,8 @@ def test_a_package_that_fails_halfway_leaves_no_layer_changed(model, package, mo
 
 
 def broken(kind):
-    """Return attention that is wrong in one way: mask passed over, positions shifted, a little off, no number..."""
+    """Return attention that is wrong in one way: mask passed over, positions shifted, a little off,
+    no number..."""
     from disentangled_flash import _torch
 
     right = _torch._torch_disentangled_attention
@@ -445,7 +446,8 @@ def test_without_a_compiler_the_model_is_left_alone(model, monkeypatch):
     assert found is model
     assert (
         line
-        == "torch.compile: off, since nothing compiles for the CPU here (No working C++ compiler found)"
+        == "torch.compile: off, since nothing compiles for the CPU here (No working C++ compiler "
+        "found)"
     )
     assert model._compiled_call_impl is None
     assert torch.equal(logits(model), before)

@@ -125,7 +125,8 @@ def launcher(code):
     ("code", "reason"),
     [
         (
-            "sys.exit('Traceback\\n[rank0]: lib.errors.WorkbookError: too much\\n\\nChildFailedError\\n')",
+            "sys.exit('Traceback\\n[rank0]: lib.errors.WorkbookError: too "
+            "much\\n\\nChildFailedError\\n')",
             "too much",
         ),
         ("sys.exit('Traceback\\nRuntimeError: gone\\n\\n')", "RuntimeError: gone"),

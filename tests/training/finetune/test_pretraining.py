@@ -39,7 +39,8 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tiny_bert(tiny, tmp_path_factory):
-    """A BERT that has pooler and masked-language head, with the tiny DeBERTa's tokenizer and no row for [URL] or [EMAIL]."""
+    """A BERT that has pooler and masked-language head, with the tiny DeBERTa's tokenizer and no row
+    for [URL] or [EMAIL]."""
     folder = tmp_path_factory.mktemp("bert")
     tokenizer, _ = backbones.load_backbone(str(tiny), class_names=CLASSES)
     torch.manual_seed(0)

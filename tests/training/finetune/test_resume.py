@@ -37,7 +37,8 @@ class Killed(Exception):  # noqa: N818 - what a signal would do
 
 @contextmanager
 def killed(where, step=None):
-    """Kill the run within the block at a place in the code, once the run has done `step` steps; then look that it was killed."""
+    """Kill the run within the block at a place in the code, once the run has done `step` steps;
+    then look that it was killed."""
     owner, name = {
         "step": (RecipeTrainer, "training_step"),
         "averaged": (averaging.WeightAverage, "on_evaluate"),
@@ -345,7 +346,8 @@ def test_what_a_clearing_cut_short_leaves_is_not_taken_up(tmp_path, monkeypatch)
 
 
 def diverging_at_first(patch, settings):
-    """Let a run diverge at step 6 of its first try; return the learning rates at which it was seen to."""
+    """Let a run diverge at step 6 of its first try; return the learning rates at which it was seen
+    to."""
     rates, look = [], callbacks.DivergenceGuard.on_log
 
     def seen(self, args, state, control, logs, **more):

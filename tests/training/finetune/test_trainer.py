@@ -478,7 +478,8 @@ def test_an_adversarial_step_adds_the_gradients_at_the_perturbed_weights(make, b
 
 
 class Limited(torch.nn.Module):
-    """Raises where a pass has more rows than it can take, or at the passes named, after some random numbers were drawn."""
+    """Raises where a pass has more rows than it can take, or at the passes named, after some random
+    numbers were drawn."""
 
     def __init__(self, model, *, max_rows=99, failing=(), error=OUT_OF_MEMORY):
         super().__init__()
@@ -499,7 +500,8 @@ class Limited(torch.nn.Module):
 
 
 CPU_ERROR = RuntimeError(
-    "[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+    "[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory: you tried "
+    "to allocate 9 bytes."
 )
 
 
@@ -531,7 +533,8 @@ def test_a_step_that_ran_out_of_memory_is_that_of_smaller_micro_batches(
     assert model.rows == failed + parts
     assert (
         trainer.messages[-1]
-        == f"step 0: memory ran out; {len(parts)} micro-batches from here on, the same 6 rows a step"
+        == f"step 0: memory ran out; {len(parts)} micro-batches from here on, the same 6 rows a "
+        "step"
     )
     step(trainer, batch, model=model)
     assert model.rows == failed + 2 * parts  # it stays with them
@@ -550,7 +553,8 @@ def test_memory_that_runs_out_in_the_adversarial_pass_is_made_up_for(make, batch
 
 
 class FailsGoingBack(torch.nn.Module):
-    """Runs out of memory in the first backward pass; notes before each pass whether the trainer still holds the one before."""
+    """Runs out of memory in the first backward pass; notes before each pass whether the trainer
+    still holds the one before."""
 
     def __init__(self, trainer):
         super().__init__()
@@ -576,7 +580,10 @@ def test_a_pass_that_ran_out_of_memory_is_not_kept_in_it(make, batch):
 
 def test_a_single_text_that_does_not_fit_is_an_error_with_advice(make, batch):
     trainer = make(max_length=64)
-    found = r"single text of at most training\.max_length=64 tokens a micro-batch \(CUDA out of memory\. Tried to allocate 2\.00 GiB\.\)"
+    found = (
+        r"single text of at most training\.max_length=64 tokens a micro-batch \(CUDA out of "
+        r"memory\. Tried to allocate 2\.00 GiB\.\)"
+    )
     with pytest.raises(WorkbookError, match=found + r"; lower training\.max_length"):
         step(trainer, batch, model=Limited(trainer.model, max_rows=0))
     assert trainer.n_parts == 6

@@ -36,10 +36,13 @@ SECONDS = ("seconds", "training_seconds", "texts_per_second")
 
 @contextmanager
 def home_of_its_own(folder):
-    """Within the block, runs go to `folder`, torch has one thread, and changes to lib do not count: others may be writing it."""
+    """Within the block, runs go to `folder`, torch has one thread, and changes to lib do not count:
+    others may be writing it."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    gc.freeze()  # a Trainer collects garbage at its start: a third of the time of a tiny run, with all that the libraries hold
+    # a Trainer collects garbage at its start: a third of the time of a tiny run, with all that the
+    # libraries hold
+    gc.freeze()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORKBOOK_HOME", str(folder))
         patch.setattr(provenance, "code_fingerprint", lambda *_: "as it is")
@@ -111,7 +114,8 @@ def differences(first, second):
 
 
 def let_average_score(patch, gap):
-    """Let the averaged weights, scored after training, seem better than the best checkpoint by `gap`."""
+    """Let the averaged weights, scored after training, seem better than the best checkpoint by
+    `gap`."""
     from lib.training.finetune.trainer import RecipeTrainer
 
     as_it_is = RecipeTrainer.score

@@ -18,7 +18,8 @@ WORDS = {"birds": "crow finch heron", "tools": "saw drill plane", "fruit": "plum
 
 
 def table(n=90, copies=2):
-    """Texts of three classes; every `copies` rows one after the other of a class are near-copies, in one group."""
+    """Texts of three classes; every `copies` rows one after the other of a class are near-copies,
+    in one group."""
     labels = [list(WORDS)[i // copies % 3] for i in range(n)]
     texts = [f"{WORDS[label]} row {i // copies}" for i, label in enumerate(labels)]
     return pd.DataFrame(
@@ -41,7 +42,8 @@ def config(**settings):
 
 @pytest.fixture
 def trained(monkeypatch, home):
-    """In place of training: a model that knows the class of the texts it was shown, and guesses the first class for all others."""
+    """In place of training: a model that knows the class of the texts it was shown, and guesses the
+    first class for all others."""
     calls = []
 
     def train(train, stop, *, config, ws, progress, watch, name):
@@ -79,7 +81,8 @@ def test_a_class_of_fewer_texts_than_folds_is_named_with_the_remedy():
     )  # birds: two groups are left
     with pytest.raises(
         WorkbookError,
-        match=r"3 folds need as many texts of each class, and 'birds' has 2 different texts: set cross_validation\.folds lower",
+        match=r"3 folds need as many texts of each class, and 'birds' has 2 different texts: set "
+        r"cross_validation\.folds lower",
     ):
         cross_validation.assign_folds(rows, n_folds=3, seed=1)
 

@@ -295,7 +295,8 @@ def test_a_study_of_other_settings_is_refused_with_what_differs_and_the_remedy(
     before = journal.read_bytes()
     with pytest.raises(
         WorkbookError,
-        match=rf"the study in .*models/run/search was made with {message}.*take another run name, delete that folder, or set search\.restart=true",
+        match=rf"the study in .*models/run/search was made with {message}.*take another run "
+        r"name, delete that folder, or set search\.restart=true",
     ):
         found(config(**{"trials": 2, **changed}))
     assert journal.read_bytes() == before
@@ -414,7 +415,8 @@ def test_a_class_of_too_few_texts_is_named(home):
     few = rows.drop(index=rows.index[rows["label"] == "birds"][8:])
     with pytest.raises(
         WorkbookError,
-        match=r"the search needs 5 texts of each class, and 'birds' has 4 different texts of 68: set search\.rows higher",
+        match=r"the search needs 5 texts of each class, and 'birds' has 4 different texts of 68: "
+        r"set search\.rows higher",
     ):
         found(config(), rows=few)
 
@@ -527,7 +529,8 @@ def test_choices_may_be_lists_and_words_and_nothing(home):
         ),
         (
             {"space": {"epochs": []}},
-            r"search\.space\.epochs: give a list of choices, or \{low: \.\., high: \.\.\}; found \[\]",
+            r"search\.space\.epochs: give a list of choices, or \{low: \.\., high: \.\.\}; found "
+            r"\[\]",
         ),
         ({"space": {"epochs": 3}}, r"search\.space\.epochs: give a list of choices"),
         (
@@ -655,7 +658,8 @@ def test_settings_that_never_go_together_are_one_line(home):
     settings = config(trials=2, space={"lora_rank": [4, 8], "frozen_layers": [1, 2]})
     with pytest.raises(
         WorkbookError,
-        match=r"settings \{'lora_rank': .*\} of search\.space do not go together: lora_rank trains small matrices",
+        match=r"settings \{'lora_rank': .*\} of search\.space do not go together: lora_rank "
+        r"trains small matrices",
     ):
         search.search(table(), config=settings, ws=RUN, progress=False)
 

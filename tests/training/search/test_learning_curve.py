@@ -12,7 +12,8 @@ from lib.training.search.learning_curve import PowerLaw
 
 
 def table(n=600, seed=0):
-    """Two classes, each text with two of its class's 400 words and seven of anybody's: the more texts, the more words are known."""
+    """Two classes, each text with two of its class's 400 words and seven of anybody's: the more
+    texts, the more words are known."""
     rng = np.random.default_rng(seed)
     labels = np.array(["a", "b"])[np.arange(n) % 2]
     texts = [
