@@ -101,17 +101,16 @@ def read_hub(source: str) -> pd.DataFrame:
     import datasets
 
     name, config, split, *_ = [*source.removeprefix("hub:").split(":"), "", ""]
-    config = config or None
     split = split or "train"
     try:
-        table = datasets.load_dataset(name, config, split=split)
+        table = datasets.load_dataset(name, config or None, split=split)
     except Exception as error:  # datasets, huggingface_hub and httpx each raise their own
         lines = str(error).splitlines() or [""]
         reason = f"{type(error).__name__}: {lines[0]}"
         if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
             reason = "HF_HUB_OFFLINE is set"
         raise WorkbookError(
-            f"{source}: the hub's data set {name!r} (config {config}, split {split}) could not be "
+            f"{source}: the hub's data set {name!r} (config {config or None}, split {split}) could not be "
             f"loaded ({reason}); check the name and the network, or save it as Parquet and give "
             "that file"
         ) from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -41,7 +43,7 @@ def scores_with_intervals(scores: pd.DataFrame, *, title: str, ax: Axes | None =
     for _, rows in groups:
         ticks.append(y + (len(rows) - 1) * 0.35 / 2)
         for ((_, model), value), error in zip(rows["value"].items(), distances(rows, "value").T):
-            options = {"capsize": 3, "markersize": 5, **styles[model]}
+            options: dict[str, Any] = {"capsize": 3, "markersize": 5, **styles[model]}
             ax.errorbar(value, y, xerr=error[:, None], **options)
             y += 0.35
         y += 0.35
@@ -62,7 +64,7 @@ def gains(table: pd.DataFrame, *, title: str, xlabel: str, ax: Axes | None = Non
     errors = distances(table, "gain").T
     for y, (gain, verdict, error) in enumerate(zip(table["gain"], table["verdict"], errors)):
         colour, marker = VERDICTS[verdict]
-        options = {"fmt": marker, "color": colour, "capsize": 3, "markersize": 5}
+        options: dict[str, Any] = {"fmt": marker, "color": colour, "capsize": 3, "markersize": 5}
         ax.errorbar(gain, y, xerr=error[:, None], **options)
     ax.axvline(0, color="0.2", linewidth=1)
     handles = []
@@ -189,9 +191,9 @@ def accuracy_answered(tables: dict[str, pd.DataFrame], *, n: int, ax: Axes | Non
     """
     ax = ax or new_axes(height=3.2)
     for (name, table), style, marker in zip(tables.items(), line_styles(), MARKERS * 8):
-        options = {"marker": marker, "markersize": 4, "label": short(name), **style}
+        options: dict[str, Any] = {"marker": marker, "markersize": 4, "label": short(name), **style}
         ax.plot(table.index, table["accuracy"], **options)
-        shade = {"color": style["color"], "alpha": 0.12, "linewidth": 0}
+        shade: dict[str, Any] = {"color": style["color"], "alpha": 0.12, "linewidth": 0}
         ax.fill_between(table.index, table["low"], table["high"], **shade)
     ax.invert_xaxis()
     for axis in (ax.xaxis, ax.yaxis):

@@ -145,7 +145,7 @@ def heat_map(
     hide_spines(ax)
 
 
-def line_styles() -> list[dict[str, str]]:
+def line_styles() -> list[dict[str, Any]]:
     """Return 256 styles of lines, the first 32 of them different."""
     lines = ("-", "--", ":", "-.")
     return [{"color": colour, "linestyle": line} for line in lines for colour in COLOURS] * 8

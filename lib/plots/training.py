@@ -97,7 +97,7 @@ def fold_scores(
         colour = COLOURS[0] if row["chosen"] else "0.35"
         dots = scores.loc[scores["member"] == name, "macro_f1"]
         ax.plot(dots, np.full(len(dots), y + 0.22), "o", color=colour, alpha=0.5, markersize=4)
-        options = {"fmt": "s", "color": colour, "capsize": 3, "markersize": 5}
+        options: dict[str, Any] = {"fmt": "s", "color": colour, "capsize": 3, "markersize": 5}
         ax.errorbar(row["macro_f1"], y, xerr=error[:, None], **options)
         names.append(short(f"{name} (chosen)" if row["chosen"] else name))
     set_rows(ax, range(len(compared)), names)
