@@ -110,9 +110,9 @@ def read_hub(source: str) -> pd.DataFrame:
         if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
             reason = "HF_HUB_OFFLINE is set"
         raise WorkbookError(
-            f"{source}: the hub's data set {name!r} (config {config or None}, split {split}) could not be "
-            f"loaded ({reason}); check the name and the network, or save it as Parquet and give "
-            "that file"
+            f"{source}: the hub's data set {name!r} (config {config or None}, split {split}) could "
+            f"not be loaded ({reason}); check the name and the network, or save it as Parquet and "
+            "give that file"
         ) from error
     frame = table.to_pandas()
     for column, feature in table.features.items():
