@@ -101,17 +101,18 @@ def read_hub(source: str) -> pd.DataFrame:
     import datasets
 
     name, config, split, *_ = [*source.removeprefix("hub:").split(":"), "", ""]
+    split = split or "train"
     try:
-        table = datasets.load_dataset(name, config or None, split=split or "train")
+        table = datasets.load_dataset(name, config or None, split=split)
     except Exception as error:  # datasets, huggingface_hub and httpx each raise their own
         lines = str(error).splitlines() or [""]
         reason = f"{type(error).__name__}: {lines[0]}"
         if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
             reason = "HF_HUB_OFFLINE is set"
         raise WorkbookError(
-            f"{source}: the hub's data set {name!r} (config {config}, split {split}) could not be "
-            f"loaded ({reason}); check the name and the network, or save it as Parquet and give "
-            "that file"
+            f"{source}: the hub's data set {name!r} (config {config or None}, split {split}) could "
+            f"not be loaded ({reason}); check the name and the network, or save it as Parquet and "
+            "give that file"
         ) from error
     frame = table.to_pandas()
     for column, feature in table.features.items():

@@ -257,7 +257,8 @@ handlers = get_ipython().kernel.shell_handlers
 answer = handlers["kernel_info_request"]
 
 
-async def slowly(*request):  # the notebook's last one: the answer is out, the kernel is not done with it
+# the notebook's last request: the answer is out, the kernel is not done with it
+async def slowly(*request):
     await answer(*request)
     time.sleep(0.1)
 

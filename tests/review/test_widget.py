@@ -375,7 +375,8 @@ SETUP = f"""
 import pandas as pd
 from pathlib import Path
 from lib.review import widget
-queue = pd.DataFrame([["f0", 1, "train", "art", "news", 0.9, "r", "the only text", "", "", ""]][:ROWS], columns={QUEUE_COLUMNS!r})
+row = ["f0", 1, "train", "art", "news", 0.9, "r", "the only text", "", "", ""]
+queue = pd.DataFrame([row][:ROWS], columns={QUEUE_COLUMNS!r})
 """
 SHOW = "widget.review(queue, decisions_path=Path('decisions.csv'), class_names=['art', 'news'])"
 

@@ -176,8 +176,8 @@ def test_reading_the_first_token_only_saves_work_and_changes_nothing(kind):
         heads.set_dropout(model, hidden=0, attention=0)
         for layer in model.base_model.encoder.layer:
             layer.intermediate.register_forward_pre_hook(
-                lambda _, inputs: seen.append(inputs[0].shape[1])
-            )  # noqa: B023 - used before it changes
+                lambda _, inputs, seen=seen: seen.append(inputs[0].shape[1])
+            )
         output = model(input_ids=ids, attention_mask=mask).logits
         torch.nn.functional.cross_entropy(output, torch.arange(8) % 3).backward()
         found.append(

@@ -305,7 +305,7 @@ def test_a_study_of_other_settings_is_refused_with_what_differs_and_the_remedy(
     assert journal.read_bytes() != before
 
 
-def test_another_sampler_pruner_or_budget_goes_on_with_the_study_and_so_does_another_base_of_what_is_searched(
+def test_another_sampler_pruner_budget_or_base_of_what_is_searched_goes_on_with_the_study(
     home,
 ):
     found(config(trials=2))
