@@ -14,6 +14,7 @@ from tiny_runs import VAL, configured, home_of_its_own, place, rows, run, score
 from lib import workspace
 from lib.errors import WorkbookError
 from lib.training.finetune import launching
+from lib.training.finetune.job import TrainingJob
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -138,7 +139,9 @@ def launcher(code):
 def test_a_launcher_that_fails_or_leaves_no_result_is_an_error(monkeypatch, code, reason):
     monkeypatch.setattr(launching, "launch_command", launcher(code))
     with pytest.raises(WorkbookError) as caught:
-        launching.launch(rows(6, seed=0), VAL, config=configured(processes=3), ws=place("failed"))
+        launching.launch(
+            TrainingJob(rows(6, seed=0), VAL, configured(processes=3), place("failed"))
+        )
     assert str(caught.value) == f"training in 3 processes failed: {reason}"
 
 
@@ -148,7 +151,7 @@ def test_the_result_of_an_earlier_launch_is_not_taken_for_this_ones(monkeypatch)
     (folder / "result.json").write_text('{"facts": {}, "history": []}', encoding="utf-8")
     monkeypatch.setattr(launching, "launch_command", launcher("sys.exit(0)"))
     with pytest.raises(WorkbookError, match="failed: no output"):
-        launching.launch(rows(6, seed=0), VAL, config=configured(processes=2), ws=place("stale"))
+        launching.launch(TrainingJob(rows(6, seed=0), VAL, configured(processes=2), place("stale")))
 
 
 def test_what_watches_sees_each_evaluation_and_may_end_the_processes():
