@@ -25,7 +25,7 @@ test: setup lint  ## lints, unit tests, notebooks, the whole chain in the smoke 
 	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 lint: setup  ## ruff, mypy, the direction of imports, stripped notebooks
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check lib tests benchmarks
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/nbstripout --keep-count --verify notebooks/*.ipynb
