@@ -87,11 +87,11 @@ class LabelsConfig(Section):
     """The search for wrong labels."""
 
     folds: int = Field(5, ge=2)
-    # that a person is willing to look at
+    # that a person is willing to review
     queue_rows: int = Field(200, ge=1)
     # of real errors among the next texts; below it reviewing further is not worth it
     min_hit_share: float = Field(0.2, gt=0, lt=1)
-    # a backbone whose vectors judge labels next to TF-IDF; None: TF-IDF and its topics alone
+    # a backbone whose vectors detect errors next to TF-IDF; None: TF-IDF and its topics alone
     encoder: str | None = "minilm"
     # that it reads of a text
     encoder_tokens: int = Field(128, ge=8, le=512)
@@ -412,5 +412,5 @@ class TrackingConfig(Section):
     backend: Literal["mlflow", "none"] = "mlflow"
     uri: str = ""  # of a tracking server; "": a SQLite file in models/mlflow
     wandb: bool = False  # W&B too: pip install wandb
-    # load of processor, memory, disk, network and GPU, every 10 seconds of a training
+    # MLflow's: load of processor, memory, disk, network and GPU, every 10 seconds of a training
     system_metrics: bool = True
