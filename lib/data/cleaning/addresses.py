@@ -24,7 +24,7 @@ _NAME_BACKWARDS = re.compile(r"[\w.+%-]{1,64}(?![\w.+%-])")
 
 def replace_urls(text: str, token: str) -> str:
     """Replace each URL by a token; the closing punctuation that is not the URL's own stays."""
-    if "://" not in text and "www." not in text.lower() and not _HOST_SIGN.search(text):
+    if not _has_url_sign(text):
         return text
     pieces = []
     end = 0
@@ -32,13 +32,24 @@ def replace_urls(text: str, token: str) -> str:
         if sign.start() < end:
             continue
         # The run between blanks or quotes that the sign is in.
-        start = sign.start() - len(_NOT_IN_URL.split(text[end : sign.start()])[-1])
-        boundary = _NOT_IN_URL.search(text, sign.start())
-        stop = boundary.start() if boundary else len(text)
+        backwards = text[end : sign.start()][::-1]
+        start = sign.start() - _run_end(backwards, 0)
+        stop = _run_end(text, sign.start())
         replaced = _URL.sub(lambda match: _replaced_url(match[0], token), text[start:stop])
         pieces += [text[end:start], replaced]
         end = stop
     return "".join([*pieces, text[end:]])
+
+
+def _run_end(text: str, start: int) -> int:
+    boundary = _NOT_IN_URL.search(text, start)
+    return boundary.start() if boundary else len(text)
+
+
+def _has_url_sign(text: str) -> bool:
+    if "/" in text and ("://" in text or _HOST_SIGN.search(text)):
+        return True
+    return "www." in text.lower()
 
 
 def _replaced_url(url: str, token: str) -> str:
@@ -56,6 +67,8 @@ def _replaced_url(url: str, token: str) -> str:
 
 def replace_emails(text: str, token: str) -> str:
     """Replace each e-mail address by a token."""
+    if "@" not in text:
+        return text
     pieces = []
     end = 0
     for domain in _AT_DOMAIN.finditer(text):

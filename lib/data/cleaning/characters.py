@@ -44,6 +44,8 @@ def _repaired_line(line: str) -> str:
     ftfy takes long over a whole line, but judges by few neighbouring characters: one of them is
     beyond ASCII, so only its surroundings are asked about.
     """
+    if line.isascii():
+        return line
     for match in _BEYOND_ASCII.finditer(line):
         if is_bad(line[max(0, match.start() - 8) : match.end() + 8]):
             return ftfy.fix_encoding(line)

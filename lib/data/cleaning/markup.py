@@ -33,7 +33,7 @@ _NESTED_AMP = re.compile(r"&(?:amp;)+")
 
 def remove_tags(text: str) -> str:
     """Remove tags and comments; a block's tag leaves a line break, a hidden element no content."""
-    if not _MARKUP_START.search(text):
+    if "<" not in text or not _MARKUP_START.search(text):
         return text
     text = _COMMENT.sub(" ", text)
     tags = [tag for tag in _TAG.finditer(text) if tag[1].lower() in _ELEMENTS]

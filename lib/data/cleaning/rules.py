@@ -165,9 +165,12 @@ def apply_rules(
         if text == start:
             break
         # A removed address can join what stood around it, a replaced one cannot.
-        settled = (
-            {"whitespace", "urls_emails"} if settings.urls_emails == "replace" else {"whitespace"}
-        )
+        settled = {"whitespace"}
+        if settings.urls_emails == "replace":
+            settled.add("urls_emails")
+        # No entity decodes to an ASCII control character.
+        if text.isascii():
+            settled.add("invisible")
     return text, changes
 
 
