@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,8 +13,8 @@ from matplotlib.ticker import PercentFormatter
 from lib.plots.style import (
     COLOURS,
     THOUSANDS,
-    distances,
     drawable,
+    error_bars_across,
     heat_map,
     horizontal_bars,
     line_styles,
@@ -30,10 +31,13 @@ def class_balance(balance: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Bars of rows a class, from `profiling.label_balance`."""
     ax = ax or new_axes(height=0.9 + 0.35 * len(balance))
     counts = balance["n"]
-    texts = [f"{n:,} ({share:.1%})" for n, share in zip(counts, balance["share"])]
-    horizontal_bars(ax, counts, [short(name) for name in balance.index], texts)
-    title = f"Rows a class (n = {counts.sum():,})"
-    set_labels(ax, title=title, xlabel="rows", xlim=(0, counts.max() * 1.2))
+    names = [short(name) for name in balance.index]
+    texts = []
+    for n, share in zip(counts, balance["share"]):
+        texts.append(f"{n:,} ({share:.1%})")
+    horizontal_bars(ax, counts, names, texts)
+    set_labels(ax, title=f"Rows a class (n = {counts.sum():,})", xlabel="rows")
+    ax.set_xlim(0, counts.max() * 1.2)
     return ax
 
 
@@ -45,13 +49,9 @@ def lengths(words: pd.Series, labels: pd.Series, *, ax: Axes | None = None) -> A
         share = np.arange(1, len(ordered) + 1) / len(ordered)
         label = f"{short(name)} (median {np.median(ordered):.0f})"
         ax.step(ordered, share, where="post", label=label, **style)
-    set_labels(
-        ax,
-        xscale="log",
-        title=f"How long are the texts? (n = {len(words):,})",
-        xlabel="words (logarithmic)",
-        ylabel="share of texts up to this length",
-    )
+    title = f"How long are the texts? (n = {len(words):,})"
+    set_labels(ax, title=title, xlabel="words (logarithmic)", xscale="log")
+    ax.set_ylabel("share of texts up to this length")
     ax.xaxis.set_major_formatter(THOUSANDS)
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.legend(frameon=False, fontsize=9)
@@ -65,23 +65,18 @@ def token_lengths(n_tokens: Sequence[int], *, max_length: int, ax: Axes | None =
     """
     values = np.asarray(n_tokens)
     edges = _length_bins(values, max_length)
-    cut = values > max_length
+    is_cut = values > max_length
+    parts = {"read whole": values[~is_cut], "cut": values[is_cut]}
     ax = ax or new_axes(height=3.2)
-    for name, part, colour in (
-        ("read whole", values[~cut], COLOURS[5]),
-        ("cut", values[cut], COLOURS[1]),
-    ):
-        ax.hist(part, bins=edges, color=colour, label=f"{name} ({len(part):,})")
+    for (name, part), colour in zip(parts.items(), (COLOURS[5], COLOURS[1])):
+        label = f"{name} ({len(part):,})"
+        ax.hist(part, bins=edges, color=colour, label=label)
     label = f"limit: {max_length:,} tokens"
     ax.axvline(max_length + 0.5, color="0.2", linestyle=":", label=label)
-    title = f"{cut.mean():.1%} of the texts are longer than the {max_length:,} tokens"
-    set_labels(
-        ax,
-        xscale="log",
-        title=f"{title} that the model reads (n = {len(values):,})",
-        xlabel="tokens, special ones counted (logarithmic)",
-        ylabel="texts",
-    )
+    title = f"{is_cut.mean():.1%} of the texts are longer than the {max_length:,} tokens"
+    title += f" that the model reads (n = {len(values):,})"
+    set_labels(ax, title=title, ylabel="texts", xscale="log")
+    ax.set_xlabel("tokens, special ones counted (logarithmic)")
     ax.xaxis.set_major_formatter(THOUSANDS)
     ax.yaxis.set_major_formatter(THOUSANDS)
     ax.legend(frameon=False, fontsize=9)
@@ -107,25 +102,28 @@ def features_by_class(features: pd.DataFrame, labels: pd.Series, *, titles: dict
     """
     columns = 1 if len(titles) <= 5 else 2
     rows = -(-len(titles) // columns)
-    size = (4 + 4 * columns, 0.6 + (0.7 + 0.24 * labels.nunique()) * rows)
+    row_height = 0.7 + 0.24 * labels.nunique()
+    size = (4 + 4 * columns, 0.6 + row_height * rows)
     _, panels = new_panels(rows, columns, size=size)
     for ax in panels.flat[len(titles) :]:
         ax.remove()
     for ax, (column, title) in zip(panels.flat, titles.items()):
-        groups = dict(list(features[column].groupby(labels.to_numpy()))[::-1])
-        ax.boxplot(
-            [values.dropna() for values in groups.values()],
-            orientation="horizontal",
-            whis=(5, 95),
-            showfliers=False,
-            widths=0.6,
-            medianprops={"color": COLOURS[1]},
-        )
-        set_rows(ax, range(1, len(groups) + 1), [short(name) for name in groups])
+        _boxes(ax, features[column], labels)
         ax.set_title(title, loc="left")
     title = f"Linguistic features by class (n = {len(features):,}; "
     set_figure_title(panels[0, 0], title + "boxes: quartiles, whiskers: 5 % to 95 %)")
     return panels[0, 0]
+
+
+def _boxes(ax: Axes, values: pd.Series, labels: pd.Series) -> None:
+    """Draw a box a class, the first class on top."""
+    groups = dict(list(values.groupby(labels.to_numpy())))
+    names = list(groups)[::-1]
+    boxes = [groups[name].dropna() for name in names]
+    box = ax.boxplot(boxes, whis=(5, 95), showfliers=False, widths=0.6, orientation="horizontal")
+    plt.setp(box["medians"], color=COLOURS[1])
+    rows = range(1, len(names) + 1)
+    set_rows(ax, rows, [short(name) for name in names])
 
 
 def distinctive_terms(
@@ -141,14 +139,15 @@ def distinctive_terms(
     terms, balance : from `profiling.distinctive_terms` and `profiling.label_balance`
     """
     shown = balance.head(max_classes)
-    n_columns = 2 if len(shown) in (2, 4) else min(3, max(1, len(shown)))
-    n_rows = max(1, -(-len(shown) // n_columns))
+    n_columns = 2 if len(shown) in (2, 4) else min(3, len(shown))
+    n_rows = -(-len(shown) // n_columns)
     n_terms = max([3, *terms.groupby("label").size()])
-    size = (max(6.0, 3.3 * n_columns), 0.8 + (0.9 + 0.19 * n_terms) * n_rows)
+    row_height = 0.9 + 0.19 * n_terms
+    size = (max(6.0, 3.3 * n_columns), 0.8 + row_height * n_rows)
     figure, panels = new_panels(n_rows, n_columns, size=size, sharex=True)
     for ax, (label, n) in zip(panels.flat, shown["n"].items()):
-        rows = terms[terms["label"] == label].reset_index(drop=True)
-        _terms_of_class(ax, rows, title=f"{drawable(label, 30)}\nn = {n:,}")
+        title = f"{drawable(label, 30)}\nn = {n:,}"
+        _terms_of_class(ax, terms[terms["label"] == label], title=title)
         ax.set_ylim(n_terms - 0.4, -0.6)
     for ax in panels.flat[len(shown) :]:
         ax.remove()
@@ -162,18 +161,12 @@ def distinctive_terms(
 
 
 def _terms_of_class(ax: Axes, rows: pd.DataFrame, *, title: str) -> None:
-    ax.errorbar(
-        rows["log_odds"],
-        rows.index,
-        xerr=distances(rows, "log_odds"),
-        fmt="o",
-        color=COLOURS[0],
-        markersize=4,
-        elinewidth=1,
-        capsize=2,
-    )
+    positions = range(len(rows))
+    points = {"fmt": "o", "color": COLOURS[0], "markersize": 4}
+    error_bars_across(ax, rows, "log_odds", positions, elinewidth=1, capsize=2, **points)
     ax.axvline(0, color="0.2", linewidth=1)
-    set_rows(ax, rows.index, [drawable(term, 18) for term in rows["term"]], fontsize=9)
+    names = [drawable(term, 18) for term in rows["term"]]
+    set_rows(ax, positions, names, fontsize=9)
     if rows.empty:
         title += "; no word tells it"
     ax.set_title(title, loc="left", fontsize=9)
@@ -185,15 +178,15 @@ def receipts(table: pd.DataFrame, *, n: int, ax: Axes | None = None) -> Axes:
     ax = ax or new_axes(height=0.9 + 0.32 * len(table))
     shares = table["n_texts"] / n
     texts = []
-    for n_texts, n_chars in zip(table["n_texts"].astype(int), -table["chars_removed"].astype(int)):
-        texts.append(f"{n_texts:,} texts" + (f", {n_chars:+,} characters" if n_texts else ""))
+    for n_texts, n_removed in zip(table["n_texts"], table["chars_removed"]):
+        text = f"{n_texts:,} texts"
+        if n_texts:
+            text += f", {-n_removed:+,} characters"
+        texts.append(text)
     horizontal_bars(ax, shares, table.index, texts, fontsize=9)
-    set_labels(
-        ax,
-        title=f"How often did each rule change a text? (n = {n:,})",
-        xlabel="share of texts",
-        xlim=(0, max(0.02, shares.max()) * 1.6),
-    )
+    title = f"How often did each rule change a text? (n = {n:,})"
+    set_labels(ax, title=title, xlabel="share of texts")
+    ax.set_xlim(0, max(0.02, shares.max()) * 1.6)
     ax.xaxis.set_major_formatter(PercentFormatter(1))
     ax.set_xticks([tick for tick in ax.get_xticks() if 0 <= tick <= 1])
     return ax
@@ -204,8 +197,10 @@ def leak_matrices(matrices: dict[str, pd.DataFrame]) -> Axes:
 
     What is off the diagonal is a leak.
     """
-    _, panels = new_panels(1, len(matrices), size=(4 * len(matrices), 3.5), grid=False)
-    top = max(1, *(int(matrix.to_numpy().max()) for matrix in matrices.values()))
+    size = (4 * len(matrices), 3.5)
+    _, panels = new_panels(1, len(matrices), size=size, grid=False)
+    largest = [matrix.to_numpy().max() for matrix in matrices.values()]
+    top = max([1, *largest])
     for ax, (title, matrix) in zip(panels[0], matrices.items()):
         heat_map(ax, matrix, top=top)
         set_labels(ax, title=title, xlabel="split of the other text", ylabel="split of one text")

@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from lib.plots.style import (
     COLOURS,
     THOUSANDS,
-    distances,
+    error_bars,
+    error_bars_across,
     legend_outside,
     new_axes,
     new_panels,
@@ -22,20 +23,13 @@ from lib.plots.style import (
 def issue_scores(scores: pd.Series, flagged: pd.Series, *, ax: Axes | None = None) -> Axes:
     """Histogram of label-issue scores on a logarithmic count axis, flagged rows apart."""
     ax = ax or new_axes(height=3.0)
-    ax.hist(
-        [scores[~flagged], scores[flagged]],
-        bins=np.linspace(0, 1, 41).tolist(),
-        stacked=True,
-        color=[COLOURS[5], COLOURS[1]],
-        label=["not flagged", f"flagged ({int(flagged.sum()):,})"],
-    )
-    set_labels(
-        ax,
-        yscale="log",
-        title=f"How doubtful are the labels? (n = {len(scores):,})",
-        xlabel="1 - out-of-fold probability of the given label",
-        ylabel="rows (logarithmic)",
-    )
+    parts = [scores[~flagged], scores[flagged]]
+    names = ["not flagged", f"flagged ({flagged.sum():,})"]
+    bins = np.linspace(0, 1, 41).tolist()
+    ax.hist(parts, bins, stacked=True, color=[COLOURS[5], COLOURS[1]], label=names)
+    title = f"How doubtful are the labels? (n = {len(scores):,})"
+    set_labels(ax, title=title, ylabel="rows (logarithmic)", yscale="log")
+    ax.set_xlabel("1 - out-of-fold probability of the given label")
     ax.legend(frameon=False)
     return ax
 
@@ -47,12 +41,13 @@ def detectors(table: pd.DataFrame, *, n: int, n_seeds: int) -> Axes:
     ----------
     table : from `laboratory.with_intervals`
     """
-    kinds = table["kind"].unique()
-    order = table.groupby("detector")["value"].mean().sort_values().index.tolist()
+    by_kind = table.groupby("kind", sort=False)
+    means = table.groupby("detector")["value"].mean()
+    order = list(means.sort_values().index)
     size = (9.0, 1.6 + 0.42 * len(order))
-    _, panels = new_panels(1, len(kinds), size=size, sharex=True, sharey=True, layout="constrained")
-    for kind, ax in zip(kinds, panels[0]):
-        _detectors_by_rate(ax, table[table["kind"] == kind], order, sorted(table["rate"].unique()))
+    _, panels = new_panels(1, len(by_kind), size=size, sharex=True, sharey=True)
+    for (kind, rows), ax in zip(by_kind, panels[0]):
+        _detectors_by_rate(ax, rows, order)
         set_labels(ax, title=f"{kind} errors", xlabel="AUPRC (1 is perfect)", xlim=(0, 1))
         set_rows(ax, range(len(order)), order)
     legend_outside(panels[0, -1])
@@ -61,19 +56,15 @@ def detectors(table: pd.DataFrame, *, n: int, n_seeds: int) -> Axes:
     return panels[0, 0]
 
 
-def _detectors_by_rate(ax: Axes, table: pd.DataFrame, order: list[str], rates: list[float]) -> None:
-    for position, rate in enumerate(rates):
-        rows = table[table["rate"] == rate].set_index("detector").reindex(order)
-        ax.errorbar(
-            rows["value"],
-            np.arange(len(order)) + 0.6 * ((position + 0.5) / len(rates) - 0.5),
-            xerr=distances(rows, "value"),
-            fmt="o",
-            color=COLOURS[position % len(COLOURS)],
-            capsize=2,
-            markersize=4,
-            label=f"{rate:.0%} wrong",
-        )
+def _detectors_by_rate(ax: Axes, table: pd.DataFrame, order: list[str]) -> None:
+    by_rate = table.groupby("rate")
+    for i, (rate, scores) in enumerate(by_rate):
+        rows = scores.set_index("detector").reindex(order)
+        offset = (i + 0.5) / len(by_rate) - 0.5
+        positions = np.arange(len(order)) + 0.6 * offset
+        label = f"{rate:.0%} wrong"
+        points = {"fmt": "o", "color": COLOURS[i % len(COLOURS)], "markersize": 4}
+        error_bars_across(ax, rows, "value", positions, capsize=2, label=label, **points)
 
 
 def expected_yield(
@@ -87,27 +78,17 @@ def expected_yield(
     k : rows in the queue
     """
     ax = ax or new_axes(height=3.0)
-    error = distances(table, "errors")
-    ax.errorbar(table.index, table["errors"], yerr=error, fmt="o-", color=COLOURS[0], capsize=3)
-    for rows, row in table.iterrows():
-        ax.annotate(
-            f"{row['recall']:.0%} found",
-            (rows, row["errors"]),
-            xytext=(0, 14),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-            color="0.3",
-        )
-    ax.axvline(max(k, 1), color=COLOURS[1], linestyle="--", label=f"the queue: {k:,} rows")
+    error_bars(ax, table, "errors", fmt="o-")
+    for rows, errors, recall in zip(table.index, table["errors"], table["recall"]):
+        text = f"{recall:.0%} found"
+        note = ax.annotate(text, (rows, errors), (0, 14), textcoords="offset points")
+        note.set(ha="center", fontsize=8, color="0.3")
+    label = f"the queue: {k:,} rows"
+    ax.axvline(max(k, 1), color=COLOURS[1], linestyle="--", label=label)
     ax.legend(frameon=False, loc="upper left")
     title = f"What does looking find? (read off {rate:.0%} of planted errors; {n_seeds} seeds, "
-    set_labels(
-        ax,
-        title=title + "bars: 95 % intervals over them)",
-        xlabel="rows looked at, the most doubtful first (logarithmic)",
-        ylabel="real errors among them",
-        xscale="log",
-    )
+    set_labels(ax, title=title + "bars: 95 % intervals over them)", xscale="log")
+    ax.set_xlabel("rows looked at, the most doubtful first (logarithmic)")
+    ax.set_ylabel("real errors among them")
     ax.xaxis.set_major_formatter(THOUSANDS)
     return ax

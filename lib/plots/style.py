@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
+from numpy.typing import ArrayLike
 
 # Okabe and Ito 2008: safe for the colour-blind
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000"]
@@ -123,6 +124,19 @@ def distances(table: pd.DataFrame, column: str) -> np.ndarray:
     low = table[column] - table["low"]
     high = table["high"] - table[column]
     return np.maximum(0, np.stack([low, high]))
+
+
+def error_bars(ax: Axes, table: pd.DataFrame, column: str, **options: Any) -> None:
+    """Draw a column's values over the index of the table, with bars from `low` to `high`."""
+    bars = {"color": COLOURS[0], "capsize": 3, **options}
+    ax.errorbar(table.index, table[column], yerr=distances(table, column), **bars)
+
+
+def error_bars_across(
+    ax: Axes, table: pd.DataFrame, column: str, positions: ArrayLike, **options: Any
+) -> None:
+    """Draw a column's values in rows at `positions`, with bars from `low` to `high`."""
+    ax.errorbar(table[column], positions, xerr=distances(table, column), **options)
 
 
 def heat_map(
