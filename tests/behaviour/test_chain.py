@@ -11,13 +11,17 @@ import sys
 import time
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import NEWSGROUPS, REPOSITORY, workbook
+from mlflow import MlflowClient
 from test_notebooks import assert_same_results
 
 from lib import workspace
 from lib.steps import STEPS
+from lib.training import classifier_folder
+from lib.training.classifier import Classifier
 
 
 def pages(home, run="smoke"):
@@ -133,6 +137,10 @@ def test_a_finished_run_is_registered_promoted_and_compared_without_another_look
         done = workbook(*words, home=home)
         assert done.returncode == 0, done.stderr
         assert said in done.stdout
+    client = MlflowClient(f"sqlite:///{home / 'models/mlflow/mlflow.db'}")
+    champion = client.get_model_version_by_alias("tiny", "champion")
+    folder = client.download_artifacts(champion.run_id, "tiny-v1.0.0/model", str(tmp_path))
+    assert_answers_as_measured(Classifier.load(folder), smoke_home)
     looks = [
         json.loads(line)["model"]
         for line in (home / "data/processed/docstrings/sealed_ledger.jsonl")
@@ -140,6 +148,28 @@ def test_a_finished_run_is_registered_promoted_and_compared_without_another_look
         .splitlines()
     ]
     assert len(looks) == 2 and len(set(looks)) == 1
+
+
+def assert_answers_as_measured(classifier, home):
+    """Check a classifier on the raw texts of the test rows against notebook 07's probabilities."""
+    measured = workspace.read_table(home / "models/smoke/test_probs.parquet")
+    raw = workspace.read_table(home / "data/raw/docstrings.parquet").set_index("row_id")
+    columns = [f"ensemble: {label}" for label in classifier.class_names]
+    probs = classifier.predict_probs(raw["text"].loc[measured["row_id"]])
+    np.testing.assert_allclose(probs, measured[columns].to_numpy(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.xdist_group("chain-a")
+def test_the_classifier_of_a_run_is_what_was_measured(smoke_home):
+    folder = smoke_home / "models/smoke/classifier"
+    classifier = Classifier.load(folder)
+    assert_answers_as_measured(classifier, smoke_home)
+    metrics = workspace.read_json(smoke_home / "reports/smoke/metrics.json")
+    assert metrics["fingerprints"] == {"classifier": classifier_folder.fingerprint(folder)}
+    assert classifier.origin["dataset"] == "docstrings"
+    assert sorted(classifier.set_thresholds) == [0.8, 0.9, 0.95, 0.99]
+    for path in folder.rglob("*"):
+        assert path.is_dir() or str(smoke_home).encode() not in path.read_bytes()
 
 
 @pytest.mark.xdist_group("chain-a")

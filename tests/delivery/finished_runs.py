@@ -7,6 +7,7 @@ from lib import provenance, workspace
 from lib.config import Config
 from lib.evaluation import sealed
 from lib.evaluation.significance import metric_intervals
+from lib.training import classifier_folder
 from lib.workspace import Workspace
 
 CLASSES = ("bird", "fruit", "tool")
@@ -38,7 +39,7 @@ def answers(rows, n_wrong=0, *, of=None, classes=CLASSES):
 
 def finished_run(
     name,
-    transformer,
+    ensemble,
     *,
     rows=None,
     baseline=None,
@@ -47,7 +48,7 @@ def finished_run(
     dataset="data",
     **settings,
 ):
-    """Write a run whose transformer, and baseline, give these classes on the test rows."""
+    """Write a run whose ensemble, and baseline, give these classes on the test rows."""
     rows = sealed_rows(classes=classes) if rows is None else rows
     ws = Workspace(dataset=dataset, run=name)
     config = Config.load(
@@ -63,7 +64,7 @@ def finished_run(
         "TF-IDF baseline": answers(rows, len(rows) // 2, classes=classes)
         if baseline is None
         else baseline,
-        "transformer": transformer,
+        "ensemble": ensemble,
     }
     probs = {
         model: np.eye(len(classes))[y] * 0.8 + 0.2 / len(classes) for model, y in y_pred.items()
@@ -74,20 +75,20 @@ def finished_run(
             pd.DataFrame({"text": [train], "label": [classes[0]]}), ws.path(f"{part}.parquet")
         )
     sealed.seal(ws)
-    workspace.write_json({"weights of": name, **settings}, ws.path("transformer") / "config.json")
-    transformer_id = provenance.path_fingerprint(ws.path("transformer"))
+    workspace.write_json({"weights of": name, **settings}, ws.path("classifier") / "config.json")
+    classifier_id = classifier_folder.fingerprint(ws.path("classifier"))
     sealed.open_test(
-        ws, model=f"all models of {transformer_id}", why="final evaluation, notebook 07"
+        ws, model=f"all models of {classifier_id}", why="final evaluation, notebook 07"
     )
     models = {model: _scores(y_true, p) for model, p in probs.items()}
     found = {
         "n_test": len(rows),
         "class_names": list(classes),
         "models": models,
-        "verdict": "The transformer is.",
+        "verdict": "The ensemble is.",
         "warning": "",
     }
-    found["fingerprints"] = {"transformer": transformer_id}
+    found["fingerprints"] = {"classifier": classifier_id}
     workspace.write_json(found, ws.path("metrics.json"))
     columns = {
         f"{model}: {label}": p[:, i]

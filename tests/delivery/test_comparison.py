@@ -4,11 +4,12 @@ import pytest
 from click.testing import CliRunner
 from finished_runs import CLASSES, NOTEBOOK, answers, finished_run, sealed_rows
 
-from lib import provenance, workspace
+from lib import workspace
 from lib.delivery import comparison
 from lib.delivery.cli import main
 from lib.errors import WorkbookError
 from lib.evaluation import sealed
+from lib.training import classifier_folder
 
 ROWS = sealed_rows()
 
@@ -28,9 +29,9 @@ def test_a_clear_gain_is_better_and_the_other_way_round_worse(two):
         == -mirrored.paired.accuracy_gain.value
     )
     assert found.verdict.startswith(
-        "The transformer of two is better than the transformer of one: macro F1 +0.16"
+        "The ensemble of two is better than the ensemble of one: macro F1 +0.16"
     )
-    assert "is worse than the transformer of two: macro F1 -0.16" in mirrored.verdict
+    assert "is worse than the ensemble of two: macro F1 -0.16" in mirrored.verdict
     assert found.verdict.endswith("n = 240.")
 
 
@@ -39,7 +40,7 @@ def test_equal_models_are_not_significantly_different(home):
     found = comparison.compare("one", "two")
     assert found.paired.verdict == "inconclusive"
     assert (
-        "The transformer of two is not significantly different from the transformer of one"
+        "The ensemble of two is not significantly different from the ensemble of one"
         in found.verdict
     )
     assert f"a gain in accuracy of {found.paired.detectable:.4f} would show" in found.verdict
@@ -51,7 +52,7 @@ def test_each_runs_best_model_is_compared(home):
         finished_run("two", answers(ROWS, 20)),
     )
     found = comparison.compare("one", "two")
-    assert found.verdict.startswith("The transformer of two ")
+    assert found.verdict.startswith("The ensemble of two ")
     assert " the TF-IDF baseline of one: " in found.verdict
     assert found.paired.accuracy_gain.value == pytest.approx(-10 / 240)
 
@@ -77,16 +78,16 @@ def test_the_command_prints_every_model_with_intervals_and_the_verdict(two):
     head, *rows, blank, verdict, warning = said.output.splitlines()
     assert head.split() == ["run", "model", "macro", "F1", "accuracy"] and blank == ""
     found = workspace.read_json(workspace.home() / "reports" / "two" / "metrics.json")["models"][
-        "transformer"
+        "ensemble"
     ]["intervals"]["accuracy"]
-    assert re.split("  +", rows[3])[:2] == ["two", "transformer"]
+    assert re.split("  +", rows[3])[:2] == ["two", "ensemble"]
     assert (
         re.split("  +", rows[3])[3]
         == f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
     )
     assert len({row.index("[") for row in rows}) == 1
     assert [row.split()[0] for row in rows] == ["one", "one", "two", "two"]
-    assert verdict.startswith("The transformer of two is better than")
+    assert verdict.startswith("The ensemble of two is better than")
     assert warning.startswith("2 different models have been evaluated on this test set")
 
 
@@ -181,14 +182,14 @@ def test_a_test_set_that_was_sealed_again_is_refused(two):
 
 def test_predictions_of_other_rows_are_refused():
     probs = ROWS[["row_id"]].iloc[::-1]
-    predictions = comparison.Predictions("run 'x'", "transformer", list(CLASSES), probs, "seal")
+    predictions = comparison.Predictions("run 'x'", "ensemble", list(CLASSES), probs, "seal")
     with pytest.raises(WorkbookError, match="the probabilities of run 'x' are of other rows"):
         predictions.classes(ROWS)
 
 
 def test_a_run_is_known_by_the_model_that_it_evaluated_itself(two):
     ws = comparison.evaluated_run("one").ws
-    own = f"all models of {provenance.path_fingerprint(ws.path('transformer'))}"
+    own = f"all models of {classifier_folder.fingerprint(ws.path('classifier'))}"
     sealed.open_test(ws, model="another", why="comparison of others")
     comparison.compare("one", "two")
     assert (

@@ -5,13 +5,13 @@ import pytest
 from click.testing import CliRunner
 from finished_runs import CLASSES, answers, finished_run, sealed_rows
 
-from lib import provenance, workspace
+from lib import workspace
 from lib.config import Config
 from lib.delivery import recording, registry
 from lib.delivery.cli import main
 from lib.errors import WorkbookError
 from lib.evaluation import sealed
-from lib.training import tracking
+from lib.training import classifier_folder, tracking
 from lib.workspace import Workspace
 
 ROWS = sealed_rows()
@@ -35,8 +35,8 @@ def home(tmp_path, mlflow_template, monkeypatch):
     return tmp_path
 
 
-def registered(name, transformer, **more):
-    finished_run(name, transformer, **more)
+def registered(name, ensemble, **more):
+    finished_run(name, ensemble, **more)
     return registry.register(name)[0].label
 
 
@@ -86,8 +86,8 @@ def test_a_version_says_what_it_was_made_from(home):
         "c" * 40,
         "1.0.0",
     )
-    assert tags["model"] == provenance.path_fingerprint(ws.path("transformer"))
-    accuracy = workspace.read_json(ws.path("metrics.json"))["models"]["transformer"]["intervals"][
+    assert tags["model"] == classifier_folder.fingerprint(ws.path("classifier"))
+    accuracy = workspace.read_json(ws.path("metrics.json"))["models"]["ensemble"]["intervals"][
         "accuracy"
     ]
     assert tags["metric.accuracy"] == f"0.917 [{accuracy['low']:.3f}, {accuracy['high']:.3f}]"
@@ -98,7 +98,7 @@ def test_a_version_says_what_it_was_made_from(home):
         and client.get_run(version.run_id).info.run_name == "one"
     )
     loaded = client.download_artifacts(version.run_id, f"{FIRST}/model", str(home))
-    assert provenance.path_fingerprint(home / loaded) == tags["model"]
+    assert classifier_folder.fingerprint(home / loaded) == tags["model"]
 
 
 def test_versions_follow_what_was_changed(home):
@@ -138,9 +138,9 @@ def test_the_same_model_is_registered_once(home):
 
 def test_a_model_that_was_not_evaluated_is_refused(home):
     ws = finished_run("one", answers(ROWS))
-    workspace.write_json({"weights": "others"}, ws.path("transformer") / "config.json")
+    workspace.write_json({"weights": "others"}, ws.path("classifier") / "config.json")
     message = "is not the model that was evaluated: `workbook run --run one` evaluates it"
-    assert refused(registry.register, "one") == f"{ws.path('transformer')} {message}"
+    assert refused(registry.register, "one") == f"{ws.path('classifier')} {message}"
     assert refused(registry.register, "on").startswith("no run 'on'")
     assert registry.models().empty
 
@@ -390,13 +390,11 @@ def test_a_finished_run_hands_scores_pages_and_figures_to_its_record(home):
         recording.record_results(record, ws, evaluated=True)
     client = tracking.connect()
     (run,) = client.search_runs([client.get_experiment_by_name("data").experiment_id])
-    intervals = workspace.read_json(ws.path("metrics.json"))["models"]["transformer"]["intervals"]
+    intervals = workspace.read_json(ws.path("metrics.json"))["models"]["ensemble"]["intervals"]
     for metric, interval in intervals.items():
-        found = [
-            run.data.metrics[f"test/transformer/{metric}{end}"] for end in ("", "_low", "_high")
-        ]
+        found = [run.data.metrics[f"test/ensemble/{metric}{end}"] for end in ("", "_low", "_high")]
         assert found == [interval["value"], interval["low"], interval["high"]]
-    assert (run.data.tags["verdict"], run.data.tags["test.rows"]) == ("The transformer is.", "240")
+    assert (run.data.tags["verdict"], run.data.tags["test.rows"]) == ("The ensemble is.", "240")
     kept = {
         path.path
         for folder in ("report", "report/figures")

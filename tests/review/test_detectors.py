@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lib.config import TrainingConfig
 from lib.review import detectors
 from lib.review.detectors import COMBINED, NAIVE_BAYES, TFIDF
 from lib.training import backbones, finetune
@@ -175,6 +176,7 @@ def test_agreement_is_the_share_of_labels_of_fitted_rows_that_a_detector_predict
 def test_vectors_of_the_offline_encoder_bring_like_texts_together():
     texts = ["a cat sits on the mat", "the dog lies on a rug", "interest rates rose again"]
     tokenizer, model = backbones.load_backbone("minilm", class_names=["0", "1"])
-    vectors = finetune.embed(tokenizer, model, texts, max_length=16, progress=False)
+    settings = TrainingConfig(max_length=16)
+    vectors = finetune.embed(tokenizer, model, texts, settings=settings, progress=False)
     assert vectors.shape == (3, 384)
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.1

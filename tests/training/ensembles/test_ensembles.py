@@ -4,7 +4,6 @@ import pytest
 from scipy import special
 
 from lib.errors import WorkbookError
-from lib.evaluation.calibration import Calibrator, fit_calibrator
 from lib.evaluation.metrics import accuracy, macro_f1
 from lib.evaluation.significance import Interval
 from lib.training import ensembles
@@ -193,24 +192,6 @@ def test_diversity_is_of_the_errors():
     assert found.loc[("a", "b"), "error_correlation"] == pytest.approx(1 / 6)
     assert np.isnan(found.loc[("a", "right"), "error_correlation"])
     assert ensembles.diversity({"a": probs["a"]}, y).empty
-
-
-@pytest.mark.parametrize("method", ensembles.METHODS)
-def test_what_is_saved_predicts_as_it_did(method, tmp_path):
-    oof, y = drawn()
-    ensemble = ensembles.fit_ensemble(oof, y, method=method, class_names=["a", "b", "c"])
-    calibrator = fit_calibrator(ensemble.predict_probs(oof), y, method="vector")
-    ensembles.save_ensemble(ensemble, calibrator, tmp_path / "ensemble.json", facts={"n": 3})
-    again, its = ensembles.load_ensemble(tmp_path / "ensemble.json")
-    assert (again.method, again.members, again.class_names) == (
-        method,
-        ensemble.members,
-        ["a", "b", "c"],
-    )
-    np.testing.assert_array_equal(
-        its(again.predict_probs(oof)), calibrator(ensemble.predict_probs(oof))
-    )
-    assert isinstance(its, Calibrator)
 
 
 def test_bad_input_is_named():

@@ -2,12 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import workspace
 from lib.config import Config, CrossValidationConfig, TrainingConfig
 from lib.errors import WorkbookError
-from lib.evaluation.calibration import Calibrator
 from lib.training import baseline, finetune
-from lib.training.ensembles import fit_ensemble, members
+from lib.training.ensembles import members
 from lib.training.search import CrossValidation
 from lib.workspace import Workspace
 
@@ -172,25 +170,6 @@ def test_a_member_that_was_not_trained_is_named(home):
         WorkbookError, match=r"member 'TF-IDF' is not in .*baseline: run 06_build_ensemble again"
     ):
         members.predictor("TF-IDF", config=config(), ws=RUN)
-
-
-def test_the_id_of_an_ensemble_changes_with_its_members_and_its_weights(home):
-    folder = RUN.path("baseline")
-    folder.mkdir(parents=True)
-    workspace.write_text("one", folder / "weights")
-    y = np.array([0, 2, 1, 0])
-    ensemble, as_it_is = (
-        fit_ensemble({"TF-IDF": PROBS}, y, method="soft"),
-        Calibrator(np.ones(3), np.zeros(3)),
-    )
-    first = members.model_id(ensemble, as_it_is, config=config(), ws=RUN)
-    assert members.model_id(ensemble, as_it_is, config=config(), ws=RUN) == first
-    assert (
-        members.model_id(ensemble, Calibrator(np.ones(3), np.ones(3)), config=config(), ws=RUN)
-        != first
-    )
-    workspace.write_text("two", folder / "weights")
-    assert members.model_id(ensemble, as_it_is, config=config(), ws=RUN) != first
 
 
 def test_probabilities_and_labels_are_in_the_order_of_the_class_names():

@@ -172,7 +172,7 @@ def test_a_sample_of_the_rows_is_stratified_and_no_member_is_fine(trained):
         ),
         (
             {"TF-IDF": {}},
-            r"members has 'TF-IDF', a name that the workbook gives itself: name it otherwise",
+            r"members has 'TF-IDF', a name that the workbook gives itself: choose another name",
         ),
     ],
 )

@@ -517,7 +517,7 @@ def test_choices_may_be_lists_and_words_and_nothing(home):
     [
         (
             {"space": {"epoch": [2]}},
-            r"search\.space: 'epoch' is no training setting \(did you mean 'epochs'\?\)",
+            r"search\.space: 'epoch' is not a training setting \(did you mean 'epochs'\?\)",
         ),
         (
             {"space": {"eval_steps": [2]}},
