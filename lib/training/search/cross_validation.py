@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,11 @@ from lib.config import Config
 from lib.data.sources import sample_rows
 from lib.errors import WorkbookError
 from lib.evaluation.metrics import accuracy, macro_f1
-from lib.evaluation.significance import cross_validation_interval
+from lib.evaluation.significance import Interval, cross_validation_interval
 from lib.training import baseline, cached_training, engine
 from lib.workspace import Workspace
+
+COMPARED = ["macro_f1", "deviation", "low", "high", "gain", "gain_low", "gain_high", "verdict"]
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,23 @@ class CrossValidation:
     def n_split_groups(self) -> int:
         """Return how many groups of near-copies lie in several folds, over all repetitions."""
         group = self.rows["group"].to_numpy()
-        folds_of_group = [pd.Series(fold).groupby(group).nunique() for fold in self.fold]
-        return int((pd.concat(folds_of_group) > 1).sum())
+        n_folds = pd.DataFrame(self.fold.T).groupby(group).nunique().to_numpy()
+        return int((n_folds > 1).sum())
+
+
+def sample_for_folds(
+    train: pd.DataFrame, n_rows: int | None, *, n_folds: int, seed: int, setting: str
+) -> pd.DataFrame:
+    """Return a stratified sample with a rare class in every fold, or all rows where they are fewer.
+
+    Parameters
+    ----------
+    n_rows : 0 or None takes all
+    setting : the one that says how many rows, for the error
+    """
+    if not n_rows or n_rows >= len(train):
+        return train.reset_index(drop=True)
+    return sample_rows(train, n_rows, seed=seed, at_least=2 * n_folds, setting=setting)
 
 
 def assign_folds(
@@ -60,16 +78,21 @@ def assign_folds(
     WorkbookError : a class with fewer groups than folds.
     """
     n_groups = rows.groupby("label")["group"].nunique()
-    if n_groups.min() < max(2, n_folds):
+    rarest, n_texts = n_groups.idxmin(), n_groups.min()
+    if n_texts < max(2, n_folds):
         raise WorkbookError(
-            f"{n_folds} folds need as many texts of each class, and {n_groups.idxmin()!r} has "
-            f"{n_groups.min()} different texts: {remedy}"
+            f"{n_folds} folds need as many texts of each class, and {rarest!r} has {n_texts} "
+            f"different texts: {remedy}"
         )
     fold = np.zeros(len(rows), dtype=int)
-    splitter = StratifiedGroupKFold(n_splits=n_folds, shuffle=True, random_state=seed)
-    for number, (_, held_out) in enumerate(splitter.split(rows, rows["label"], rows["group"])):
+    for number, (_, held_out) in enumerate(_splits(rows, n_folds, seed)):
         fold[held_out] = number
     return fold
+
+
+def _splits(rows: pd.DataFrame, n_folds: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    splitter = StratifiedGroupKFold(n_splits=n_folds, shuffle=True, random_state=seed)
+    return splitter.split(rows, rows["label"], rows["group"])
 
 
 def early_stopping_mask(rows: pd.DataFrame, *, share: float, seed: int) -> np.ndarray:
@@ -81,11 +104,10 @@ def early_stopping_mask(rows: pd.DataFrame, *, share: float, seed: int) -> np.nd
     -------
     ndarray of bool of shape (n,)
     """
-    splitter = StratifiedGroupKFold(n_splits=round(1 / share), shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         # of a class with fewer rows than parts: some part has none
         warnings.filterwarnings("ignore", message="The least populated class")
-        _, held_out = next(splitter.split(rows, rows["label"], rows["group"]))
+        _, held_out = next(_splits(rows, round(1 / share), seed))
     stops = np.zeros(len(rows), dtype=bool)
     stops[held_out] = True
     trained_on = rows["label"][~stops]
@@ -112,13 +134,14 @@ def cross_validate(
     WorkbookError : a class with fewer texts than folds.
     """
     settings = config.cross_validation
-    rows = _sample(train, config)
-    fold = np.stack([_folds(rows, config, repeat=i) for i in range(settings.repeats)])
-    jobs: list[dict[str, Any]] = [
-        {"name": name, "repeat": repeat, "fold": number}
-        for repeat, number in np.ndindex(settings.repeats, settings.folds)
-        for name in [*baseline.LINEAR, *settings.members]
-    ]
+    setting = "cross_validation.rows"
+    rows = sample_for_folds(
+        train, settings.rows, n_folds=settings.folds, seed=config.seed, setting=setting
+    )
+    fold = np.stack([_folds(rows, config, repeat) for repeat in range(settings.repeats)])
+    members = [*baseline.LINEAR, *settings.members]
+    keys = product(range(settings.repeats), range(settings.folds), members)
+    jobs = [{"member": name, "repeat": repeat, "fold": number} for repeat, number, name in keys]
     outputs = engine.run_tasks(
         train_on_folds,
         jobs,
@@ -128,19 +151,35 @@ def cross_validate(
         desc="cross-validation",
         progress=progress,
     )
-    classes, y_true = np.unique(rows["label"].to_numpy().astype(str), return_inverse=True)
+    return _collected(rows, fold, jobs, outputs)
+
+
+def _collected(
+    rows: pd.DataFrame,
+    fold: np.ndarray,
+    jobs: list[dict[str, Any]],
+    outputs: list[tuple[np.ndarray, float]],
+) -> CrossValidation:
+    """Return the probabilities of all jobs by member, and the score of each job."""
+    labels = rows["label"].to_numpy().astype(str)
+    classes, y_true = np.unique(labels, return_inverse=True)
+    n_classes = len(classes)
     probs: dict[str, np.ndarray] = {}
     scores = []
     for job, (fold_probs, seconds) in zip(jobs, outputs):
-        name, repeat = job["name"], job["repeat"]
+        member, repeat = job["member"], job["repeat"]
         held_out = fold[repeat] == job["fold"]
-        probs.setdefault(name, np.empty((*fold.shape, len(classes))))
-        probs[name][repeat, held_out] = fold_probs
-        y_fold, y_pred = y_true[held_out], fold_probs.argmax(axis=1)
-        f1 = macro_f1(y_fold, y_pred, n_classes=len(classes))
-        scores.append((name, repeat, job["fold"], f1, accuracy(y_fold, y_pred), seconds))
-    columns = ["member", "repeat", "fold", "macro_f1", "accuracy", "seconds"]
-    return CrossValidation(rows, fold, probs, pd.DataFrame(scores, columns=columns))
+        probs.setdefault(member, np.empty((*fold.shape, n_classes)))
+        probs[member][repeat, held_out] = fold_probs
+        y_fold = y_true[held_out]
+        y_pred = fold_probs.argmax(axis=1)
+        score = {
+            "macro_f1": macro_f1(y_fold, y_pred, n_classes=n_classes),
+            "accuracy": accuracy(y_fold, y_pred),
+            "seconds": seconds,
+        }
+        scores.append(job | score)
+    return CrossValidation(rows, fold, probs, pd.DataFrame(scores))
 
 
 def train_on_folds(
@@ -148,7 +187,7 @@ def train_on_folds(
     *,
     config: Config,
     ws: Workspace,
-    name: str,
+    member: str,
     repeat: int,
     fold: int,
 ) -> tuple[np.ndarray, float]:
@@ -160,24 +199,23 @@ def train_on_folds(
     seconds : of the training
     """
     rows = tables["rows"]
-    is_held_out = _folds(rows, config, repeat=repeat) == fold
+    is_held_out = _folds(rows, config, repeat) == fold
     train, held_out = rows[~is_held_out], rows[is_held_out]
-    if name in baseline.LINEAR:
+    if member in baseline.LINEAR:
         started = time.perf_counter()
-        fit = baseline.LINEAR[name]
-        model = fit(train["text"].tolist(), train["label"].tolist(), seed=config.seed)
+        fit = baseline.LINEAR[member]
+        texts, labels = train["text"].tolist(), train["label"].tolist()
+        model = fit(texts, labels, seed=config.seed)
         probs = model.predict_proba(held_out["text"].tolist())
         return probs, time.perf_counter() - started
     share = config.cross_validation.early_stopping_share
     stops = early_stopping_mask(train, share=share, seed=config.seed)
-    settings = config.member_config(name)
+    settings = config.member_config(member)
+    settings = settings.model_copy(update={"seed": settings.seed + repeat})
+    folds_ws = replace(ws, run=f"{ws.run}/folds")
+    name = f"{member}-{repeat}-{fold}"
     return cached_training.train_and_predict(
-        train[~stops],
-        train[stops],
-        held_out,
-        config=settings.model_copy(update={"seed": settings.seed + repeat}),
-        ws=replace(ws, run=f"{ws.run}/folds"),
-        name=f"{name}-{repeat}-{fold}",
+        train[~stops], train[stops], held_out, config=settings, ws=folds_ws, name=name
     )
 
 
@@ -206,33 +244,31 @@ def compare(
     """
     by_fold = scores.pivot(index=["repeat", "fold"], columns="member", values="macro_f1")
     order = by_fold.mean().sort_values(ascending=False, kind="stable").index
+    best = order[0]
     n_test = max(1, round(n_rows / n_folds))
-    sizes = {"n_train": n_rows - n_test, "n_test": n_test}
+    n_train = n_rows - n_test
     n_pairs = max(1, math.comb(len(order), 2))
+    confidence_of_all = 1 - (1 - confidence) / n_pairs
+
+    def interval(scores: pd.Series, confidence: float) -> Interval:
+        return cross_validation_interval(
+            scores.to_numpy(), n_train=n_train, n_test=n_test, confidence=confidence
+        )
+
     rows = []
     for name in order:
-        values = by_fold[name]
-        gains = values - by_fold[order[0]]
-        mean = cross_validation_interval(values.to_numpy(), confidence=confidence, **sizes)
-        gain = cross_validation_interval(
-            gains.to_numpy(), confidence=1 - (1 - confidence) / n_pairs, **sizes
-        )
-        row = {
-            "macro_f1": mean.value,
-            "deviation": values.std(ddof=1),
-            "low": max(0.0, mean.low),
-            "high": min(1.0, mean.high),
-            "gain": gain.value,
-            "gain_low": gain.low,
-            "gain_high": gain.high,
-            "verdict": "best" if name == order[0] else gain.verdict,
-        }
-        rows.append(row)
-    compared = pd.DataFrame(rows, index=order)
+        mean = interval(by_fold[name], confidence)
+        gain = interval(by_fold[name] - by_fold[best], confidence_of_all)
+        deviation = by_fold[name].std(ddof=1)
+        low, high = max(0.0, mean.low), min(1.0, mean.high)
+        verdict = "best" if name == best else gain.verdict
+        rows.append((mean.value, deviation, low, high, gain.value, gain.low, gain.high, verdict))
+    compared = pd.DataFrame(rows, index=order, columns=COMPARED)
     compared["seconds"] = scores.groupby("member")["seconds"].sum()
     # never one that is worse: such a gap is wider than the difference of two standard errors
-    lower_means = compared["macro_f1"] - compared["deviation"] / np.sqrt(len(by_fold))
-    compared["chosen"] = compared.index == lower_means.idxmax()
+    standard_error = compared["deviation"] / np.sqrt(len(by_fold))
+    chosen = (compared["macro_f1"] - standard_error).idxmax()
+    compared["chosen"] = order == chosen
     return compared
 
 
@@ -245,10 +281,11 @@ def describe_best(compared: pd.DataFrame, *, n_train: int) -> str:
     n_train : rows that each of its models was trained on
     """
     best = compared.iloc[0]
+    score = Interval(best["macro_f1"], best["low"], best["high"], n=n_train)
+    deviation = compared["deviation"].max()
     return (
-        f"{best.name}: macro F1 {best['macro_f1']:.3f} [{best['low']:.3f}, {best['high']:.3f}] "
-        f"when trained on {n_train:,} texts. One fold alone is off by "
-        f"{compared['deviation'].max():.3f} (standard deviation, the largest of the members)."
+        f"{best.name}: macro F1 {score} when trained on {n_train:,} texts. One fold alone is off "
+        f"by {deviation:.3f} (standard deviation, the largest of the members)."
     )
 
 
@@ -260,30 +297,18 @@ def describe_verdicts(compared: pd.DataFrame, *, n_rows: int, n_folds: int) -> s
     compared : from `compare`
     n_folds : of all repetitions together
     """
-    similar = ", ".join(compared.index[compared["verdict"] == "inconclusive"])
-    worse = ", ".join(compared.index[compared["verdict"] == "worse"])
-    parts = [f"{compared.index[0]} has the highest mean"]
-    if similar:
-        parts.append(f"not significantly different from it: {similar}")
-    if worse:
-        parts.append(f"worse: {worse}")
+    best, verdict = compared.index[0], compared["verdict"]
     chosen = compared["chosen"].idxmax()
-    return f"{'; '.join(parts)}. Chosen: {chosen}, on {n_rows:,} rows in {n_folds} folds."
+    similar = ", ".join(compared.index[verdict == "inconclusive"])
+    worse = ", ".join(compared.index[verdict == "worse"])
+    sentence = f"{best} has the highest mean"
+    if similar:
+        sentence += f"; not significantly different from it: {similar}"
+    if worse:
+        sentence += f"; worse: {worse}"
+    return f"{sentence}. Chosen: {chosen}, on {n_rows:,} rows in {n_folds} folds."
 
 
-def _sample(train: pd.DataFrame, config: Config) -> pd.DataFrame:
-    settings = config.cross_validation
-    if not settings.rows or settings.rows >= len(train):
-        return train.reset_index(drop=True)
-    # a rare class is in every fold
-    return sample_rows(
-        train,
-        settings.rows,
-        seed=config.seed,
-        at_least=2 * settings.folds,
-        setting="cross_validation.rows",
-    )
-
-
-def _folds(rows: pd.DataFrame, config: Config, *, repeat: int) -> np.ndarray:
-    return assign_folds(rows, n_folds=config.cross_validation.folds, seed=config.seed + repeat)
+def _folds(rows: pd.DataFrame, config: Config, repeat: int) -> np.ndarray:
+    n_folds = config.cross_validation.folds
+    return assign_folds(rows, n_folds=n_folds, seed=config.seed + repeat)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -102,25 +103,25 @@ def learning_curve(
     remedy = "set cross_validation.curve_draws=0, or add rows"
     held_out = assign_folds(rows, n_folds=FIXED_FOLDS, seed=seed, remedy=remedy) == 0
     train, scored = rows[~held_out], rows[held_out]
-    classes, y_true = np.unique(rows["label"].to_numpy().astype(str), return_inverse=True)
+    labels = train["label"].to_numpy()
+    classes = np.unique(rows["label"].astype(str))
+    y_true = np.searchsorted(classes, scored["label"].astype(str))
     smallest = max(2 * len(classes), SMALLEST_SHARE * len(train))
-    sizes = np.unique(np.geomspace(smallest, len(train), n_sizes).round().astype(int))
+    sizes = np.geomspace(smallest, len(train), n_sizes)
+    sizes = np.unique(sizes.round().astype(int))
     predicted = np.empty((draws, len(sizes), len(scored)), dtype=int)
-    fits = [(draw, i) for draw in range(draws) for i in range(len(sizes))]
+    fits = list(np.ndindex(draws, len(sizes)))
     for draw, i in tqdm(fits, desc="learning curve", unit="fit", disable=not progress):
-        order = _stratified_order(train["label"].to_numpy(), np.random.default_rng(seed + draw))
+        order = _stratified_order(labels, np.random.default_rng(seed + draw))
         drawn = train.iloc[order[: sizes[i]]]
         model = fit_baseline(drawn["text"].tolist(), drawn["label"].tolist(), seed=seed)
-        labels = model.predict(scored["text"].tolist()).astype(str)
-        predicted[draw, i] = np.searchsorted(classes, labels)
+        predicted_labels = model.predict(scored["text"].tolist()).astype(str)
+        predicted[draw, i] = np.searchsorted(classes, predicted_labels)
 
     def scores(weights: np.ndarray) -> np.ndarray:
         """Return the mean over draws of each size's score: ndarray of shape (b, sizes)."""
-        of_draws = [
-            resampling.stacked_macro_f1(weights, y_true[held_out], y_pred, n_classes=len(classes))
-            for y_pred in predicted
-        ]
-        return np.mean(of_draws, axis=0)
+        f1 = partial(resampling.stacked_macro_f1, weights, y_true, n_classes=len(classes))
+        return np.mean([f1(y_pred) for y_pred in predicted], axis=0)
 
     plan = resampling.draws(len(scored), groups=scored["group"].to_numpy())
     return _fitted(sizes, scores, plan, n_resamples=n_resamples, confidence=confidence, seed=seed)
@@ -139,20 +140,19 @@ def _fitted(
     value, low, high = resampling.bca_interval(
         scores, plan, n_resamples=max(n_resamples, MIN_RESAMPLES), confidence=confidence, seed=seed
     )
+    largest = sizes[-1]
     law = power_law(sizes, value)
-    gains = [
-        power_law(sizes, resample).gain_of_doubling(sizes[-1])
-        for resample in resampling.resampled(scores, plan, n_resamples=n_resamples, seed=seed)
-    ]
-    gain_low, gain_high = np.quantile(gains, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
+    resamples = resampling.resampled(scores, plan, n_resamples=n_resamples, seed=seed)
+    gains = [power_law(sizes, resample).gain_of_doubling(largest) for resample in resamples]
+    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    gain_low, gain_high = np.quantile(gains, tails).tolist()
     n_held_out = len(plan.cell)
-    gain = law.gain_of_doubling(sizes[-1])
+    gain = law.gain_of_doubling(largest)
     doubled = Interval(gain, gain_low, gain_high, n_held_out, confidence)
-    forecast = power_law(sizes[:-1], value[:-1])(sizes[-1])
-    table = pd.DataFrame(
-        {"macro_f1": value, "low": low, "high": high}, index=pd.Index(sizes, name="n_train")
-    )
-    return LearningCurve(table, law, doubled, float(value[-1] - forecast), n_held_out)
+    smaller_law = power_law(sizes[:-1], value[:-1])
+    missed = float(value[-1] - smaller_law(largest))
+    table = pd.DataFrame({"n_train": sizes, "macro_f1": value, "low": low, "high": high})
+    return LearningCurve(table.set_index("n_train"), law, doubled, missed, n_held_out)
 
 
 def power_law(sizes: np.ndarray, scores: np.ndarray) -> PowerLaw:
@@ -165,14 +165,15 @@ def power_law(sizes: np.ndarray, scores: np.ndarray) -> PowerLaw:
     >>> round(law.ceiling, 3), round(law.scale, 3), round(law.exponent, 3)
     (0.9, 2.0, 0.5)
     """
+    ceiling = min(1.0, scores.max() + 0.02)
     scale = max(1e-3, np.ptp(scores)) * np.sqrt(sizes[0])
-    start = (min(1.0, scores.max() + 0.02), scale, 0.5)
-    fit = optimize.least_squares(
-        lambda values: PowerLaw(*values)(sizes) - scores,
-        start,
-        bounds=([0, 0, 0], [1, np.inf, 2]),
-        x_scale=start,
-    )
+    start = (ceiling, scale, 0.5)
+    bounds = ([0, 0, 0], [1, np.inf, 2])
+
+    def residuals(parameters: np.ndarray) -> np.ndarray:
+        return PowerLaw(*parameters)(sizes) - scores
+
+    fit = optimize.least_squares(residuals, start, bounds=bounds, x_scale=start)
     return PowerLaw(*fit.x.tolist())
 
 
@@ -180,11 +181,11 @@ def describe(curve: LearningCurve | None) -> str:
     """Return in words what twice the training texts would add."""
     if curve is None:
         return "No learning curve: cross_validation.curve_draws is 0."
-    return (
-        f"Twice {curve.table.index.max():,} training texts would add {curve.doubled.signed()} to "
-        f"the baseline's macro F1 of {curve.table['macro_f1'].iloc[-1]:.3f}. A law fitted to the "
-        f"smaller sizes alone missed the last one by {curve.missed:+.3f}."
-    )
+    n_train = curve.table.index.max()
+    score = curve.table["macro_f1"].iloc[-1]
+    gain = f"Twice {n_train:,} training texts would add {curve.doubled.signed()} to"
+    forecast = f"A law fitted to the smaller sizes alone missed the last one by {curve.missed:+.3f}"
+    return f"{gain} the baseline's macro F1 of {score:.3f}. {forecast}."
 
 
 def _stratified_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -197,4 +198,5 @@ def _stratified_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarra
     rank = drawn.groupby(drawn).cumcount().to_numpy()
     class_size = drawn.map(drawn.value_counts()).to_numpy()
     share = (rank + rng.random(len(labels)) * 0.5) / class_size
-    return shuffled[np.argsort(np.where(rank == 0, -1.0, share), kind="stable")]
+    share[rank == 0] = -1.0
+    return shuffled[np.argsort(share, kind="stable")]
