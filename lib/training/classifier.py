@@ -214,8 +214,9 @@ class Classifier:
 
     def describe(self) -> str:
         """Return in a sentence what the classifier is made of."""
-        names = " and ".join(member.name for member in self.members)
-        combined = f", combined by {self.ensemble.method}" if len(self.members) > 1 else ""
+        *others, last = [member.name for member in self.members]
+        names = f"{', '.join(others)} and {last}" if others else last
+        combined = f", combined by the method {self.ensemble.method}" if others else ""
         answered = "answers every text that has words"
         if self.abstain_below:
             answered = f"abstains where its confidence is below {self.abstain_below:.2f}"

@@ -188,6 +188,10 @@ def test_a_folder_that_was_moved_answers_the_same(classifier, saved, tmp_path):
     assert loaded.abstain_below == 0.25
     assert loaded.origin == {"dataset": "things", "versions": {"torch": "2"}}
     assert loaded.describe() == classifier.describe()
+    assert loaded.describe() == (
+        "TF-IDF, short and a: long/one, combined by the method weighted: 3 classes, "
+        "abstains where its confidence is below 0.25."
+    )
     loaded.save(tmp_path / "again")
     manifests = [
         json.loads((at / "manifest.json").read_text()) for at in (moved, tmp_path / "again")
