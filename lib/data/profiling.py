@@ -26,6 +26,11 @@ TOO_SHORT = "too short to tell"
 UNKNOWN = "unknown"
 # of the table's own counts, as pseudo-counts in each class (ours; Monroe et al. name no amount)
 PRIOR_SHARE = 0.1
+MOJIBAKE = "mojibake"
+REPLACED = "replacement character U+FFFD"
+CONTROL = "control characters"
+INVISIBLE = "invisible characters"
+DAMAGE = (MOJIBAKE, REPLACED, CONTROL, INVISIBLE)
 TERM_COLUMNS = ["label", "term", "log_odds", "low", "high", "n_texts"]
 _TERM = r"(?u)\b\w{2,50}\b"  # longer runs are hashes and encoded bytes, not words
 # A word, or a character of a script written without blanks (Thai, Lao, Khmer, kana, Chinese)
@@ -88,8 +93,9 @@ def audit(table: pd.DataFrame, profile: Profile) -> dict[str, Any]:
 def describe_table(table: pd.DataFrame) -> str:
     """Return how many rows and classes there are, and how many rows lack a text or a label."""
     n_missing = table[["text", "label"]].isna().any(axis=1).sum()
+    n_classes = table["label"].nunique()
     return (
-        f"{len(table):,} rows in {table['label'].nunique()} classes; "
+        f"{len(table):,} rows in {n_classes} classes; "
         f"{n_missing:,} lack a text or a label and will be dropped by a rule."
     )
 
@@ -197,16 +203,17 @@ def text_features(texts: Sequence[str | None]) -> pd.DataFrame:
 
 
 def _features(text: str) -> dict[str, float]:
-    n = max(1, len(text))
-    n_non_ascii = 0 if text.isascii() else sum(character > "\x7f" for character in text)
-    return {
-        "n_chars": len(text),
-        "n_words": len(text.split()),
-        "digit_share": sum(map(str.isdigit, text)) / n,
-        "upper_share": sum(map(str.isupper, text)) / n,
-        "special_share": len(_SPECIAL.findall(text)) / n,
-        "non_ascii_share": n_non_ascii / n,
+    counts = {
+        "digit_share": sum(map(str.isdigit, text)),
+        "upper_share": sum(map(str.isupper, text)),
+        "special_share": len(_SPECIAL.findall(text)),
+        "non_ascii_share": 0,
     }
+    if not text.isascii():
+        counts["non_ascii_share"] = sum(character > "\x7f" for character in text)
+    n = max(1, len(text))
+    shares = {kind: count / n for kind, count in counts.items()}
+    return {"n_chars": len(text), "n_words": len(text.split()), **shares}
 
 
 def outliers(values: pd.Series, *, factor: float = 3.0, logarithm: bool = True) -> pd.Series:
@@ -222,9 +229,10 @@ def outliers(values: pd.Series, *, factor: float = 3.0, logarithm: bool = True) 
 
 def describe_lengths(n_words: pd.Series) -> str:
     """Return the median and maximum of lengths in words, and how many are outliers."""
+    n_outliers = outliers(n_words).sum()
     return (
         f"Half of the texts have {n_words.median():.0f} words or fewer, the longest has "
-        f"{n_words.max():,}; {outliers(n_words).sum():,} are outliers in length."
+        f"{n_words.max():,}; {n_outliers:,} are outliers in length."
     )
 
 
@@ -261,32 +269,28 @@ def encoding_damage(texts: Sequence[str | None]) -> pd.DataFrame:
 
     `first` is the position of the first such text; -1 where there is none.
     """
-    hits: dict[str, list[int]] = {
-        "mojibake": [],
-        "replacement character U+FFFD": [],
-        "control characters": [],
-        "invisible characters": [],
-    }
+    counts = dict.fromkeys(DAMAGE, 0)
+    first = dict.fromkeys(DAMAGE, -1)
     for position, text in enumerate(texts):
         for kind in _damage_of(text or ""):
-            hits[kind].append(position)
-    counts = {kind: len(rows) for kind, rows in hits.items()}
-    first = {kind: min(rows, default=-1) for kind, rows in hits.items()}
+            if counts[kind] == 0:
+                first[kind] = position
+            counts[kind] += 1
     return pd.DataFrame({"n_texts": counts, "first": first})
 
 
 def _damage_of(text: str) -> list[str]:
     kinds = []
     if _CONTROL.search(text):
-        kinds.append("control characters")
+        kinds.append(CONTROL)
     if text.isascii():
         return kinds
     if is_bad(text):
-        kinds.append("mojibake")
+        kinds.append(MOJIBAKE)
     if "\ufffd" in text:
-        kinds.append("replacement character U+FFFD")
+        kinds.append(REPLACED)
     if any(unicodedata.category(character) == "Cf" for character in text):
-        kinds.append("invisible characters")
+        kinds.append(INVISIBLE)
     return kinds
 
 
@@ -325,9 +329,8 @@ def language_mix(
     """
     from lingua import LanguageDetectorBuilder
 
-    drawn = pd.Series(list(texts), dtype=object).sample(
-        min(len(texts), max_rows), random_state=seed
-    )
+    n_drawn = min(len(texts), max_rows)
+    drawn = pd.Series(list(texts), dtype=object).sample(n_drawn, random_state=seed)
     sample = drawn.str.slice(0, max_chars)
     is_long = [len(_WORD.findall(text)) >= min_words for text in sample]
     detector = LanguageDetectorBuilder.from_all_spoken_languages().with_low_accuracy_mode().build()
@@ -346,11 +349,11 @@ def describe_languages(languages: pd.DataFrame) -> str:
     shares = languages["share"]
     sentence = f"{len(named):,} languages were named in {languages['n'].sum():,} texts"
     if len(named):
-        sentence += f", first {named.index[0]} ({named['share'].iloc[0]:.1%})"
-    return (
-        f"{sentence}; {shares.get(UNKNOWN, 0):.1%} could not be identified "
-        f"and {shares.get(TOO_SHORT, 0):.1%} are too short."
-    )
+        share = named["share"].iloc[0]
+        sentence += f", first {named.index[0]} ({share:.1%})"
+    unknown = shares.get(UNKNOWN, 0)
+    too_short = shares.get(TOO_SHORT, 0)
+    return f"{sentence}; {unknown:.1%} could not be identified and {too_short:.1%} are too short."
 
 
 def describe_conflicts(n_conflicting: int, *, n: int) -> str:
@@ -422,9 +425,9 @@ def _counts_by_class(occurs: csr_matrix, labels: Sequence[str], classes: pd.Inde
     """Return in how many texts of each class each term occurs, shape (classes, terms)."""
     codes = pd.Categorical(labels, categories=classes).codes
     labelled = np.flatnonzero(codes >= 0)
-    members = csr_matrix(
-        (np.ones(len(labelled)), (codes[labelled], labelled)), shape=(len(classes), len(codes))
-    )
+    cells = (codes[labelled], labelled)
+    shape = (len(classes), len(codes))
+    members = csr_matrix((np.ones(len(labelled)), cells), shape=shape)
     return members @ occurs
 
 
@@ -436,13 +439,16 @@ def _log_odds(inside: np.ndarray, outside: np.ndarray) -> tuple[np.ndarray, np.n
     with np.errstate(divide="ignore", invalid="ignore"):
         odds = inside / (inside.sum() - inside)
         odds_outside = outside / (outside.sum() - outside)
-        return np.log(odds) - np.log(odds_outside), np.sqrt(1 / inside + 1 / outside)
+        log_odds = np.log(odds) - np.log(odds_outside)
+        error = np.sqrt(1 / inside + 1 / outside)
+    return log_odds, error
 
 
 def describe_terms(terms: pd.DataFrame) -> str:
     """Return how many of the terms have an interval above zero, from `distinctive_terms`."""
+    n_above = (terms["low"] > 0).sum()
     return (
-        f"{(terms['low'] > 0).sum():,} of the {len(terms):,} words found have an interval above "
+        f"{n_above:,} of the {len(terms):,} words found have an interval above "
         "zero; it is that of one word, not of the best among thousands."
     )
 
