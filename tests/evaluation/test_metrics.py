@@ -172,5 +172,5 @@ def test_each_row_has_a_brier_loss():
 
 def test_the_row_that_is_named_has_the_probability_that_is_named():
     probs = np.array([[0.5, 0.5], [1.1, -0.1], [1.4, -0.4]])
-    with pytest.raises(ValueError, match="row 1 has -0.1$"):
+    with pytest.raises(ValueError, match=r"row 1 has -0.1$"):
         metrics.checked_probs(probs, np.array([0, 0, 0]))
