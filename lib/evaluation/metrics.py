@@ -30,15 +30,19 @@ def macro_f1(y_true: np.ndarray, y_pred: np.ndarray, *, n_classes: int | None = 
     0.7333333333333334
     """
     k = n_classes or int(max(y_true.max(), y_pred.max())) + 1
-    support = np.bincount(y_true, minlength=k) + np.bincount(y_pred, minlength=k)
-    return float(class_f1(y_true, y_pred, n_classes=k)[support > 0].mean())
+    f1 = class_f1(y_true, y_pred, n_classes=k)
+    return float(f1[_support(y_true, y_pred, k) > 0].mean())
 
 
 def class_f1(y_true: np.ndarray, y_pred: np.ndarray, *, n_classes: int) -> np.ndarray:
     """Return each class's F1, 0 where it has neither row nor prediction: ndarray (n_classes,)."""
-    support = np.bincount(y_true, minlength=n_classes) + np.bincount(y_pred, minlength=n_classes)
     right = np.bincount(y_true[y_true == y_pred], minlength=n_classes)
-    return 2 * right / np.maximum(1, support)
+    return 2 * right / np.maximum(1, _support(y_true, y_pred, n_classes))
+
+
+def _support(y_true: np.ndarray, y_pred: np.ndarray, n_classes: int) -> np.ndarray:
+    """Return each class's number of rows plus that of predictions."""
+    return np.bincount(y_true, minlength=n_classes) + np.bincount(y_pred, minlength=n_classes)
 
 
 def roc_auc(probs: np.ndarray, y_true: np.ndarray) -> float:
@@ -48,15 +52,15 @@ def roc_auc(probs: np.ndarray, y_true: np.ndarray) -> float:
     and McNeil 1982), as resampling needs. A class without a row, or with all of them, is left out;
     NaN where that leaves none.
     """
-    n_classes = probs.shape[1]
-    n_positive = np.bincount(y_true, minlength=n_classes)
-    n_pairs = n_positive * (len(y_true) - n_positive)
-    rank_sums = np.array(
-        [stats.rankdata(probs[:, code])[y_true == code].sum() for code in range(n_classes)]
-    )
-    beaten = rank_sums - n_positive * (n_positive + 1) / 2
-    defined = n_pairs > 0
-    return float(np.mean(beaten[defined] / n_pairs[defined])) if defined.any() else float("nan")
+    areas = []
+    for code, ranks in enumerate(stats.rankdata(probs, axis=0).T):
+        positive = y_true == code
+        n_positive = np.count_nonzero(positive)
+        n_pairs = n_positive * (len(y_true) - n_positive)
+        if n_pairs:
+            beaten = ranks[positive].sum() - n_positive * (n_positive + 1) / 2
+            areas.append(beaten / n_pairs)
+    return float(np.mean(areas)) if areas else float("nan")
 
 
 def expected_calibration_error(probs: np.ndarray, y_true: np.ndarray, *, n_bins: int = 15) -> float:
@@ -87,13 +91,14 @@ def expected_calibration_error(probs: np.ndarray, y_true: np.ndarray, *, n_bins:
     """
     rows = _binned(probs, y_true, n_bins)
     gaps = np.bincount(rows["bin"], weights=rows["confidence"] - rows["accuracy"])
-    return float(np.round(np.abs(gaps).sum() / len(y_true), 12))
+    error = np.abs(gaps).sum() / len(y_true)
+    return float(error.round(12))
 
 
 def reliability_bins(probs: np.ndarray, y_true: np.ndarray, *, n_bins: int = 15) -> pd.DataFrame:
     """Return mean `confidence`, `accuracy` and `n` of each bin of confidence that holds a row."""
-    by_bin = _binned(probs, y_true, n_bins).groupby("bin")
-    return by_bin.mean().assign(n=by_bin.size())
+    bins = _binned(probs, y_true, n_bins).groupby("bin")
+    return bins.mean().assign(n=bins.size())
 
 
 def _binned(probs: np.ndarray, y_true: np.ndarray, n_bins: int) -> pd.DataFrame:
@@ -110,7 +115,13 @@ def _binned(probs: np.ndarray, y_true: np.ndarray, n_bins: int) -> pd.DataFrame:
 def brier_score_loss(probs: np.ndarray, y_true: np.ndarray) -> float:
     """Return the mean squared distance of probabilities and truth, 0 (best) to 2 (Brier 1950)."""
     probs = checked_probs(probs, y_true)
-    return float(np.mean(np.sum((probs - np.eye(probs.shape[1])[y_true]) ** 2, axis=1)))
+    return float(row_brier_losses(probs, y_true).mean())
+
+
+def row_brier_losses(probs: np.ndarray, y_true: np.ndarray) -> np.ndarray:
+    """Return each row's squared distance of probabilities and truth, 0..2: ndarray (n,)."""
+    truth = np.eye(probs.shape[1])[y_true]
+    return np.sum((probs - truth) ** 2, axis=1)
 
 
 def row_log_losses(probs: np.ndarray, y_true: np.ndarray, *, floor: float = EPSILON) -> np.ndarray:
@@ -125,7 +136,8 @@ def row_log_losses(probs: np.ndarray, y_true: np.ndarray, *, floor: float = EPSI
     >>> row_log_losses(np.array([[0.25, 0.75], [1.0, 0.0]]), np.array([1, 0])).round(3)
     array([ 0.288, -0.   ])
     """
-    return -np.log(np.clip(probs[np.arange(len(probs)), y_true], floor, None))
+    of_truth = probs[np.arange(len(probs)), y_true]
+    return -np.log(np.maximum(of_truth, floor))
 
 
 def classification_metrics(
@@ -148,23 +160,27 @@ def classification_metrics(
     ------
     ValueError : shapes differ, a row does not sum to 1, or a class is out of range.
     """
-    given, probs = np.asarray(probs), checked_probs(probs, y_true)
+    scaled = checked_probs(probs, y_true)
     n_classes = len(class_names)
-    if probs.shape[1] != n_classes:
-        raise ValueError(f"probs has {probs.shape[1]} columns, class_names {n_classes}")
-    y_pred = probs.argmax(axis=1)
+    if scaled.shape[1] != n_classes:
+        raise ValueError(f"probs has {scaled.shape[1]} columns, class_names {n_classes}")
+    y_pred = scaled.argmax(axis=1)
     codes = np.arange(n_classes)
-    by_class = precision_recall_fscore_support(y_true, y_pred, labels=codes, zero_division=0.0)
-    table = pd.DataFrame(dict(zip(["precision", "recall", "f1", "n"], by_class)), index=class_names)
+    scores = precision_recall_fscore_support(y_true, y_pred, labels=codes, zero_division=0.0)
+    by_class = dict(zip(["precision", "recall", "f1", "n"], scores))
+    table = pd.DataFrame(by_class, index=class_names)
+    auc = None
+    if table["n"].min() > 0:
+        auc = roc_auc(np.asarray(probs), y_true)  # ranks of probabilities as they are given
     return {
         "n": len(y_true),
         "accuracy": accuracy(y_true, y_pred),
         "macro_f1": macro_f1(y_true, y_pred, n_classes=n_classes),
         "weighted_f1": float(np.average(table["f1"], weights=table["n"])),
-        "roc_auc": roc_auc(given, y_true) if table["n"].min() > 0 else None,
-        "ece": expected_calibration_error(probs, y_true),
-        "brier_loss": brier_score_loss(probs, y_true),
-        "nll_loss": float(log_loss(y_true, probs, labels=codes)),
+        "roc_auc": auc,
+        "ece": expected_calibration_error(scaled, y_true),
+        "brier_loss": brier_score_loss(scaled, y_true),
+        "nll_loss": float(log_loss(y_true, scaled, labels=codes)),
         "classes": table.to_dict("index"),
     }
 
@@ -185,13 +201,15 @@ def checked_probs(probs: np.ndarray, y_true: np.ndarray) -> np.ndarray:
     lowest = probs.min(axis=1)
     if lowest.min() < 0:
         row = np.argmax(lowest < 0)
-        raise ValueError(f"probs must be 0..1; row {row} has {lowest.min():.6g}")
-    sums = probs.sum(axis=1, keepdims=True)
-    wrong = np.flatnonzero(~(np.abs(sums - 1) <= 1e-6))
-    if len(wrong):
-        row = wrong[0]
-        raise ValueError(f"probs rows must sum to 1; row {row} sums to {sums[row, 0]:.6g}")
-    first, last = np.min(y_true), np.max(y_true)
-    if first < 0 or last >= probs.shape[1]:
-        raise ValueError(f"y_true must be in 0..{probs.shape[1] - 1}, found {first}..{last}")
-    return probs / sums
+        raise ValueError(f"probs must be 0..1; row {row} has {lowest[row]:.6g}")
+    sums = probs.sum(axis=1)
+    sums_to_1 = np.isclose(sums, 1, rtol=0, atol=1e-6)
+    if not sums_to_1.all():
+        row = np.argmin(sums_to_1)
+        raise ValueError(f"probs rows must sum to 1; row {row} sums to {sums[row]:.6g}")
+    first = np.min(y_true)
+    last = np.max(y_true)
+    k = probs.shape[1]
+    if first < 0 or last >= k:
+        raise ValueError(f"y_true must be in 0..{k - 1}, found {first}..{last}")
+    return probs / sums[:, None]

@@ -163,3 +163,14 @@ def test_a_rows_log_loss_is_that_of_its_class_and_finite():
     losses = metrics.row_log_losses(probs, np.array([1, 0]))
     assert losses == pytest.approx(-np.log([0.75, np.finfo(float).eps]))
     assert metrics.row_log_losses(probs, np.array([1, 0]), floor=1e-3)[1] == -np.log(1e-3)
+
+
+def test_each_row_has_a_brier_loss():
+    probs = np.array([[1.0, 0.0], [0.75, 0.25], [1.0, 0.0]])
+    assert metrics.row_brier_losses(probs, np.array([0, 0, 1])).tolist() == [0.0, 0.125, 2.0]
+
+
+def test_the_row_that_is_named_has_the_probability_that_is_named():
+    probs = np.array([[0.5, 0.5], [1.1, -0.1], [1.4, -0.4]])
+    with pytest.raises(ValueError, match=r"row 1 has -0.1$"):
+        metrics.checked_probs(probs, np.array([0, 0, 0]))

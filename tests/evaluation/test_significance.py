@@ -577,3 +577,7 @@ def test_a_family_of_no_tests_is_an_empty_table():
     table = significance.paired_tests(y, first, {}, **FEW)
     assert table.empty
     assert list(table) == ["macro_f1", "gain", "low", "high", "p", "p_holm", "verdict"]
+
+
+def test_an_interval_is_given_as_three_numbers():
+    assert significance.Interval(0.2, 0.1, 0.4, n=9).with_ends == (0.2, 0.1, 0.4)

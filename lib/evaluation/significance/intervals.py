@@ -4,12 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypedDict, Unpack
 
 import numpy as np
 from scipy import stats
 
-from lib.evaluation import resampling
-from lib.evaluation.metrics import row_log_losses
+from lib.evaluation.metrics import row_brier_losses, row_log_losses
+from lib.evaluation.resampling import (
+    ResamplingPlan,
+    WeightedStatistic,
+    bca_interval,
+    cell_draws,
+    draws,
+    stacked_macro_f1,
+    weighted_class_f1,
+    weighted_macro_f1,
+    weighted_mean,
+    weighted_roc_auc,
+    weighted_sums,
+)
+
+METRICS = ("accuracy", "macro_f1", "weighted_f1", "roc_auc", "brier_loss", "nll_loss")
+
+
+class ResamplingOptions(TypedDict, total=False):
+    """The options of `intervals_of`, as the functions that call it take them."""
+
+    n_resamples: int
+    confidence: float
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -25,6 +48,11 @@ class Interval:
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
+    @property
+    def with_ends(self) -> tuple[float, float, float]:
+        """Return value, low and high."""
+        return self.value, self.low, self.high
+
     def signed(self, digits: int = 3) -> str:
         """Return the interval of a difference as text, each number with its sign.
 
@@ -33,7 +61,7 @@ class Interval:
         >>> Interval(0.02, 0.013, 0.027, n=100).signed()
         '+0.020 [+0.013, +0.027]'
         """
-        value, low, high = (f"{end:+.{digits}f}" for end in (self.value, self.low, self.high))
+        value, low, high = (f"{number:+.{digits}f}" for number in self.with_ends)
         return f"{value} [{low}, {high}]"
 
     def percent(self) -> str:
@@ -59,9 +87,7 @@ def metric_intervals(
     probs: np.ndarray,
     *,
     groups: np.ndarray | None = None,
-    n_resamples: int = 2_000,
-    confidence: float = 0.95,
-    seed: int = 42,
+    **options: Unpack[ResamplingOptions],
 ) -> dict[str, Interval]:
     """Return the interval of each metric of `metrics.classification_metrics` that is one number.
 
@@ -69,6 +95,7 @@ def metric_intervals(
     ----------
     groups : (n,) of anything; rows of a group (near-copies) are drawn together, since they are
         right or wrong together
+    options : of `intervals_of`: `n_resamples`, `confidence`, `seed`
 
     Returns
     -------
@@ -79,28 +106,26 @@ def metric_intervals(
     """
     k = probs.shape[1]
     y_pred = probs.argmax(axis=1)
-    squared = np.sum((probs - np.eye(k)[y_true]) ** 2, axis=1)
+    right = y_pred == y_true
+    brier_losses = row_brier_losses(probs, y_true)
     log_losses = row_log_losses(probs, y_true)
-    statistics: dict[str, resampling.WeightedStatistic] = {
-        "accuracy": lambda w: resampling.weighted_mean(w, y_pred == y_true),
-        "macro_f1": lambda w: resampling.weighted_macro_f1(w, y_true, y_pred, n_classes=k),
-        "weighted_f1": lambda w: _support_weighted_f1(w, y_true, y_pred, n_classes=k),
-        "roc_auc": lambda w: resampling.weighted_roc_auc(w, y_true, probs),
-        "brier_loss": lambda w: resampling.weighted_mean(w, squared),
-        "nll_loss": lambda w: resampling.weighted_mean(w, log_losses),
-    }
+
+    def metrics(weights: np.ndarray) -> np.ndarray:
+        columns = [
+            weighted_mean(weights, right),
+            weighted_macro_f1(weights, y_true, y_pred, n_classes=k),
+            _support_weighted_f1(weights, y_true, y_pred, n_classes=k),
+            weighted_roc_auc(weights, y_true, probs),
+            weighted_mean(weights, brier_losses),
+            weighted_mean(weights, log_losses),
+        ]
+        return np.stack(columns, axis=1)
+
+    plan = draws(len(y_true), groups=groups)
+    intervals = dict(zip(METRICS, intervals_of(metrics, plan, **options)))
     if len(np.unique(y_true)) < k:
-        del statistics["roc_auc"]
-    plan = resampling.draws(len(y_true), groups=groups)
-    columns = intervals_of(
-        lambda weights: np.stack([metric(weights) for metric in statistics.values()], axis=1),
-        plan,
-        n_resamples=n_resamples,
-        confidence=confidence,
-        seed=seed,
-    )
-    intervals = dict(zip(statistics, columns))
-    if (y_pred == y_true).all() or (y_pred != y_true).all():
+        del intervals["roc_auc"]
+    if right.all() or not right.any():
         intervals |= _without_variation(intervals, y_true, y_pred, plan.unit)
     return intervals
 
@@ -111,31 +136,26 @@ def class_f1_intervals(
     *,
     n_classes: int,
     groups: np.ndarray | None = None,
-    n_resamples: int = 2_000,
-    confidence: float = 0.95,
-    seed: int = 42,
+    **options: Unpack[ResamplingOptions],
 ) -> list[Interval]:
     """Return the interval of each class's F1.
 
     Where all rows of a class are right, or all wrong, resamples cannot differ: its interval then
     comes from Wilson's of the rows concerned.
     """
-    plan, (labels, predictions) = resampling.cell_draws(y_true, y_pred, groups=groups)
+    plan, (labels, predictions) = cell_draws(y_true, y_pred, groups=groups)
 
     def class_f1(weights: np.ndarray) -> np.ndarray:
-        f1, support = resampling.weighted_class_f1(
-            weights, labels, predictions, n_classes=n_classes
-        )
+        f1, support = weighted_class_f1(weights, labels, predictions, n_classes=n_classes)
         return np.where(support > 0, f1, np.nan)  # a resample without the class does not count
 
-    intervals = intervals_of(
-        class_f1, plan, n_resamples=n_resamples, confidence=confidence, seed=seed
-    )
+    intervals = intervals_of(class_f1, plan, **options)
     for code, interval in enumerate(intervals):
-        if not interval.low < interval.high:
-            low, high = _f1_ends(y_true, y_pred, code, plan.unit, confidence=confidence)
-            value = float(np.nan_to_num(interval.value))  # NaN: neither a row nor a prediction
-            intervals[code] = replace(interval, value=value, low=low, high=high)
+        if interval.low < interval.high:
+            continue
+        low, high = _f1_ends(y_true, y_pred, code, plan.unit, confidence=interval.confidence)
+        value = float(np.nan_to_num(interval.value))  # NaN: neither a row nor a prediction
+        intervals[code] = replace(interval, value=value, low=low, high=high)
     return intervals
 
 
@@ -146,19 +166,17 @@ def class_f1_gains(
     *,
     n_classes: int,
     groups: np.ndarray | None = None,
-    n_resamples: int = 2_000,
-    confidence: float = 0.95,
-    seed: int = 42,
+    **options: Unpack[ResamplingOptions],
 ) -> list[Interval]:
     """Return the interval of each class's gain in F1, second minus first, on the same rows."""
-    plan, (y, a, b) = resampling.cell_draws(y_true, pred_first, pred_second, groups=groups)
+    plan, (y, first, second) = cell_draws(y_true, pred_first, pred_second, groups=groups)
 
     def gains(weights: np.ndarray) -> np.ndarray:
-        first, _ = resampling.weighted_class_f1(weights, y, a, n_classes=n_classes)
-        second, _ = resampling.weighted_class_f1(weights, y, b, n_classes=n_classes)
-        return second - first
+        f1_first, _ = weighted_class_f1(weights, y, first, n_classes=n_classes)
+        f1_second, _ = weighted_class_f1(weights, y, second, n_classes=n_classes)
+        return f1_second - f1_first
 
-    return intervals_of(gains, plan, n_resamples=n_resamples, confidence=confidence, seed=seed)
+    return intervals_of(gains, plan, **options)
 
 
 def macro_f1_gains(
@@ -168,18 +186,16 @@ def macro_f1_gains(
     *,
     n_classes: int,
     groups: np.ndarray | None = None,
-    n_resamples: int = 2_000,
-    confidence: float = 0.95,
-    seed: int = 42,
+    **options: Unpack[ResamplingOptions],
 ) -> list[Interval]:
     """Return the interval of the gain in macro F1 of each of several predictions over the first."""
-    plan, (y, *predictions) = resampling.cell_draws(y_true, first, *others, groups=groups)
+    plan, (y, *predictions) = cell_draws(y_true, first, *others, groups=groups)
 
     def gains(weights: np.ndarray) -> np.ndarray:
-        f1 = resampling.stacked_macro_f1(weights, y, predictions, n_classes=n_classes)
+        f1 = stacked_macro_f1(weights, y, predictions, n_classes=n_classes)
         return f1[:, 1:] - f1[:, :1]
 
-    return intervals_of(gains, plan, n_resamples=n_resamples, confidence=confidence, seed=seed)
+    return intervals_of(gains, plan, **options)
 
 
 def share_interval(n_found: int, n: int, *, confidence: float = 0.95) -> Interval:
@@ -193,7 +209,7 @@ def share_interval(n_found: int, n: int, *, confidence: float = 0.95) -> Interva
     '0.000 [0.000, 0.161]'
     """
     ends = stats.binomtest(n_found, n).proportion_ci(confidence, method="wilson")
-    return Interval(n_found / n, float(ends.low), float(ends.high), n, confidence)
+    return Interval(float(n_found / n), float(ends.low), float(ends.high), n, confidence)
 
 
 def student_interval(
@@ -251,24 +267,25 @@ def cross_validation_interval(
     >>> str(cross_validation_interval(np.array([0.80, 0.82, 0.84]), n_train=200, n_test=100))
     '0.820 [0.741, 0.899]'
     """
-    if len(scores) < 2 or min(n_train, n_test) < 1:
+    n_scores = len(scores)
+    if n_scores < 2 or min(n_train, n_test) < 1:
         raise ValueError(
             "needs at least two scores and rows on both sides, got "
-            f"{len(scores)} scores, n_train={n_train} and n_test={n_test}"
+            f"{n_scores} scores, n_train={n_train} and n_test={n_test}"
         )
-    error = np.sqrt(np.var(scores, ddof=1) * (1 / len(scores) + n_test / n_train))
+    error = np.sqrt(np.var(scores, ddof=1) * (1 / n_scores + n_test / n_train))
     return student_interval(
-        np.mean(scores), error, n_values=len(scores), n=n_train + n_test, confidence=confidence
+        np.mean(scores), error, n_values=n_scores, n=n_train + n_test, confidence=confidence
     )
 
 
 def intervals_of(
-    statistic: resampling.WeightedStatistic,
-    plan: resampling.ResamplingPlan,
+    statistic: WeightedStatistic,
+    plan: ResamplingPlan,
     *,
-    n_resamples: int,
-    confidence: float,
-    seed: int,
+    n_resamples: int = 2_000,
+    confidence: float = 0.95,
+    seed: int = 42,
 ) -> list[Interval]:
     """Return the interval of each column of a statistic of weighted rows.
 
@@ -277,13 +294,13 @@ def intervals_of(
     statistic, plan : as `resampling.bca_interval` takes them
     n_resamples : 2,000 give the ends to about a twentieth of the interval's width
     """
-    columns = resampling.bca_interval(
+    columns = bca_interval(
         statistic, plan, n_resamples=n_resamples, confidence=confidence, seed=seed
     )
     n = len(plan.cell)
     return [
-        Interval(float(value), float(low), float(high), n, confidence)
-        for value, low, high in zip(*columns)
+        Interval(value, low, high, n, confidence)
+        for value, low, high in np.stack(columns, axis=1).tolist()
     ]
 
 
@@ -291,14 +308,11 @@ def _without_variation(
     intervals: dict[str, Interval], y_true: np.ndarray, y_pred: np.ndarray, unit: np.ndarray
 ) -> dict[str, Interval]:
     """Return accuracy and F1s of rows that are all right or all wrong, with Wilson's ends."""
-    accuracy = intervals["accuracy"]
-    confidence = accuracy.confidence
+    confidence = intervals["accuracy"].confidence
     low, high = _wilson_ends(y_pred == y_true, unit, confidence=confidence)
-    replaced = {"accuracy": replace(accuracy, low=low, high=high)}
-    ends = [
-        _f1_ends(y_true, y_pred, code, unit, confidence=confidence)
-        for code in np.unique([y_true, y_pred])
-    ]
+    replaced = {"accuracy": replace(intervals["accuracy"], low=low, high=high)}
+    codes = np.unique([y_true, y_pred])
+    ends = [_f1_ends(y_true, y_pred, code, unit, confidence=confidence) for code in codes]
     # as if each class were at its end at the same time: wider than need be
     low, high = np.mean(ends, axis=0).tolist()
     for name in ("macro_f1", "weighted_f1"):
@@ -309,7 +323,8 @@ def _without_variation(
 def _wilson_ends(right: np.ndarray, unit: np.ndarray, *, confidence: float) -> tuple[float, float]:
     """Return the ends for units (groups of near-copies, or rows), all right or all wrong."""
     n_units = len(np.unique(unit))
-    interval = share_interval(n_units if right.all() else 0, n_units, confidence=confidence)
+    n_right = n_units if right.all() else 0
+    interval = share_interval(n_right, n_units, confidence=confidence)
     return interval.low, interval.high
 
 
@@ -331,6 +346,6 @@ def _f1_ends(
 def _support_weighted_f1(
     weights: np.ndarray, y_true: np.ndarray, y_pred: np.ndarray, *, n_classes: int
 ) -> np.ndarray:
-    f1, _ = resampling.weighted_class_f1(weights, y_true, y_pred, n_classes=n_classes)
-    n_rows = resampling.weighted_sums(weights, y_true, n_codes=n_classes)
+    f1, _ = weighted_class_f1(weights, y_true, y_pred, n_classes=n_classes)
+    n_rows = weighted_sums(weights, y_true, n_codes=n_classes)
     return (f1 * n_rows).sum(axis=1) / n_rows.sum(axis=1)

@@ -11,12 +11,20 @@ import pandas as pd
 from scipy import optimize, stats
 from statsmodels.stats.multitest import multipletests
 
-from lib.evaluation import resampling
 from lib.evaluation.metrics import macro_f1
+from lib.evaluation.resampling import (
+    BATCH_CELLS,
+    cell_draws,
+    resampled,
+    stacked_macro_f1,
+    weighted_macro_f1,
+    weighted_mean,
+)
 from lib.evaluation.significance.intervals import Interval, intervals_of, student_interval
 
 # of a randomisation test: fewer give no p that is small enough for a family of tests
 MIN_SWAPS = 2_000
+POWER = 0.8  # the share of the cases in which the minimum detectable effect shows
 VERDICT_WORDS = {
     "better": "is better than",
     "worse": "is worse than",
@@ -51,28 +59,28 @@ class PairedTest:
 
     def describe(self, second: str, first: str) -> str:
         """Return the test as a sentence about the models of these names."""
-        f1, accuracy = self.macro_f1_gain, self.accuracy_gain
-        words = (
-            f"{second} {VERDICT_WORDS[self.verdict]} {first}: "
-            f"macro F1 {f1.signed(4)} (randomisation p = {self.p_macro_f1:.2g}), "
-            f"accuracy {accuracy.signed(4)} (McNemar p = {self.p_value:.2g}), n = {f1.n:,}"
-        )
+        accuracy = self.accuracy_gain.signed(4)
+        f1 = self.macro_f1_gain.signed(4)
+        would_show = ""
         if self.verdict == "inconclusive" and self.disagreement:
-            words += f"; a gain in accuracy of {self.detectable:.4f} would show"
-        return f"{words}."
+            would_show = f"; a gain in accuracy of {self.detectable:.4f} would show"
+        return (
+            f"{second} {VERDICT_WORDS[self.verdict]} {first}: "
+            f"macro F1 {f1} (randomisation p = {self.p_macro_f1:.2g}), accuracy {accuracy} "
+            f"(McNemar p = {self.p_value:.2g}), n = {self.macro_f1_gain.n:,}{would_show}."
+        )
 
     def table(self) -> pd.Series:
         """Return the figures behind the verdict as text, by what they are."""
-        return pd.Series(
-            {
-                "gain in accuracy": self.accuracy_gain.signed(4),
-                "gain in macro F1": self.macro_f1_gain.signed(4),
-                "McNemar p (accuracy)": f"{self.p_value:.3g}",
-                "randomisation p (macro F1)": f"{self.p_macro_f1:.3g}",
-                "rows where one alone is right": f"{self.disagreement:.1%}",
-                "minimum detectable effect (80 % power)": f"{self.detectable:.4f}",
-            }
-        )
+        figures = {
+            "gain in accuracy": self.accuracy_gain.signed(4),
+            "gain in macro F1": self.macro_f1_gain.signed(4),
+            "McNemar p (accuracy)": f"{self.p_value:.3g}",
+            "randomisation p (macro F1)": f"{self.p_macro_f1:.3g}",
+            "rows where one alone is right": f"{self.disagreement:.1%}",
+            "minimum detectable effect (80 % power)": f"{self.detectable:.4f}",
+        }
+        return pd.Series(figures)
 
 
 def paired_test(
@@ -98,36 +106,44 @@ def paired_test(
     approximate randomisation (Noreen 1989; Yeh 2000).
     """
     n = len(y_true)
-    first, second = pred_first == y_true, pred_second == y_true
-    won, lost = int((second & ~first).sum()), int((first & ~second).sum())
-    p_value = float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
-    k = int(max(y_true.max(), pred_first.max(), pred_second.max())) + 1
-    plan, cells = resampling.cell_draws(y_true, pred_first, pred_second, groups=groups)
-    y, a, b = cells
+    p_value, disagreement = _mcnemar(pred_first == y_true, pred_second == y_true)
+    plan, cells = cell_draws(y_true, pred_first, pred_second, groups=groups)
+    y, first, second = cells
+    n_classes = int(np.max(cells)) + 1
+    right_alone = (second == y).astype(float) - (first == y)
 
     def gains(weights: np.ndarray) -> np.ndarray:
-        accuracy = resampling.weighted_mean(weights, (b == y).astype(float) - (a == y))
-        f1 = resampling.stacked_macro_f1(weights, y, [a, b], n_classes=k)
+        accuracy = weighted_mean(weights, right_alone)
+        f1 = stacked_macro_f1(weights, y, [first, second], n_classes=n_classes)
         return np.stack([accuracy, f1[:, 1] - f1[:, 0]], axis=1)
 
     accuracy_gain, f1_gain = intervals_of(
         gains, plan, n_resamples=n_resamples, confidence=confidence, seed=seed
     )
     n_swaps = max(MIN_SWAPS, n_resamples)
-    p_macro_f1 = _randomisation_p(
-        cells, np.bincount(plan.cell), n_classes=k, n_swaps=n_swaps, seed=seed
-    )
-    significant = max(p_value, p_macro_f1) < 1 - confidence
-    disagreement = (won + lost) / n
+    counts = np.bincount(plan.cell)
+    p_macro_f1 = _randomisation_p(cells, counts, n_swaps=n_swaps, seed=seed)
+    alpha = 1 - confidence
+    significant = max(p_value, p_macro_f1) < alpha
     return PairedTest(
         accuracy_gain,
         f1_gain,
         p_value,
         p_macro_f1,
         disagreement,
-        minimum_detectable_effect(n, disagreement=disagreement, alpha=1 - confidence),
+        minimum_detectable_effect(n, disagreement=disagreement, alpha=alpha),
         _verdict(f1_gain, accuracy_gain, significant=significant),
     )
+
+
+def _mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> tuple[float, float]:
+    """Return the p of McNemar's exact test, and the share of rows where one alone is right."""
+    n_alone = int((first_right != second_right).sum())
+    if n_alone == 0:
+        return 1.0, 0.0
+    n_gained = int((second_right & ~first_right).sum())
+    p_value = stats.binomtest(n_gained, n_alone).pvalue
+    return float(p_value), n_alone / len(first_right)
 
 
 def _verdict(macro_f1_gain: Interval, accuracy_gain: Interval, *, significant: bool) -> str:
@@ -142,18 +158,16 @@ def paired_tests(
     first: np.ndarray,
     others: Mapping[str, np.ndarray],
     *,
-    groups: np.ndarray | None = None,
-    n_resamples: int = 2_000,
     confidence: float = 0.95,
-    seed: int = 42,
+    **options: Any,
 ) -> pd.DataFrame:
     """Compare the predictions of several models with those of one, on the same rows, as one family.
 
     Parameters
     ----------
     first : ndarray of int of shape (n,); what the others are compared with
-    groups : (n,) of anything; the bootstrap draws rows of a group together
     confidence : of the intervals together (Bonferroni), and of the verdicts together (Holm)
+    options : of `paired_test`: `groups`, `n_resamples`, `seed`
 
     Returns
     -------
@@ -165,32 +179,29 @@ def paired_tests(
     ------
     Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure"; statsmodels.
     """
-    options: dict[str, Any] = {
-        "groups": groups,
-        "n_resamples": n_resamples,
-        "confidence": 1 - (1 - confidence) / max(1, len(others)),
-        "seed": seed,
-    }
-    tests = {name: paired_test(y_true, first, y_pred, **options) for name, y_pred in others.items()}
-    p_values = [max(test.p_value, test.p_macro_f1) for test in tests.values()]
-    p_holm = multipletests(p_values, method="holm")[1] if tests else []
-    rows = []
-    for (name, test), p, corrected in zip(tests.items(), p_values, p_holm):
+    alpha = 1 - confidence
+    of_each = 1 - alpha / max(1, len(others))
+    rows, tests = [], []
+    for name, y_pred in others.items():
+        test = paired_test(y_true, first, y_pred, confidence=of_each, **options)
         gain = test.macro_f1_gain
-        significant = corrected < 1 - confidence
-        verdict = _verdict(gain, test.accuracy_gain, significant=significant)
-        f1 = macro_f1(y_true, others[name])
-        rows.append((name, f1, gain.value, gain.low, gain.high, p, corrected, verdict))
-    columns = ["name", "macro_f1", "gain", "low", "high", "p", "p_holm", "verdict"]
-    return pd.DataFrame(rows, columns=columns).set_index("name")
+        p = max(test.p_value, test.p_macro_f1)
+        rows.append((name, macro_f1(y_true, y_pred), *gain.with_ends, p))
+        tests.append(test)
+    columns = ["name", "macro_f1", "gain", "low", "high", "p"]
+    table = pd.DataFrame(rows, columns=columns).set_index("name")
+    table["p_holm"] = multipletests(table["p"], method="holm")[1] if tests else []
+    table["verdict"] = [
+        _verdict(test.macro_f1_gain, test.accuracy_gain, significant=p < alpha)
+        for test, p in zip(tests, table["p_holm"])
+    ]
+    return table
 
 
 def describe_gain(row: pd.Series, first: str, *, n: int) -> str:
     """Return one row of `paired_tests` as a sentence; the row's name is the model's."""
-    return (
-        f"{row.name} {VERDICT_WORDS[row['verdict']]} {first}: "
-        f"macro F1 {row['macro_f1']:.3f}, {_signed(row)}, n = {n:,}."
-    )
+    words = VERDICT_WORDS[row["verdict"]]
+    return f"{row.name} {words} {first}: macro F1 {row['macro_f1']:.3f}, {_signed(row)}, n = {n:,}."
 
 
 def describe_gains(tests: pd.DataFrame) -> str:
@@ -241,32 +252,32 @@ def gain_over_seeds(
     ------
     ValueError : shapes differ, or fewer than two seeds.
     """
-    n, n_seeds = len(y_true), len(first)
+    n = len(y_true)
+    n_seeds = len(first)
     if first.shape != second.shape or first.shape != (n_seeds, n) or n_seeds < 2:
         raise ValueError(
             f"first and second must be of shape (seeds, {n}) with at least two seeds, "
             f"got {first.shape} and {second.shape}"
         )
-    k = int(max(y_true.max(), first.max(), second.max())) + 1
-    plan, (y, *predictions) = resampling.cell_draws(y_true, *first, *second)
+    plan, cells = cell_draws(y_true, *first, *second)
+    n_classes = int(np.max(cells)) + 1
 
     def gains(weights: np.ndarray) -> np.ndarray:
-        f1 = resampling.stacked_macro_f1(weights, y, predictions, n_classes=k)
+        f1 = stacked_macro_f1(weights, cells[0], cells[1:], n_classes=n_classes)
         return f1[:, n_seeds:] - f1[:, :n_seeds]
 
-    of_seeds = gains(np.bincount(plan.cell)[None])[0]
-    of_resamples = resampling.resampled(gains, plan, n_resamples=n_resamples, seed=seed)
+    (of_seeds,) = gains(np.bincount(plan.cell)[None])
+    of_resamples = resampled(gains, plan, n_resamples=n_resamples, seed=seed)
+    seeds_variance = of_seeds.var(ddof=1) / n_seeds
     rows_error = of_resamples.mean(axis=1).std(ddof=1)
-    error = np.sqrt(of_seeds.var(ddof=1) / n_seeds + rows_error**2)
+    error = np.sqrt(seeds_variance + rows_error**2)
     return student_interval(
         of_seeds.mean(), error, n_values=n_seeds, n=n, confidence=confidence, bounds=(-1, 1)
     )
 
 
-def minimum_detectable_effect(
-    n: int, *, disagreement: float, power: float = 0.8, alpha: float = 0.05
-) -> float:
-    """Return the smallest accuracy gain that a paired test on n rows shows with the given power.
+def minimum_detectable_effect(n: int, *, disagreement: float, alpha: float = 0.05) -> float:
+    """Return the smallest accuracy gain that a paired test on n rows shows in 80 % of the cases.
 
     Parameters
     ----------
@@ -288,10 +299,10 @@ def minimum_detectable_effect(
     """
     if not 0 <= disagreement <= 1 or n < 1:
         raise ValueError(f"disagreement must be in 0..1 and n positive, got {disagreement} and {n}")
-    z_alpha, z_power = stats.norm.ppf(1 - alpha / 2), stats.norm.ppf(power)
+    under_no_gain = stats.norm.ppf(1 - alpha / 2) * np.sqrt(disagreement)
+    z_power = stats.norm.ppf(POWER)
 
     def shortfall(gain: float) -> float:
-        under_no_gain = z_alpha * np.sqrt(disagreement)
         under_the_gain = z_power * np.sqrt(max(0.0, disagreement - gain**2))
         return gain * np.sqrt(n) - under_no_gain - under_the_gain
 
@@ -301,31 +312,32 @@ def minimum_detectable_effect(
 
 
 def _randomisation_p(
-    cells: list[np.ndarray], counts: np.ndarray, *, n_classes: int, n_swaps: int, seed: int
+    cells: list[np.ndarray], counts: np.ndarray, *, n_swaps: int, seed: int
 ) -> float:
     """Return how often chance gives a gain in macro F1 as large as the one measured.
 
     Chance decides for each row which prediction is whose. `counts` rows have the class and the two
     predictions of a cell: of each cell a binomial number changes sides.
     """
-    y, a, b = cells
-    labels, predictions = np.r_[y, y], np.r_[a, b]
-    rng = np.random.default_rng(seed)
+    y, first, second = cells
+    labels = np.r_[y, y]
+    predictions = np.r_[first, second]
+    n_classes = int(np.max(cells)) + 1
+
+    def score(from_first: np.ndarray, from_second: np.ndarray) -> np.ndarray:
+        weights = np.hstack([from_first, from_second])
+        return weighted_macro_f1(weights, labels, predictions, n_classes=n_classes)
 
     def gain(swapped: np.ndarray) -> np.ndarray:
         kept = counts - swapped
-        sides = [np.hstack([kept, swapped]), np.hstack([swapped, kept])]
-        first, second = (
-            resampling.weighted_macro_f1(side, labels, predictions, n_classes=n_classes)
-            for side in sides
-        )
-        return np.abs(second - first)
+        return np.abs(score(swapped, kept) - score(kept, swapped))
 
-    measured = gain(np.zeros((1, len(counts))))[0]
-    batch = max(1, resampling.BATCH_CELLS // len(counts))
+    rng = np.random.default_rng(seed)
+    (measured,) = gain(np.zeros((1, len(counts))))
+    batch = max(1, BATCH_CELLS // len(counts))
     n_as_large = 0
     for start in range(0, n_swaps, batch):
-        size = (min(batch, n_swaps - start), len(counts))
-        gains = gain(rng.binomial(counts, 0.5, size))
-        n_as_large += int((gains >= measured - 1e-12).sum())
+        n_drawn = min(batch, n_swaps - start)
+        swapped = rng.binomial(counts, 0.5, (n_drawn, len(counts)))
+        n_as_large += int((gain(swapped) >= measured - 1e-12).sum())
     return (1 + n_as_large) / (1 + n_swaps)
