@@ -14,19 +14,21 @@ from lib.training import backbones, finetune
 def report(*, timeout_seconds: float = 5.0) -> dict[str, str]:
     """Return one line a fact, ready to print."""
     facts = provenance.machine_facts()
-    return {
-        "Python": facts["python"],
-        "system": f"{facts['system']}, {facts['processor']}",
-        "cores": str(facts["cores"]),
-        "memory": f"{facts['memory_gib']} GiB",
-        "free disk": f"{workspace.free_disk() / 2**30:.1f} GiB in {workspace.home()}",
-        "device": finetune.device_line(),
-        "precision": f"{finetune.precision(TrainingConfig())} (weights float32)",
-        "offline encoder": _offline_encoder(),
-        "hub": _hub(timeout_seconds),
-        "commit": str(facts["commit"]),
-        **{name: version or "not installed" for name, version in facts["versions"].items()},
-    }
+    free_gib = workspace.free_disk() / 2**30
+    precision = finetune.precision(TrainingConfig())
+    lines = {"Python": facts["python"]}
+    lines["system"] = f"{facts['system']}, {facts['processor']}"
+    lines["cores"] = str(facts["cores"])
+    lines["memory"] = f"{facts['memory_gib']} GiB"
+    lines["free disk"] = f"{free_gib:.1f} GiB in {workspace.home()}"
+    lines["device"] = finetune.device_line()
+    lines["precision"] = f"{precision} (weights float32)"
+    lines["offline encoder"] = _offline_encoder()
+    lines["hub"] = _hub(timeout_seconds)
+    lines["commit"] = str(facts["commit"])
+    for name, version in facts["versions"].items():
+        lines[name] = version or "not installed"
+    return lines
 
 
 def _offline_encoder() -> str:

@@ -34,22 +34,27 @@ LINKED = {
 def write_index(ws: Workspace, record: dict[str, Any]) -> Path:
     """Write index.html of a run from its record and metrics; return its path."""
     folder = ws.folder(workspace.REPORTS)
+    page = folder / "index.html"
     metrics = ws.path("metrics.json")
+    evaluation = Evaluation.load(metrics) if metrics.exists() else None
     is_sealed = ws.path("seal.json").exists()
+    readings = sealed.ledger(ws).to_dict("records") if is_sealed else []
+    pages = {path.stem for path in folder.glob("*.html")}
+    files = {name: words for name, words in LINKED.items() if (folder / name).exists()}
     templates = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
     html = templates.get_template("index.html.j2").render(
         ws=ws,
         record=record,
         data=record["data"],
         machine=record["machine"],
-        evaluation=Evaluation.load(metrics) if metrics.exists() else None,
-        readings=sealed.ledger(ws).to_dict("records") if is_sealed else [],
+        evaluation=evaluation,
+        readings=readings,
         steps=STEPS,
-        pages={page.stem for page in folder.glob("*.html")},
-        files={name: words for name, words in LINKED.items() if (folder / name).exists()},
+        pages=pages,
+        files=files,
     )
-    workspace.write_text(html, folder / "index.html")
-    return folder / "index.html"
+    workspace.write_text(html, page)
+    return page
 
 
 def export_notebook(notebook: Path, page: Path, *, run: str) -> None:
@@ -63,7 +68,8 @@ def export_notebook(notebook: Path, page: Path, *, run: str) -> None:
 
     document = _without_live_output(nbformat.read(notebook, as_version=4))
     headings = list(_headings(document))
-    document.metadata["title"] = next((h["text"] for h in headings if h["level"] == 1), "Notebook")
+    titles = [heading["text"] for heading in headings if heading["level"] == 1]
+    document.metadata["title"] = titles[0] if titles else "Notebook"
     hide = {"enabled": True, "remove_input_tags": {"hide-input"}}
     exporter = HTMLExporter(
         config=Config({"TagRemovePreprocessor": hide}),
@@ -104,5 +110,6 @@ def _headings(document: NotebookNode) -> Iterator[dict[str, Any]]:
         if cell.cell_type != "markdown":
             continue
         for marks, text in re.findall(r"^(#{1,2})\s+(.+)$", cell.source, re.MULTILINE):
-            anchor = quote(text.strip().replace(" ", "-"), safe="?!,;:'()")
-            yield {"level": len(marks), "text": text.strip(), "id": anchor}
+            title = text.strip()
+            anchor = quote(title.replace(" ", "-"), safe="?!,;:'()")
+            yield {"level": len(marks), "text": title, "id": anchor}

@@ -16,10 +16,10 @@ from lib.training.ensembles.weights import mean_log_loss
 
 def best_member(oof_probs: Mapping[str, np.ndarray], y_true: np.ndarray) -> str:
     """Return the member with the highest macro F1."""
-    scores = {
-        name: macro_f1(y_true, probs.argmax(axis=1), n_classes=probs.shape[1])
-        for name, probs in oof_probs.items()
-    }
+    scores = {}
+    for name, probs in oof_probs.items():
+        y_pred = probs.argmax(axis=1)
+        scores[name] = macro_f1(y_true, y_pred, n_classes=probs.shape[1])
     return max(scores, key=scores.__getitem__)
 
 
@@ -49,23 +49,28 @@ def diversity(oof_probs: Mapping[str, np.ndarray], y_true: np.ndarray) -> pd.Dat
     Kuncheva and Whitaker 2003, "Measures of Diversity in Classifier Ensembles".
     """
     predicted = {name: probs.argmax(axis=1) for name, probs in oof_probs.items()}
-    columns = ["one", "other", "disagreement", "error_correlation", "one_right"]
     rows = []
     for one, other in combinations(predicted, 2):
-        wrong = np.stack([predicted[one] != y_true, predicted[other] != y_true]).astype(float)
-        correlation = np.corrcoef(wrong)[0, 1] if wrong.std(axis=1).all() else float("nan")
-        disagreement = float(np.mean(predicted[one] != predicted[other]))
-        rows.append((one, other, disagreement, correlation, float(np.mean(wrong[0] != wrong[1]))))
+        wrong_one = predicted[one] != y_true
+        wrong_other = predicted[other] != y_true
+        correlation = float("nan")
+        if np.ptp(wrong_one.astype(int)) and np.ptp(wrong_other.astype(int)):
+            correlation = np.corrcoef(wrong_one, wrong_other)[0, 1]
+        disagreement = np.mean(predicted[one] != predicted[other])
+        one_right = np.mean(wrong_one != wrong_other)
+        rows.append((one, other, disagreement, correlation, one_right))
+    columns = ["one", "other", "disagreement", "error_correlation", "one_right"]
     return pd.DataFrame(rows, columns=columns).set_index(["one", "other"])
 
 
 def describe_diversity(pairs: pd.DataFrame) -> str:
     """Return in words which two members differ most; `pairs` is from `diversity`."""
     one, other = pairs["one_right"].idxmax()
-    pair = pairs.loc[(one, other)]
+    share = pairs.loc[(one, other), "one_right"]
+    correlation = pairs.loc[(one, other), "error_correlation"]
     return (
-        f"Most different: {one} and {other}. On {pair['one_right']:.1%} of the texts exactly one "
-        f"is right; their errors correlate {pair['error_correlation']:.2f}."
+        f"Most different: {one} and {other}. On {share:.1%} of the texts exactly one is right; "
+        f"their errors correlate {correlation:.2f}."
     )
 
 
@@ -87,23 +92,23 @@ def gain_curve(
     """
     order = _order(oof_probs, y_true)
     n_classes = oof_probs[order[0]].shape[1]
-    votes = [_vote(oof_probs, order[:n]).argmax(axis=1) for n in range(1, len(order) + 1)]
+    n_members = range(1, len(order) + 1)
+    votes = [_vote(oof_probs, order[:n]).argmax(axis=1) for n in n_members]
     gains = macro_f1_gains(y_true, votes[0], votes, n_classes=n_classes, **options)
-    scores = [macro_f1(y_true, vote, n_classes=n_classes) for vote in votes]
-    curve = pd.DataFrame({"member": order, "macro_f1": scores})
+    curve = pd.DataFrame({"member": order}, index=pd.Index(n_members, name="members"))
+    curve["macro_f1"] = [macro_f1(y_true, vote, n_classes=n_classes) for vote in votes]
     curve["gain"] = [gain.value for gain in gains]
     curve["low"] = [gain.low for gain in gains]
     curve["high"] = [gain.high for gain in gains]
-    return curve.set_index(pd.RangeIndex(1, len(curve) + 1, name="members"))
+    return curve
 
 
 def describe_gain_curve(curve: pd.DataFrame) -> str:
     """Return in words how many members reach the highest score; `curve` is from `gain_curve`."""
     n_best = int(curve["macro_f1"].idxmax())
-    return (
-        f"Macro F1 is highest with {n_best} of {len(curve)} members: "
-        f"{curve.loc[n_best, 'gain']:+.3f} over {curve['member'].iloc[0]} alone."
-    )
+    first, gain = curve["member"].iloc[0], curve.loc[n_best, "gain"]
+    highest = f"Macro F1 is highest with {n_best} of {len(curve)} members"
+    return f"{highest}: {gain:+.3f} over {first} alone."
 
 
 def _order(oof_probs: Mapping[str, np.ndarray], y_true: np.ndarray) -> list[str]:
