@@ -11,16 +11,14 @@ import pandas as pd
 from scipy.sparse import coo_matrix, csr_array
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
-MAX_PAIRS = (
-    1_000_000  # below similarity 1, from which on a list of pairs serves groups alone; some 100 MB
-)
-_BASE = (
-    0x9E3779B97F4A7C15  # of the rolling hash of words; odd, so that it has an inverse modulo 2^64
-)
-_MIXERS = np.array(
-    [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64
-)  # odd constants (splitmix64, xxHash)
+# below similarity 1, from which on a list of pairs serves groups alone; some 100 MB
+MAX_PAIRS = 1_000_000
+# of the rolling hash of words; odd, so that it has an inverse modulo 2^64
+_BASE = 0x9E3779B97F4A7C15
+# odd constants (splitmix64, xxHash)
+_MIXERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)
 _HASH_BITS = 58  # of a shingle's code; the five above say how common it is, the sign stays free
+_NO_CODE = np.iinfo(np.int64).max  # larger than any code
 _BLOCK = 1 << 17  # characters or shingles at a time: arrays that stay in the processor's cache
 _CELLS = 1 << 22  # shingles compared at a time: some 200 MB
 _SLACK = 1e-6  # of bounds that filter: what rounding lets through is computed exactly afterwards
@@ -44,10 +42,8 @@ class _Sets:
         There is a column for each possible code; empty ones are not stored.
         """
         rows = np.append(self.begin, len(self.codes))
-        return csr_array(
-            (np.ones(len(self.codes), dtype=np.int8), self.codes, rows),
-            shape=(len(self.size), np.iinfo(np.int64).max),
-        )
+        ones = np.ones(len(self.codes), dtype=np.int8)
+        return csr_array((ones, self.codes, rows), shape=(len(self.size), _NO_CODE))
 
     @cached_property
     def parity(self) -> np.ndarray:
@@ -55,11 +51,10 @@ class _Sets:
 
         Two sets differ by at least as many shingles as their parities by bits.
         """
-        return (
-            np.bitwise_xor.reduceat(np.left_shift(1, self.codes & 63), self.begin)
-            if len(self.codes)
-            else self.codes
-        )
+        if not len(self.codes):
+            return self.codes
+        bits = np.left_shift(1, self.codes & 63)
+        return np.bitwise_xor.reduceat(bits, self.begin)
 
 
 @dataclass(frozen=True)
@@ -84,8 +79,10 @@ class _Prefixes:
     def without_partners_of(self, group: np.ndarray) -> _Prefixes:
         """Return prefixes in which an entry has no partners if they all are of its own group."""
         groups = group[self.owner[self.order]]
-        ends = np.append(np.flatnonzero(np.diff(groups)) + 1, len(groups))
-        joined = ends[np.searchsorted(ends, self.start - 1, side="right")] >= self.stop
+        changes = np.flatnonzero(np.diff(groups)) + 1
+        ends = np.append(changes, len(groups))
+        run = np.searchsorted(ends, self.start - 1, side="right")
+        joined = ends[run] >= self.stop
         return replace(self, stop=np.where(joined, self.start, self.stop))
 
 
@@ -137,23 +134,21 @@ def near_duplicate_pairs(
         raise ValueError(f"threshold must be in (0.5, 1], got {threshold}")
     if shingle_words < 1:
         raise ValueError(f"shingle_words must be at least 1, got {shingle_words}")
-    sets, signature = _shingle_sets(*_shingles(texts, shingle_words))
-    opens = ~pd.Series(signature).duplicated().to_numpy()
-    first = np.flatnonzero(opens)[pd.factorize(signature)[0]]
-    same = np.flatnonzero(~opens & (sets.size > 0))
-    able = np.flatnonzero(
-        opens & (sets.size / (sets.size + 1) >= threshold - _SLACK)
-    )  # one shingle more is the most similar that a set can find
+    hashes, counts = _shingles(texts, shingle_words)
+    sets, signature = _shingle_sets(hashes, counts)
+    codes, _ = pd.factorize(signature)
+    is_first = ~pd.Series(signature).duplicated().to_numpy()
+    first = np.flatnonzero(is_first)[codes]
+    same = np.flatnonzero(~is_first & (sets.size > 0))
+    # one shingle more is the most similar that a set can find
+    best = sets.size / (sets.size + 1)
+    able = np.flatnonzero(is_first & (best >= threshold - _SLACK))
     able = able[np.argsort(sets.size[able], kind="stable")]
     a, b, similarity = _prefix_join(sets.take(able), threshold, max_pairs)
-    i, j = np.concatenate([first[same], able[a]]), np.concatenate([same, able[b]])
-    table = pd.DataFrame(
-        {
-            "i": np.minimum(i, j),
-            "j": np.maximum(i, j),
-            "similarity": np.concatenate([np.ones(len(same)), similarity]),
-        }
-    )
+    i = np.concatenate([first[same], able[a]])
+    j = np.concatenate([same, able[b]])
+    table = pd.DataFrame({"i": np.minimum(i, j), "j": np.maximum(i, j)})
+    table["similarity"] = np.concatenate([np.ones(len(same)), similarity])
     return table.sort_values(["i", "j"], ignore_index=True)
 
 
@@ -175,39 +170,46 @@ def without_rows(
     stays = ~np.asarray(gone, dtype=bool)
     position = np.cumsum(stays) - 1
     left = pairs[stays[pairs["i"]] & stays[pairs["j"]]]
-    return rows[stays].reset_index(drop=True), left.assign(
-        i=position[left["i"]], j=position[left["j"]]
-    ).reset_index(drop=True)
+    renumbered = left.assign(i=position[left["i"]], j=position[left["j"]])
+    return rows[stays].reset_index(drop=True), renumbered.reset_index(drop=True)
 
 
 def conflicting_rows(labels: Sequence[str], groups: np.ndarray) -> np.ndarray:
     """Return the positions of all rows in groups that carry more than one label, ndarray of int."""
     table = pd.DataFrame({"label": list(labels), "group": groups})
-    return np.flatnonzero(table.groupby("group")["label"].transform("nunique").to_numpy() > 1)
+    n_labels = table.groupby("group")["label"].transform("nunique")
+    return np.flatnonzero(n_labels > 1)
 
 
 def _shingles(texts: Sequence[str], shingle_words: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the 64-bit hashes of all shingles, text after text, and each text's number of them."""
-    hashes, counts = [np.zeros(0, dtype=np.uint64)], [np.zeros(0, dtype=np.int64)]
-    for start, stop in _blocks(
-        np.fromiter(map(len, texts), dtype=np.int64, count=len(texts)), _BLOCK
-    ):
+    hashes = [np.zeros(0, dtype=np.uint64)]
+    counts = [np.zeros(0, dtype=np.int64)]
+    for start, stop in _blocks(_lengths(texts), _BLOCK):
         words, n_words = _words([text.lower() for text in texts[start:stop]])
         n_shingles = np.where(n_words > 0, np.maximum(n_words - shingle_words, 0) + 1, 0)
-        left = np.repeat(np.cumsum(n_words), n_words) - np.arange(
-            len(words)
-        )  # words from here to the end of the text
-        rolled = words.copy()
-        for offset in range(1, min(shingle_words, n_words.max())):
-            ahead = words[offset:]
-            rolled[: len(ahead)] = np.where(
-                left[: len(ahead)] > offset,
-                rolled[: len(ahead)] * _MIXERS[1] + ahead,
-                rolled[: len(ahead)],
-            )
-        hashes.append(_mixed(rolled[_ranges(np.cumsum(n_words) - n_words, n_shingles)]))
+        rolled = _rolled(words, n_words, min(shingle_words, n_words.max()))
+        first_word = np.cumsum(n_words) - n_words
+        hashes.append(_mixed(rolled[_ranges(first_word, n_shingles)]))
         counts.append(n_shingles)
     return np.concatenate(hashes), np.concatenate(counts)
+
+
+def _rolled(words: np.ndarray, n_words: np.ndarray, n_rolled: int) -> np.ndarray:
+    """Return each word's hash rolled with those of the next ones of its text, `n_rolled` in all."""
+    ends = np.repeat(np.cumsum(n_words), n_words)
+    left = ends - np.arange(len(words))  # words from here to the end of the text
+    rolled = words.copy()
+    for offset in range(1, n_rolled):
+        ahead = words[offset:]
+        head = rolled[: len(ahead)]
+        is_inside = left[: len(ahead)] > offset
+        rolled[: len(ahead)] = np.where(is_inside, head * _MIXERS[1] + ahead, head)
+    return rolled
+
+
+def _lengths(texts: Sequence[str]) -> np.ndarray:
+    return np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
 
 
 def _words(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -215,31 +217,42 @@ def _words(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
 
     Source: Karp & Rabin 1987. Prefix sums of letters times powers give every word's hash at once.
     """
-    joined = "\n".join(["", *texts, ""])
-    plain = joined.isascii()
-    letters: np.ndarray = np.frombuffer(
-        joined.encode("ascii" if plain else "utf-32-le", "surrogatepass"),
-        dtype=np.uint8 if plain else np.uint32,
-    )
-    present = np.append(np.arange(128), np.flatnonzero(np.bincount(letters[letters > 127])))
-    in_words = np.zeros(present[-1] + 1, dtype=bool)
-    in_words[present] = [chr(letter).isalnum() or chr(letter) == "_" for letter in present.tolist()]
-    edges = np.flatnonzero(
-        np.diff(in_words[letters])
-    )  # the last letter before each word and the last one of it, in turn
+    letters = _letters("\n".join(["", *texts, ""]))
+    is_in_word = _word_letters(letters)[letters]
+    # the last letter before each word and the last one of it, in turn
+    edges = np.flatnonzero(np.diff(is_in_word))
+    before, last = edges[::2], edges[1::2]
     powers, inverses = _powers(max(2 * _BLOCK, 1 << len(letters).bit_length()))
     sums = np.cumsum(letters * powers[: len(letters)])
-    words = (sums[edges[1::2]] - sums[edges[::2]]) * inverses[edges[::2]]
-    ends = np.cumsum(np.fromiter(map(len, texts), dtype=np.int64, count=len(texts)) + 1)
-    return words, np.diff(np.searchsorted(edges[::2], ends), prepend=0)
+    words = (sums[last] - sums[before]) * inverses[before]
+    text_ends = np.cumsum(_lengths(texts) + 1)
+    return words, np.diff(np.searchsorted(before, text_ends), prepend=0)
+
+
+def _letters(text: str) -> np.ndarray:
+    """Return the code points of a text."""
+    if text.isascii():
+        return np.frombuffer(text.encode("ascii"), dtype=np.uint8)
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+
+
+def _word_letters(letters: np.ndarray) -> np.ndarray:
+    """Return for each code point that occurs whether words are made of it."""
+    rare = np.flatnonzero(np.bincount(letters[letters > 127]))
+    present = np.append(np.arange(128), rare)
+    is_word_letter = np.zeros(present[-1] + 1, dtype=bool)
+    characters = map(chr, present.tolist())
+    is_word_letter[present] = [letter.isalnum() or letter == "_" for letter in characters]
+    return is_word_letter
 
 
 @lru_cache(maxsize=1)
 def _powers(n: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the first powers of the rolling hash's base and their inverses, modulo 2^64."""
-    return tuple(
-        np.cumprod(np.full(n, base, dtype=np.uint64)) for base in (_BASE, pow(_BASE, -1, 1 << 64))
-    )  # type: ignore[return-value]
+    inverse = pow(_BASE, -1, 1 << 64)
+    powers = np.cumprod(np.full(n, _BASE, dtype=np.uint64))
+    inverses = np.cumprod(np.full(n, inverse, dtype=np.uint64))
+    return powers, inverses
 
 
 def _mixed(values: np.ndarray) -> np.ndarray:
@@ -258,31 +271,36 @@ def _shingle_sets(hashes: np.ndarray, counts: np.ndarray) -> tuple[_Sets, np.nda
     common one is never taken for rare. Two shingles share a code once in 3e17 pairs: for a million
     texts of one shingle each, the worst case, that is a false pair in one of 500,000 runs.
     """
-    slots = (hashes & np.uint64((1 << min(24, len(hashes).bit_length())) - 1)).view(np.int64)
-    commonness = np.log2(np.maximum(np.bincount(slots), 1)).astype(np.uint8)
-    codes = commonness[slots].astype(np.int64) << _HASH_BITS | (
-        hashes >> np.uint64(64 - _HASH_BITS)
-    ).view(np.int64)
-    order, starts = np.argsort(counts, kind="stable"), np.cumsum(counts) - counts
-    size, signature, kept = np.zeros_like(counts), np.zeros_like(counts), [codes[:0]]
+    codes = _codes(hashes)
+    order = np.argsort(counts, kind="stable")
+    starts = np.cumsum(counts) - counts
+    size = np.zeros_like(counts)
+    signature = np.zeros_like(counts)
+    kept = [codes[:0]]
     for rows in _rows(counts[order]):
-        texts, width = order[rows], counts[order[rows.stop - 1]]
-        inside = np.arange(width) < counts[texts, None]
-        cells = np.where(
-            inside,
-            codes.take(starts[texts, None] + np.arange(width), mode="clip"),
-            np.iinfo(np.int64).max,
-        )
+        texts = order[rows]
+        columns = np.arange(counts[texts[-1]])
+        inside = columns < counts[texts, None]
+        cells = codes.take(starts[texts, None] + columns, mode="clip")
+        cells = np.where(inside, cells, _NO_CODE)
         cells.sort(axis=1)
         inside[:, 1:] &= cells[:, 1:] != cells[:, :-1]
-        size[texts], signature[texts] = (
-            inside.sum(axis=1),
-            np.add.reduce(cells, axis=1, where=inside),
-        )
+        size[texts] = inside.sum(axis=1)
+        signature[texts] = np.add.reduce(cells, axis=1, where=inside)
         kept.append(cells[inside])
     begin = np.zeros_like(counts)
     begin[order] = np.cumsum(size[order]) - size[order]
     return _Sets(np.concatenate(kept), begin, size), signature
+
+
+def _codes(hashes: np.ndarray) -> np.ndarray:
+    """Return each shingle's code: how common its slot is, then the leading bits of its hash."""
+    slot_bits = min(24, len(hashes).bit_length())
+    slots = (hashes & np.uint64((1 << slot_bits) - 1)).view(np.int64)
+    n_in_slot = np.maximum(np.bincount(slots), 1)
+    commonness = np.log2(n_in_slot).astype(np.uint8)[slots]
+    leading = (hashes >> np.uint64(64 - _HASH_BITS)).view(np.int64)
+    return commonness.astype(np.int64) << _HASH_BITS | leading
 
 
 def _prefix_join(
@@ -292,22 +310,27 @@ def _prefix_join(
 
     The sets are in order of size.
     """
-    prefixes, n, at, n_found = _prefixes(sets, threshold), len(sets.size), 0, 0
-    found, group = (
-        [(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))],
-        np.arange(n),
-    )
+    prefixes = _prefixes(sets, threshold)
+    n = len(sets.size)
+    group = np.arange(n)
+    nobody = np.zeros(0, dtype=np.int64)
+    found = [(nobody, nobody, np.zeros(0))]
+    n_found = at = 0
     while at < len(prefixes.owner):
-        thin = n_found >= max_pairs
-        prefixes = prefixes.without_partners_of(group) if thin else prefixes
+        only_groups = n_found >= max_pairs
+        if only_groups:
+            prefixes = prefixes.without_partners_of(group)
         a, b, at = _candidates(sets, prefixes, at, threshold / (1 + threshold))
-        if thin:
-            a, b = a[group[a] != group[b]], b[group[a] != group[b]]
+        if only_groups:
+            apart = group[a] != group[b]
+            a, b = a[apart], b[apart]
         similarity = _similarities(sets, a, b)
         kept = np.flatnonzero(similarity >= threshold - 1e-12)
-        kept = kept[_forest(group[a[kept]], group[b[kept]], n)] if thin else kept
+        if only_groups:
+            kept = kept[_forest(group[a[kept]], group[b[kept]], n)]
         found.append((a[kept], b[kept], similarity[kept]))
-        group, n_found = _components(group[a[kept]], group[b[kept]], n)[group], n_found + len(kept)
+        n_found += len(kept)
+        group = _components(group[a[kept]], group[b[kept]], n)[group]
     a, b, similarity = (np.concatenate(column) for column in zip(*found))
     return a, b, similarity
 
@@ -317,21 +340,25 @@ def _prefixes(sets: _Sets, threshold: float) -> _Prefixes:
 
     Their partners are those that the length and positional filters leave.
     """
-    length = sets.size - np.ceil(threshold * sets.size - _SLACK).astype(np.int64) + 1
-    owner, place = np.repeat(np.arange(len(length)), length), _ranges(np.zeros_like(length), length)
-    codes = sets.codes[sets.begin[owner] + place]
+    least_shared = np.ceil(threshold * sets.size - _SLACK).astype(np.int64)
+    length = sets.size - least_shared + 1
+    owner = np.repeat(np.arange(len(length)), length)
+    position = _ranges(np.zeros_like(length), length)
+    codes = sets.codes[sets.begin[owner] + position]
     common = codes >> _HASH_BITS > 0  # a shingle that came once in all texts has no partners
-    owner, place, codes = owner[common], place[common], codes[common]
-    size, most = sets.size[owner], sets.size.max(initial=0)
-    room = size - place
-    largest = np.minimum(room * (1 + threshold) / threshold - size + _SLACK, most).astype(
-        np.int64
-    )  # set with which all of this room would be enough
-    order = np.argsort(
-        codes, kind="stable"
-    )  # sets come in order of size, and stay so within a code
-    key = np.cumsum(np.diff(codes[order], prepend=codes[order][:1]) != 0) * (most + 1)
-    start, stop = np.empty_like(order), np.empty_like(order)
+    owner, position, codes = owner[common], position[common], codes[common]
+    size = sets.size[owner]
+    room = size - position
+    # the largest set with which all of this room would be enough
+    most = sets.size.max(initial=0)
+    largest = room * (1 + threshold) / threshold - size + _SLACK
+    largest = np.minimum(largest, most).astype(np.int64)
+    # sets come in order of size, and stay so within a code
+    order = np.argsort(codes, kind="stable")
+    is_new_code = np.diff(codes[order], prepend=codes[order][:1]) != 0
+    key = np.cumsum(is_new_code) * (most + 1)
+    start = np.empty_like(order)
+    stop = np.empty_like(order)
     start[order] = np.arange(1, len(order) + 1)
     stop[order] = np.searchsorted(key + size[order], key + largest[order], side="right")
     return _Prefixes(owner, room, order, start, np.maximum(start, stop))
@@ -344,62 +371,58 @@ def _candidates(
 
     Only some owners' prefixes are read, from entry `at` on; the third value is where to go on.
     """
-    owner, room, size = prefixes.owner, prefixes.room, sets.size
+    owner = prefixes.owner
     n_partners = prefixes.stop[at:] - prefixes.start[at:]
-    last = min(
-        at + int(np.searchsorted(np.cumsum(n_partners * size[owner[at:]]), _CELLS)), len(owner) - 1
-    )
-    till = int(
-        np.searchsorted(owner, owner[last], side="right")
-    )  # all of an owner's entries at once, so that no pair comes twice
+    cells = np.cumsum(n_partners * sets.size[owner[at:]])
+    last = min(at + int(np.searchsorted(cells, _CELLS)), len(owner) - 1)
+    # all of an owner's entries at once, so that no pair comes twice
+    till = int(np.searchsorted(owner, owner[last], side="right"))
     n_partners = n_partners[: till - at]
     other = prefixes.order[_ranges(prefixes.start[at:till], n_partners)]
-    a, b = np.repeat(owner[at:till], n_partners), owner[other]
-    spare = (
-        size[a] + size[b] - 2 * share * (size[a] + size[b]) + _SLACK
-    )  # shingles that only one of them may have
-    near = (room[other] >= share * (size[a] + size[b]) - _SLACK) & (
-        _n_bits(sets.parity[a] ^ sets.parity[b]) <= spare
-    )
-    a, b = np.divmod(np.unique(a[near] * len(size) + b[near]), max(1, len(size)))
+    a = np.repeat(owner[at:till], n_partners)
+    b = owner[other]
+    total = sets.size[a] + sets.size[b]
+    has_room = prefixes.room[other] >= share * total - _SLACK
+    spare = total - 2 * share * total + _SLACK  # shingles that only one of them may have
+    near = has_room & (_n_bits(sets.parity[a] ^ sets.parity[b]) <= spare)
+    n = len(sets.size)
+    a, b = np.divmod(np.unique(a[near] * n + b[near]), max(1, n))
     return a, b, till
 
 
 def _similarities(sets: _Sets, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the Jaccard similarity of the sets a[k] and b[k]."""
     total = sets.size[a] + sets.size[b]
-    shared = [
-        np.diff((sets.take(a[start:stop]).matrix() * sets.take(b[start:stop]).matrix()).indptr)
-        for start, stop in _blocks(total, _CELLS)
-    ]
-    both = np.concatenate([total[:0], *shared])
+    shared = [total[:0]]
+    for start, stop in _blocks(total, _CELLS):
+        first = sets.take(a[start:stop]).matrix()
+        second = sets.take(b[start:stop]).matrix()
+        shared.append(np.diff((first * second).indptr))
+    both = np.concatenate(shared)
     return both / (total - both)
 
 
 def _n_bits(values: np.ndarray) -> np.ndarray:
     """Count the bits that are set."""
-    of_byte = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(
-        axis=1, dtype=np.uint8
-    )
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)
+    of_byte = bits.sum(axis=1, dtype=np.uint8)
     return of_byte[values.view(np.uint8).reshape(-1, 8)].sum(axis=1)
 
 
 def _forest(x: np.ndarray, y: np.ndarray, n: int) -> np.ndarray:
     """Return the positions of edges x[k], y[k] between `n` nodes that join all that they join."""
-    edges, first = np.unique(
-        np.minimum(x, y).astype(np.int64) * n + np.maximum(x, y), return_index=True
-    )
-    tree = minimum_spanning_tree(
-        coo_matrix((first + 1.0, np.divmod(edges, max(1, n))), shape=(n, n))
-    )
+    keys = np.minimum(x, y).astype(np.int64) * n + np.maximum(x, y)
+    edges, first = np.unique(keys, return_index=True)
+    ends = np.divmod(edges, max(1, n))
+    tree = minimum_spanning_tree(coo_matrix((first + 1.0, ends), shape=(n, n)))
     return np.sort(tree.data.astype(np.int64)) - 1
 
 
 def _components(x: np.ndarray, y: np.ndarray, n: int) -> np.ndarray:
     """Return a number for each of `n` nodes: those joined by edges x[k], y[k] share one."""
-    return connected_components(
-        coo_matrix((np.ones(len(x)), (x, y)), shape=(n, n)), directed=False
-    )[1]
+    edges = coo_matrix((np.ones(len(x)), (x, y)), shape=(n, n))
+    _, component = connected_components(edges, directed=False)
+    return component
 
 
 def _ranges(begin: np.ndarray, length: np.ndarray) -> np.ndarray:
@@ -409,11 +432,11 @@ def _ranges(begin: np.ndarray, length: np.ndarray) -> np.ndarray:
 
 def _blocks(sizes: np.ndarray, limit: int) -> Iterator[tuple[int, int]]:
     """Yield start and stop of runs whose sizes add up to at most `limit`, or of a single item."""
-    ends, start = np.cumsum(sizes), 0
+    ends = np.cumsum(sizes)
+    start = 0
     while start < len(sizes):
-        stop = max(
-            start + 1, int(np.searchsorted(ends, ends[start] - sizes[start] + limit, side="right"))
-        )
+        end = ends[start] - sizes[start] + limit
+        stop = max(start + 1, int(np.searchsorted(ends, end, side="right")))
         yield start, stop
         start = stop
 
@@ -426,8 +449,8 @@ def _rows(widths: np.ndarray) -> Iterator[slice]:
     start = int(np.searchsorted(widths, 0, side="right"))
     while start < len(widths):
         some = widths[start : start + _BLOCK]
-        stop = start + max(
-            1, int(np.searchsorted(some * np.arange(1, len(some) + 1), _BLOCK, side="right"))
-        )
+        cells = some * np.arange(1, len(some) + 1)
+        n_rows = int(np.searchsorted(cells, _BLOCK, side="right"))
+        stop = start + max(1, n_rows)
         yield slice(start, stop)
         start = stop
