@@ -59,6 +59,15 @@ def _threshold(of_truth: np.ndarray, coverage: float) -> float:
     return float(np.sort(of_truth)[n_below - 1]) if n_below >= 1 else 0.0
 
 
+def thresholds_by_coverage(
+    probs: np.ndarray, y_true: np.ndarray, *, coverages: Sequence[float]
+) -> dict[float, np.ndarray]:
+    """Return `conformal_thresholds` for each promised coverage."""
+    return {
+        coverage: conformal_thresholds(probs, y_true, coverage=coverage) for coverage in coverages
+    }
+
+
 def prediction_sets(probs: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """Return which classes are in the set of each row: ndarray of bool of shape (n, k)."""
     return probs >= thresholds

@@ -136,3 +136,12 @@ def test_the_threshold_of_abstention_answers_the_surest_share(share, answered):
     probs = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]])
     threshold = selective.abstention_threshold(probs, answered_share=share)
     assert (probs.max(axis=1) >= threshold).sum() == answered
+
+
+def test_each_promised_coverage_has_its_thresholds():
+    probs, y = drawn(200)
+    thresholds = selective.thresholds_by_coverage(probs, y, coverages=(0.8, 0.95))
+    assert list(thresholds) == [0.8, 0.95]
+    expected = selective.conformal_thresholds(probs, y, coverage=0.95)
+    np.testing.assert_array_equal(thresholds[0.95], expected)
+    assert (thresholds[0.8] > thresholds[0.95]).all()
