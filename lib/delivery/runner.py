@@ -150,20 +150,20 @@ def step_key(step: Step, config: Config, ws: Workspace) -> str:
     it also writes (people's decisions) are left out: they are compared with what it left.
     """
     document = nbformat.read(workspace.NOTEBOOKS / f"{step.notebook}.ipynb", as_version=4)
-    code = [cell.source for cell in document.cells if cell.cell_type == "code"]
+    cells = [(cell.cell_type, cell.source) for cell in document.cells]
+    code = "\n".join(source for kind, source in cells if kind == "code")
+    reads = {}
+    for name in step.reads:
+        if name not in step.writes:
+            path = sources.raw_path(config) if name == "source" else ws.path(name)
+            reads[name] = provenance.path_fingerprint(path)
     backbone = Path(config.training.backbone)  # a local one may change under the same name
     is_local = _uses_backbone(step) and backbone.is_dir()
     return provenance.fingerprint(
-        [(cell.cell_type, cell.source) for cell in document.cells],
-        provenance.code_fingerprint(*provenance.imports_of("\n".join(code))),
+        cells,
+        provenance.code_fingerprint(*provenance.imports_of(code)),
         step_settings(step, config),
-        {
-            name: provenance.path_fingerprint(
-                sources.raw_path(config) if name == "source" else ws.path(name)
-            )
-            for name in step.reads
-            if name not in step.writes
-        },
+        reads,
         provenance.path_fingerprint(backbone) if is_local else None,
     )
 

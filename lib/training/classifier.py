@@ -193,23 +193,21 @@ class Classifier:
                     f"{member.folder} has the classes {', '.join(member.class_names)}, "
                     f"and the classifier {', '.join(description.class_names)}; save it again"
                 )
+        names = [member.name for member in members]
+        weights = np.array(description.weights)
+        bias = np.array(description.bias)
+        scale = np.array(description.calibration_scale)
+        shift = np.array(description.calibration_shift)
+        thresholds = description.set_thresholds
         return cls(
-            description.class_names,
-            description.cleaning,
-            members,
-            Ensemble(
-                description.method,
-                [member.name for member in members],
-                description.class_names,
-                np.array(description.weights),
-                np.array(description.bias),
-            ),
-            Calibrator(
-                np.array(description.calibration_scale), np.array(description.calibration_shift)
-            ),
-            description.abstain_below,
-            {float(key): np.array(values) for key, values in description.set_thresholds.items()},
-            origin,
+            class_names=description.class_names,
+            cleaning=description.cleaning,
+            members=members,
+            ensemble=Ensemble(description.method, names, description.class_names, weights, bias),
+            calibrator=Calibrator(scale, shift),
+            abstain_below=description.abstain_below,
+            set_thresholds={float(key): np.array(values) for key, values in thresholds.items()},
+            origin=origin,
         )
 
     def describe(self) -> str:
@@ -290,14 +288,11 @@ def members_of_run(names: Sequence[str], *, config: Config, ws: Workspace) -> li
     """Return members that a run has trained (`ensembles.members.fit_all`)."""
     from lib.training.ensembles.members import member_folder
 
-    return [
-        Member(
-            name,
-            member_folder(name, config, ws),
-            None if name in baseline.LINEAR else config.member_config(name).training,
-        )
-        for name in names
-    ]
+    members = []
+    for name in names:
+        settings = None if name in baseline.LINEAR else config.member_config(name).training
+        members.append(Member(name, member_folder(name, config, ws), settings))
+    return members
 
 
 def origin_of_run(config: Config, ws: Workspace) -> dict[str, Any]:

@@ -422,14 +422,22 @@ def _result(study: optuna.Study, task: Task) -> SearchResult:
 
 
 def _row(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
-    done = trial.state in studies.DONE
-    values = trial.intermediate_values  # evaluation -> macro F1
-    return {
+    row: dict[str, Any] = {
         "number": trial.number,
         "state": trial.state.name,
-        "value": trial.value if trial.state == TrialState.COMPLETE else np.nan,
-        "stop_macro_f1": values[max(values)] if values else np.nan,
-        "seconds": trial.duration.total_seconds() if done and trial.duration else np.nan,
-        "error": "" if done else trial.user_attrs.get("error", "interrupted"),
+        "value": np.nan,
+        "stop_macro_f1": np.nan,
+        "seconds": np.nan,
+        "error": "",
         **trial.params,
     }
+    values = trial.intermediate_values  # evaluation -> macro F1
+    if values:
+        row["stop_macro_f1"] = values[max(values)]
+    if trial.state == TrialState.COMPLETE:
+        row["value"] = trial.value
+    if trial.state not in studies.DONE:
+        row["error"] = trial.user_attrs.get("error", "interrupted")
+    elif trial.duration:
+        row["seconds"] = trial.duration.total_seconds()
+    return row
