@@ -269,8 +269,9 @@ def test_evaluating_first_does_not_break_training(model, fused):
 
 def test_caching_of_frozen_layers_sees_the_layers(fused):
     with torch.no_grad():
-        hidden, expected = freezing.lower_layers(fused, IDS, MASK, depth=1), logits(fused)
-        with freezing.bypassed(fused, 1):
+        expected = logits(fused)
+        hidden, n_outputs = freezing.lower_layers(fused, IDS, MASK, depth=1)
+        with freezing.bypassed(fused, 1, n_outputs=n_outputs):
             assert torch.equal(fused(inputs_embeds=hidden, attention_mask=MASK).logits, expected)
 
 
