@@ -53,7 +53,7 @@ def test_a_run_killed_in_notebook_03_resumes_to_the_same_results(make_home, smok
     wait_for("01_profile_data")
     second = workbook("run", "--profile", "smoke", "--quiet", home=home)
     assert second.returncode == 1
-    assert "another process is at run 'smoke'" in second.stderr
+    assert "run 'smoke' is in use by another process" in second.stderr
     wait_for("03_review_labels")
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
