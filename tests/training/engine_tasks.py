@@ -30,7 +30,7 @@ def mark_trial(task, settings, watch):
     number = leave_a_mark(
         {"rows": pd.DataFrame({"number": [0]})},
         config=task.config,
-        ws=task.place,
+        ws=task.ws,
         row=0,
         folder=str(task.folder),
         seconds=2.0,

@@ -234,7 +234,7 @@ def test_a_process_killed_by_a_signal_leaves_what_the_next_one_goes_on_from(bega
 import os, signal, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import tiny_runs, torch
-from lib import workspace
+from lib import provenance
 from lib.training.finetune.trainer import RecipeTrainer
 provenance.code_fingerprint = lambda *_: "as it is"
 torch.set_num_threads(1)
