@@ -93,7 +93,8 @@ def _fit_vector(
         scale = np.exp(values[:k])
         scores = logs * scale + values[k:]
         errors = (special.softmax(scores, axis=1) - truth) / n
-        gradient = np.r_[(errors * logs).sum(axis=0) * scale, errors.sum(axis=0)]
+        scale_gradient = (errors * logs).sum(axis=0) * scale
+        gradient = np.r_[scale_gradient, errors.sum(axis=0)]
         away = values - start
         penalty = 0.5 * ridge * np.sum(away**2)
         return _log_loss(scores, y_true) + penalty, gradient + ridge * away
@@ -177,9 +178,11 @@ def debiased_calibration_error(
     n = len(probs)
     if n < 2:
         raise ValueError(f"the calibration error needs 2 rows or more, got {n}")
-    confidences, right = probs.max(axis=1), probs.argmax(axis=1) == y_true
+    confidences = probs.max(axis=1)
+    right = probs.argmax(axis=1) == y_true
     order = np.argsort(confidences, kind="stable")
-    bins = np.array_split(order, max(1, min(n_bins, n // MIN_BIN_SIZE)))
+    n_bins = max(1, min(n_bins, n // MIN_BIN_SIZE))
+    bins = np.array_split(order, n_bins)
     weight = np.array([len(rows) for rows in bins]) / n
     gap = np.array([confidences[rows].mean() - right[rows].mean() for rows in bins])
     noise = np.array([_accuracy_variance(right[rows]) for rows in bins])
@@ -187,8 +190,9 @@ def debiased_calibration_error(
     # around a true square s, estimates have the variance
     # 4 s (weight^2 noise) + 2 (weight noise)^2, summed over bins
     z = stats.norm.ppf(0.5 + confidence / 2)
+    weighted_noise = weight * noise
     middle = square + 2 * z**2 * float(weight**2 @ noise)
-    product = square**2 - 2 * z**2 * float((weight * noise) @ (weight * noise))
+    product = square**2 - 2 * z**2 * float(weighted_noise @ weighted_noise)
     half = np.sqrt(max(0.0, middle**2 - product))
     squares = np.array([square, middle - half, middle + half])
     value, low, high = np.sqrt(squares.clip(0, 1)).tolist()
@@ -200,7 +204,8 @@ def _accuracy_variance(right: np.ndarray) -> float:
 
     Where all of it is right, or all wrong, it is that of two more rows of which one is right.
     """
-    n, share = len(right), float(right.mean())
+    n = len(right)
+    share = float(right.mean())
     if share in (0.0, 1.0):
         share = (right.sum() + 1) / (n + 2)
     return share * (1 - share) / (n - 1)
@@ -217,10 +222,8 @@ def describe_calibrator(
     rows : which rows they are, as "validation"
     before, after : the log loss of the rows without and with calibration
     """
-    return (
-        f"On {after.n:,} {rows} rows, the log loss with calibration by {method} "
-        f"(mean temperature {calibrator.temperature:.2f}) is {after}, without it {before}."
-    )
+    way = f"calibration by {method} (mean temperature {calibrator.temperature:.2f})"
+    return f"On {after.n:,} {rows} rows, the log loss with {way} is {after}, without it {before}."
 
 
 def describe_errors(intervals: Mapping[str, Mapping[str, Interval]]) -> str:

@@ -47,7 +47,8 @@ def confusion_counts(
 ) -> pd.DataFrame:
     """Return counts of rows, true classes down, predicted classes across."""
     k = len(class_names)
-    counts = np.bincount(y_true * k + y_pred, minlength=k * k).reshape(k, k)
+    cell = y_true * k + y_pred
+    counts = np.bincount(cell, minlength=k * k).reshape(k, k)
     table = pd.DataFrame(counts, index=class_names, columns=class_names)
     return table.rename_axis(index="label", columns="predicted")
 
@@ -93,9 +94,11 @@ def describe_commonest_confusion(counts: pd.DataFrame) -> str:
     row, column = np.unravel_index(mistakes.argmax(), mistakes.shape)
     if not mistakes[row, column]:
         return "No row is taken for another class."
-    label, predicted = counts.index[row], counts.columns[column]
-    n_most, n_rows = mistakes[row, column], counts.loc[label].sum()
-    return f"The commonest confusion: {label} taken for {predicted}, {n_most} of {n_rows} rows."
+    label = counts.index[row]
+    predicted = counts.columns[column]
+    n_mistakes = mistakes[row, column]
+    n_rows = counts.iloc[row].sum()
+    return f"The commonest confusion: {label} taken for {predicted}, {n_mistakes} of {n_rows} rows."
 
 
 def describe_lengths(by_length: pd.DataFrame, *, model: str) -> str:
@@ -106,8 +109,6 @@ def describe_lengths(by_length: pd.DataFrame, *, model: str) -> str:
     model : its name, as "the transformer" without the article
     """
     accuracy = by_length["accuracy"]
-    best, worst = accuracy.idxmax(), accuracy.idxmin()
-    return (
-        f"The {model} is best on texts of {best} words (accuracy {accuracy[best]:.3f}) "
-        f"and worst on texts of {worst} words ({accuracy[worst]:.3f})."
-    )
+    best = f"{accuracy.idxmax()} words (accuracy {accuracy.max():.3f})"
+    worst = f"{accuracy.idxmin()} words ({accuracy.min():.3f})"
+    return f"The {model} is best on texts of {best} and worst on texts of {worst}."

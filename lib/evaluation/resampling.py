@@ -136,9 +136,11 @@ def _ends(
     if np.ptp(scores) == 0:
         return scores[0], scores[0]
     below = (np.mean(scores < value) + np.mean(scores <= value)) / 2
-    bias = stats.norm.ppf(np.clip(below, 0.5 / len(scores), 1 - 0.5 / len(scores)))
+    half_a_score = 0.5 / len(scores)
+    bias = stats.norm.ppf(np.clip(below, half_a_score, 1 - half_a_score))
     tails = bias + stats.norm.ppf([(1 - confidence) / 2, (1 + confidence) / 2])
-    low, high = np.quantile(scores, stats.norm.cdf(bias + tails / (1 - acceleration * tails)))
+    corrected = bias + tails / (1 - acceleration * tails)
+    low, high = np.quantile(scores, stats.norm.cdf(corrected))
     return low, high
 
 
@@ -157,8 +159,10 @@ def _acceleration(statistic: WeightedStatistic, plan: ResamplingPlan, *, seed: i
     scores = np.ascontiguousarray(statistic((whole - left_out).astype(np.float32)))
     influence = np.average(scores, axis=0, weights=times) - scores
     square = times @ influence**2
+    cube = times @ influence**3
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.nan_to_num(times @ influence**3 / (6 * square**1.5))
+        acceleration = cube / (6 * square**1.5)
+    return np.nan_to_num(acceleration)
 
 
 def _weights(
@@ -222,7 +226,8 @@ def weighted_macro_f1(
 ) -> np.ndarray:
     """Return `metrics.macro_f1` under each of the weights: ndarray of shape (b,)."""
     f1, support = weighted_class_f1(weights, y_true, y_pred, n_classes=n_classes)
-    return f1.sum(axis=1) / np.maximum(1, (support > 0).sum(axis=1))
+    n_present = (support > 0).sum(axis=1)
+    return f1.sum(axis=1) / np.maximum(1, n_present)
 
 
 def stacked_macro_f1(
@@ -257,6 +262,8 @@ def _area(weights: np.ndarray, scores: np.ndarray, positive: np.ndarray) -> np.n
     first = np.searchsorted(scores, scores[positive], side="left")
     last = np.searchsorted(scores, scores[positive], side="right")
     positives = weights[:, positive]
-    beaten = (positives * (negatives_below[:, first] + negatives_below[:, last])).sum(axis=1) / 2
+    twice_beaten = negatives_below[:, first] + negatives_below[:, last]
+    beaten = (positives * twice_beaten).sum(axis=1) / 2
+    n_pairs = positives.sum(axis=1, dtype=np.float64) * negatives_below[:, -1]
     with np.errstate(invalid="ignore", divide="ignore"):
-        return beaten / (positives.sum(axis=1, dtype=np.float64) * negatives_below[:, -1])
+        return beaten / n_pairs

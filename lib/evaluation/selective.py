@@ -55,8 +55,11 @@ def conformal_thresholds(
 
 def _threshold(of_truth: np.ndarray, coverage: float) -> float:
     """Return the probability that all but the allowed number of the right classes reach."""
-    n_below = int(np.floor((len(of_truth) + 1) * (1 - coverage) + 1e-9))
-    return float(np.sort(of_truth)[n_below - 1]) if n_below >= 1 else 0.0
+    missed_share = 1 - coverage
+    n_below = int(np.floor((len(of_truth) + 1) * missed_share + 1e-9))
+    if n_below < 1:
+        return 0.0
+    return float(np.sort(of_truth)[n_below - 1])
 
 
 def thresholds_by_coverage(
@@ -92,16 +95,11 @@ def conformal_table(
     """
     rows = {}
     for coverage in coverages:
-        sets = np.zeros(probs.shape, dtype=bool)
-        for number in np.unique(fold):
-            held_out = fold == number
-            thresholds = conformal_thresholds(
-                probs[~held_out], y_true[~held_out], coverage=coverage, by_class=by_class
-            )
-            sets[held_out] = prediction_sets(probs[held_out], thresholds)
-        covered = sets[np.arange(len(sets)), y_true]
+        sets = _cross_fitted_sets(probs, y_true, fold, coverage=coverage, by_class=by_class)
+        covered = pd.Series(sets[np.arange(len(sets)), y_true])
         size = sets.sum(axis=1)
         share = share_interval(int(covered.sum()), len(covered), confidence=confidence)
+        class_coverage = covered.groupby(y_true).mean()
         rows[coverage] = {
             "covered": share.value,
             "low": share.low,
@@ -109,9 +107,23 @@ def conformal_table(
             "mean_size": size.mean(),
             "single": (size == 1).mean(),
             "empty": (size == 0).mean(),
-            "worst_class": min(covered[y_true == code].mean() for code in np.unique(y_true)),
+            "worst_class": class_coverage.min(),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("coverage")
+
+
+def _cross_fitted_sets(
+    probs: np.ndarray, y_true: np.ndarray, fold: np.ndarray, *, coverage: float, by_class: bool
+) -> np.ndarray:
+    """Return the sets of every row, by thresholds that were fitted without its fold."""
+    sets = np.zeros(probs.shape, dtype=bool)
+    for number in np.unique(fold):
+        held_out = fold == number
+        thresholds = conformal_thresholds(
+            probs[~held_out], y_true[~held_out], coverage=coverage, by_class=by_class
+        )
+        sets[held_out] = prediction_sets(probs[held_out], thresholds)
+    return sets
 
 
 def accuracy_coverage_curve(
@@ -132,12 +144,15 @@ def accuracy_coverage_curve(
     ------
     Chow 1970, "On Optimum Recognition Error and Reject Tradeoff"; El-Yaniv and Wiener 2010.
     """
-    confidences, right = probs.max(axis=1), probs.argmax(axis=1) == y_true
+    confidences = probs.max(axis=1)
+    right = probs.argmax(axis=1) == y_true
     surest_first = np.argsort(-confidences, kind="stable")
     rows = []
     for share in shares:
-        answered = surest_first[: max(1, round(share * len(probs)))]
-        accuracy = share_interval(int(right[answered].sum()), len(answered), confidence=confidence)
+        n_answered = max(1, round(share * len(probs)))
+        answered = surest_first[:n_answered]
+        n_right = int(right[answered].sum())
+        accuracy = share_interval(n_right, n_answered, confidence=confidence)
         threshold = confidences[answered[-1]]
         rows.append((share, threshold, accuracy.value, accuracy.low, accuracy.high, accuracy.n))
     columns = ["share", "threshold", "accuracy", "low", "high", "n"]
@@ -166,9 +181,9 @@ def abstention_threshold(probs: np.ndarray, *, answered_share: float) -> float:
     """
     if answered_share == 1:
         return 0.0
-    confidences = np.sort(probs.max(axis=1))[::-1]
-    n_answered = max(1, round(answered_share * len(confidences)))
-    return float(confidences[n_answered - 1])
+    surest_first = np.sort(probs.max(axis=1))[::-1]
+    n_answered = max(1, round(answered_share * len(probs)))
+    return float(surest_first[n_answered - 1])
 
 
 def describe_conformal(table: pd.DataFrame, *, n: int, coverage: float = 0.9) -> str:
@@ -183,11 +198,10 @@ def describe_conformal(table: pd.DataFrame, *, n: int, coverage: float = 0.9) ->
     promised = min(table.index, key=lambda promise: abs(promise - coverage))
     row = table.loc[promised]
     covered = Interval(row["covered"], row["low"], row["high"], n=n)
-    return (
-        f"Sets that promise {promised:.0%} hold the right class in {covered.percent()} of {n:,} "
-        f"texts, and name {row['mean_size']:.2f} classes on average; {row['single']:.0%} of them "
-        f"name one. The class with the lowest coverage is held in {row['worst_class']:.1%}."
-    )
+    held = f"hold the right class in {covered.percent()} of {n:,} texts"
+    named = f"name {row['mean_size']:.2f} classes on average; {row['single']:.0%} of them name one"
+    worst = f"The class with the lowest coverage is held in {row['worst_class']:.1%}."
+    return f"Sets that promise {promised:.0%} {held}, and {named}. {worst}"
 
 
 def describe_coverage_curve(curve: pd.DataFrame, *, model: str, share: float = 0.8) -> str:
@@ -200,8 +214,9 @@ def describe_coverage_curve(curve: pd.DataFrame, *, model: str, share: float = 0
     """
     row = curve.loc[share]
     accuracy = Interval(row["accuracy"], row["low"], row["high"], n=int(row["n"]))
+    on_all = curve.loc[1.0, "accuracy"]
+    surest = f"the surest {share:.0%} of the texts (first class at {row['threshold']:.2f} or more)"
     return (
-        f"Answering the surest {share:.0%} of the texts (first class at {row['threshold']:.2f} or "
-        f"more), the {model} is right in {accuracy.percent()}; "
-        f"on all texts in {curve.loc[1.0, 'accuracy']:.1%}."
+        f"Answering {surest}, the {model} is right in {accuracy.percent()}; "
+        f"on all texts in {on_all:.1%}."
     )
