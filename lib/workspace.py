@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +106,10 @@ class Workspace:
     def folder(self, place: str) -> Path:
         """Return the folder for a place such as `PROCESSED`, whether it exists or not."""
         return home() / place.format(dataset=self.dataset, run=self.run)
+
+    def child(self, name: str) -> Workspace:
+        """Return the folders of a part of this run, which lie below its own."""
+        return replace(self, run=f"{self.run}/{name}")
 
     def path(self, name: str) -> Path:
         """Return where the file (or folder) of this name in `FILES` lives."""

@@ -16,13 +16,15 @@ COPY_COLUMNS = ["parent_id", "method", "text", "label", "group"]
 WORD_EDITS = ("insert", "delete", "swap")
 
 
-def edit_words(texts: Sequence[str], *, how: str, share: float = 0.1, seed: int = 42) -> list[str]:
+def edit_words(
+    texts: Sequence[str], *, operation: str, share: float = 0.1, seed: int = 42
+) -> list[str]:
     """Change a share of each text's words at random places; a text of one word comes back as it is.
 
     Parameters
     ----------
-    how : "insert" puts words of the text in once more, "delete" leaves words out, "swap" exchanges
-        pairs of words
+    operation : "insert" puts words of the text in once more, "delete" leaves words out, "swap"
+        exchanges pairs of words
     share : of the words, in (0, 1]; at least one word (or pair) changes, and one is always left
 
     Returns
@@ -37,15 +39,15 @@ def edit_words(texts: Sequence[str], *, how: str, share: float = 0.1, seed: int 
 
     Examples
     --------
-    >>> edit_words(["one two three"], how="delete", share=0.3, seed=1)
+    >>> edit_words(["one two three"], operation="delete", share=0.3, seed=1)
     ['one three']
     """
-    if how not in WORD_EDITS:
-        raise ValueError(f"how must be one of {', '.join(WORD_EDITS)}, got {how!r}")
+    if operation not in WORD_EDITS:
+        raise ValueError(f"operation must be one of {', '.join(WORD_EDITS)}, got {operation!r}")
     edited = []
     for row, text in enumerate(texts):
         random = np.random.default_rng([seed, row])
-        edited.append(_edited(text, how, share, random))
+        edited.append(_edited(text, operation, share, random))
     return edited
 
 
@@ -116,16 +118,16 @@ def with_copies(train: pd.DataFrame, copies: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([train[columns], added[columns]], ignore_index=True)
 
 
-def _edited(text: str, how: str, share: float, random: np.random.Generator) -> str:
+def _edited(text: str, operation: str, share: float, random: np.random.Generator) -> str:
     words = text.split()
     if len(words) < 2:
         return text
     n = max(1, round(share * len(words)))
-    if how == "delete":
+    if operation == "delete":
         deleted = set(random.choice(len(words), min(n, len(words) - 1), replace=False).tolist())
         return " ".join(word for i, word in enumerate(words) if i not in deleted)
     for _ in range(n):
-        if how == "insert":
+        if operation == "insert":
             position = int(random.integers(len(words) + 1))
             words.insert(position, words[int(random.integers(len(words)))])
         else:

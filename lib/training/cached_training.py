@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,7 @@ def train_and_predict(
     path = ws.folder(workspace.MODELS) / f"{trial}.parquet"
 
     def make() -> dict[str, Any]:
-        trial_ws = replace(ws, run=f"{ws.run}/{trial}")  # others may be training at the same time
+        trial_ws = ws.child(trial)  # others may be training at the same time
         result = finetune.train(
             train, stop, config=config, ws=trial_ws, progress=False, watch=watch, name=name
         )

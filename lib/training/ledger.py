@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -148,7 +147,7 @@ def _train_variants(
     """Return the classes predicted by each variant, of shape (n_seeds, n), and its seconds."""
     settings = config.ledger
     n_trainings = len(variants) * settings.seeds
-    ledger_ws = replace(ws, run=f"{ws.run}/ledger")
+    ledger_ws = ws.child("ledger")
     y_pred: dict[str, list[np.ndarray]] = {name: [] for name in variants}
     seconds = dict.fromkeys(variants, 0.0)
     with tqdm(total=n_trainings, desc="trick ledger", unit="training", disable=not progress) as bar:

@@ -97,7 +97,7 @@ def rewritten(
 ) -> list[str]:
     """Return each text changed by a method of `augmentation.methods`, "" where a model failed."""
     if method in augmentation.WORD_EDITS:
-        return augmentation.edit_words(texts, how=method, share=settings.share, seed=seed)
+        return augmentation.edit_words(texts, operation=method, share=settings.share, seed=seed)
     models = settings.model_copy(update={"methods": (method,)}).models
     if method == "contextual":
         return replace_in_context(

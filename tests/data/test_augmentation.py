@@ -27,14 +27,14 @@ def rows(texts: list[str], labels: list[str] | None = None) -> pd.DataFrame:
 
 
 def test_deleting_leaves_a_share_of_the_words_out_and_the_rest_in_order():
-    (changed,) = augmentation.edit_words([TEXT], how="delete", share=0.3)
+    (changed,) = augmentation.edit_words([TEXT], operation="delete", share=0.3)
     left = changed.split()
     assert len(left) == 7
     assert left == [word for word in WORDS if word in left]
 
 
 def test_inserting_adds_words_of_the_text_and_keeps_the_others_in_order():
-    (changed,) = augmentation.edit_words([TEXT], how="insert", share=0.2)
+    (changed,) = augmentation.edit_words([TEXT], operation="insert", share=0.2)
     added = Counter(changed.split()) - Counter(WORDS)
     assert added.total() == 2
     assert set(added) <= set(WORDS)
@@ -43,7 +43,7 @@ def test_inserting_adds_words_of_the_text_and_keeps_the_others_in_order():
 
 
 def test_swapping_moves_two_words_and_loses_none():
-    (changed,) = augmentation.edit_words([TEXT], how="swap", share=0.1)
+    (changed,) = augmentation.edit_words([TEXT], operation="swap", share=0.1)
     assert Counter(changed.split()) == Counter(WORDS)
     assert sum(a != b for a, b in zip(changed.split(), WORDS)) == 2
 
@@ -54,36 +54,44 @@ def test_swapping_moves_two_words_and_loses_none():
     st.floats(0.01, 1),
 )
 def test_a_text_is_never_emptied_and_never_gets_a_foreign_word(
-    texts: list[str], how: str, share: float
+    texts: list[str], operation: str, share: float
 ):
-    for old, new in zip(texts, augmentation.edit_words(texts, how=how, share=share), strict=True):
+    for old, new in zip(
+        texts, augmentation.edit_words(texts, operation=operation, share=share), strict=True
+    ):
         assert bool(new.split()) == bool(old.split())
         assert set(new.split()) <= set(old.split())
 
 
 def test_a_text_of_one_word_stays_as_it_is():
-    assert [augmentation.edit_words(["[URL]", ""], how=how) for how in augmentation.WORD_EDITS] == [
-        ["[URL]", ""]
-    ] * 3
+    assert [
+        augmentation.edit_words(["[URL]", ""], operation=operation)
+        for operation in augmentation.WORD_EDITS
+    ] == [["[URL]", ""]] * 3
 
 
 def test_the_same_seed_gives_the_same_copies_and_another_seed_others():
     texts = [TEXT] * 3
-    first = augmentation.edit_words(texts, how="swap", seed=1)
-    assert first == augmentation.edit_words(texts, how="swap", seed=1)
-    assert first != augmentation.edit_words(texts, how="swap", seed=2)
+    first = augmentation.edit_words(texts, operation="swap", seed=1)
+    assert first == augmentation.edit_words(texts, operation="swap", seed=1)
+    assert first != augmentation.edit_words(texts, operation="swap", seed=2)
     assert len(set(first)) > 1  # equal texts at other places are changed elsewhere
 
 
 def test_at_least_one_word_changes_and_at_least_one_is_left():
-    for how in augmentation.WORD_EDITS:
-        assert all(new != TEXT for new in augmentation.edit_words([TEXT] * 50, how=how, share=0.01))
-    assert all(new in WORDS for new in augmentation.edit_words([TEXT] * 5, how="delete", share=1))
+    for operation in augmentation.WORD_EDITS:
+        assert all(
+            new != TEXT
+            for new in augmentation.edit_words([TEXT] * 50, operation=operation, share=0.01)
+        )
+    assert all(
+        new in WORDS for new in augmentation.edit_words([TEXT] * 5, operation="delete", share=1)
+    )
 
 
 def test_an_unknown_edit_is_named():
     with pytest.raises(ValueError, match="insert, delete, swap, got 'rotate'"):
-        augmentation.edit_words([TEXT], how="rotate")
+        augmentation.edit_words([TEXT], operation="rotate")
 
 
 def test_copies_carry_their_parents_id_label_and_group():

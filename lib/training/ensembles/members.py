@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -271,4 +270,4 @@ def member_folder(name: str | None, config: Config, ws: Workspace) -> Path:
 
 
 def _member_ws(name: str, ws: Workspace) -> Workspace:
-    return replace(ws, run=f"{ws.run}/members/{workspace.file_name(name)}")
+    return ws.child(f"members/{workspace.file_name(name)}")

@@ -72,15 +72,20 @@ def _is_bf16_faster(processor: Mapping[str, Any]) -> bool:
     return bool(processor.get("amx_bf16") or (processor.get("avx512_bf16") and not is_intel))
 
 
+def quieten_libraries() -> None:
+    """Turn off the warnings and progress bars of transformers and datasets: we show our own."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
 def prepare_torch(settings: TrainingConfig) -> None:
     """Quieten the libraries, set the threads, and let the C library keep freed memory.
 
     Asking the system again for each large tensor is slow.
     """
+    quieten_libraries()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    datasets.disable_progress_bars()
     if settings.threads:
         torch.set_num_threads(settings.threads)
     with contextlib.suppress(OSError, AttributeError):  # glibc alone has it

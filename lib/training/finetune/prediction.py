@@ -30,6 +30,7 @@ def load_model(folder: Path) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, 
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+    devices.quieten_libraries()
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
     heads.restore_head(model, folder)
     kernels.use_needed_positions(model)

@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -212,7 +212,7 @@ def train_on_folds(
     stops = early_stopping_mask(train, share=share, seed=config.seed)
     settings = config.member_config(member)
     settings = settings.model_copy(update={"seed": settings.seed + repeat})
-    folds_ws = replace(ws, run=f"{ws.run}/folds")
+    folds_ws = ws.child("folds")
     name = f"{member}-{repeat}-{fold}"
     return cached_training.train_and_predict(
         train[~stops], train[stops], held_out, config=settings, ws=folds_ws, name=name

@@ -326,7 +326,7 @@ def _task(rows: pd.DataFrame, config: Config, ws: Workspace) -> Task:
 
 
 def _subfolder(ws: Workspace, name: str) -> Workspace:
-    return replace(ws, run=f"{ws.run}/{name}")
+    return ws.child(name)
 
 
 def _training_config(task: Task, settings: dict[str, Any]) -> TrainingConfig:
