@@ -160,20 +160,20 @@ def compare(first_run: str, second_run: str) -> Comparison:
     why = f"{WHY} with run {first_run!r}"
     test = sealed.open_test(second.ws, model=second.model_id, why=why)
     settings = second.record["settings"]
+    ledger = sealed.ledger(second.ws)
+    warning, corrected = sealed.caution(ledger, confidence=settings["evaluation.confidence"])
     paired = paired_test(
         first.predictions,
         second.predictions,
         test,
         n_resamples=settings["evaluation.n_resamples"],
-        confidence=settings["evaluation.confidence"],
+        confidence=corrected,
         seed=settings["seed"],
     )
     verdict = paired.describe(
         f"The {second.evaluation.best} of {second_run}",
         f"the {first.evaluation.best} of {first_run}",
     )
-    ledger = sealed.ledger(second.ws)
-    warning, _ = sealed.caution(ledger, confidence=paired.macro_f1_gain.confidence)
     return Comparison(_scores(first, second), paired, verdict, warning)
 
 

@@ -33,6 +33,7 @@ OUR_TAGS = {
     *("metric.macro_f1", "metric.accuracy"),
 }
 MAJOR_TAGS = ("dataset", "classes")  # a change of these raises the first number of a version
+CONFIDENCE = 0.95  # of a promotion
 MINOR_TAGS = ("training_data", "recipe", "backbone")  # and of these the second
 COLUMNS = ["model", "alias", "macro F1", "accuracy", "data", "run", "date", "commit"]
 
@@ -293,12 +294,12 @@ def _judge(client: Any, champion: Version, challenger: Version) -> tuple[bool, s
     second = _predictions(client, challenger)
     try:
         comparison.check_comparable(first, second)
-        test = _test_set(challenger, champion)
+        test, confidence = _test_set(challenger, champion)
     except WorkbookError as error:
         return False, str(error)
-    paired = comparison.paired_test(first, second, test)
+    paired = comparison.paired_test(first, second, test, confidence=confidence)
     words = paired.describe(challenger.label, champion.label).rstrip(".")
-    worse = _worse_classes(first, second, test, confidence=paired.macro_f1_gain.confidence)
+    worse = _worse_classes(first, second, test, confidence=confidence)
     if worse:
         return False, f"{words}; its F1 is worse on {', '.join(worse)}"
     return paired.verdict == "better", words
@@ -324,14 +325,18 @@ def _worse_classes(
     ]
 
 
-def _test_set(challenger: Version, champion: Version) -> pd.DataFrame:
-    """Open the sealed test set, on which both have been measured, where a run still has it."""
+def _test_set(challenger: Version, champion: Version) -> tuple[pd.DataFrame, float]:
+    """Open the sealed test set, on which both have been measured, where a run still has it.
+
+    The second value is the confidence at which the tests of all evaluations hold together.
+    """
     why = f"{comparison.WHY} of {challenger.label} with {champion.label}"
     for version in (challenger, champion):
         ws = Workspace(dataset=version.tags["dataset"], run=version.tags["run"])
         seal = ws.path("seal.json")
         if seal.exists() and workspace.read_json(seal)["sha256"] == challenger.tags["test_set"]:
-            return sealed.open_test(ws, model=version.tags["measured"], why=why)
+            test = sealed.open_test(ws, model=version.tags["measured"], why=why)
+            return test, sealed.caution(sealed.ledger(ws), confidence=CONFIDENCE)[1]
     raise WorkbookError(
         f"no run has the test set of {challenger.label} any more: "
         f"`workbook run --run {challenger.tags['run']}` makes it again"

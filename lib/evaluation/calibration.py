@@ -152,7 +152,10 @@ def _log_loss(scores: np.ndarray, y_true: np.ndarray) -> float:
 def debiased_calibration_error(
     probs: np.ndarray, y_true: np.ndarray, *, n_bins: int = 15, confidence: float = 0.95
 ) -> Interval:
-    """Return the root mean square gap between confidence and accuracy, without chance's part in it.
+    """Return the root mean square gap between confidence and accuracy in bins, less chance's part.
+
+    The gap is that of these bins: gaps that cancel within a bin are not seen, so that the error of
+    single confidences is at least as large.
 
     Parameters
     ----------
@@ -224,6 +227,20 @@ def describe_calibrator(
     """
     way = f"calibration by {method} (mean temperature {calibrator.temperature:.2f})"
     return f"On {after.n:,} {rows} rows, the log loss with {way} is {after}, without it {before}."
+
+
+def supported_method(method: str, log_losses: Mapping[str, Interval]) -> str:
+    """Return the method asked for, "temperature" where "vector" has not the lower log loss.
+
+    Few rows do not suffice for two numbers a class.
+
+    Parameters
+    ----------
+    log_losses : by method, of rows that each was not fitted on
+    """
+    if method == "vector" and log_losses["vector"].value >= log_losses["temperature"].value:
+        return "temperature"
+    return method
 
 
 def describe_errors(intervals: Mapping[str, Mapping[str, Interval]]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lib.evaluation.significance import Interval, share_interval
+from lib.evaluation.significance import Interval, grouped_share
 
 
 def mistakes_table(
@@ -53,21 +53,29 @@ def confusion_counts(
     return table.rename_axis(index="label", columns="predicted")
 
 
-def accuracy_by_length(texts: Sequence[str], right: np.ndarray, *, n_bins: int = 5) -> pd.DataFrame:
-    """Return accuracy with its Wilson interval in `n_bins` equally filled bins of length in words.
+def accuracy_by_length(
+    texts: Sequence[str], right: np.ndarray, *, groups: np.ndarray | None = None, n_bins: int = 5
+) -> pd.DataFrame:
+    """Return accuracy with its interval in `n_bins` equally filled bins of length in words.
+
+    Parameters
+    ----------
+    right : ndarray of bool of shape (n,)
+    groups : (n,) of anything; rows of a group are alike (see `significance.grouped_share`)
 
     Returns
     -------
     DataFrame indexed by bin ("12-30"): `accuracy`, `low`, `high` (95 %), `n`
     """
     rows = pd.DataFrame({"words": [len(text.split()) for text in texts], "right": right})
+    rows["group"] = np.arange(len(rows)) if groups is None else groups
     if rows["words"].nunique() > 1:
         rows["bin"] = pd.qcut(rows["words"], n_bins, duplicates="drop")
     else:
         rows["bin"] = 0
     table = {}
     for _, of_bin in rows.groupby("bin", observed=True):
-        share = share_interval(int(of_bin["right"].sum()), len(of_bin))
+        share = grouped_share(of_bin["right"].to_numpy(), groups=of_bin["group"].to_numpy())
         name = f"{of_bin['words'].min()}-{of_bin['words'].max()}"
         table[name] = (share.value, share.low, share.high, share.n)
     columns = ["accuracy", "low", "high", "n"]

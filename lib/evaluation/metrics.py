@@ -49,18 +49,28 @@ def roc_auc(probs: np.ndarray, y_true: np.ndarray) -> float:
     """Return the area under the ROC curve, one class against the rest, the mean over classes.
 
     0.5 is chance. Equal to scikit-learn's `roc_auc_score(multi_class="ovr")`, from ranks (Hanley
-    and McNeil 1982), as resampling needs. A class without a row, or with all of them, is left out;
-    NaN where that leaves none.
+    and McNeil 1982). A class without a row, or with all of them, is left out; NaN where that leaves
+    none.
     """
-    areas = []
+    areas = class_aucs(probs, y_true)
+    defined = np.isfinite(areas)
+    return float(areas[defined].mean()) if defined.any() else float("nan")
+
+
+def class_aucs(probs: np.ndarray, y_true: np.ndarray) -> np.ndarray:
+    """Return the area under the ROC curve of each class against the rest: ndarray of shape (k,).
+
+    NaN for a class without a row, or with all of them.
+    """
+    areas = np.full(probs.shape[1], np.nan)
     for code, ranks in enumerate(stats.rankdata(probs, axis=0).T):
         positive = y_true == code
         n_positive = np.count_nonzero(positive)
         n_pairs = n_positive * (len(y_true) - n_positive)
         if n_pairs:
             beaten = ranks[positive].sum() - n_positive * (n_positive + 1) / 2
-            areas.append(beaten / n_pairs)
-    return float(np.mean(areas)) if areas else float("nan")
+            areas[code] = beaten / n_pairs
+    return areas
 
 
 def expected_calibration_error(probs: np.ndarray, y_true: np.ndarray, *, n_bins: int = 15) -> float:

@@ -242,28 +242,3 @@ def stacked_macro_f1(
         weighted_macro_f1(weights, y_true, y_pred, n_classes=n_classes) for y_pred in predictions
     ]
     return np.stack(scores, axis=1)
-
-
-def weighted_roc_auc(weights: np.ndarray, y_true: np.ndarray, probs: np.ndarray) -> np.ndarray:
-    """Return `metrics.roc_auc` under each of the weights: ndarray of shape (b,)."""
-    n_classes = probs.shape[1]
-    areas = [_area(weights, probs[:, code], y_true == code) for code in range(n_classes)]
-    defined = np.isfinite(areas).sum(axis=0)
-    with np.errstate(invalid="ignore"):
-        return np.nansum(np.stack(areas, axis=1), axis=1) / defined
-
-
-def _area(weights: np.ndarray, scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """Return the area under the ROC curve under each of the weights, NaN without two sides."""
-    order = np.argsort(scores, kind="stable")
-    scores, positive, weights = scores[order], positive[order], weights[:, order]
-    negatives = np.pad(weights * ~positive, ((0, 0), (1, 0)))
-    negatives_below = np.cumsum(negatives, axis=1, dtype=np.float64)
-    first = np.searchsorted(scores, scores[positive], side="left")
-    last = np.searchsorted(scores, scores[positive], side="right")
-    positives = weights[:, positive]
-    twice_beaten = negatives_below[:, first] + negatives_below[:, last]
-    beaten = (positives * twice_beaten).sum(axis=1) / 2
-    n_pairs = positives.sum(axis=1, dtype=np.float64) * negatives_below[:, -1]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return beaten / n_pairs

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from lib.evaluation.metrics import checked_probs
-from lib.evaluation.significance import Interval, share_interval
+from lib.evaluation.significance import Interval, grouped_share
 
 
 def conformal_thresholds(
@@ -24,8 +24,8 @@ def conformal_thresholds(
     y_true : ndarray of int of shape (n,), columns of `probs`
     coverage : share of new rows whose set holds their class, 0..1; holds for rows drawn like these,
         whatever the model
-    by_class : the same coverage in each class (sets grow); a class with too few rows to promise it
-        joins every set
+    by_class : the same coverage in each class (sets grow); classes with too few rows to promise it
+        are taken together, as one class
 
     Returns
     -------
@@ -34,7 +34,9 @@ def conformal_thresholds(
     Source
     ------
     Split conformal prediction, Vovk et al. 2005; the score and the classwise form after Sadinle et
-    al. 2019, "Least Ambiguous Set-Valued Classifiers with Bounded Error Levels".
+    al. 2019, "Least Ambiguous Set-Valued Classifiers with Bounded Error Levels"; rare classes
+    together as the null cluster of Ding et al. 2023, "Class-Conditional Conformal Prediction with
+    Many Classes".
 
     Examples
     --------
@@ -48,9 +50,24 @@ def conformal_thresholds(
         raise ValueError(f"coverage must be between 0 and 1, got {coverage}")
     n, k = probs.shape
     of_truth = probs[np.arange(n), y_true]
-    if by_class:
-        return np.array([_threshold(of_truth[y_true == code], coverage) for code in range(k)])
-    return np.full(k, _threshold(of_truth, coverage))
+    if not by_class:
+        return np.full(k, _threshold(of_truth, coverage))
+    is_rare = np.bincount(y_true, minlength=k) < min_class_rows(coverage)
+    thresholds = np.full(k, _threshold(of_truth[is_rare[y_true]], coverage))
+    for code in np.flatnonzero(~is_rare):
+        thresholds[code] = _threshold(of_truth[y_true == code], coverage)
+    return thresholds
+
+
+def min_class_rows(coverage: float) -> int:
+    """Return how many rows of a class are needed to promise it a coverage.
+
+    Examples
+    --------
+    >>> min_class_rows(0.9), min_class_rows(0.95)
+    (9, 19)
+    """
+    return int(np.ceil(1 / (1 - coverage) - 1e-9)) - 1
 
 
 def _threshold(of_truth: np.ndarray, coverage: float) -> float:
@@ -83,23 +100,29 @@ def conformal_table(
     *,
     coverages: Sequence[float],
     by_class: bool = False,
+    groups: np.ndarray | None = None,
     confidence: float = 0.95,
 ) -> pd.DataFrame:
     """Promise coverages and measure them: the sets of a fold have thresholds from the other folds.
 
+    Parameters
+    ----------
+    groups : (n,) of anything; rows of a group are alike (see `significance.grouped_share`)
+
     Returns
     -------
-    DataFrame by promised coverage: `covered` with `low`, `high` (Wilson), `mean_size` of a set in
-    classes, shares of sets of one class (`single`) and of none (`empty`), `worst_class` (the lowest
-    coverage of a class)
+    DataFrame by promised coverage: `covered` with `low`, `high`, `mean_size` of a set in classes,
+    shares of sets of one class (`single`) and of none (`empty`), `worst_class` (the lowest coverage
+    of a class), `n_rare` (classes with too few rows for a promise of their own)
     """
+    n_class_rows = np.bincount(y_true, minlength=probs.shape[1])
     rows = {}
     for coverage in coverages:
         sets = _cross_fitted_sets(probs, y_true, fold, coverage=coverage, by_class=by_class)
-        covered = pd.Series(sets[np.arange(len(sets)), y_true])
+        covered = sets[np.arange(len(sets)), y_true]
         size = sets.sum(axis=1)
-        share = share_interval(int(covered.sum()), len(covered), confidence=confidence)
-        class_coverage = covered.groupby(y_true).mean()
+        share = grouped_share(covered, groups=groups, confidence=confidence)
+        class_coverage = pd.Series(covered).groupby(y_true).mean()
         rows[coverage] = {
             "covered": share.value,
             "low": share.low,
@@ -108,6 +131,7 @@ def conformal_table(
             "single": (size == 1).mean(),
             "empty": (size == 0).mean(),
             "worst_class": class_coverage.min(),
+            "n_rare": int((n_class_rows < min_class_rows(coverage)).sum()),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("coverage")
 
@@ -131,6 +155,7 @@ def accuracy_coverage_curve(
     y_true: np.ndarray,
     *,
     shares: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0),
+    groups: np.ndarray | None = None,
     confidence: float = 0.95,
 ) -> pd.DataFrame:
     """Return how accurate the model is where it answers only the texts that it is surest of.
@@ -138,7 +163,7 @@ def accuracy_coverage_curve(
     Returns
     -------
     DataFrame by share answered: `threshold` (it answers from this probability of the first class
-    on), `accuracy` with `low`, `high` (Wilson), `n`
+    on), `accuracy` with `low`, `high` (see `significance.grouped_share`), `n`
 
     Source
     ------
@@ -151,8 +176,8 @@ def accuracy_coverage_curve(
     for share in shares:
         n_answered = max(1, round(share * len(probs)))
         answered = surest_first[:n_answered]
-        n_right = int(right[answered].sum())
-        accuracy = share_interval(n_right, n_answered, confidence=confidence)
+        of_answered = None if groups is None else groups[answered]
+        accuracy = grouped_share(right[answered], groups=of_answered, confidence=confidence)
         threshold = confidences[answered[-1]]
         rows.append((share, threshold, accuracy.value, accuracy.low, accuracy.high, accuracy.n))
     columns = ["share", "threshold", "accuracy", "low", "high", "n"]
@@ -201,6 +226,11 @@ def describe_conformal(table: pd.DataFrame, *, n: int, coverage: float = 0.9) ->
     held = f"hold the right class in {covered.percent()} of {n:,} texts"
     named = f"name {row['mean_size']:.2f} classes on average; {row['single']:.0%} of them name one"
     worst = f"The class with the lowest coverage is held in {row['worst_class']:.1%}."
+    if row["n_rare"]:
+        worst += (
+            f" {row['n_rare']:.0f} classes have fewer than the {min_class_rows(promised)} rows "
+            "that a promise to a class by itself needs; by class, they are taken together."
+        )
     return f"Sets that promise {promised:.0%} {held}, and {named}. {worst}"
 
 

@@ -94,7 +94,8 @@ def test_the_command_prints_every_model_with_intervals_and_the_verdict(two):
 def test_a_comparison_is_written_down_and_is_no_new_look(two):
     ws = comparison.evaluated_run("two").ws
     before = sealed.ledger(ws)
-    comparison.compare("one", "two")
+    compared = comparison.compare("one", "two")
+    assert compared.paired.macro_f1_gain.confidence == 1 - 0.05 / 2  # two models are measured
     after = sealed.ledger(ws)
     assert (
         len(after) == len(before) + 1

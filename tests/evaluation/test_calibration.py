@@ -149,3 +149,11 @@ def test_the_calibration_of_several_models_is_a_sentence():
         "first: calibration error 0.020 [0.000, 0.040], Brier 0.300 [0.200, 0.400]; "
         "second: calibration error 0.020 [0.000, 0.040], Brier 0.300 [0.200, 0.400]."
     )
+
+
+def test_a_vector_that_gains_nothing_gives_way_to_a_temperature():
+    losses = {"temperature": Interval(0.5, 0.4, 0.6, n=9), "vector": Interval(0.5, 0.4, 0.6, n=9)}
+    assert calibration.supported_method("vector", losses) == "temperature"
+    assert calibration.supported_method("none", losses) == "none"
+    losses["vector"] = Interval(0.49, 0.4, 0.6, n=9)
+    assert calibration.supported_method("vector", losses) == "vector"

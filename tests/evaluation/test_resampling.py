@@ -40,18 +40,10 @@ def test_a_row_of_weight_three_counts_as_three_rows(seed):
         assert resampling.weighted_class_f1(of, y, y_pred, n_classes=4)[0][0] == pytest.approx(
             metrics.class_f1(repeated, predicted, n_classes=4)
         )
-        assert resampling.weighted_roc_auc(of, y, probs)[0] == pytest.approx(
-            metrics.roc_auc(probs[often], repeated), abs=1e-6
-        )
         error = np.abs(resampling.weighted_sums(of, bins, n_codes=15, values=gap)).sum() / w.sum()
         assert error == pytest.approx(
             metrics.expected_calibration_error(probs[often], repeated), abs=1e-6
         )
-
-
-def test_auc_without_any_class_to_rank_is_not_a_number():
-    y, probs = rows()
-    assert np.isnan(resampling.weighted_roc_auc((y == 1)[None].astype(np.float32), y, probs)[0])
 
 
 def test_rows_of_a_cell_are_alike_and_the_cells_give_the_rows_back():

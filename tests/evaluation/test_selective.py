@@ -98,17 +98,19 @@ def test_a_promise_and_its_cost_are_a_sentence():
             "mean_size": [1.1, 1.344],
             "single": [0.9, 0.7],
             "worst_class": [0.7, 0.82],
+            "n_rare": [0, 3],
         },
         index=[0.8, 0.92],
     )
     assert selective.describe_conformal(table, n=1_000) == (
         "Sets that promise 92% hold the right class in 89.8% [88.0%, 91.5%] of 1,000 texts, and "
         "name 1.34 classes on average; 70% of them name one. The class with the lowest coverage is "
-        "held in 82.0%."
+        "held in 82.0%. 3 classes have fewer than the 12 rows that a promise to a class by itself "
+        "needs; by class, they are taken together."
     )
-    assert selective.describe_conformal(table, n=9, coverage=0.5).startswith(
-        "Sets that promise 80%"
-    )
+    without_rare = selective.describe_conformal(table, n=9, coverage=0.5)
+    assert without_rare.startswith("Sets that promise 80%")
+    assert without_rare.endswith("is held in 70.0%.")
 
 
 def test_what_unanswered_texts_gain_is_a_sentence():
@@ -145,3 +147,36 @@ def test_each_promised_coverage_has_its_thresholds():
     expected = selective.conformal_thresholds(probs, y, coverage=0.95)
     np.testing.assert_array_equal(thresholds[0.95], expected)
     assert (thresholds[0.8] > thresholds[0.95]).all()
+
+
+def test_classes_with_too_few_rows_for_a_promise_share_one():
+    rng = np.random.default_rng(5)
+    k, n = 60, 60 * 8  # eight rows a class; a promise of 90 % needs nine
+    y = np.repeat(np.arange(k), 8)
+    y = np.r_[y, np.zeros(100, dtype=int)]
+    probs = rng.dirichlet(np.ones(k), len(y)) * 0.4 + np.eye(k)[y] * 0.6
+    thresholds = selective.conformal_thresholds(probs, y, coverage=0.9, by_class=True)
+    of_truth = probs[np.arange(len(y)), y]
+    rare = np.sort(of_truth[y > 0])
+    assert thresholds[1:].tolist() == [rare[int(0.1 * (n - 8 + 1)) - 1]] * (k - 1)
+    assert (
+        thresholds[0] == selective.conformal_thresholds(probs[y == 0], y[y == 0], coverage=0.9)[0]
+    )
+    sets = selective.prediction_sets(probs, thresholds)
+    assert sets.sum(axis=1).mean() < 2
+
+
+def test_the_coverage_of_near_copies_is_as_unsure_as_their_groups_are_few():
+    rng = np.random.default_rng(6)
+    groups = np.repeat(np.arange(40), 25)
+    y = rng.integers(0, 2, 40)[groups]
+    sure = rng.uniform(0.3, 1, 40)[groups]
+    probs = np.where(np.arange(2) == y[:, None], sure[:, None], 1 - sure[:, None])
+    fold = groups % 2
+    alone = selective.conformal_table(probs, y, fold, coverages=[0.8]).loc[0.8]
+    together = selective.conformal_table(probs, y, fold, coverages=[0.8], groups=groups).loc[0.8]
+    assert together["high"] - together["low"] > 4 * (alone["high"] - alone["low"])
+    curve = selective.accuracy_coverage_curve(probs, y, shares=[0.5], groups=groups).loc[0.5]
+    of_rows = selective.accuracy_coverage_curve(probs, y, shares=[0.5]).loc[0.5]
+    assert curve["accuracy"] == of_rows["accuracy"]
+    assert curve["low"] < of_rows["low"]

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -114,9 +116,9 @@ def test_metric_intervals_hold_the_values_of_classification_metrics():
         metrics.classification_metrics(y_true, probs, class_names=list("abc")),
         significance.metric_intervals(y_true, probs, **FEW),
     )
-    assert list(found) == [
+    assert found.keys() == {
         name for name in single if name not in ("n", "classes", "ece")
-    ]  # chance adds to that error, more so in a resample
+    }  # chance adds to that error, more so in a resample
     for name, interval in found.items():
         assert interval.value == pytest.approx(single[name], abs=1e-9), name
         assert interval.low < interval.value < interval.high, name
@@ -149,22 +151,30 @@ def test_class_f1_intervals_are_in_the_order_of_the_classes():
     assert all(interval.low < interval.value < interval.high for interval in found)
 
 
-def test_rows_that_are_all_right_have_wilsons_interval_of_as_many_groups():
+NONE_OF_POISSON = stats.chi2.ppf(0.975, 2) / 2  # the largest mean that none in a count allows
+
+
+def test_rows_that_are_all_right_have_the_interval_of_as_many_groups():
     y, groups = (
         np.arange(40) % 4,
         np.arange(40) // 2 // 4 * 4 + np.arange(40) % 4,
     )  # pairs of near-copies: five groups a class
     found = significance.metric_intervals(y, np.eye(4)[y], groups=groups, **FEW)
-    assert str(found["accuracy"]) == f"1.000 [{1 / (1 + 1.96**2 / 20):.3f}, 1.000]"
-    lowest = 1 / (1 + 1.96**2 / 5)
-    assert (
-        found["macro_f1"].low
-        == found["weighted_f1"].low
-        == pytest.approx(2 * lowest / (1 + lowest), abs=1e-3)
-    )
+    for name in ("accuracy", "macro_f1", "weighted_f1"):
+        assert found[name].low == pytest.approx(1 - NONE_OF_POISSON / 20)
+        assert found[name].high == 1
     wrong = significance.metric_intervals(y, np.eye(4)[(y + 1) % 4], groups=groups, **FEW)
     assert (wrong["accuracy"].value, wrong["accuracy"].low) == (0, 0)
-    assert wrong["accuracy"].high == pytest.approx(1 - 1 / (1 + 1.96**2 / 20), abs=1e-3)
+    assert wrong["accuracy"].high == pytest.approx(NONE_OF_POISSON / 20)
+
+
+def test_one_error_gives_accuracy_the_exact_interval_of_a_poisson_count():
+    y = np.arange(600) % 5
+    predicted = y.copy()
+    predicted[0] = 1
+    found = significance.metric_intervals(y, np.eye(5)[predicted], **FEW)["accuracy"]
+    low, high = stats.chi2.ppf(0.025, 2) / 2, stats.chi2.ppf(0.975, 4) / 2
+    assert (1 - found.high, 1 - found.low) == pytest.approx((low / 600, high / 600))
 
 
 def test_a_class_of_few_rows_is_not_surer_than_they_are():
@@ -172,21 +182,64 @@ def test_a_class_of_few_rows_is_not_surer_than_they_are():
     predicted = np.where(y == 3, 0, y)
     predicted[:30] = 1
     found = significance.class_f1_intervals(y, predicted, n_classes=5, **FEW)
-    of_four = 1 / (1 + 1.96**2 / 4)
     assert [str(found[code]) for code in (2, 3, 4)] == [
-        f"1.000 [{2 * of_four / (1 + of_four):.3f}, 1.000]",  # all four right
-        f"0.000 [0.000, {2 * (1 - of_four) / (2 - of_four):.3f}]",  # never predicted
+        f"1.000 [{1 - NONE_OF_POISSON / 8:.3f}, 1.000]",  # all four right: a support of 8
+        f"0.000 [0.000, {min(1, 2 * NONE_OF_POISSON / 4):.3f}]",  # never predicted: a support of 4
         "0.000 [0.000, 1.000]",  # neither a row nor a prediction
     ]
     assert all(0 < interval.low < interval.value < interval.high < 1 for interval in found[:2])
 
 
-def test_a_rare_class_that_resamples_miss_is_judged_by_those_that_have_it():
+def test_a_rare_class_that_resamples_miss_has_no_bound():
     y = np.array([0] * 300 + [1])
-    of_one = 1 / (1 + 1.96**2)
-    assert significance.class_f1_intervals(y, y, n_classes=2, **FEW)[1].low == pytest.approx(
-        2 * of_one / (1 + of_one), abs=1e-3
-    )
+    found = significance.class_f1_intervals(y, y, n_classes=2, **FEW)[1]
+    assert (found.low, found.high) == (0, 1)
+
+
+@pytest.mark.parametrize(("n_classes", "error"), [(150, 0.0012), (150, 0.008), (5, 0.008)])
+def test_intervals_of_near_perfect_scores_hold(n_classes, error):
+    """Of 600 rows, a bootstrap's hold the truth in half of the draws where less than one is
+    wrong."""
+    rng = np.random.default_rng(9)
+    joint = np.full((n_classes, n_classes), error / (n_classes - 1))
+    np.fill_diagonal(joint, 1 - error)
+    true_f1 = np.mean(2 * np.diag(joint) / (joint.sum(axis=0) + joint.sum(axis=1)))
+    held = []
+    for _ in range(150):
+        y = rng.integers(0, n_classes, 600)
+        moved = (y + rng.integers(1, n_classes, 600)) % n_classes
+        predicted = np.where(rng.random(600) < error, moved, y)
+        ends = significance.intervals._score_ends(
+            y, predicted, np.arange(600), n_classes=n_classes, confidence=0.95
+        )
+        for name, truth in (("accuracy", 1 - error), ("macro_f1", true_f1)):
+            if name in ends:
+                held.append(ends[name][0] <= truth <= ends[name][1])
+    assert len(held) > 200
+    assert np.mean(held) > 0.93
+
+
+@pytest.mark.parametrize(("n", "n_positive", "area"), [(500, 10, 0.9), (300, 60, 0.998)])
+def test_the_interval_of_auc_holds_with_few_positives_and_near_1(n, n_positive, area):
+    """That of a bootstrap holds in 82 to 90 %."""
+    rng = np.random.default_rng(10)
+    y = (np.arange(n) < n_positive).astype(int)
+    shift = np.sqrt(2) * stats.norm.ppf(area)
+    held = []
+    for _ in range(300):
+        score = stats.norm.cdf(rng.normal(size=n) + shift * y)
+        areas = metrics.class_aucs(np.c_[1 - score, score], y)
+        low, high = significance.rare.auc_ends(y, areas, np.arange(n), confidence=0.95)
+        held.append(low <= area <= high)
+    assert np.mean(held) > 0.93
+
+
+def test_an_auc_of_1_has_an_interval_as_wide_as_the_classes_are_small():
+    y = np.repeat([0, 1], [90, 10])
+    low, high = significance.rare.auc_ends(y, np.ones(2), np.arange(100), confidence=0.95)
+    few, _ = significance.rare.auc_ends(y, np.ones(2), np.arange(100) // 5, confidence=0.95)
+    assert high == 1
+    assert 0.5 < few < low < 0.99
 
 
 def test_gains_in_macro_f1_are_those_of_paired_tests():
@@ -527,7 +580,7 @@ def test_a_paired_test_is_a_sentence(verdict, words):
     sentence = paired(verdict).describe("The ensemble", "the baseline")
     figures = (
         "macro F1 +0.0200 [+0.0130, +0.0270] (randomisation p = 0.0005), "
-        "accuracy +0.0100 [+0.0040, +0.0160] (McNemar p = 0.012), n = 3,000"
+        "accuracy +0.0100 [+0.0040, +0.0160] (exact p = 0.012), n = 3,000"
     )
     would_show = "; a gain in accuracy of 0.0114 would show" if verdict == "inconclusive" else ""
     assert sentence == f"The ensemble {words} the baseline: {figures}{would_show}."
@@ -541,7 +594,7 @@ def test_the_figures_of_a_paired_test_are_a_table():
     assert paired().table().to_dict() == {
         "gain in accuracy": "+0.0100 [+0.0040, +0.0160]",
         "gain in macro F1": "+0.0200 [+0.0130, +0.0270]",
-        "McNemar p (accuracy)": "0.0123",
+        "exact p (accuracy)": "0.0123",
         "randomisation p (macro F1)": "0.0005",
         "rows where one alone is right": "5.0%",
         "minimum detectable effect (80 % power)": "0.0114",
@@ -581,3 +634,58 @@ def test_a_family_of_no_tests_is_an_empty_table():
 
 def test_an_interval_is_given_as_three_numbers():
     assert significance.Interval(0.2, 0.1, 0.4, n=9).with_ends == (0.2, 0.1, 0.4)
+
+
+def grouped_draw(rng, sizes, *, accuracy=0.85, agreement=0.6):
+    """Return (y_true, first, second, groups) of two equal models; rows of a group are copies."""
+    n = len(sizes)
+    groups = np.repeat(np.arange(n), sizes)
+    y = rng.integers(0, 5, n)
+    first, other = (
+        np.where(rng.random(n) < accuracy, y, (y + rng.integers(1, 5, n)) % 5) for _ in range(2)
+    )
+    second = np.where(rng.random(n) < agreement, first, other)
+    return y[groups], first[groups], second[groups], groups
+
+
+def test_copies_do_not_make_two_equal_models_differ():
+    """A test that takes rows for independent is below 0.05 in most draws."""
+    rng = np.random.default_rng(11)
+    tests = []
+    for _ in range(60):
+        *models, groups = grouped_draw(rng, np.full(100, 10))
+        tests.append(significance.paired_test(*models, groups=groups, **FEW))
+    assert np.mean([test.p_value < 0.05 for test in tests]) < 0.12
+    assert np.mean([test.p_macro_f1 < 0.05 for test in tests]) < 0.12
+    assert np.mean([test.verdict != "inconclusive" for test in tests]) < 0.12
+
+
+def test_the_p_of_groups_is_that_of_all_their_swaps():
+    gains = np.array([3, -1, 2, 0, 1])
+    signs = np.array(list(itertools.product([-1, 1], repeat=len(gains))))
+    as_large = np.abs(signs @ gains) >= abs(gains.sum())
+    assert significance.paired.sign_flip_p(gains) == pytest.approx(as_large.mean())
+
+
+def test_each_row_copied_tells_no_more_than_the_row():
+    y_true, first, second = WORSE_BETTER
+    single = significance.paired_test(y_true, first, second, **FEW)
+    copies = [np.repeat(values, 4) for values in (y_true, first, second)]
+    groups = np.repeat(np.arange(len(y_true)), 4)
+    copied = significance.paired_test(*copies, groups=groups, **FEW)
+    assert copied.p_value == pytest.approx(single.p_value)
+    assert copied.p_macro_f1 == pytest.approx(single.p_macro_f1, abs=0.04)
+    assert copied.detectable == pytest.approx(single.detectable)
+
+
+def test_a_share_of_copies_has_the_interval_of_as_many_rows():
+    found = np.arange(50) % 5 == 0
+    copied = significance.grouped_share(np.repeat(found, 8), groups=np.repeat(np.arange(50), 8))
+    exact = stats.binomtest(10, 50).proportion_ci(0.95, method="exact")
+    assert copied.value == 0.2
+    # Student's quantile in place of the normal one
+    assert copied.low == pytest.approx(exact.low, abs=0.004)
+    assert copied.high == pytest.approx(exact.high, abs=0.006)
+    assert significance.grouped_share(found) == significance.share_interval(10, 50)
+    all_found = significance.grouped_share(np.ones(40, bool), groups=np.arange(40) // 4)
+    assert all_found.low < 0.75 and all_found.high == 1

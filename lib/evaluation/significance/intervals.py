@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypedDict, Unpack
 
 import numpy as np
 from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
 
-from lib.evaluation.metrics import row_brier_losses, row_log_losses
+from lib.evaluation.metrics import class_aucs, row_brier_losses, row_log_losses
 from lib.evaluation.resampling import (
     ResamplingPlan,
     WeightedStatistic,
@@ -20,11 +22,11 @@ from lib.evaluation.resampling import (
     weighted_class_f1,
     weighted_macro_f1,
     weighted_mean,
-    weighted_roc_auc,
     weighted_sums,
 )
+from lib.evaluation.significance import rare
 
-METRICS = ("accuracy", "macro_f1", "weighted_f1", "roc_auc", "brier_loss", "nll_loss")
+RESAMPLED = ("accuracy", "macro_f1", "weighted_f1", "brier_loss", "nll_loss")
 
 
 class ResamplingOptions(TypedDict, total=False):
@@ -101,8 +103,9 @@ def metric_intervals(
     -------
     dict of Interval under the metric's name. `roc_auc` is left out where a class has no row, `ece`
     always: chance adds to it, more so in a resample (`calibration.debiased_calibration_error` has
-    an interval). Where all rows are right, or all wrong, those of accuracy and of the F1s are
-    Wilson's: all resamples would be equal
+    an interval). Where fewer than `rare.FEW` groups are wrong (or right), resamples vary too
+    little: the intervals of accuracy and of the F1s are then conservative ones (see `rare`), and
+    that of `roc_auc` is always
     """
     k = probs.shape[1]
     y_pred = probs.argmax(axis=1)
@@ -115,18 +118,23 @@ def metric_intervals(
             weighted_mean(weights, right),
             weighted_macro_f1(weights, y_true, y_pred, n_classes=k),
             _support_weighted_f1(weights, y_true, y_pred, n_classes=k),
-            weighted_roc_auc(weights, y_true, probs),
             weighted_mean(weights, brier_losses),
             weighted_mean(weights, log_losses),
         ]
         return np.stack(columns, axis=1)
 
     plan = draws(len(y_true), groups=groups)
-    intervals = dict(zip(METRICS, intervals_of(metrics, plan, **options)))
-    if len(np.unique(y_true)) < k:
-        del intervals["roc_auc"]
-    if right.all() or not right.any():
-        intervals |= _without_variation(intervals, y_true, y_pred, plan.unit)
+    intervals = dict(zip(RESAMPLED, intervals_of(metrics, plan, **options)))
+    confidence = intervals["accuracy"].confidence
+    ends = _score_ends(y_true, y_pred, plan.unit, n_classes=k, confidence=confidence)
+    for name, (low, high) in ends.items():
+        intervals[name] = replace(intervals[name], low=low, high=high)
+    if len(np.unique(y_true)) == k:
+        areas = class_aucs(probs, y_true)
+        low, high = rare.auc_ends(y_true, areas, plan.unit, confidence=confidence)
+        intervals["roc_auc"] = replace(
+            intervals["accuracy"], value=float(areas.mean()), low=low, high=high
+        )
     return intervals
 
 
@@ -140,8 +148,8 @@ def class_f1_intervals(
 ) -> list[Interval]:
     """Return the interval of each class's F1.
 
-    Where all rows of a class are right, or all wrong, resamples cannot differ: its interval then
-    comes from Wilson's of the rows concerned.
+    Where few of the rows and predictions of a class are wrong, or few are right, resamples vary too
+    little: its interval is then a conservative one (see `rare`).
     """
     plan, (labels, predictions) = cell_draws(y_true, y_pred, groups=groups)
 
@@ -150,12 +158,21 @@ def class_f1_intervals(
         return np.where(support > 0, f1, np.nan)  # a resample without the class does not count
 
     intervals = intervals_of(class_f1, plan, **options)
+    occurs = np.isin(np.arange(n_classes), [y_true, y_pred])
     for code, interval in enumerate(intervals):
-        if interval.low < interval.high:
+        if not occurs[code]:
+            intervals[code] = replace(interval, value=0.0, low=0.0, high=1.0)
             continue
-        low, high = _f1_ends(y_true, y_pred, code, plan.unit, confidence=interval.confidence)
-        value = float(np.nan_to_num(interval.value))  # NaN: neither a row nor a prediction
-        intervals[code] = replace(interval, value=value, low=low, high=high)
+        this_class = np.eye(n_classes)[code]
+        ends = rare.f1_ends(
+            y_true,
+            y_pred,
+            plan.unit,
+            class_weights=this_class,
+            confidence=interval.confidence,
+        )
+        if ends is not None:
+            intervals[code] = replace(interval, low=ends[0], high=ends[1])
     return intervals
 
 
@@ -210,6 +227,40 @@ def share_interval(n_found: int, n: int, *, confidence: float = 0.95) -> Interva
     """
     ends = stats.binomtest(n_found, n).proportion_ci(confidence, method="wilson")
     return Interval(float(n_found / n), float(ends.low), float(ends.high), n, confidence)
+
+
+def grouped_share(
+    found: np.ndarray, *, groups: np.ndarray | None = None, confidence: float = 0.95
+) -> Interval:
+    """Return the share of rows that are found, with the interval of as many rows in such groups.
+
+    Parameters
+    ----------
+    found : ndarray of bool of shape (n,)
+    groups : (n,) of anything; rows of a group (near-copies, one author) count as little more than
+        one where they are alike; None: each row is by itself, and the interval is Wilson's
+
+    Source
+    ------
+    Korn and Graubard 1998, "Confidence intervals for proportions with small expected number of
+    positive counts estimated from survey data".
+    """
+    n = len(found)
+    unit = np.unique(np.arange(n) if groups is None else groups, return_inverse=True)[1]
+    n_units = int(unit.max()) + 1
+    if n_units == n:
+        return share_interval(int(found.sum()), n, confidence=confidence)
+    share = float(found.mean())
+    by_unit = np.bincount(unit, weights=found - share)
+    between = float((by_unit**2).sum())
+    n_effective = n**2 * share * (1 - share) / between if between else n_units
+    tail = 0.5 + confidence / 2
+    n_effective *= (stats.norm.ppf(tail) / stats.t.ppf(tail, n_units - 1)) ** 2
+    n_effective = min(n, n_effective)
+    low, high = proportion_confint(
+        share * n_effective, n_effective, alpha=1 - confidence, method="beta"
+    )
+    return Interval(share, float(low), float(high), n, confidence)
 
 
 def student_interval(
@@ -304,43 +355,19 @@ def intervals_of(
     ]
 
 
-def _without_variation(
-    intervals: dict[str, Interval], y_true: np.ndarray, y_pred: np.ndarray, unit: np.ndarray
-) -> dict[str, Interval]:
-    """Return accuracy and F1s of rows that are all right or all wrong, with Wilson's ends."""
-    confidence = intervals["accuracy"].confidence
-    low, high = _wilson_ends(y_pred == y_true, unit, confidence=confidence)
-    replaced = {"accuracy": replace(intervals["accuracy"], low=low, high=high)}
-    codes = np.unique([y_true, y_pred])
-    ends = [_f1_ends(y_true, y_pred, code, unit, confidence=confidence) for code in codes]
-    # as if each class were at its end at the same time: wider than need be
-    low, high = np.mean(ends, axis=0).tolist()
-    for name in ("macro_f1", "weighted_f1"):
-        replaced[name] = replace(intervals[name], low=low, high=high)
-    return replaced
-
-
-def _wilson_ends(right: np.ndarray, unit: np.ndarray, *, confidence: float) -> tuple[float, float]:
-    """Return the ends for units (groups of near-copies, or rows), all right or all wrong."""
-    n_units = len(np.unique(unit))
-    n_right = n_units if right.all() else 0
-    interval = share_interval(n_right, n_units, confidence=confidence)
-    return interval.low, interval.high
-
-
-def _f1_ends(
-    y_true: np.ndarray, y_pred: np.ndarray, code: int, unit: np.ndarray, *, confidence: float
-) -> tuple[float, float]:
-    """Return the ends of the F1 of a class whose rows and predictions are all right or all wrong.
-
-    F1 is 2 J / (1 + J) of the share J of them that is right.
-    """
-    concerned = (y_true == code) | (y_pred == code)
-    if not concerned.any():
-        return 0.0, 1.0
-    right = (y_true == y_pred)[concerned]
-    low, high = _wilson_ends(right, unit[concerned], confidence=confidence)
-    return 2 * low / (1 + low), 2 * high / (1 + high)
+def _score_ends(
+    y_true: np.ndarray, y_pred: np.ndarray, unit: np.ndarray, *, n_classes: int, confidence: float
+) -> dict[str, tuple[float, float]]:
+    """Return the ends of accuracy and of the mean F1s where few rows are wrong, or few right."""
+    n_rows = np.bincount(y_true, minlength=n_classes)
+    occurs = n_rows + np.bincount(y_pred, minlength=n_classes) > 0
+    f1 = partial(rare.f1_ends, y_true, y_pred, unit, confidence=confidence)
+    found = {
+        "accuracy": rare.accuracy_ends(y_pred == y_true, unit, confidence=confidence),
+        "macro_f1": f1(class_weights=occurs / occurs.sum()),
+        "weighted_f1": f1(class_weights=n_rows / n_rows.sum()),
+    }
+    return {name: ends for name, ends in found.items() if ends is not None}
 
 
 def _support_weighted_f1(

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import optimize, stats
+from scipy import optimize, sparse, stats
 from statsmodels.stats.multitest import multipletests
 
 from lib.evaluation.metrics import macro_f1
 from lib.evaluation.resampling import (
     BATCH_CELLS,
+    ResamplingPlan,
     cell_draws,
     resampled,
     stacked_macro_f1,
@@ -39,14 +40,15 @@ class PairedTest:
     Attributes
     ----------
     accuracy_gain, macro_f1_gain : differences with bootstrap intervals, -1..1
-    p_value : exact McNemar test of equal accuracy, two-sided
+    p_value : exact randomisation test of equal accuracy, two-sided; McNemar's where no rows are in
+        one group
     p_macro_f1 : approximate randomisation test of equal macro F1, two-sided, of 2,000 swaps or
         more: not below 1 / 2,001 then
     disagreement : share of rows where one model alone is right, 0..1
-    detectable : the smallest true accuracy gain that as many rows show in 80 % of the cases; a
-        smaller one shows in fewer
-    verdict : "better", "worse" or "inconclusive": both tests, which take rows for independent, and
-        the interval of the macro F1 gain, which draws groups together, must agree
+    detectable : the smallest true accuracy gain that as many rows, in such groups, show in 80 % of
+        the cases; a smaller one shows in fewer
+    verdict : "better", "worse" or "inconclusive": both tests and the interval of the macro F1 gain
+        must agree; all of them take the rows of a group together
     """
 
     accuracy_gain: Interval
@@ -67,7 +69,7 @@ class PairedTest:
         return (
             f"{second} {VERDICT_WORDS[self.verdict]} {first}: "
             f"macro F1 {f1} (randomisation p = {self.p_macro_f1:.2g}), accuracy {accuracy} "
-            f"(McNemar p = {self.p_value:.2g}), n = {self.macro_f1_gain.n:,}{would_show}."
+            f"(exact p = {self.p_value:.2g}), n = {self.macro_f1_gain.n:,}{would_show}."
         )
 
     def table(self) -> pd.Series:
@@ -75,7 +77,7 @@ class PairedTest:
         figures = {
             "gain in accuracy": self.accuracy_gain.signed(4),
             "gain in macro F1": self.macro_f1_gain.signed(4),
-            "McNemar p (accuracy)": f"{self.p_value:.3g}",
+            "exact p (accuracy)": f"{self.p_value:.3g}",
             "randomisation p (macro F1)": f"{self.p_macro_f1:.3g}",
             "rows where one alone is right": f"{self.disagreement:.1%}",
             "minimum detectable effect (80 % power)": f"{self.detectable:.4f}",
@@ -98,15 +100,14 @@ def paired_test(
     Parameters
     ----------
     y_true, pred_first, pred_second : ndarray of int of shape (n,)
-    groups : (n,) of anything; the bootstrap draws rows of a group together
+    groups : (n,) of anything; rows of a group (near-copies, one author) are drawn and swapped
+        together, since they are right or wrong together
 
     Source
     ------
     McNemar 1947, exact binomial form; paired bootstrap of the gain (Berg-Kirkpatrick et al. 2012);
     approximate randomisation (Noreen 1989; Yeh 2000).
     """
-    n = len(y_true)
-    p_value, disagreement = _mcnemar(pred_first == y_true, pred_second == y_true)
     plan, cells = cell_draws(y_true, pred_first, pred_second, groups=groups)
     y, first, second = cells
     n_classes = int(np.max(cells)) + 1
@@ -121,29 +122,57 @@ def paired_test(
         gains, plan, n_resamples=n_resamples, confidence=confidence, seed=seed
     )
     n_swaps = max(MIN_SWAPS, n_resamples)
-    counts = np.bincount(plan.cell)
-    p_macro_f1 = _randomisation_p(cells, counts, n_swaps=n_swaps, seed=seed)
+    p_macro_f1 = _randomisation_p(cells, plan, n_swaps=n_swaps, seed=seed)
+    gained = right_alone[plan.cell]
+    by_unit = np.bincount(plan.unit, weights=gained)
+    p_value = sign_flip_p(by_unit.astype(int))
+    n_alone = np.count_nonzero(gained)
     alpha = 1 - confidence
     significant = max(p_value, p_macro_f1) < alpha
+    detectable = minimum_detectable_effect(
+        len(y_true),
+        disagreement=n_alone / len(y_true),
+        alpha=alpha,
+        design_effect=float((by_unit**2).sum()) / max(1, n_alone),
+    )
     return PairedTest(
         accuracy_gain,
         f1_gain,
         p_value,
         p_macro_f1,
-        disagreement,
-        minimum_detectable_effect(n, disagreement=disagreement, alpha=alpha),
+        n_alone / len(y_true),
+        detectable,
         _verdict(f1_gain, accuracy_gain, significant=significant),
     )
 
 
-def _mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> tuple[float, float]:
-    """Return the p of McNemar's exact test, and the share of rows where one alone is right."""
-    n_alone = int((first_right != second_right).sum())
-    if n_alone == 0:
-        return 1.0, 0.0
-    n_gained = int((second_right & ~first_right).sum())
-    p_value = stats.binomtest(n_gained, n_alone).pvalue
-    return float(p_value), n_alone / len(first_right)
+def sign_flip_p(gains: np.ndarray) -> float:
+    """Return the p of the exact test that each gain could as well have had the other sign.
+
+    Two-sided, of the sum of the gains. It is McNemar's exact test where all are -1, 0 or 1.
+
+    Parameters
+    ----------
+    gains : ndarray of int of shape (n_units,)
+
+    Source
+    ------
+    Fisher 1935, "The Design of Experiments", the randomisation test of paired differences.
+
+    Examples
+    --------
+    >>> sign_flip_p(np.array([1, 1, 1, 1, 0])), sign_flip_p(np.array([4, 0]))
+    (0.125, 1.0)
+    """
+    sizes, counts = np.unique(np.abs(gains[gains != 0]), return_counts=True)
+    probs = np.ones(1)  # of each sum, from the lowest on
+    for size, count in zip(sizes.tolist(), counts.tolist()):
+        of_size = np.zeros(2 * size * count + 1)
+        of_size[:: 2 * size] = stats.binom.pmf(np.arange(count + 1), count, 0.5)
+        probs = np.convolve(probs, of_size)
+    sums = np.arange(len(probs)) - len(probs) // 2
+    as_large = np.abs(sums) >= abs(int(gains.sum()))
+    return min(1.0, float(probs[as_large].sum()))
 
 
 def _verdict(macro_f1_gain: Interval, accuracy_gain: Interval, *, significant: bool) -> str:
@@ -171,9 +200,9 @@ def paired_tests(
 
     Returns
     -------
-    DataFrame by name: `macro_f1`, `gain` in it with `low` and `high`, `p` (the larger of McNemar's
-    and the randomisation test's), `p_holm` (corrected for the family), `verdict` ("better", "worse"
-    or "inconclusive": p_holm and the interval must agree)
+    DataFrame by name: `macro_f1`, `gain` in it with `low` and `high`, `p` (the larger of the
+    two tests'), `p_holm` (corrected for the family), `verdict` ("better", "worse" or
+    "inconclusive": p_holm and the interval must agree)
 
     Source
     ------
@@ -276,13 +305,17 @@ def gain_over_seeds(
     )
 
 
-def minimum_detectable_effect(n: int, *, disagreement: float, alpha: float = 0.05) -> float:
+def minimum_detectable_effect(
+    n: int, *, disagreement: float, alpha: float = 0.05, design_effect: float = 1.0
+) -> float:
     """Return the smallest accuracy gain that a paired test on n rows shows in 80 % of the cases.
 
     Parameters
     ----------
     n : rows
     disagreement : share of rows where one model alone is right, 0..1
+    design_effect : how many times as large as of independent rows the variance is, where rows come
+        in groups; less than 1 counts as 1
 
     Returns
     -------
@@ -290,7 +323,8 @@ def minimum_detectable_effect(n: int, *, disagreement: float, alpha: float = 0.0
 
     Source
     ------
-    Connor 1987, "Sample size for testing differences in proportions for the paired-sample design".
+    Connor 1987, "Sample size for testing differences in proportions for the paired-sample design";
+    the design effect is Kish's (1965).
 
     Examples
     --------
@@ -299,12 +333,13 @@ def minimum_detectable_effect(n: int, *, disagreement: float, alpha: float = 0.0
     """
     if not 0 <= disagreement <= 1 or n < 1:
         raise ValueError(f"disagreement must be in 0..1 and n positive, got {disagreement} and {n}")
+    n_effective = n / max(1.0, design_effect)
     under_no_gain = stats.norm.ppf(1 - alpha / 2) * np.sqrt(disagreement)
     z_power = stats.norm.ppf(POWER)
 
     def shortfall(gain: float) -> float:
         under_the_gain = z_power * np.sqrt(max(0.0, disagreement - gain**2))
-        return gain * np.sqrt(n) - under_no_gain - under_the_gain
+        return gain * np.sqrt(n_effective) - under_no_gain - under_the_gain
 
     if disagreement == 0 or shortfall(disagreement) < 0:
         return disagreement
@@ -312,17 +347,17 @@ def minimum_detectable_effect(n: int, *, disagreement: float, alpha: float = 0.0
 
 
 def _randomisation_p(
-    cells: list[np.ndarray], counts: np.ndarray, *, n_swaps: int, seed: int
+    cells: list[np.ndarray], plan: ResamplingPlan, *, n_swaps: int, seed: int
 ) -> float:
     """Return how often chance gives a gain in macro F1 as large as the one measured.
 
-    Chance decides for each row which prediction is whose. `counts` rows have the class and the two
-    predictions of a cell: of each cell a binomial number changes sides.
+    Chance decides for each unit of the plan which prediction is whose.
     """
     y, first, second = cells
     labels = np.r_[y, y]
     predictions = np.r_[first, second]
     n_classes = int(np.max(cells)) + 1
+    counts = np.bincount(plan.cell, minlength=plan.n_cells)
 
     def score(from_first: np.ndarray, from_second: np.ndarray) -> np.ndarray:
         weights = np.hstack([from_first, from_second])
@@ -333,11 +368,27 @@ def _randomisation_p(
         return np.abs(score(swapped, kept) - score(kept, swapped))
 
     rng = np.random.default_rng(seed)
-    (measured,) = gain(np.zeros((1, len(counts))))
-    batch = max(1, BATCH_CELLS // len(counts))
+    (measured,) = gain(np.zeros((1, plan.n_cells)))
+    batch = max(1, BATCH_CELLS // plan.n_cells)
     n_as_large = 0
     for start in range(0, n_swaps, batch):
-        n_drawn = min(batch, n_swaps - start)
-        swapped = rng.binomial(counts, 0.5, (n_drawn, len(counts)))
+        swapped = _swapped_counts(plan, min(batch, n_swaps - start), rng)
         n_as_large += int((gain(swapped) >= measured - 1e-12).sum())
     return (1 + n_as_large) / (1 + n_swaps)
+
+
+def _swapped_counts(plan: ResamplingPlan, n_swaps: int, rng: np.random.Generator) -> np.ndarray:
+    """Return how many rows of each cell change sides: ndarray of shape (n_swaps, n_cells).
+
+    The rows of a unit do so together. Of rows that are units of their own, a binomial number does.
+    """
+    is_alone = np.bincount(plan.unit)[plan.unit] == 1
+    n_alone = np.bincount(plan.cell[is_alone], minlength=plan.n_cells)
+    swapped = rng.binomial(n_alone, 0.5, (n_swaps, plan.n_cells))
+    if is_alone.all():
+        return swapped
+    units, unit = np.unique(plan.unit[~is_alone], return_inverse=True)
+    position = (unit, plan.cell[~is_alone])
+    n_rows = sparse.csr_array((np.ones(len(unit)), position), shape=(len(units), plan.n_cells))
+    changes_sides = rng.integers(0, 2, (n_swaps, len(units)))
+    return swapped + changes_sides @ n_rows
