@@ -556,28 +556,6 @@ def test_detectable_gains_are_drawn_in_points_with_the_size_of_each_split():
     )
 
 
-def test_the_outlook_shows_what_looking_finds_with_intervals_and_where_the_queue_ends():
-    table = pd.DataFrame(
-        {
-            "errors": [20.0, 30.0],
-            "low": [15.0, 22.0],
-            "high": [24.0, 40.0],
-            "recall": [0.4, 0.6],
-            "minutes": [6, 12],
-        },
-        index=[25, 50],
-    )
-    ax = plots.expected_yield(table, k=40, rate=0.05, n_seeds=3)
-    assert "read off 5% of planted errors; 3 seeds" in ax.get_title(loc="left")
-    assert [text.get_text() for text in ax.texts] == ["40% found", "60% found"]
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["the queue: 40 rows"]
-    np.testing.assert_allclose(
-        [segment[:, 1] for segment in ax.collections[0].get_segments()], [[15, 24], [22, 40]]
-    )
-    assert set(ax.lines[-1].get_xdata()) == {40}
-    assert ax.get_xscale() == "log"
-
-
 def test_many_features_are_drawn_in_two_columns_with_a_panel_each():
     titles = {f"f{i}": f"feature {i}" for i in range(7)}
     table = pd.DataFrame({column: np.arange(20.0) for column in titles})

@@ -20,7 +20,7 @@ from lib.plots.evaluation import (
     reliability,
     scores_with_intervals,
 )
-from lib.plots.review import detectors, expected_yield, issue_scores
+from lib.plots.review import detectors, issue_scores
 from lib.plots.style import live, show
 from lib.plots.training import (
     fold_scores,

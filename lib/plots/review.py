@@ -8,8 +8,6 @@ from matplotlib.axes import Axes
 
 from lib.plots.style import (
     COLOURS,
-    THOUSANDS,
-    error_bars,
     error_bars_across,
     legend_outside,
     new_axes,
@@ -65,30 +63,3 @@ def _detectors_by_rate(ax: Axes, table: pd.DataFrame, order: list[str]) -> None:
         label = f"{rate:.0%} wrong"
         points = {"fmt": "o", "color": COLOURS[i % len(COLOURS)], "markersize": 4}
         error_bars_across(ax, rows, "value", positions, capsize=2, label=label, **points)
-
-
-def expected_yield(
-    table: pd.DataFrame, *, k: int, rate: float, n_seeds: int, ax: Axes | None = None
-) -> Axes:
-    """Real errors to expect among the first rows of a ranking, and where the queue ends.
-
-    Parameters
-    ----------
-    table : from `review_budget.expected_yield`
-    k : rows in the queue
-    """
-    ax = ax or new_axes(height=3.0)
-    error_bars(ax, table, "errors", fmt="o-")
-    for rows, errors, recall in zip(table.index, table["errors"], table["recall"]):
-        text = f"{recall:.0%} found"
-        note = ax.annotate(text, (rows, errors), (0, 14), textcoords="offset points")
-        note.set(ha="center", fontsize=8, color="0.3")
-    label = f"the queue: {k:,} rows"
-    ax.axvline(max(k, 1), color=COLOURS[1], linestyle="--", label=label)
-    ax.legend(frameon=False, loc="upper left")
-    title = f"What does looking find? (read off {rate:.0%} of planted errors; {n_seeds} seeds, "
-    set_labels(ax, title=title + "bars: 95 % intervals over them)", xscale="log")
-    ax.set_xlabel("rows looked at, the most doubtful first (logarithmic)")
-    ax.set_ylabel("real errors among them")
-    ax.xaxis.set_major_formatter(THOUSANDS)
-    return ax

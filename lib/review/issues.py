@@ -13,6 +13,7 @@ QUEUE_COLUMNS = [
 ]
 CONFLICT = "same text, several labels"
 FLAGGED = "the detectors contradict the label"
+DRAWN = "the detectors contradict the label; drawn at random"
 
 
 def rank_label_issues(
@@ -167,9 +168,14 @@ def inject_label_noise(
 
 
 def review_queue(
-    rows: pd.DataFrame, issues: pd.DataFrame, conflicts: Sequence[int], *, n_rows: int
+    rows: pd.DataFrame,
+    issues: pd.DataFrame,
+    conflicts: Sequence[int],
+    *,
+    n_rows: int,
+    n_drawn: int = 0,
 ) -> pd.DataFrame:
-    """Order rows for a person: label conflicts first, then flagged rows, worst first.
+    """Order rows for a person: label conflicts, flagged rows at random, the others worst first.
 
     At most one of the labels in a conflict is right. The default score of `rank_label_issues` is
     the detector's probability that the label is wrong, so that "worst first" finds the most wrong
@@ -182,6 +188,8 @@ def review_queue(
     issues : from `rank_by_split`
     conflicts : row_ids of duplicates that carry several labels
     n_rows : length of the queue; conflicts are queued even beyond it
+    n_drawn : flagged rows of the queue that are drawn at random (by their fingerprints) and come
+        before the others
 
     Returns
     -------
@@ -192,7 +200,12 @@ def review_queue(
     flagged = undecided[undecided["is_issue"].eq(True) & ~in_conflict]
     flagged = flagged.sort_values("score", ascending=False, kind="stable")
     flagged = flagged.head(max(0, n_rows - in_conflict.sum()))
-    parts = [undecided[in_conflict].assign(reason=CONFLICT), flagged.assign(reason=FLAGGED)]
+    drawn = flagged.sort_values("fingerprint").head(n_drawn)
+    parts = [
+        undecided[in_conflict].assign(reason=CONFLICT),
+        drawn.assign(reason=DRAWN),
+        flagged.drop(drawn.index).assign(reason=FLAGGED),
+    ]
     queue = pd.concat(parts, ignore_index=True)
     return queue.assign(decision="", new_label="", why="")[QUEUE_COLUMNS]
 

@@ -19,10 +19,9 @@ from tqdm import tqdm
 from lib.config import LabelsConfig
 from lib.errors import WorkbookError
 from lib.evaluation.metrics import macro_f1
-from lib.evaluation.significance import gain_over_seeds
+from lib.evaluation.significance import Interval, gain_over_seeds, student_interval
 from lib.review.detectors import TFIDF, detector_probs, label_error_score, linear_model
 from lib.review.issues import confusion_rates, inject_label_noise
-from lib.review.review_budget import hits_by_depth, mean_over_seeds
 
 _DETECTION_TYPES = {
     "kind": str,
@@ -76,8 +75,6 @@ class Findings:
     effect_rate : rate of the noise behind `effect`; as many rows are flagged
     n_rows : rows that noise was injected in
     n_held_out : clean rows that `effect` is measured on
-    depths : of the confusable noise, one row for each rate, seed, detector and `depth` (share of
-        the rows): `precision` and `recall` of the rows down to there
     """
 
     detection: pd.DataFrame
@@ -86,7 +83,6 @@ class Findings:
     effect_rate: float
     n_rows: int
     n_held_out: int
-    depths: pd.DataFrame
 
     @property
     def n_seeds(self) -> int:
@@ -213,7 +209,8 @@ def label_laboratory(
     confusions = {CONFUSABLE: confusion_rates(labels[rows], tfidf_probs[rows]), "uniform": None}
     cases = list(product(confusions, settings.rates, range(settings.n_seeds)))
     effect_rate = max(settings.rates)
-    detection, depths, noisy_runs = [], [], {}
+    detection = []
+    noisy_runs = {}
     for kind, rate, i in tqdm(cases, "label laboratory", unit="case"):
         seed = settings.seed + i
         noisy = labels.copy()
@@ -225,8 +222,6 @@ def label_laboratory(
             case = {"kind": kind, "rate": rate, "seed": seed, "detector": detector}
             scores = label_error_score(probs[detector][rows], noisy[rows])
             detection.append(case | _detection_metrics(scores, is_wrong, depth=settings.depth))
-            if kind == CONFUSABLE:
-                depths.append(hits_by_depth(scores, is_wrong).assign(**case))
         if kind == CONFUSABLE and rate == effect_rate:
             noisy_runs[seed] = (noisy, probs)
     table = pd.DataFrame(detection)
@@ -241,13 +236,20 @@ def label_laboratory(
         effect_rate=effect_rate,
         n_rows=len(rows),
         n_held_out=int(held_out.sum()),
-        depths=pd.concat(depths, ignore_index=True),
     )
 
 
 def best_detector(detection: pd.DataFrame) -> str:
-    """Return the detector with the highest mean AUPRC over all kinds, rates and seeds."""
-    return str(detection.groupby("detector", sort=False)["auprc"].mean().idxmax())
+    """Return the detector with the highest mean AUPRC over all kinds, rates and seeds.
+
+    Plain TF-IDF is preferred unless the other's gain is significant: Student's 95 % interval over
+    the cases excludes 0.
+    """
+    auprc = detection.pivot(index=["kind", "rate", "seed"], columns="detector", values="auprc")
+    best = str(auprc.mean().idxmax())
+    gains = auprc[best] - auprc[TFIDF]
+    interval = student_interval(gains.mean(), gains.sem(), n_values=len(gains), n=len(gains))
+    return best if interval.low > 0 else TFIDF
 
 
 def with_intervals(detection: pd.DataFrame, measure: str) -> pd.DataFrame:
@@ -259,13 +261,19 @@ def with_intervals(detection: pd.DataFrame, measure: str) -> pd.DataFrame:
     """
     table = []
     for case, values in detection.groupby(["kind", "rate", "detector"], sort=False)[measure]:
-        interval = mean_over_seeds(values.to_numpy(), highest=1, n=len(values))
+        interval = _mean_over_seeds(values)
         table.append((*case, interval.value, interval.low, interval.high))
     return pd.DataFrame(table, columns=["kind", "rate", "detector", "value", "low", "high"])
 
 
+def _mean_over_seeds(shares: pd.Series) -> Interval:
+    """Return the mean of shares with Student's interval."""
+    n = len(shares)
+    return student_interval(shares.mean(), shares.sem(), n_values=n, n=n, bounds=(0, 1))
+
+
 def describe(findings: Findings | None) -> str:
-    """Say which detector is best and what it finds; `review_budget` says what a queue brings."""
+    """Say which detector is best and what it finds of injected errors."""
     if findings is None:
         return "The laboratory is off (labels.lab_rows is 0)."
     detection = findings.detection
@@ -279,7 +287,7 @@ def describe(findings: Findings | None) -> str:
     return (
         f"The best detector here is {best!r}: mean AUPRC {auprc[best]:.3f}, "
         f"plain TF-IDF {auprc[TFIDF]:.3f}. "
-        f"Of the first {findings.depth:.1%} of the rows real errors are: {'; '.join(shares)}. "
+        f"Of the first {findings.depth:.1%} of the rows injected errors are: {'; '.join(shares)}. "
         f"Measured on {findings.n_rows:,} rows with injected errors that are easily confused, "
         f"{findings.n_seeds} seeds."
     )

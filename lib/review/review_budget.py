@@ -1,250 +1,154 @@
-"""The review budget: how many rows of a ranking a person should review, and what to expect."""
+"""The review budget: how many flags to review, and how many of them to expect to be errors.
+
+How many flags are real errors is not known before people have looked: the laboratory knows it of
+the errors that it injects, at a rate of its own. The first flags of a queue are therefore drawn at
+random from it, and what people decide on them is an estimate for the rest.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from scipy import stats
-from sklearn.isotonic import IsotonicRegression
 
-from lib.evaluation.significance import Interval, student_interval
+from lib.evaluation.significance import Interval
 
-N_DEPTHS = 40
-# The precision of fewer rows than this is chance.
-FIRST_DEPTH = 5
+# Flags that are drawn at random and reviewed before anything is said of the rest.
+PILOT_ROWS = 20
 # Of a person's attention; the reviewer shows the person's own.
 SECONDS_A_ROW = 15
+_PRIOR = 0.5  # Jeffreys' prior of a share: half an error and half a right label
 
 
 @dataclass(frozen=True)
 class ReviewBudget:
-    """How many rows a person should review next, and what to expect of them.
+    """How many flags a person should review next, and what to expect of them.
 
     Attributes
     ----------
-    k : rows to review
+    k : flags to review
     bound : what limits them: `budget`, `flags` (confident learning flags no further row) or
-        `worth` (see `worthwhile`)
-    worthwhile : rows of the ranking beyond which fewer than `min_hit_share` are errors
-    errors : expected real errors among the k
-    recall : expected share of all errors that is found once the k are reviewed, 0..1
-    rate : share of labels made wrong in the laboratory that this was measured at, 0..1
-    flagged_share : share of the user's labels that confident learning flags; `rate` is the nearest
-    n_decided : rows that were reviewed before
+        `worth` (fewer than `min_hit_share` of them are errors, by the upper end of `share`)
+    n_pilot : flags drawn at random that people have decided on, `PILOT_ROWS` at most
+    n_errors : those of them that were errors
+    share : of errors among flags, 0..1; None until the pilot is reviewed
+    errors : expected among the k; None until then
     min_hit_share : lowest share of errors that makes reviewing worthwhile, 0..1
     """
 
     k: int
     bound: str
-    worthwhile: int
-    errors: Interval
-    recall: Interval
-    rate: float
-    flagged_share: float
-    n_decided: int
+    n_pilot: int
+    n_errors: int
+    share: Interval | None
+    errors: Interval | None
     min_hit_share: float
 
     def describe(self) -> str:
         """Say what to expect of the queue, and what limits it."""
-        one_in = f"one error in {1 / self.min_hit_share:.3g} texts"
-        beyond = f"beyond {self.worthwhile:,} rows there is fewer than {one_in}"
-        if self.k == 0:
-            reasons = {
-                "worth": beyond,
-                "flags": "confident learning flags none",
-                "budget": "the budget (labels.queue_rows) has no room for one",
-            }
-            return f"No flagged row is queued: {reasons[self.bound]}. {self._basis()}"
-        limits = {
-            "worth": "",
-            "flags": "Confident learning flags no more rows. ",
-            "budget": "The budget (labels.queue_rows) ends the queue there. ",
+        reasons = {
+            "worth": f"fewer than {self.min_hit_share:.0%} of the flags are errors",
+            "flags": "confident learning flags no more",
+            "budget": "the budget (labels.queue_rows) ends there",
         }
-        which = "next" if self.n_decided else "first"
-        errors, recall = self.errors, self.recall
-        return (
-            f"Of the {which} {self.k:,} flags expect about {errors.value:.0f} "
-            f"[{errors.low:.0f}, {errors.high:.0f}] real errors; "
-            f"{recall.value:.0%} [{recall.low:.0%}, {recall.high:.0%}] of all errors are found "
-            f"then. Reviewing them takes about {minutes(self.k)} minutes at {SECONDS_A_ROW} s a "
-            f"row. {limits[self.bound]}{beyond.capitalize()}. {self._basis()}"
-        )
+        queued = f"No flag is queued: {reasons[self.bound]}."
+        if self.k:
+            queued = (
+                f"{self.k:,} flags are queued ({reasons[self.bound]}), some {minutes(self.k)} "
+                f"minutes at {SECONDS_A_ROW} s each."
+            )
+        return f"{queued} {self._expectation()}"
 
-    def _basis(self) -> str:
-        basis = (
-            f"Measured at {self.rate:.0%} of injected errors, the rate nearest to the "
-            f"{self.flagged_share:.1%} of labels flagged here."
-        )
-        return f"{basis} Decided already: {self.n_decided:,}." if self.n_decided else basis
+    def _expectation(self) -> str:
+        if self.share is None or self.errors is None:
+            n_left = PILOT_ROWS - self.n_pilot
+            return (
+                "How many are errors is not known before people look: decide on the first "
+                f"{n_left}, which are drawn at random, and run this notebook again."
+            )
+        drawn = f"Of {self.n_pilot} flags drawn at random, {self.n_errors} were errors"
+        if not self.n_errors:
+            drawn = f"None of {self.n_pilot} flags drawn at random was an error: nothing points to"
+            drawn += f" errors, and at most {self.share.high:.0%} of the flags are some"
+        if not self.k:
+            return f"{drawn}."
+        low, high = round(self.errors.low), round(self.errors.high)
+        return f"{drawn}: expect {self.errors.value:.0f} [{low}, {high}] in the queue."
 
 
-def describe(budget: ReviewBudget | None, *, max_rows: int) -> str:
-    """Say what to expect of the queue; None stands for a laboratory that is off."""
-    if budget is None:
-        return f"Not measured: the queue takes the first {max_rows:,} flags."
-    return budget.describe()
+def pilot_errors(decisions: pd.DataFrame) -> np.ndarray:
+    """Return which of the flags drawn at random were errors.
 
-
-def hits_by_depth(
-    scores: np.ndarray, is_wrong: np.ndarray, *, n_depths: int = N_DEPTHS
-) -> pd.DataFrame:
-    """Return what is found in the first rows, at depths that grow by a factor up to all rows.
+    Those are the first by fingerprint, as `issues.review_queue` draws them.
 
     Parameters
     ----------
-    scores : ndarray of shape (n,), higher is more likely wrong
-    is_wrong : ndarray of bool of shape (n,), at least one true
+    decisions : people's decisions on flags, with `fingerprint` and `decision`; `unsure` ones do not
+        count
 
     Returns
     -------
-    DataFrame with `depth` (share of the rows), `precision` and `recall` up to there, all 0..1
-
-    Examples
-    --------
-    >>> scores = np.arange(10)[::-1]
-    >>> is_wrong = np.array([1, 1, 0, 0, 0, 1, 0, 0, 0, 0], dtype=bool)
-    >>> hits_by_depth(scores, is_wrong, n_depths=2).round(2).to_numpy().tolist()
-    [[0.5, 0.4, 0.67], [1.0, 0.3, 1.0]]
+    ndarray of bool of shape (n,), n being `PILOT_ROWS` at most
     """
-    n = len(scores)
-    n_reviewed = np.geomspace(min(FIRST_DEPTH, n), n, n_depths).round().astype(int)
-    n_reviewed = np.unique(n_reviewed)
-    hits = is_wrong[np.argsort(-scores, kind="stable")].cumsum()[n_reviewed - 1]
-    return pd.DataFrame(
-        {"depth": n_reviewed / n, "precision": hits / n_reviewed, "recall": hits / is_wrong.sum()}
-    )
+    sure = decisions[decisions["decision"] != "unsure"]
+    drawn = sure.sort_values("fingerprint").head(PILOT_ROWS)
+    return drawn["decision"].isin(["relabel", "drop"]).to_numpy()
 
 
 def choose_budget(
-    depths: pd.DataFrame,
-    issues: pd.DataFrame,
-    *,
-    detector: str,
-    max_rows: int,
-    decided: np.ndarray | None = None,
-    min_hit_share: float = 0.2,
+    n_flags: int, decisions: pd.DataFrame, *, max_rows: int, min_hit_share: float = 0.2
 ) -> ReviewBudget:
-    """Return how many rows to review next: at most `max_rows`, and no more than are worth it.
-
-    A share of the laboratory's rows stands for the same share of the user's. Marginal precision is
-    the mean over seeds, made to fall with depth. Decided rows count as the first of the ranking,
-    from which the queue takes them.
+    """Return how many flags to review next: at most `max_rows`, and none where it is not worth it.
 
     Parameters
     ----------
-    depths : `Findings.depths` of the laboratory
-    issues : all ranked rows, with `is_issue` (confident learning flags the label)
-    detector : the one that ranked them
+    n_flags : flags without a decision
+    decisions : as `pilot_errors` takes them
     max_rows : rows that a person is willing to review
-    decided : ndarray of bool, one for each row of `issues`: a person has reviewed it; None: no row
     min_hit_share : lowest share of errors that makes reviewing worthwhile, 0..1
+    """
+    is_error = pilot_errors(decisions)
+    n_pilot = len(is_error)
+    n_errors = int(is_error.sum())
+    limits = {"flags": n_flags, "budget": max_rows}
+    share = None
+    if n_pilot == PILOT_ROWS:
+        share = share_of_errors(n_errors, n_pilot)
+        if share.high < min_hit_share:
+            limits["worth"] = 0
+    bound = min(limits, key=limits.__getitem__)
+    k = limits[bound]
+    errors = expected_errors(n_errors, n_pilot, k=k) if share else None
+    return ReviewBudget(k, bound, n_pilot, n_errors, share, errors, min_hit_share)
+
+
+def share_of_errors(n_errors: int, n: int, *, confidence: float = 0.95) -> Interval:
+    """Return the share of errors among flags of which n were drawn, by Jeffreys' interval."""
+    posterior = stats.beta(n_errors + _PRIOR, n - n_errors + _PRIOR)
+    low, high = posterior.interval(confidence)
+    return Interval(float(posterior.mean()), float(low), float(high), n, confidence)
+
+
+def expected_errors(n_errors: int, n: int, *, k: int, confidence: float = 0.95) -> Interval:
+    """Return how many errors to expect among k more flags, where n drawn ones had `n_errors`.
 
     Source
     ------
-    ours
+    The beta-binomial predictive distribution with Jeffreys' prior: Brown, Cai and DasGupta 2001,
+    "Interval Estimation for a Binomial Proportion", for the prior.
+
+    Examples
+    --------
+    >>> str(expected_errors(10, 20, k=100))
+    '50.000 [27.000, 73.000]'
     """
-    flagged = issues["is_issue"].to_numpy(dtype=bool)
-    if decided is None:
-        decided = np.zeros(len(issues), dtype=bool)
-    n_decided = int(decided.sum())
-    flagged_share = float(flagged.mean())
-    rate = nearest_rate(depths, flagged_share)
-    hits = _hit_shares(depths, detector=detector, rate=rate)
-    worthwhile = round(_worthwhile_share(hits.mean(axis=1), min_hit_share) * len(issues))
-    limits = {
-        "worth": max(0, worthwhile - n_decided),
-        "flags": int((flagged & ~decided).sum()),
-        "budget": max_rows,
-    }
-    bound = min(limits, key=limits.__getitem__)
-    k = limits[bound]
-    errors, recall = _expected(hits, n_rows=len(issues), start=n_decided, end=n_decided + k)
-    return ReviewBudget(
-        k, bound, worthwhile, errors, recall, rate, flagged_share, n_decided, min_hit_share
-    )
-
-
-def nearest_rate(depths: pd.DataFrame, share: float) -> float:
-    """Return the rate of injected errors that is nearest to a share of labels, 0..1."""
-    rates = np.unique(depths["rate"])
-    return float(rates[np.argmin(np.abs(rates - share))])
-
-
-def expected_yield(
-    depths: pd.DataFrame,
-    *,
-    detector: str,
-    rate: float,
-    n_rows: int,
-    at: Sequence[int] = (25, 50, 100, 200, 500, 1_000, 2_000),
-) -> pd.DataFrame:
-    """Return what a person finds who reviews the first rows of a ranking.
-
-    Parameters
-    ----------
-    depths : `Findings.depths` of the laboratory
-    n_rows : length of the ranking
-    at : numbers of rows that a person reviews; those beyond the ranking are left out
-
-    Returns
-    -------
-    DataFrame by rows reviewed: `errors` expected among them with `low` and `high`, `recall` (0..1),
-    `minutes` that it takes
-    """
-    hits = _hit_shares(depths, detector=detector, rate=rate)
-    table = {}
-    for k in sorted(at):
-        if k <= n_rows:
-            errors, recall = _expected(hits, n_rows=n_rows, start=0, end=k)
-            table[k] = (errors.value, errors.low, errors.high, recall.value, minutes(k))
-    columns = ["errors", "low", "high", "recall", "minutes"]
-    by_rows = pd.DataFrame.from_dict(table, orient="index", columns=columns)
-    return by_rows.rename_axis("rows reviewed")
+    posterior = stats.betabinom(k, n_errors + _PRIOR, n - n_errors + _PRIOR)
+    low, high = posterior.interval(confidence)
+    return Interval(float(posterior.mean()), float(low), float(high), k, confidence)
 
 
 def minutes(n_rows: int) -> int:
     """Return the minutes that reviewing rows takes a person."""
     return max(1, round(n_rows * SECONDS_A_ROW / 60))
-
-
-def mean_over_seeds(values: np.ndarray, *, highest: float, n: int) -> Interval:
-    """Return the mean with Student's 95 % interval, clipped to 0..`highest`; `n` rows behind it."""
-    return student_interval(
-        values.mean(), stats.sem(values), n_values=len(values), n=n, bounds=(0, highest)
-    )
-
-
-def _hit_shares(depths: pd.DataFrame, *, detector: str, rate: float) -> pd.DataFrame:
-    """Return errors found up to each depth (index) for each seed (columns), as a share of rows."""
-    curve = depths[depths["detector"].eq(detector) & depths["rate"].eq(rate)]
-    curve = curve.assign(hits=curve["precision"] * curve["depth"])
-    return curve.pivot(index="depth", columns="seed", values="hits")
-
-
-def _worthwhile_share(hits: pd.Series, min_hit_share: float) -> float:
-    """Return the share of the rows beyond which the marginal precision is too low."""
-    depth = hits.index.to_numpy()
-    widths = np.diff(depth, prepend=0)
-    marginal = np.diff(hits.to_numpy(), prepend=0) / widths
-    falling = IsotonicRegression(increasing=False)
-    precision = falling.fit_transform(np.arange(len(depth)), marginal, sample_weight=widths)
-    worthwhile = depth[precision >= min_hit_share - 1e-9]
-    return float(worthwhile[-1]) if len(worthwhile) else 0.0
-
-
-def _expected(
-    hits: pd.DataFrame, *, n_rows: int, start: int, end: int
-) -> tuple[Interval, Interval]:
-    """Return errors found between two depths, and the share of all found by the end, over seeds."""
-    depth = np.r_[0, hits.index.to_numpy()]
-    ends = [start / n_rows, end / n_rows]
-    found = np.array([np.interp(ends, depth, np.r_[0, curve]) for curve in hits.to_numpy().T])
-    between = (found[:, 1] - found[:, 0]) * n_rows
-    recall = found[:, 1] / hits.iloc[-1].to_numpy()
-    return (
-        mean_over_seeds(between, highest=end - start, n=n_rows),
-        mean_over_seeds(recall, highest=1, n=n_rows),
-    )

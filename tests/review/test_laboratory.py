@@ -172,11 +172,11 @@ def test_the_summary_says_how_many_of_the_flags_are_errors():
     ]
     rows += [("uniform", 0.05, seed, TFIDF, 10, 0.9, 1.0, 0.5) for seed in (1, 2)]
     description = laboratory.describe(
-        laboratory.Findings(detection(*rows), pd.DataFrame(), 0.02, 0.1, 1_000, 200, pd.DataFrame())
+        laboratory.Findings(detection(*rows), pd.DataFrame(), 0.02, 0.1, 1_000, 200)
     )
     assert (
-        "Of the first 2.0% of the rows real errors are: 40% [40%, 40%] if 5% of the labels are "
-        "wrong; 60% [60%, 60%] if 10% of" in description
+        "Of the first 2.0% of the rows injected errors are: 40% [40%, 40%] if 5% of the labels "
+        "are wrong; 60% [60%, 60%] if 10% of" in description
     )
     assert "1,000 rows" in description and "2 seeds" in description
 
@@ -191,7 +191,7 @@ def test_the_gains_are_listed_without_the_rows_that_are_left_as_they_are():
         },
         index=[laboratory.UNTREATED, "removed", "relabelled"],
     )
-    findings = laboratory.Findings(detection(), effect, 0.02, 0.1, 1_000, 200, pd.DataFrame())
+    findings = laboratory.Findings(detection(), effect, 0.02, 0.1, 1_000, 200)
     assert laboratory.describe_gains(findings) == (
         "Macro F1 against leaving the flagged rows: removed: +0.021 [+0.011, +0.032], better; "
         "relabelled: -0.010 [-0.020, -0.001], worse."
@@ -227,18 +227,16 @@ def test_the_laboratory_takes_its_sample_and_its_depth_from_the_settings():
     assert set(findings.detection["seed"]) == {7, 8}
 
 
-def test_the_laboratory_counts_confusable_hits_by_depth(findings):
-    depths, table = findings.depths, findings.detection
-    assert set(depths["kind"]) == {"confusable"} and set(depths["detector"]) == set(
-        table["detector"]
-    )
-    at_all = depths[depths["depth"] == 1]
-    assert len(at_all) == 2 * 2 * 5 and (at_all["recall"] == 1).all()
-    assert np.allclose(at_all["precision"], np.where(at_all["rate"] == 0.05, 11, 45) / 225)
-    good = depths[
-        (depths["detector"] == COMBINED) & (depths["rate"] == 0.2) & (depths["depth"] < 0.1)
-    ]
-    assert (good["precision"] > 0.9).all() and len(good) > 10
+def test_plain_tfidf_is_preferred_unless_another_detector_is_significantly_better(findings):
+    cases = findings.detection.drop_duplicates(["kind", "rate", "seed"])
+
+    def detection(gains):
+        plain = cases.assign(detector=TFIDF, auprc=0.5)
+        return pd.concat([plain, cases.assign(detector="topics", auprc=0.5 + gains)])
+
+    n = len(cases)
+    assert laboratory.best_detector(detection(np.linspace(0.01, 0.03, n))) == "topics"
+    assert laboratory.best_detector(detection(np.linspace(-0.03, 0.04, n))) == TFIDF
 
 
 def test_a_laboratory_that_is_off_has_a_table_without_rows(findings):

@@ -1,213 +1,135 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
-from lib.review import review_budget
+from lib.review.issues import DRAWN, review_queue
 from lib.review.review_budget import (
+    PILOT_ROWS,
     choose_budget,
-    describe,
-    expected_yield,
-    hits_by_depth,
-    nearest_rate,
+    expected_errors,
+    minutes,
+    pilot_errors,
+    share_of_errors,
 )
 
-STEPS = [
-    (0.05, 1.0),
-    (0.10, 0.5),
-    (0.50, 0.05),
-    (1.00, 0.0),
-]  # down to this share of the rows, this share of those passed is wrong
+
+def decided(n_errors, n_right, n_unsure=0):
+    decisions = ["drop", "relabel"] * n_errors + ["keep"] * n_right + ["unsure"] * n_unsure
+    decisions = decisions[n_errors:]
+    fingerprints = [f"{i:03}" for i in range(len(decisions))]
+    return pd.DataFrame({"fingerprint": fingerprints, "decision": decisions})
 
 
-def depths(*, steps=STEPS, factors=(1.0, 1.0), rate=0.1, detector="combined"):
-    """Return a table of the laboratory: one seed for each factor that the hits are multiplied
-    by."""
-    rows = []
-    for seed, factor in enumerate(factors):
-        ends, marginal = (np.array(each) for each in zip(*steps))
-        hits = (np.diff(ends, prepend=0) * marginal).cumsum() * factor
-        rows += [
-            ("confusable", rate, seed, detector, end, found / end, found / hits[-1])
-            for end, found in zip(ends, hits)
-        ]
-    return pd.DataFrame(
-        rows, columns=["kind", "rate", "seed", "detector", "depth", "precision", "recall"]
+def queue_of(is_error, seed):
+    """Return rows and their ranking, the first the worst; fingerprints are random."""
+    n = len(is_error)
+    fingerprints = np.random.default_rng(seed).permutation(n)
+    rows = pd.DataFrame(
+        {
+            "row_id": range(n),
+            "fingerprint": [f"{number:05}" for number in fingerprints],
+            "split": "train",
+            "label": np.where(is_error, "wrong", "right"),
+            "text": "a text",
+            "decided": False,
+        }
+    )
+    ranking = pd.DataFrame(
+        {
+            "row_id": range(n),
+            "score": np.linspace(1, 0, n),
+            "suggestion": "right",
+            "is_issue": True,
+        }
+    )
+    return rows, ranking
+
+
+@pytest.mark.parametrize("n_wrong", [0, 2, 10, 40, 100, 180, 200])
+def test_the_interval_holds_what_is_found_in_the_rest_of_the_queue(n_wrong):
+    """Errors crowd at the top of a ranking: the worst case for whoever looks at the top alone."""
+    is_error = np.arange(300) < n_wrong
+    held = []
+    for seed in range(60):
+        rows, ranking = queue_of(is_error, seed)
+        queue = review_queue(rows, ranking, [], n_rows=200, n_drawn=PILOT_ROWS)
+        wrong = queue["label"].eq("wrong").to_numpy()
+        decision = np.where(wrong, "drop", "keep")
+        decisions = queue.assign(decision=decision).head(PILOT_ROWS)
+        budget = choose_budget(180, decisions, max_rows=180, min_hit_share=1e-9)
+        assert budget.k == 180
+        held.append(budget.errors.low <= wrong[PILOT_ROWS:].sum() <= budget.errors.high)
+    assert np.mean(held) >= 0.9
+
+
+def test_the_pilot_is_drawn_from_the_queue_alone_and_comes_first():
+    rows, ranking = queue_of(np.zeros(100, dtype=bool), 3)
+    queue = review_queue(rows, ranking, [5], n_rows=51, n_drawn=PILOT_ROWS)
+    assert queue["row_id"].iloc[0] == 5  # the conflict
+    pilot = queue[queue["reason"] == DRAWN]
+    assert pilot.index.tolist() == list(range(1, 21))
+    assert pilot["row_id"].max() <= 50
+    in_queue = rows[rows["row_id"].isin(range(51)) & (rows["row_id"] != 5)]
+    assert pilot["fingerprint"].tolist() == sorted(in_queue["fingerprint"])[:20]
+    assert queue["row_id"].iloc[21:].is_monotonic_increasing  # then the worst first
+
+
+def test_the_pilot_is_the_first_twenty_sure_decisions_by_fingerprint():
+    decisions = decided(3, 30, n_unsure=2)
+    shuffled = decisions.sample(frac=1, random_state=1)
+    assert pilot_errors(shuffled).tolist() == [True] * 3 + [False] * 17
+    assert pilot_errors(decided(0, 4, n_unsure=5)).tolist() == [False] * 4
+
+
+def test_nothing_is_promised_before_people_have_looked():
+    budget = choose_budget(300, decided(3, 9), max_rows=200)
+    assert (budget.k, budget.bound, budget.share, budget.errors) == (200, "budget", None, None)
+    assert budget.describe() == (
+        "200 flags are queued (the budget (labels.queue_rows) ends there), some 50 minutes at 15 s "
+        "each. How many are errors is not known before people look: decide on the first 8, which "
+        "are drawn at random, and run this notebook again."
     )
 
 
-def issues(n=1_000, *, n_flagged=120):
-    return pd.DataFrame({"is_issue": np.arange(n) < n_flagged})
+def test_after_the_pilot_the_rest_is_estimated_by_it():
+    budget = choose_budget(100, decided(10, 10), max_rows=200)
+    assert (budget.k, budget.bound) == (100, "flags")
+    assert budget.describe() == (
+        "100 flags are queued (confident learning flags no more), some 25 minutes at 15 s each. Of "
+        "20 flags drawn at random, 10 were errors: expect 50 [27, 73] in the queue."
+    )
 
 
-def test_hits_are_counted_in_the_order_of_doubt():
-    planted = np.zeros(100, dtype=bool)
-    planted[[0, 1, 7, 50]] = True
-    table = hits_by_depth(np.linspace(1, 0, 100), planted)
+def test_a_pilot_without_an_error_says_that_nothing_points_to_any_and_ends_the_queue():
+    budget = choose_budget(100, decided(0, 20), max_rows=200)
+    high = stats.beta(0.5, 20.5).ppf(0.975)
+    assert (budget.k, budget.bound) == (0, "worth")
+    assert budget.describe() == (
+        "No flag is queued: fewer than 20% of the flags are errors. None of 20 flags drawn at "
+        f"random was an error: nothing points to errors, and at most {high:.0%} of the flags are "
+        "some."
+    )
+    goes_on = choose_budget(100, decided(0, 20), max_rows=200, min_hit_share=0.1)
+    assert (goes_on.k, goes_on.bound) == (100, "flags")
+
+
+def test_without_flags_or_room_nothing_is_queued():
     assert (
-        table["depth"].iloc[0] == 0.05
-        and table["depth"].iloc[-1] == 1
-        and table["depth"].is_monotonic_increasing
+        choose_budget(0, decided(0, 0), max_rows=9)
+        .describe()
+        .startswith("No flag is queued: confident learning flags no more.")
     )
-    by_rows = table.set_index((table["depth"] * 100).round().astype(int))
-    assert by_rows.loc[5, ["precision", "recall"]].tolist() == [2 / 5, 2 / 4]
-    assert by_rows.loc[8, ["precision", "recall"]].tolist() == [3 / 8, 3 / 4]
-    assert by_rows.loc[100, ["precision", "recall"]].tolist() == [4 / 100, 1]
-    assert (
-        hits_by_depth(np.linspace(0, 1, 100), planted)["recall"].iloc[0] == 0
-    )  # the last rows are the doubtful ones now
+    assert choose_budget(9, decided(0, 0), max_rows=0).bound == "budget"
 
 
-def test_hits_of_very_few_rows_have_one_depth():
-    assert hits_by_depth(np.array([0.9, 0.1]), np.array([False, True])).to_numpy().tolist() == [
-        [1, 0.5, 1]
-    ]
+def test_an_interval_never_has_no_width():
+    for n_errors in (0, 7, 20):
+        share = share_of_errors(n_errors, 20)
+        errors = expected_errors(n_errors, 20, k=50)
+        assert 0 < share.high - share.low < 0.5
+        assert errors.high - errors.low >= 3
 
 
-def test_looking_ends_where_fewer_than_one_in_five_of_the_next_rows_are_errors():
-    found = choose_budget(depths(), issues(), detector="combined", max_rows=200)
-    assert (found.k, found.bound, found.worthwhile, found.rate) == (100, "worth", 100, 0.1)
-    assert found.errors.value == pytest.approx(50 + 25) and found.recall.value == pytest.approx(
-        75 / 95
-    )
-    assert found.flagged_share == pytest.approx(0.12)
-
-
-@pytest.mark.parametrize(("share", "worthwhile"), [(0.9, 50), (0.5, 100), (0.05, 500), (0.04, 500)])
-def test_the_share_of_errors_that_is_worth_a_look_is_the_callers(share, worthwhile):
-    assert (
-        choose_budget(
-            depths(), issues(), detector="combined", max_rows=200, min_hit_share=share
-        ).worthwhile
-        == worthwhile
-    )
-
-
-def test_the_budget_and_the_flags_end_the_queue_too():
-    short = choose_budget(depths(), issues(), detector="combined", max_rows=60)
-    assert (short.k, short.bound, short.worthwhile) == (60, "budget", 100)
-    assert short.errors.value == pytest.approx(50 + 5) and short.recall.value == pytest.approx(
-        55 / 95
-    )
-    unflagged = choose_budget(depths(), issues(n_flagged=30), detector="combined", max_rows=60)
-    assert (unflagged.k, unflagged.bound, unflagged.errors.value) == (
-        30,
-        "flags",
-        pytest.approx(30),
-    )
-
-
-def test_a_stretch_without_hits_does_not_end_the_queue_if_more_hits_follow():
-    bumpy = depths(steps=[(0.05, 0.8), (0.10, 0.0), (0.15, 0.5), (1.0, 0.0)])  # 0 and 0.5 make 0.25
-    assert choose_budget(bumpy, issues(), detector="combined", max_rows=500).worthwhile == 150
-    assert (
-        choose_budget(
-            bumpy, issues(), detector="combined", max_rows=500, min_hit_share=0.3
-        ).worthwhile
-        == 50
-    )
-
-
-def test_decided_rows_are_the_first_of_the_ranking():
-    found = choose_budget(
-        depths(), issues(), detector="combined", max_rows=200, decided=np.arange(1_000) < 40
-    )
-    assert (found.k, found.bound, found.n_decided) == (60, "worth", 40)
-    assert found.errors.value == pytest.approx(10 + 25) and found.recall.value == pytest.approx(
-        75 / 95
-    )
-    rest = choose_budget(
-        depths(), issues(), detector="combined", max_rows=200, decided=np.arange(1_000) < 110
-    )
-    assert (rest.k, rest.errors.value) == (0, 0)
-    open_flags = choose_budget(
-        depths(),
-        issues(n_flagged=50),
-        detector="combined",
-        max_rows=200,
-        decided=np.arange(1_000) < 40,
-    )
-    assert (open_flags.k, open_flags.bound) == (10, "flags")
-
-
-def test_intervals_are_students_over_seeds():
-    found = choose_budget(
-        depths(factors=(0.8, 1.0, 1.2)), issues(), detector="combined", max_rows=50
-    )
-    reach = 4.302653 * 10 / np.sqrt(3)
-    assert found.errors.value == pytest.approx(50) and found.errors.low == pytest.approx(50 - reach)
-    assert found.errors.high == 50  # no more errors than rows
-    assert (found.recall.low, found.recall.high) == (pytest.approx(50 / 95), pytest.approx(50 / 95))
-
-
-def test_the_rate_is_the_nearest_to_the_share_of_flags_and_the_detector_the_one_that_ranked():
-    table = pd.concat(
-        [
-            depths(rate=0.02, steps=[(0.1, 0.0), (1.0, 0.01)]),
-            depths(rate=0.1),
-            depths(rate=0.1, detector="TF-IDF", steps=[(0.2, 1.0), (1.0, 0.0)]),
-        ]
-    )
-    assert nearest_rate(table, 0.05) == 0.02 and nearest_rate(table, 0.07) == 0.1
-    assert (
-        choose_budget(table, issues(n_flagged=30), detector="combined", max_rows=200).worthwhile
-        == 0
-    )
-    assert choose_budget(table, issues(), detector="combined", max_rows=200).worthwhile == 100
-    assert choose_budget(table, issues(), detector="TF-IDF", max_rows=200).worthwhile == 200
-
-
-def test_the_outlook_says_what_the_first_rows_bring():
-    table = expected_yield(
-        depths(), detector="combined", rate=0.1, n_rows=1_000, at=(50, 100, 25, 2_000)
-    )
-    assert table.index.tolist() == [25, 50, 100]
-    assert table["errors"].tolist() == pytest.approx([25, 50, 75]) and table[
-        "recall"
-    ].tolist() == pytest.approx([25 / 95, 50 / 95, 75 / 95])
-    assert table["minutes"].tolist() == [6, 12, 25]
-
-
-def test_the_description_says_what_to_expect_and_what_ends_the_queue():
-    description = choose_budget(depths(), issues(), detector="combined", max_rows=200).describe()
-    assert description == (
-        "Of the first 100 flags expect about 75 [75, 75] real errors; 79% [79%, 79%] of all errors "
-        "are found then. Reviewing them takes about 25 minutes at 15 s a row. Beyond 100 rows "
-        "there is fewer than one error in 5 texts. Measured at 10% of injected errors, the rate "
-        "nearest to the 12.0% of labels flagged here."
-    )
-    decided = np.arange(1_000) < 20
-    limited = choose_budget(
-        depths(), issues(), detector="combined", max_rows=60, decided=decided
-    ).describe()
-    assert "Of the next 60 flags expect about 45" in limited
-    assert "The budget (labels.queue_rows) ends the queue there. Beyond 100 rows" in limited
-    assert limited.endswith("Decided already: 20.")
-    few_flags = choose_budget(depths(), issues(n_flagged=30), detector="combined", max_rows=60)
-    assert "flags no more rows. Beyond" in few_flags.describe()
-
-
-def test_the_description_says_why_nothing_is_queued():
-    worthless = choose_budget(
-        depths(),
-        issues(),
-        detector="combined",
-        max_rows=200,
-        min_hit_share=1.0,
-        decided=np.arange(1_000) < 50,
-    )
-    assert worthless.describe().startswith(
-        "No flagged row is queued: beyond 50 rows there is fewer than one error in 1 texts."
-    )
-    unflagged = choose_budget(depths(), issues(n_flagged=0), detector="combined", max_rows=200)
-    assert unflagged.describe().startswith(
-        "No flagged row is queued: confident learning flags none."
-    )
-    no_room = choose_budget(depths(), issues(), detector="combined", max_rows=0)
-    assert "has no room for one" in no_room.describe()
-    assert review_budget.minutes(1) == 1
-
-
-def test_a_budget_without_a_laboratory_says_so():
-    assert describe(None, max_rows=1_200) == "Not measured: the queue takes the first 1,200 flags."
-    budget = choose_budget(depths(), issues(), detector="combined", max_rows=60)
-    assert describe(budget, max_rows=60) == budget.describe()
+def test_minutes_are_at_least_one():
+    assert (minutes(1), minutes(200)) == (1, 50)
