@@ -157,3 +157,19 @@ def test_a_vector_that_gains_nothing_gives_way_to_a_temperature():
     assert calibration.supported_method("none", losses) == "none"
     losses["vector"] = Interval(0.49, 0.4, 0.6, n=9)
     assert calibration.supported_method("vector", losses) == "vector"
+
+
+@pytest.mark.parametrize("n", [300, 3_000])
+def test_where_predictions_concentrate_the_interval_holds_the_error_of_its_bins(n):
+    rng = np.random.default_rng(12)
+    held = []
+    for _ in range(200):
+        confidence = np.clip(rng.beta(40, 1, n), 0.5, 1 - 1e-9)
+        accuracy = confidence - 0.03 - 0.1 * (confidence > 0.99)
+        y = (rng.random(n) >= accuracy).astype(int)
+        found = debiased_calibration_error(np.c_[confidence, 1 - confidence], y)
+        bins = np.array_split(np.argsort(confidence, kind="stable"), 15)
+        gaps = [np.mean(confidence[rows] - accuracy[rows]) for rows in bins]
+        true = np.sqrt(np.average(np.square(gaps), weights=[len(rows) for rows in bins]))
+        held.append(found.low <= true <= found.high)
+    assert np.mean(held) >= 0.88
