@@ -190,11 +190,13 @@ def debiased_calibration_error(
     gap = np.array([confidences[rows].mean() - right[rows].mean() for rows in bins])
     noise = np.array([_accuracy_variance(right[rows]) for rows in bins])
     square = float(weight @ (gap**2 - noise))
-    # around a true square s, estimates have the variance
+    # around true squares s of the bins, estimates have the variance
     # 4 s (weight^2 noise) + 2 (weight noise)^2, summed over bins
     z = stats.norm.ppf(0.5 + confidence / 2)
     weighted_noise = weight * noise
-    middle = square + 2 * z**2 * float(weight**2 @ noise)
+    excess = np.maximum(0, gap**2 - noise)
+    relative = excess / (weight @ excess) if excess.any() else 1.0
+    middle = square + 2 * z**2 * float((weight * relative) @ weighted_noise)
     product = square**2 - 2 * z**2 * float(weighted_noise @ weighted_noise)
     half = np.sqrt(max(0.0, middle**2 - product))
     squares = np.array([square, middle - half, middle + half])
