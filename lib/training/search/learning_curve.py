@@ -7,12 +7,12 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
-from scipy import optimize
+from scipy import optimize, stats
 from tqdm import tqdm
 
 from lib.config import FIXED_FOLDS
 from lib.evaluation import resampling
-from lib.evaluation.significance import Interval, student_interval
+from lib.evaluation.significance import Interval
 from lib.training.baseline import fit_baseline
 from lib.training.search.cross_validation import assign_folds
 
@@ -55,7 +55,7 @@ class LearningCurve:
         held-out rows
     law : through all sizes
     doubled : what twice the largest size would add to macro F1 by that law; the interval is of the
-        held-out rows, of the training rows drawn, and of how far such a law misses (`_gain_error`)
+        held-out rows, and of how far such a law misses
     missed : macro F1 at the largest size minus the forecast of a law that is fitted to the smaller
         ones alone
     n_held_out : rows that all sizes are scored on
@@ -119,9 +119,9 @@ def learning_curve(
         predicted[draw, i] = np.searchsorted(classes, predicted_labels)
 
     def scores(weights: np.ndarray) -> np.ndarray:
-        """Return the score of each draw and size: ndarray of shape (b, draws, sizes)."""
+        """Return the mean over draws of each size's score: ndarray of shape (b, sizes)."""
         f1 = partial(resampling.stacked_macro_f1, weights, y_true, n_classes=len(classes))
-        return np.stack([f1(y_pred) for y_pred in predicted], axis=1)
+        return np.mean([f1(y_pred) for y_pred in predicted], axis=0)
 
     plan = resampling.draws(len(scored), groups=scored["group"].to_numpy())
     return _fitted(sizes, scores, plan, n_resamples=n_resamples, confidence=confidence, seed=seed)
@@ -136,66 +136,31 @@ def _fitted(
     confidence: float,
     seed: int,
 ) -> LearningCurve:
-    """Return the intervals of the sizes' scores and the laws through them."""
+    """Return the intervals of the sizes' scores and the laws through them.
 
-    def mean_scores(weights: np.ndarray) -> np.ndarray:
-        return scores(weights).mean(axis=1)
-
-    value, low, high = resampling.bca_interval(
-        mean_scores,
-        plan,
-        n_resamples=max(n_resamples, MIN_RESAMPLES),
-        confidence=confidence,
-        seed=seed,
-    )
-    largest = sizes[-1]
-    law = power_law(sizes, value)
-    gain = law.gain_of_doubling(largest)
-    resamples = resampling.resampled(mean_scores, plan, n_resamples=n_resamples, seed=seed)
-    gains = [power_law(sizes, resample).gain_of_doubling(largest) for resample in resamples]
-    (by_draw,) = scores(np.bincount(plan.cell)[None])
-    missed = forecast_errors(sizes, value)
-    error = _gain_error(np.array(gains), by_draw, missed)
-    n_held_out = len(plan.cell)
-    doubled = student_interval(
-        gain, error, n_values=len(missed) + 1, n=n_held_out, confidence=confidence, bounds=(-1, 1)
-    )
-    table = pd.DataFrame({"n_train": sizes, "macro_f1": value, "low": low, "high": high})
-    return LearningCurve(table.set_index("n_train"), law, doubled, missed[-1], n_held_out)
-
-
-def forecast_errors(sizes: np.ndarray, scores: np.ndarray) -> list[float]:
-    """Return how far laws fitted to the smaller sizes alone miss each size that they can forecast.
-
-    Returns
-    -------
-    score minus forecast, of the fourth size on
-    """
-    errors = []
-    for i in range(MIN_SIZES - 1, len(sizes)):
-        law = power_law(sizes[:i], scores[:i])
-        errors.append(float(scores[i] - law(sizes[i])))
-    return errors
-
-
-def _gain_error(gains: np.ndarray, by_draw: np.ndarray, missed: list[float]) -> float:
-    """Return the standard error of the gain of doubling.
-
-    Three sources of chance add up: the held-out rows (`gains`, over resamples of them), the
-    training rows that happen to be drawn (the deviation of scores between draws, at the second
-    largest size, since the largest has all rows; once for each of the two sizes compared), and the
-    law, which may be wrong (its forecasts' errors).
+    Two sources of chance add up in the gain of doubling: the held-out rows, by a bootstrap, and the
+    law, which may be wrong, and the training rows drawn: as far as it missed the last size.
 
     Source
     ------
     ours
     """
-    rows_variance = gains.var(ddof=1)
-    draws_variance = 0.0
-    if len(by_draw) > 1:
-        draws_variance = 2 * by_draw[:, -2].var(ddof=1)
-    law_variance = np.mean(np.square(missed))
-    return float(np.sqrt(rows_variance + draws_variance + law_variance))
+    value, low, high = resampling.bca_interval(
+        scores, plan, n_resamples=max(n_resamples, MIN_RESAMPLES), confidence=confidence, seed=seed
+    )
+    largest = sizes[-1]
+    law = power_law(sizes, value)
+    gain = law.gain_of_doubling(largest)
+    resamples = resampling.resampled(scores, plan, n_resamples=n_resamples, seed=seed)
+    gains = [power_law(sizes, resample).gain_of_doubling(largest) for resample in resamples]
+    smaller_law = power_law(sizes[:-1], value[:-1])
+    missed = float(value[-1] - smaller_law(largest))
+    error = np.hypot(np.std(gains, ddof=1), missed)
+    half = float(stats.norm.ppf(0.5 + confidence / 2) * error)
+    n_held_out = len(plan.cell)
+    doubled = Interval(gain, gain - half, gain + half, n_held_out, confidence)
+    table = pd.DataFrame({"n_train": sizes, "macro_f1": value, "low": low, "high": high})
+    return LearningCurve(table.set_index("n_train"), law, doubled, missed, n_held_out)
 
 
 def power_law(sizes: np.ndarray, scores: np.ndarray) -> PowerLaw:
