@@ -442,6 +442,16 @@ def test_nothing_behind_the_equals_sign_is_the_empty_text_where_that_is_the_defa
             3,
             ["cross_validation.folds=2"],
         ),
+        (
+            {"search.nested_folds": 2, "labels.folds": 2, "cross_validation.folds": 2},
+            10,  # half of them are searched in five parts
+            ["search.trials=0", "cross_validation.curve_draws=0"],
+        ),
+        (
+            {"search.nested_folds": 12, "labels.folds": 2, "cross_validation.folds": 2},
+            12,
+            ["search.trials=0", "cross_validation.curve_draws=0"],
+        ),
     ],
 )
 def test_the_most_parts_that_a_class_is_dealt_into(overrides, n_folds, fewer):

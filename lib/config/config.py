@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -109,10 +110,19 @@ class Config(Section):
 
     @property
     def n_folds(self) -> int:
-        """Return the most folds that the training rows of a class are assigned to."""
-        has_fixed = self.search.trials or self.cross_validation.curve_draws
-        fixed = FIXED_FOLDS if has_fixed else 0
-        return max(self.labels.folds, self.cross_validation.folds, fixed)
+        """Return how many different training texts of a class all folds need."""
+        curve_folds = FIXED_FOLDS if self.cross_validation.curve_draws else 0
+        search_folds = self.search_folds if self.search.trials else 0
+        return max(self.labels.folds, self.cross_validation.folds, curve_folds, search_folds)
+
+    @property
+    def search_folds(self) -> int:
+        """Return how many different texts of a class a search needs."""
+        nested = self.search.nested_folds
+        if not nested:
+            return FIXED_FOLDS
+        # each of its searches has all folds but one
+        return max(nested, math.ceil(FIXED_FOLDS * nested / (nested - 1)))
 
     @property
     def fewer_folds(self) -> list[str]:
