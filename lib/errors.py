@@ -15,12 +15,12 @@ class WorkbookError(ValueError):
 
 
 def quoted(name: object, width: int = 40) -> str:
-    """Return a name as an error shows it: in quotes, in one line, cut to about `width` characters.
+    r"""Return a name as an error shows it: in quotes, in one line, cut to about `width` characters.
 
     Examples
     --------
-    >>> quoted("two\\nlines"), quoted("a very long name", 12)
-    ("'two\\\\nlines'", "'a very lon…'")
+    >>> quoted("two\nlines"), quoted("a very long name", 12)
+    ("'two\\nlines'", "'a very lon…'")
     """
     text = str(name)
     return repr(text if len(text) <= width else f"{text[: width - 2]}…")

@@ -117,6 +117,17 @@ def test_keys_decide(open_review, path, pressed, decision):
     assert found.position == 1
 
 
+def test_any_string_is_a_class_that_can_be_chosen(open_review, path, odd_name):
+    labels = ["art", odd_name, "art"]
+    queue = queue_of("one", "two", "three", labels=labels, suggestion=odd_name)
+    found = open_review(queue, class_names=["art", odd_name])
+    press(found, "relabel", "keep")
+    assert on_disk(path) == [["f0", "relabel", "art", odd_name], ["f1", "keep", odd_name, ""]]
+    found._choice.value = odd_name
+    press(found, "relabel", "undo")
+    assert len(on_disk(path)) == 2
+
+
 def test_keys_move_and_undo(open_review, path):
     found = open_review()
     positions = []
