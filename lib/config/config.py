@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from lib.config import paths
 from lib.config.sections import (
     AugmentationConfig,
     CleaningConfig,
@@ -69,7 +70,7 @@ class Config(Section):
 
     @classmethod
     def load(cls, profile: str | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
-        """Read a profile and lay dotted overrides over it.
+        """Read a profile and lay dotted overrides over it; paths become absolute.
 
         Parameters
         ----------
@@ -91,6 +92,10 @@ class Config(Section):
         settings = yaml.safe_load((PROFILES / f"{profile}.yaml").read_text(encoding="utf-8")) or {}
         for key, value in (overrides or {}).items():
             _set_dotted(settings, key, value)
+        for key in paths.KEYS:
+            section, _, name = key.partition(".")
+            if name in (settings.get(section) or {}):
+                settings[section][name] = paths.absolute(key, settings[section][name])
         try:
             return cls.model_validate({**settings, "profile": profile})
         except ValidationError as error:
@@ -100,6 +105,16 @@ class Config(Section):
     def flat(self) -> dict[str, Any]:
         """Return every setting under its dotted key."""
         return {key: self.value(key) for key in setting_keys()}
+
+    def local_paths(self) -> dict[str, Any]:
+        """Return the settings that name a file or folder, under their dotted keys, as for JSON."""
+        values = self.model_dump(mode="json")
+        found = {}
+        for key in paths.KEYS:
+            section, _, name = key.partition(".")
+            if paths.names_a_path(values[section][name]):
+                found[key] = values[section][name]
+        return found
 
     def value(self, key: str) -> Any:
         """Return the setting under a dotted key."""

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from nbclient import NotebookClient
 
-from lib.delivery import site
+from lib.delivery import kernels, site
 from lib.errors import WorkbookError
 from lib.review import widget
 from lib.review.decisions import DECISION_COLUMNS, read_decisions, record_decisions
@@ -400,7 +400,10 @@ def executed(tmp_path, *, rows=1, before=""):
     document = nbformat.v4.new_notebook(
         cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}}
     )
-    NotebookClient(document, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    folder = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(
+        document, timeout=120, resources=folder, kernel_manager_class=kernels.OwnKernel
+    ).execute()
     return document
 
 
