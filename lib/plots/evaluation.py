@@ -120,7 +120,8 @@ def confusion_matrix(counts: pd.DataFrame, *, title: str, ax: Axes | None = None
     else:
         size = 5.5 + 0.085 * len(counts)
         ax = ax or new_axes(width=size + 1.0, height=size, grid=False)
-        ax.figure.set_layout_engine("none")  # it would measure every name several times
+        # constrained layout would measure every name several times
+        ax.figure.set_layout_engine("none")  # type: ignore[union-attr]
         _shades(ax, counts)
         title += "; confused classes stand together"
     if len(counts) > MAX_NAMED:
