@@ -63,7 +63,13 @@ FILES = {
 
 def home() -> Path:
     """Return the folder that holds data, models and reports: WORKBOOK_HOME, else the repository."""
-    return Path(os.environ.get("WORKBOOK_HOME") or REPOSITORY).resolve()
+    return Path(os.environ.get("WORKBOOK_HOME") or REPOSITORY).expanduser().resolve()
+
+
+def anchor_home() -> None:
+    """Make WORKBOOK_HOME absolute, for processes that this one starts in other folders."""
+    if os.environ.get("WORKBOOK_HOME"):
+        os.environ["WORKBOOK_HOME"] = str(home())
 
 
 def free_disk() -> int:

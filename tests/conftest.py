@@ -11,6 +11,12 @@ import pytest
 from filelock import FileLock
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# any string is the name of a class: also those that tables, formulas and formats have a use for
+ODD_NAMES = [
+    *("All", "all classes", "rows", "index", "count", "text", "label", "row_id", "fold", "p: x"),
+    *("nan", "NA", "null", "None", "True", "1", "neg ", " pos", "_x", "$x$ and $y_1$", "'=1", "=1"),
+    *("<b>bold</b>", "a, b", 'say "yes"', "two\nlines", "tab\there", "x" * 200, "数学", "é\u0301"),
+]
 NEWSGROUPS = REPOSITORY.parent / "shared" / "data" / "newsgroups.parquet"
 
 
@@ -56,6 +62,16 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def odd_names():
+    return ODD_NAMES
+
+
+@pytest.fixture(params=ODD_NAMES, ids=lambda name: ascii(name)[:20])
+def odd_name(request):
+    return request.param
 
 
 @pytest.fixture

@@ -415,6 +415,57 @@ def test_nothing_behind_the_equals_sign_is_the_empty_text_where_that_is_the_defa
 
 
 @pytest.mark.parametrize(
+    ("key", "given", "expected"),
+    [
+        ("data.source", "t.csv", "{cwd}/t.csv"),
+        ("data.source", "../t.csv", "{cwd}/../t.csv"),
+        ("data.source", "/elsewhere/t.csv", "/elsewhere/t.csv"),
+        ("data.source", "~/t.csv", "{home}/t.csv"),
+        ("data.source", "hub:t.csv", "hub:t.csv"),
+        ("data.source", "docstrings", "docstrings"),
+        ("training.backbone", "models/bert", "{cwd}/models/bert"),
+        ("training.backbone", "./models/bert", "{cwd}/models/bert"),
+        ("training.backbone", "models/other", "models/other"),
+        ("training.backbone", "tiny", "tiny"),
+        ("labels.encoder", "models/bert", "{cwd}/models/bert"),
+        ("labels.encoder", None, None),
+        ("augmentation.masked_model", "models/bert", "{cwd}/models/bert"),
+        ("augmentation.paraphraser", "models/bert", "{cwd}/models/bert"),
+        ("augmentation.translators", ["models/bert", "a/b"], ("{cwd}/models/bert", "a/b")),
+        (
+            "cross_validation.members",
+            {"models/bert": {"backbone": "models/bert", "pooling": "mean"}, "plain": {}},
+            {"models/bert": {"backbone": "{cwd}/models/bert", "pooling": "mean"}, "plain": {}},
+        ),
+        (
+            "search.space",
+            {"backbone": ["tiny", "models/bert"], "batch_size": {"low": 1, "high": 2}},
+            {"backbone": ["tiny", "{cwd}/models/bert"], "batch_size": {"low": 1, "high": 2}},
+        ),
+    ],
+)
+def test_paths_are_made_absolute_where_settings_enter(tmp_path, monkeypatch, key, given, expected):
+    (tmp_path / "models" / "bert").mkdir(parents=True)
+    (tmp_path / "tiny").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    config = Config.load("smoke", {key: given})
+    filled = filled_in(expected, cwd=tmp_path, home="/home/me")
+    assert config.value(key) == filled
+    is_path = "{cwd}" in str(expected) or "{home}" in str(expected) or str(given).startswith("/")
+    as_json = list(filled) if isinstance(filled, tuple) else filled
+    assert config.local_paths() == ({key: as_json} if is_path else {})
+
+
+def filled_in(value, **places):
+    if isinstance(value, dict):
+        return {name: filled_in(inner, **places) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(filled_in(inner, **places) for inner in value)
+    return value.format(**places) if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize(
     ("overrides", "n_folds", "fewer"),
     [
         (
@@ -441,6 +492,16 @@ def test_nothing_behind_the_equals_sign_is_the_empty_text_where_that_is_the_defa
             },
             3,
             ["cross_validation.folds=2"],
+        ),
+        (
+            {"search.nested_folds": 2, "labels.folds": 2, "cross_validation.folds": 2},
+            10,  # half of them are searched in five parts
+            ["search.trials=0", "cross_validation.curve_draws=0"],
+        ),
+        (
+            {"search.nested_folds": 12, "labels.folds": 2, "cross_validation.folds": 2},
+            12,
+            ["search.trials=0", "cross_validation.curve_draws=0"],
         ),
     ],
 )

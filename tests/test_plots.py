@@ -1,3 +1,5 @@
+import io
+
 import IPython.display
 import matplotlib.pyplot as plt
 import numpy as np
@@ -5,6 +7,7 @@ import pandas as pd
 import pytest
 
 from lib import plots
+from lib.plots import style
 
 NASTY = [
     "$",
@@ -236,6 +239,67 @@ def test_a_confusion_matrix_shows_counts_and_shares_of_the_true_class():
         pd.DataFrame([[3, 1], [0, 2]], index=["a", "b"], columns=["a", "b"]), title="Confusions"
     )
     assert [text.get_text() for text in ax.texts] == ["3\n75%", "1\n25%", "0\n0%", "2\n100%"]
+
+
+def test_many_classes_are_shades_and_confused_ones_stand_together():
+    names = [f"class {i:02}" for i in range(16)]
+    counts = pd.DataFrame(8 * np.eye(16, dtype=int), index=names, columns=names)
+    for one, other in ((0, 9), (9, 3), (12, 5)):
+        counts.iloc[one, other] = 8
+        counts.iloc[other, one] = 2
+    ax = plots.confusion_matrix(counts, title="Confusions")
+    assert titles(ax) == " | Confusions (n = 158); confused classes stand together |  |  | "
+    assert list(ax.texts) == []
+    shown = [label.get_text() for label in ax.get_yticklabels()]
+    assert shown == [label.get_text() for label in ax.get_xticklabels()]
+    assert sorted(shown) == names
+    place = {name: shown.index(name) for name in names}
+    group = sorted(place[f"class {i:02}"] for i in (0, 3, 9))
+    assert group == list(range(group[0], group[0] + 3))
+    assert abs(place["class 12"] - place["class 05"]) == 1
+    shades = ax.images[0].get_array()
+    assert shades[place["class 12"], place["class 05"]] == 0.5
+    assert shades[place["class 05"], place["class 12"]] == 0.2
+    assert shades[place["class 09"], place["class 09"]] == 8 / 18
+
+
+def test_a_figure_of_150_classes_is_small():
+    names = [f"class {i}" for i in range(150)]
+    counts = pd.DataFrame(np.eye(150, dtype=int), index=names, columns=names)
+    ax = plots.confusion_matrix(counts, title="Confusions")
+    content = io.BytesIO()
+    ax.figure.savefig(content, bbox_inches="tight")
+    assert len(content.getvalue()) < 300_000
+    assert ax.get_xlabel() == "predicted, in the order of the labels"
+    assert (len(ax.get_xticks()), len(ax.get_yticks())) == (0, 150)
+    assert (ax.figure.get_size_inches() < 20).all()
+
+
+def test_a_bin_that_is_all_right_is_drawn_though_its_interval_is_a_rounding_error_off():
+    table = pd.DataFrame(
+        {"accuracy": [0.0, 1.0], "low": [1e-17, 0.7], "high": [0.3, 1 - 1e-16], "n": [9, 9]},
+        index=["1-9", "10-19"],
+    )
+    ax = plots.accuracy_by_length(table, overall=0.5)
+    assert [line.get_ydata().tolist() for line in ax.containers[0].lines[1]] == [[0, 0.7], [0.3, 1]]
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_any_string_is_the_name_of_a_class_in_a_figure(odd_names):
+    balanced = balance(odd_names, range(1, len(odd_names) + 1))
+    drawn = [
+        plots.class_balance(balanced),
+        plots.confusion_matrix(square(odd_names), title="Confusions"),
+        plots.scores_with_intervals(scores(odd_names, ["a"]), title="F1 by class"),
+    ]
+    for ax in drawn:
+        ax.figure.canvas.draw()
+        shown = [label.get_text() for label in ax.get_yticklabels()]
+        assert not any("  " in name or "\t" in name for name in shown)
+        assert max(map(len, shown)) <= 36
+    names = [label.get_text() for label in drawn[0].get_yticklabels()]
+    assert names[::-1] == [style.short(name) for name in odd_names]
+    assert {"All", "nan", "neg", "_x", "two lines", "x" * 33 + "…"} <= set(names)
 
 
 def test_a_class_without_rows_does_not_break_the_confusion_matrix():

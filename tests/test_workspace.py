@@ -38,6 +38,20 @@ def test_home_is_the_environments_else_the_repository(tmp_path, monkeypatch):
     assert workspace.home() == Path(workspace.__file__).resolve().parents[1]
 
 
+@pytest.mark.parametrize("given", ["out", "./out", "~/out"])
+def test_a_relative_home_stays_where_it_was_first_meant(tmp_path, monkeypatch, given):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WORKBOOK_HOME", given)
+    monkeypatch.chdir(tmp_path)
+    workspace.anchor_home()
+    monkeypatch.chdir("/")
+    assert workspace.home() == (tmp_path / "out").resolve()
+    assert os.environ["WORKBOOK_HOME"] == str(tmp_path / "out")
+    monkeypatch.delenv("WORKBOOK_HOME")
+    workspace.anchor_home()
+    assert "WORKBOOK_HOME" not in os.environ
+
+
 @pytest.mark.parametrize(
     ("source", "name"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from lib.config import paths
 from lib.config.sections import (
     AugmentationConfig,
     CleaningConfig,
@@ -68,7 +70,7 @@ class Config(Section):
 
     @classmethod
     def load(cls, profile: str | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
-        """Read a profile and lay dotted overrides over it.
+        """Read a profile and lay dotted overrides over it; paths become absolute.
 
         Parameters
         ----------
@@ -90,6 +92,10 @@ class Config(Section):
         settings = yaml.safe_load((PROFILES / f"{profile}.yaml").read_text(encoding="utf-8")) or {}
         for key, value in (overrides or {}).items():
             _set_dotted(settings, key, value)
+        for key in paths.KEYS:
+            section, _, name = key.partition(".")
+            if name in (settings.get(section) or {}):
+                settings[section][name] = paths.absolute(key, settings[section][name])
         try:
             return cls.model_validate({**settings, "profile": profile})
         except ValidationError as error:
@@ -100,6 +106,16 @@ class Config(Section):
         """Return every setting under its dotted key."""
         return {key: self.value(key) for key in setting_keys()}
 
+    def local_paths(self) -> dict[str, Any]:
+        """Return the settings that name a file or folder, under their dotted keys, as for JSON."""
+        values = self.model_dump(mode="json")
+        found = {}
+        for key in paths.KEYS:
+            section, _, name = key.partition(".")
+            if paths.names_a_path(values[section][name]):
+                found[key] = values[section][name]
+        return found
+
     def value(self, key: str) -> Any:
         """Return the setting under a dotted key."""
         value: Any = self
@@ -109,10 +125,19 @@ class Config(Section):
 
     @property
     def n_folds(self) -> int:
-        """Return the most folds that the training rows of a class are assigned to."""
-        has_fixed = self.search.trials or self.cross_validation.curve_draws
-        fixed = FIXED_FOLDS if has_fixed else 0
-        return max(self.labels.folds, self.cross_validation.folds, fixed)
+        """Return how many different training texts of a class all folds need."""
+        curve_folds = FIXED_FOLDS if self.cross_validation.curve_draws else 0
+        search_folds = self.search_folds if self.search.trials else 0
+        return max(self.labels.folds, self.cross_validation.folds, curve_folds, search_folds)
+
+    @property
+    def search_folds(self) -> int:
+        """Return how many different texts of a class a search needs."""
+        nested = self.search.nested_folds
+        if not nested:
+            return FIXED_FOLDS
+        # each of its searches has all folds but one
+        return max(nested, math.ceil(FIXED_FOLDS * nested / (nested - 1)))
 
     @property
     def fewer_folds(self) -> list[str]:

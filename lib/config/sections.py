@@ -29,7 +29,8 @@ class DataConfig(Section):
     time_column: str | None = None
     # of CSV, TSV and JSON files; None detects it from the bytes
     encoding: str | None = None
-    # a stratified sample of this many rows; None takes all
+    # a stratified sample of this many rows, more where the splits and folds of a class need them;
+    # None takes all
     rows: int | None = Field(None, ge=10)
     # treat labels that differ only in case or blanks as one
     merge_labels: bool = False
@@ -95,7 +96,8 @@ class LabelsConfig(Section):
     encoder: str | None = "minilm"
     # that it reads of a text
     encoder_tokens: int = Field(128, ge=8, le=512)
-    # of the laboratory, which injects errors to see which detector finds them; 0: no laboratory
+    # of the laboratory, which injects errors to see which detector finds them, and at least
+    # `folds` + 1 of each class; 0: no laboratory
     lab_rows: int = Field(5_000, ge=0)
     # shares of labels made wrong
     lab_rates: tuple[float, ...] = Field((0.02, 0.05, 0.10, 0.20), min_length=1)
@@ -117,7 +119,7 @@ class AugmentationConfig(Section):
     """Changed copies of training texts. Their gain is measured; `train` makes models learn them."""
 
     methods: tuple[Augmentation, ...] = ("insert", "delete", "swap")
-    # training rows that get copies; None takes all
+    # training rows that get copies, at least 4 of each class; None takes all
     rows: int | None = Field(4_000, ge=10)
     # of a text by each method
     copies: int = Field(1, ge=1, le=20)
@@ -220,7 +222,7 @@ class TrainingConfig(Section):
     adversarial_epsilon: float = Field(0.01, gt=0)
     # --- evaluating and stopping
     eval_steps: int = Field(100, ge=1)
-    # validation rows for early stopping; None takes all
+    # validation rows for early stopping, at least 4 of each class; None takes all
     eval_rows: int | None = Field(None, ge=10)
     patience: int = Field(3, ge=1)  # evaluations without a better macro F1
     # --- the machine
@@ -261,6 +263,7 @@ class LedgerConfig(Section):
     # names in lib.training.ledger.TECHNIQUES; `all` takes every one
     techniques: tuple[str, ...] = ()
     seeds: int = Field(3, ge=2)  # each draws its training rows, its head and its dropout
+    # at least 4 of each class, as of validation
     train_rows: int = Field(4_000, ge=20)
     val_rows: int = Field(3_000, ge=20)
     epochs: float = Field(2.0, gt=0)
@@ -271,7 +274,7 @@ class CrossValidationConfig(Section):
 
     folds: int = Field(5, ge=2)
     repeats: int = Field(1, ge=1)  # each assigns the rows to other folds
-    # a stratified sample of the training rows; None takes all
+    # a stratified sample of the training rows, at least two a fold of each class; None takes all
     rows: int | None = Field(None, ge=20)
     # of a fold's training rows, that stop the training: never the rows it is scored on
     early_stopping_share: float = Field(0.1, gt=0, lt=0.5)
@@ -363,7 +366,7 @@ class SearchConfig(Section):
     sampler: Literal["tpe", "gp", "random"] = "tpe"  # what proposes settings
     # what stops a hopeless trial; it evaluates twice an epoch
     pruner: Literal["median", "hyperband", "none"] = "median"
-    # a stratified sample of the training rows; None takes all
+    # a stratified sample of the training rows, at least 10 of each class; None takes all
     rows: int | None = Field(2_000, ge=20)
     # each repeats the search, to measure how optimistic it is; 0: none
     nested_folds: int = Field(0, ge=0)

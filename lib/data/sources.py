@@ -13,7 +13,7 @@ from lib import provenance, workspace
 from lib.config import Config, closest
 from lib.data import docstrings
 from lib.data.formats import existing, read_file, read_folder, read_hub
-from lib.errors import WorkbookError
+from lib.errors import MAX_CHARS, WorkbookError, listed, quoted
 
 SPLIT_NAMES = {
     "train": "train",
@@ -25,6 +25,7 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
+MIN_CLASS_ROWS = 4  # that a sample takes of each class
 
 
 def load_table(
@@ -118,7 +119,8 @@ def raw_path(config: Config) -> Path:
 def raw_table(config: Config, *, progress: bool = True) -> pd.DataFrame:
     """Return the configured table, checked, and sampled to `data.rows`.
 
-    The first call imports it into data/raw.
+    A sample is larger than that where every split and fold of a class needs it. The first call
+    imports the table into data/raw.
 
     Raises
     ------
@@ -133,7 +135,7 @@ def raw_table(config: Config, *, progress: bool = True) -> pd.DataFrame:
     if data.merge_labels:
         table["label"] = merged_labels(table["label"])
     if data.rows and data.rows < len(table):
-        at_least = _min_rows(config, folds=config.n_folds)
+        at_least = max(MIN_CLASS_ROWS, _min_rows(config, folds=config.n_folds))
         table = sample_rows(table, data.rows, seed=config.seed, at_least=at_least)
     check_labels(table, config)
     return table
@@ -157,16 +159,16 @@ def check_labels(table: pd.DataFrame, config: Config) -> None:
     names = pd.Series(sorted(labels.unique()), dtype=object)
     clashes = [group for _, group in names.groupby(_folded(names)) if len(group) > 1]
     if clashes:
-        listed = "; ".join(_listed(group) for group in clashes)
+        spellings = listed((" and ".join(map(quoted, group)) for group in clashes), 100)
         raise WorkbookError(
-            f"{source}: labels that differ in case or blanks alone: {listed}. "
+            f"{source}: labels that differ in case or blanks alone: {spellings}. "
             "Merge them with --set data.merge_labels=true, or fix the data"
         )
     if len(names) == 1:
-        rows = f"rows have the label {names[0]!r}"
+        rows = f"rows have the label {quoted(names[0])}"
         if textless:
-            rows = f"rows that have a text have the label {names[0]!r}"
-            rows += f" ({_listed(textless[:5])} has none)"
+            rows = f"rows that have a text have the label {quoted(names[0])}"
+            rows += f" ({listed(map(quoted, textless), 60)} has none)"
         raise WorkbookError(f"{source}: all {rows}; at least two classes are needed")
     check_class_sizes(labels.value_counts(), config, where=source)
 
@@ -189,21 +191,42 @@ def check_class_sizes(
         return
     if dropped is None:
         dropped = pd.DataFrame(columns=["label", "rule"])
-    listed = ", ".join(_class_size(name, n, dropped) for name, n in small.head(10).items())
-    if len(small) > 10:
-        listed += f" and {len(small) - 10} more"
     remedies = ["add rows", "drop the class"]
-    if (dropped["label"].isin(small.index) & (dropped["rule"] == "min_words")).any():
+    lost = dropped[dropped["label"].isin(small.index)]
+    is_sample = bool(config.data.rows) and config.data.rows <= counts.sum() + len(dropped)
+    if is_sample and len(lost):
+        remedies.insert(0, f"raise data.rows={config.data.rows}")
+    if (lost["rule"] == "min_words").any():
         remedies.append("keep more of its rows with other settings of cleaning")
     if dropped["rule"].isin(["drop", "relabel"]).any():
         remedies.append("change decisions")
     if small.max() >= _min_rows(config, folds=2):
-        options = " ".join(f"--set {setting}" for setting in config.fewer_folds)
-        remedies.append(f"take fewer folds with {options}")
-    raise WorkbookError(
-        f"{where}: classes with fewer than the {needed} rows that three splits and "
-        f"{config.n_folds} folds need: {listed}; {', '.join(remedies[:-1])}, or {remedies[-1]}"
-    )
+        remedies += _fewer_folds(config)
+    start = f"{where}: classes with fewer than the {needed} rows that three splits and "
+    start += f"{config.n_folds} folds need: "
+    end = f"; {_alternatives(remedies)}"
+    classes = [_class_size(name, n, dropped) for name, n in small.items()]
+    raise WorkbookError(start + listed(classes, MAX_CHARS - len(start + end)) + end)
+
+
+def check_training_texts(train: pd.DataFrame, config: Config, *, where: str) -> None:
+    """Raise WorkbookError where a class has fewer different training texts than there are folds.
+
+    Parameters
+    ----------
+    train : training rows with `label` and `group`; near-copies are one text
+    where : what the rows are, for the message
+    """
+    n_texts = train.groupby("label")["group"].nunique().sort_values(kind="stable")
+    small = n_texts[n_texts < config.n_folds]
+    if small.empty:
+        return
+    start = f"{where}: {config.n_folds} folds need as many different training texts of each class "
+    start += "(near-copies are one): "
+    remedies = ["add texts", "drop the class", *_fewer_folds(config)]
+    end = f"; {_alternatives(remedies)}"
+    classes = [f"{quoted(name)} ({n})" for name, n in small.items()]
+    raise WorkbookError(start + listed(classes, MAX_CHARS - len(start + end)) + end)
 
 
 def merged_labels(labels: pd.Series) -> pd.Series:
@@ -214,26 +237,20 @@ def merged_labels(labels: pd.Series) -> pd.Series:
 
 
 def sample_rows(
-    table: pd.DataFrame, rows: int, *, seed: int, at_least: int = 1, setting: str = "data.rows"
+    table: pd.DataFrame, rows: int, *, seed: int, at_least: int = MIN_CLASS_ROWS
 ) -> pd.DataFrame:
-    """Return a stratified sample of `rows` labelled rows, in the order of the table.
+    """Return a stratified sample of labelled rows, in the order of the table.
 
     Parameters
     ----------
-    at_least : rows of a rare class that are taken, as far as it has them, at the cost of the
-        largest
-    setting : the one that says how many rows, for the error
-
-    Raises
-    ------
-    WorkbookError : fewer rows than two of each class.
+    rows : of the sample, which is larger where the classes need it
+    at_least : rows of each class that are taken, as far as it has them; 2 or more
     """
     from sklearn.model_selection import train_test_split
 
     labelled = table[table["label"].notna() & table["text"].notna()]
     sizes = labelled["label"].value_counts()
-    if rows < 2 * len(sizes):
-        raise WorkbookError(f"{setting}={rows} is too small a sample of {len(sizes)} classes")
+    rows = max(rows, int(sizes.clip(upper=at_least).sum()))
     if rows >= len(labelled) - len(sizes):
         return _cut_largest_classes(labelled, rows, seed=seed)
     # a class of one row cannot be split
@@ -262,13 +279,22 @@ def _min_rows(config: Config, *, folds: int) -> int:
     return int(np.ceil(max(folds / train, 1 / val, 1 / test) + 1))
 
 
+def _fewer_folds(config: Config) -> list[str]:
+    """Return the remedy that takes the fewest folds; none where these are taken."""
+    return [f"set {', '.join(config.fewer_folds)}"] if config.fewer_folds else []
+
+
+def _alternatives(remedies: list[str]) -> str:
+    return f"{', '.join(remedies[:-1])}, or {remedies[-1]}"
+
+
 def _class_size(name: Any, n: int, dropped: pd.DataFrame) -> str:
     """Return a class with its number of rows, and what took those that went before."""
     lost = dropped.loc[dropped["label"] == name, "rule"].value_counts()
     if lost.empty:
-        return f"{name!r} ({n})"
+        return f"{quoted(name)} ({n})"
     rules = ", ".join(f"{rule} took {count}" for rule, count in lost.items())
-    return f"{name!r} ({n} of {n + lost.sum()} left: {rules})"
+    return f"{quoted(name)} ({n} of {n + lost.sum()} left: {rules})"
 
 
 def _listed(names: Any) -> str:
@@ -368,7 +394,7 @@ def _as_label(value: Any) -> str | None:
         return None
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))  # integers next to a missing value arrive as floats
-    return str(value)
+    return _as_text(value)
 
 
 def raw_texts(config: Config, row_ids: Iterable[int]) -> list[str | None]:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lib.data.duplicates import group_ids
-from lib.errors import WorkbookError
+from lib.errors import WorkbookError, quoted
 
 SPLITS = ("train", "val", "test")
 _RANK = {"": 0, **{name: rank for rank, name in enumerate(SPLITS)}}
@@ -182,14 +182,33 @@ def assign_splits(
         shares=tuple(parts / parts.sum()),
         seed=seed,
     )
-    n_rows = pd.crosstab(rows["label"].to_numpy(), split)
-    n_rows = n_rows.reindex(columns=list(SPLITS), fill_value=0)
-    for label, name in n_rows[n_rows == 0].stack().index:
-        raise WorkbookError(
-            f"class {label!r} has no row in the split {name!r}; the splits were given by the data: "
-            "merge or drop the class, or let them be drawn"
-        )
+    n_rows = split_sizes(rows.assign(split=split)).iloc[:-1, :-1]
+    missing = np.argwhere(n_rows.to_numpy() == 0)
+    if len(missing):
+        row, column = missing[0]
+        why = "its rows are near-copies, which stay together: add rows, or drop the class"
+        if rows["given"].ne("").any():
+            why = "the splits were given by the data: merge or drop the class, or let them be drawn"
+        label = quoted(n_rows.index[row])
+        raise WorkbookError(f"class {label} has no row in the split {SPLITS[column]!r}; {why}")
     return split
+
+
+def split_sizes(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return how many rows each class has in each split.
+
+    Parameters
+    ----------
+    rows : with `label` and `split`
+
+    Returns
+    -------
+    DataFrame by label, of SPLITS and `rows`, their sum; the last row is the sum of all classes
+    """
+    counts = pd.crosstab(rows["label"], rows["split"]).reindex(columns=list(SPLITS), fill_value=0)
+    counts["rows"] = counts.sum(axis=1)
+    totals = counts.sum().to_frame("all classes").T
+    return pd.concat([counts, totals]).rename_axis(index="label", columns="split")
 
 
 def leak_matrix(pairs: pd.DataFrame, split: Sequence[str]) -> Leaks:

@@ -46,6 +46,7 @@ class _OneLineErrors(click.Group):
 @click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """From a table of labelled texts to a model one can trust, and a report."""
+    workspace.anchor_home()
 
 
 @main.command()
@@ -162,7 +163,8 @@ def models(uri: str) -> None:
 def lab(options: tuple[str, ...]) -> None:
     """Open the notebooks in JupyterLab; words after -- go to it."""
     command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={workspace.REPOSITORY}"]
-    sys.exit(subprocess.call([*command, "--ServerApp.ip=127.0.0.1", *options]))
+    own_kernels = "--ServerApp.kernel_spec_manager_class=lib.delivery.kernels.OwnKernels"
+    sys.exit(subprocess.call([*command, "--ServerApp.ip=127.0.0.1", own_kernels, *options]))
 
 
 @main.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sys
 import tempfile
@@ -19,7 +18,6 @@ from lib import workspace
 from lib.config import closest
 from lib.errors import WorkbookError
 
-LAST_ANSWER_SECONDS = 0.5  # that a kernel has to finish its last answer before it is ended
 LOG_FILE_SECONDS = 15.0  # between two lines of live output where it goes to a file
 
 
@@ -58,9 +56,9 @@ def execute(
     from nbclient.exceptions import DeadKernelError
     from traitlets.config import Config
 
-    # of this kernel alone: a shared name mixes up runs side by side
-    with tempfile.TemporaryDirectory(prefix="kernel-") as sockets:
-        sockets_not_ports = {"transport": "ipc", "connection_file": f"{sockets}/kernel.json"}
+    from lib.delivery import kernels
+
+    with tempfile.TemporaryDirectory(prefix="kernel-") as folder:
         try:
             papermill.execute_notebook(
                 str(workspace.NOTEBOOKS / f"{notebook}.ipynb"),
@@ -70,11 +68,12 @@ def execute(
                 cwd=str(workspace.NOTEBOOKS),
                 log_output=True,
                 progress_bar={"desc": "  cells", "leave": False} if progress else False,
-                kernel_manager_class=_patient_kernel_manager(),
-                config=Config({"KernelManager": sockets_not_ports}),
+                kernel_manager_class=kernels.OwnKernel,
+                config=Config({"KernelManager": kernels.connection(folder)}),
             )
         except papermill.PapermillExecutionError as error:
-            why = f"{error.ename}: {error.evalue}"
+            is_ours = error.ename == WorkbookError.__name__
+            why = error.evalue if is_ours else f"{error.ename}: {error.evalue}"
         except DeadKernelError:
             why = "its kernel died; was it out of memory? Fewer rows: --set data.rows=5000"
         else:
@@ -110,22 +109,6 @@ def live_output(bar: tqdm) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.propagate = propagate
-
-
-def _patient_kernel_manager() -> type:
-    from jupyter_client.manager import AsyncKernelManager
-
-    class PatientKernelManager(AsyncKernelManager):
-        """Ends a kernel with an interrupt first, as jupyter_client does.
-
-        But not within its last answer: the kernel's own code would print a traceback.
-        """
-
-        async def shutdown_kernel(self, **options: bool) -> None:  # type: ignore[override]
-            await asyncio.sleep(LAST_ANSWER_SECONDS)
-            await super().shutdown_kernel(**options)
-
-    return PatientKernelManager
 
 
 def _heading(executed: Path) -> str:

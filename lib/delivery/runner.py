@@ -73,9 +73,13 @@ def run_workbook(
         another process uses this run; a notebook failed (what earlier ones wrote is kept).
     """
     started = time.perf_counter()
-    settings = dict(overrides or {})
-    data = _absolute(data)
-    config, ws = workspace.open_run(profile=profile, run=run, data=data, settings=settings)
+    workspace.anchor_home()
+    config, ws = workspace.open_run(profile=profile, run=run, data=data, settings=overrides or {})
+    # as notebooks find them, whose working folder is another
+    settings = {**(overrides or {}), **config.local_paths()}
+    if data:
+        data = config.data.source
+        settings.pop("data.source", None)
     parameters = {"profile": config.profile, "run": ws.run, "data": data, "settings": settings}
     steps = chosen_steps(first, last)
     check(steps, config, parameters)
@@ -276,12 +280,6 @@ class Session:
 
     def _save_record(self) -> None:
         workspace.write_json(self.record, self.ws.folder(workspace.REPORTS) / "run.json")
-
-
-def _absolute(source: str) -> str:
-    """Return a source that notebooks find, whose working folder is another."""
-    is_path = source and source != "docstrings" and not source.startswith("hub:")
-    return str(Path(source).resolve()) if is_path else source
 
 
 def _uses_backbone(step: Step) -> bool:

@@ -53,6 +53,25 @@ def confusion_counts(
     return table.rename_axis(index="label", columns="predicted")
 
 
+def confused_pairs(counts: pd.DataFrame, *, n_pairs: int = 10) -> pd.DataFrame:
+    """Return which class is most often taken for which, of a table from `confusion_counts`.
+
+    Returns
+    -------
+    DataFrame of at most `n_pairs` rows with `label`, `predicted`, `n` and `share` of the label's
+    rows (0..1), the most frequent first
+    """
+    values = counts.to_numpy()
+    mistakes = values * (1 - np.eye(len(values), dtype=int))
+    cells = np.argsort(-mistakes, axis=None, kind="stable")[:n_pairs]
+    rows, columns = np.unravel_index(cells, values.shape)
+    n = mistakes[rows, columns]
+    names = counts.index.to_numpy()
+    share = n / np.maximum(1, values.sum(axis=1))[rows]
+    pairs = {"label": names[rows], "predicted": names[columns], "n": n, "share": share}
+    return pd.DataFrame(pairs)[n > 0]
+
+
 def accuracy_by_length(
     texts: Sequence[str], right: np.ndarray, *, groups: np.ndarray | None = None, n_bins: int = 5
 ) -> pd.DataFrame:
@@ -98,15 +117,12 @@ def describe_weakest_class(
 
 def describe_commonest_confusion(counts: pd.DataFrame) -> str:
     """Return as a sentence which class is most often taken for which, from `confusion_counts`."""
-    mistakes = counts.to_numpy() * (1 - np.eye(len(counts), dtype=int))
-    row, column = np.unravel_index(mistakes.argmax(), mistakes.shape)
-    if not mistakes[row, column]:
+    pairs = confused_pairs(counts, n_pairs=1)
+    if pairs.empty:
         return "No row is taken for another class."
-    label = counts.index[row]
-    predicted = counts.columns[column]
-    n_mistakes = mistakes[row, column]
-    n_rows = counts.iloc[row].sum()
-    return f"The commonest confusion: {label} taken for {predicted}, {n_mistakes} of {n_rows} rows."
+    label, predicted, n_most, share = pairs.iloc[0]
+    n_rows = round(n_most / share)
+    return f"The commonest confusion: {label} taken for {predicted}, {n_most} of {n_rows} rows."
 
 
 def describe_lengths(by_length: pd.DataFrame, *, model: str) -> str:

@@ -16,6 +16,7 @@ from lib.evaluation.significance import Interval, PairedTest
 
 SHOWN = {"accuracy": "accuracy", "macro_f1": "macro F1", "weighted_f1": "weighted F1"}
 PAIRED = ("paired", "ensemble")
+MAX_CLASSES = 30  # whose F1 is drawn
 
 
 @dataclass(frozen=True)
@@ -188,16 +189,27 @@ def class_f1_table(
 ) -> pd.DataFrame:
     """Return the F1 of each class to draw: `value`, `low`, `high` by (class, model).
 
+    Of more than `MAX_CLASSES` classes it is those with the lowest mean over the models.
+
     Parameters
     ----------
     class_f1 : intervals by model, in the order of `class_names`
     """
+    values = [[interval.value for interval in of_model] for of_model in class_f1.values()]
+    weakest = np.argsort(np.mean(values, axis=0), kind="stable")[:MAX_CLASSES]
     rows = {
-        (label, name): vars(class_f1[name][code])
-        for code, label in enumerate(class_names)
+        (class_names[code], name): vars(class_f1[name][code])
+        for code in sorted(weakest)
         for name in class_f1
     }
     return pd.DataFrame(rows).T.astype(float)
+
+
+def class_f1_title(class_names: Sequence[str], *, n: int) -> str:
+    """Return the title of a figure of `class_f1_table`; `n` is the number of test texts."""
+    if len(class_names) <= MAX_CLASSES:
+        return f"F1 by class (n = {n:,})"
+    return f"F1 of the {MAX_CLASSES} weakest of {len(class_names):,} classes (n = {n:,})"
 
 
 def probs_table(

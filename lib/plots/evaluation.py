@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.ticker import PercentFormatter
 
 from lib.plots.style import (
@@ -15,6 +16,7 @@ from lib.plots.style import (
     MARKERS,
     distances,
     heat_map,
+    hide_spines,
     legend_outside,
     line_styles,
     new_axes,
@@ -25,6 +27,8 @@ from lib.plots.style import (
     short,
 )
 
+# classes of a confusion matrix whose cells have numbers, whose columns have names
+MAX_NUMBERED, MAX_NAMED = 15, 60
 MIN_ROWS_IN_BIN = 10  # for the share of a bin to be drawn
 # verdict on a gain -> colour and marker
 VERDICTS = {"better": (COLOURS[2], "^"), "worse": (COLOURS[1], "v"), "inconclusive": ("0.45", "o")}
@@ -101,13 +105,64 @@ def detectable_gains(table: pd.DataFrame, *, sizes: pd.Series, ax: Axes | None =
 
 
 def confusion_matrix(counts: pd.DataFrame, *, title: str, ax: Axes | None = None) -> Axes:
-    """Confusion counts with shares of the true class as shades."""
-    size = 2.6 + 0.7 * len(counts)
-    ax = ax or new_axes(width=size + 1.6, height=size, grid=False)
-    heat_map(ax, counts, shares=True)
+    """Confusion counts with shares of the true class as shades.
+
+    More than `MAX_NUMBERED` classes have no numbers, and classes that are taken for one another
+    stand together. More than `MAX_NAMED` have their names at the side alone.
+    """
     n = int(counts.to_numpy().sum())
-    set_labels(ax, title=f"{title} (n = {n:,})", xlabel="predicted", ylabel="label")
+    title = f"{title} (n = {n:,})"
+    xlabel = "predicted"
+    if len(counts) <= MAX_NUMBERED:
+        size = 2.6 + 0.7 * len(counts)
+        ax = ax or new_axes(width=size + 1.6, height=size, grid=False)
+        heat_map(ax, counts, shares=True)
+    else:
+        size = 5.5 + 0.085 * len(counts)
+        ax = ax or new_axes(width=size + 1.0, height=size, grid=False)
+        # constrained layout would measure every name several times
+        ax.figure.set_layout_engine("none")  # type: ignore[union-attr]
+        _shades(ax, counts)
+        title += "; confused classes stand together"
+    if len(counts) > MAX_NAMED:
+        xlabel += ", in the order of the labels"
+    set_labels(ax, title=title, xlabel=xlabel, ylabel="label")
     return ax
+
+
+def _shades(ax: Axes, counts: pd.DataFrame) -> None:
+    """Draw shares of the true class as shades alone, small ones darker than in proportion."""
+    order = _by_confusion(counts.to_numpy(dtype=float))
+    values = counts.to_numpy(dtype=float)[np.ix_(order, order)]
+    shares = values / np.maximum(1, values.sum(axis=1, keepdims=True))
+    image = ax.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1))
+    bar = ax.figure.colorbar(image, ax=ax, shrink=0.5, fraction=0.03, pad=0.02)
+    bar.ax.yaxis.set_major_formatter(PercentFormatter(1))
+    bar.set_label("share of the label's rows")
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    names = [short(counts.index[i]) for i in order]
+    size = 7 if len(names) <= MAX_NAMED else 6
+    columns = names if len(names) <= MAX_NAMED else []
+    ax.set_xticks(range(len(columns)), columns, rotation=90, fontsize=size)
+    ax.set_yticks(range(len(names)), names, fontsize=size)
+    ax.tick_params(length=0)
+    hide_spines(ax)
+
+
+def _by_confusion(counts: np.ndarray) -> np.ndarray:
+    """Return an order of the classes in which those are near that are taken for one another.
+
+    It is the order of the leaves of an average linkage; the closeness of two classes is the mean of
+    the two shares that one is taken for the other.
+    """
+    from scipy.cluster import hierarchy
+    from scipy.spatial.distance import squareform
+
+    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    distance = 1 - (shares + shares.T) / 2
+    np.fill_diagonal(distance, 0)
+    linkage = hierarchy.linkage(squareform(distance), "average", optimal_ordering=True)
+    return hierarchy.leaves_list(linkage)
 
 
 def accuracy_by_length(table: pd.DataFrame, *, overall: float, ax: Axes | None = None) -> Axes:

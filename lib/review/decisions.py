@@ -16,7 +16,7 @@ import pandas as pd
 from lib import workspace
 from lib.config import closest
 from lib.data.formats import decode
-from lib.errors import WorkbookError
+from lib.errors import WorkbookError, listed, quoted
 from lib.review.issues import QUEUE_COLUMNS
 
 DECISIONS = ("keep", "relabel", "drop", "unsure")
@@ -81,7 +81,7 @@ def collect_decisions(queue_path: Path, decisions_path: Path, *, class_names: Se
     new_answers = []
     for line, row in _read_csv(queue_path, required=QUEUE_COLUMNS):
         decision = row["decision"].strip().lower()
-        new_label = _unquote(row["new_label"]).strip()
+        new_label = _class_named(_unquote(row["new_label"]), class_names)
         old_label = _unquote(row["label"])
         if not decision and not new_label:
             continue
@@ -90,8 +90,9 @@ def collect_decisions(queue_path: Path, decisions_path: Path, *, class_names: Se
         _check_decision(decision, new_label, where=where)
         if decision == "relabel" and new_label not in class_names:
             raise WorkbookError(
-                f"{where}: {new_label!r} is not a label of the data"
-                f"{closest(new_label, class_names)}; the labels are {', '.join(class_names)}"
+                f"{where}: {quoted(new_label)} is not a label of the data"
+                f"{closest(new_label, class_names)}; the labels are "
+                f"{listed(map(quoted, class_names))}"
             )
         if recorded.get((row["fingerprint"], old_label)) != (decision, new_label):
             why = _unquote(row["why"])
@@ -149,8 +150,7 @@ def withdraw_decision(path: Path, decision: Sequence[str]) -> pd.DataFrame | Non
     """
     with _write_lock(path):
         decisions = read_decisions(path)
-        withdrawn = [_unquote(cell) for cell in decision]
-        if decisions.empty or decisions.iloc[-1].tolist() != withdrawn:
+        if decisions.empty or decisions.iloc[-1].tolist() != list(decision):
             return None
         remaining = decisions.iloc[:-1]
         workspace.write_text(_to_csv(remaining), path)
@@ -204,6 +204,21 @@ def apply_decisions(rows: pd.DataFrame, decisions: pd.DataFrame) -> Replay:
         unmatched=last[~is_matched].reset_index(drop=True),
         n_recorded=len(decisions),
     )
+
+
+def _class_named(words: str, class_names: Sequence[str]) -> str:
+    """Return the class that a person wrote, whose blanks need not be right; else what they wrote.
+
+    Examples
+    --------
+    >>> _class_named("neg", ["neg ", "pos"]), _class_named(" other", ["neg ", "pos"])
+    ('neg ', 'other')
+    """
+    if words in class_names:
+        return words
+    by_words = {" ".join(name.split()): name for name in class_names}
+    plain = " ".join(words.split())
+    return by_words.get(plain, plain)
 
 
 def _check_decision(decision: str, new_label: str, *, where: str) -> None:
@@ -265,11 +280,16 @@ def _to_csv(table: pd.DataFrame) -> str:
 
 
 def _quote(cell: object) -> object:
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
+    return f"'{cell}" if isinstance(cell, str) and _is_formula(cell) else cell
 
 
 def _unquote(cell: str) -> str:
-    return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA) else cell
+    return cell[1:] if cell.startswith("'") and _is_formula(cell) else cell
+
+
+def _is_formula(cell: str) -> bool:
+    """Return whether a spreadsheet takes a cell for a formula, apostrophes before it aside."""
+    return cell.lstrip("'").startswith(_FORMULA)
 
 
 def _user_name() -> str:

@@ -130,8 +130,9 @@ def draw_sample(rows: pd.DataFrame, n_rows: int, *, folds: int = 5, seed: int = 
     Parameters
     ----------
     rows : with `label` and `split`: models are trained on `train`, all others are held out
-    n_rows : of the sample; all are taken where there are fewer
-    folds : rows of each label that training needs
+    n_rows : of the sample, which is larger where the labels need it; all are taken where there are
+        fewer
+    folds : rows of each label that training needs; validation needs one
 
     Returns
     -------
@@ -139,12 +140,11 @@ def draw_sample(rows: pd.DataFrame, n_rows: int, *, folds: int = 5, seed: int = 
 
     Raises
     ------
-    WorkbookError : the sample is too small for a training row of each label in each fold and one
-        validation row of each label, or the data has no validation row, or training rows of one
-        label alone.
+    WorkbookError : the data has no validation row, or training rows of one label alone.
     """
     in_train = rows["split"].eq("train").to_numpy()
-    _check_sample(rows["label"], in_train, n_rows, folds=folds)
+    _check_splits(rows["label"], in_train)
+    n_rows = max(n_rows, (folds + 1) * rows["label"].nunique())
     shuffled = rows[["label", "split"]].assign(position=np.arange(len(rows)), in_train=in_train)
     shuffled = shuffled.sample(frac=1, random_state=seed)
     strata = shuffled.groupby(["label", "split"], sort=False)["position"]
@@ -158,19 +158,12 @@ def draw_sample(rows: pd.DataFrame, n_rows: int, *, folds: int = 5, seed: int = 
     return np.sort(shuffled["position"].to_numpy()[first])
 
 
-def _check_sample(labels: pd.Series, in_train: np.ndarray, n_rows: int, *, folds: int) -> None:
-    n_classes = labels.nunique()
-    n_needed = min((folds + 1) * n_classes, len(labels))
-    if n_rows < n_needed:
-        raise WorkbookError(
-            f"labels.lab_rows={n_rows} is too few for {n_classes} labels in {folds} folds: "
-            f"at least {n_needed} are needed; 0 turns the laboratory off"
-        )
+def _check_splits(labels: pd.Series, in_train: np.ndarray) -> None:
     n_train_classes = labels[in_train].nunique()
     if in_train.all() or n_train_classes < 2:
         raise WorkbookError(
-            f"labels.lab_rows={n_rows}: the laboratory needs validation rows, and training rows of "
-            f"at least two labels; there are {(~in_train).sum()} validation rows, and "
+            "labels.lab_rows: the laboratory needs validation rows, and training rows of at least "
+            f"two labels; there are {(~in_train).sum()} validation rows, and "
             f"{in_train.sum()} training rows with {n_train_classes} labels; "
             "0 turns the laboratory off"
         )

@@ -144,13 +144,14 @@ def ablate_rules(
     Parameters
     ----------
     rows : with `raw` (the text before cleaning), `text`, `label`, `split`; test rows are not used
-    settings : the rules, and `ablation_rows`: how many rows to measure on, 0 for none
+    settings : the rules, and `ablation_rows`: how many rows to measure on, 0 for none; a few more
+        where a class would have none
     """
     rows = rows[rows["split"] != "test"]
     n_rows = min(settings.ablation_rows, len(rows))
     if not n_rows:
         return RuleAblation(pd.DataFrame(), 0)
-    sample = rows.sample(n_rows, random_state=seed)
+    sample = _with_every_class(rows.sample(n_rows, random_state=seed), rows)
     prepared = {"all rules": sample["text"].tolist()}
     without = cleaning.without_each_rule(sample["raw"].tolist(), settings=settings)
     prepared |= {f"without {rule}": texts for rule, texts in without.items()}
@@ -167,12 +168,22 @@ def ablate_rules(
     return RuleAblation(table, int(held_out.sum()))
 
 
+def _with_every_class(sample: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Add a row of each class and split that the sample lacks."""
+    strata = ["label", "split"]
+    first = rows.drop_duplicates(strata)
+    present = pd.MultiIndex.from_frame(sample[strata])
+    is_missing = ~pd.MultiIndex.from_frame(first[strata]).isin(present)
+    return pd.concat([sample, first[is_missing]])
+
+
 def keeps_label(
     parents: pd.DataFrame, copies: pd.DataFrame, *, folds: int = 3, seed: int = 42
 ) -> np.ndarray:
     """Return which copies the baseline takes for their label, or for what it took their parent for.
 
     The baseline that judges a copy has seen neither its parent nor a row of the parent's group.
+    Where it has seen one class alone, no copy is kept.
 
     Parameters
     ----------
@@ -190,7 +201,7 @@ def keeps_label(
         learned = parents.iloc[train]
         unseen = parents.iloc[test]
         judged = np.isin(parent_ids, unseen["row_id"])
-        if not judged.any():
+        if not judged.any() or learned["label"].nunique() == 1:
             continue
         model = fit_baseline(learned["text"].tolist(), learned["label"].tolist(), seed=seed)
         of_parents = pd.Series(model.predict(unseen["text"].tolist()), index=unseen["row_id"])

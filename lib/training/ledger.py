@@ -90,7 +90,7 @@ def trick_ledger(
     names = chosen_techniques(config.ledger.techniques)
     if not names:
         return pd.DataFrame(columns=COLUMNS, index=pd.Index([], name="technique"))
-    scored = _sample(val, config.ledger.val_rows, seed=config.seed, setting="ledger.val_rows")
+    scored = sample(val, config.ledger.val_rows, seed=config.seed)
     variants, notes = _variants(names, config)
     predicted, seconds = _train_variants(
         train, scored, variants, config=config, ws=ws, progress=progress
@@ -152,7 +152,7 @@ def _train_variants(
     seconds = dict.fromkeys(variants, 0.0)
     with tqdm(total=n_trainings, desc="trick ledger", unit="training", disable=not progress) as bar:
         for seed in range(config.seed, config.seed + settings.seeds):
-            rows = _sample(train, settings.train_rows, seed=seed, setting="ledger.train_rows")
+            rows = sample(train, settings.train_rows, seed=seed)
             for name, variant in variants.items():
                 bar.set_postfix_str(name)
                 copied = name == AUGMENTED
@@ -169,8 +169,9 @@ def _train_variants(
     return {name: np.stack(of_seeds) for name, of_seeds in y_pred.items()}, seconds
 
 
-def _sample(table: pd.DataFrame, n: int, *, seed: int, setting: str) -> pd.DataFrame:
-    return sample_rows(table, n, seed=seed, setting=setting) if n < len(table) else table
+def sample(table: pd.DataFrame, n: int, *, seed: int) -> pd.DataFrame:
+    """Return the rows that a ledger trains on or scores: `n`, or more where the classes need it."""
+    return sample_rows(table, n, seed=seed) if n < len(table) else table
 
 
 def _with_copies(

@@ -64,7 +64,7 @@ def augment(
     """
     parents = train
     if settings.rows and settings.rows < len(train):
-        parents = sample_rows(train, settings.rows, seed=seed, setting="augmentation.rows")
+        parents = sample_rows(train, settings.rows, seed=seed)
     no_copies = parents.head(0).reindex(columns=augmentation.COPY_COLUMNS)
     made = [no_copies]
     for method in tqdm(settings.methods, "copies", unit="method", disable=not progress):

@@ -343,8 +343,12 @@ def local_folder() -> Path:
 
 
 def local_uri() -> str:
-    """Return MLflow's name for the local store."""
-    return f"sqlite:///{local_folder() / 'mlflow.db'}"
+    """Return MLflow's name for the local store; characters such as % and ? are quoted."""
+    from sqlalchemy import URL
+
+    # with the driver, or MLflow makes a folder of the quoted name
+    database = URL.create("sqlite+pysqlite", database=str(local_folder() / "mlflow.db"))
+    return database.render_as_string()
 
 
 def without_password(uri: str) -> str:
@@ -402,8 +406,13 @@ def _artifact_location(uri: str) -> str | None:
 
     Left alone, MLflow takes the working folder for a SQLite file.
     """
-    kind, _, path = (uri or local_uri()).partition(":///")
-    return (Path(path).absolute().parent / "artifacts").as_uri() if kind == "sqlite" else None
+    from sqlalchemy import make_url
+
+    store = uri or local_uri()
+    if not store.startswith("sqlite"):
+        return None
+    database = make_url(store).database or ""
+    return (Path(database).absolute().parent / "artifacts").as_uri()
 
 
 def _open_wandb(opening: Opening) -> Any:

@@ -245,7 +245,7 @@ def test_a_broken_line_of_the_decisions_is_named_and_the_file_stays(
     if now:  # once by the chain is enough
         said = refused(home, odd_home / "odd.jsonl", "--from", "03", "--to", "03")
         assert (
-            "03_review_labels stopped under 'What have people decided so far?': WorkbookError: "
+            "03_review_labels stopped under 'What have people decided so far?': "
             f"{caught.value}" in said
         )
     assert path.read_text(encoding="utf-8") == broken and queue.read_bytes() == asked
@@ -272,7 +272,7 @@ def test_a_class_that_decisions_empty_is_named(odd_home, tmp_path, decision, new
     decisions.record_decisions(home / "data/review/odd/decisions.csv", decided)
     said = refused(home, odd_home / "odd.jsonl", "--from", "03", "--to", "03")
     assert (
-        "stopped under 'What have people decided so far?': WorkbookError: odd, after the "
+        "stopped under 'What have people decided so far?': odd, after the "
         "decisions in decisions.csv: classes with fewer than the 9 rows" in said
     )
     took = f"drop took {len(blue) - 5}, relabel took 5" if new_label else f"drop took {len(blue)}"

@@ -16,6 +16,7 @@ from lib.data.formats import decode
 from lib.data.sources import (
     check_class_sizes,
     check_labels,
+    check_training_texts,
     load_table,
     merged_labels,
     raw_path,
@@ -614,8 +615,8 @@ FEW = {
     "cross_validation__curve_draws": 0,
 }  # what deals a class into five parts, whatever the folds
 FEWER = (
-    "take fewer folds with --set labels.folds=2 --set cross_validation.folds=2 --set "
-    "search.trials=0 --set cross_validation.curve_draws=0"
+    "or set labels.folds=2, cross_validation.folds=2, search.trials=0, "
+    "cross_validation.curve_draws=0"
 )
 
 
@@ -698,20 +699,55 @@ def test_a_remedy_that_would_not_help_is_not_named():
         check_class_sizes(pd.Series({"red": 8, "blue": 7}), three, where="t")
 
 
-def test_of_many_small_classes_ten_are_listed_and_the_rest_counted():
-    counts = pd.Series({f"class {i:02}": i % 3 for i in range(13)} | {"red": 30})
-    with pytest.raises(
-        WorkbookError, match=r"need: 'class 00' \(0\), .*'class 01' \(1\), .* and 3 more; add rows"
-    ) as caught:
+def test_of_many_small_classes_as_many_are_listed_as_fit_in_a_line_and_the_rest_counted():
+    counts = pd.Series({f"class {i:02}": i % 3 for i in range(40)} | {"red": 30})
+    with pytest.raises(WorkbookError) as caught:
         check_class_sizes(counts, settings("t"), where="t")
-    assert str(caught.value).count("'class ") == 10
+    message = str(caught.value)
+    assert "need: 'class 00' (0), 'class 03' (0), " in message
+    assert message.endswith("'class 30' (0) and 29 more; add rows, or drop the class")
+    assert message.count("'class ") == 11 and len(message) == 289
+
+
+def test_a_long_class_name_with_a_newline_is_cut_and_stays_in_one_line():
+    name = "first\nsecond " + "x" * 200
+    with pytest.raises(WorkbookError) as caught:
+        check_class_sizes(pd.Series({name: 3, "red": 30}), settings("t"), where="t")
+    assert f"need: 'first\\nsecond {'x' * 25}…' (3); add rows" in str(caught.value)
+
+
+def test_a_sampled_class_that_lost_rows_is_told_of_the_setting_of_the_sample():
+    sampled = settings("t", data__rows=40, **FEW)
+    dropped = pd.DataFrame({"label": ["blue"] * 5, "rule": ["exact_duplicate"] * 5})
+    sizes = pd.Series({"red": 30, "blue": 5})
+    with pytest.raises(WorkbookError, match=r"took 5\); raise data.rows=40, add rows, or drop"):
+        check_class_sizes(sizes, sampled, where="t", dropped=dropped)
+    whole = settings("t", data__rows=41, **FEW)
+    with pytest.raises(WorkbookError, match=r"took 5\); add rows, or drop"):
+        check_class_sizes(sizes, whole, where="t", dropped=dropped)
+    with pytest.raises(WorkbookError, match=r"'blue' \(5\); add rows, or drop"):
+        check_class_sizes(pd.Series({"red": 60, "blue": 5}), sampled, where="t")
+
+
+def test_near_copies_count_as_one_training_text_of_a_class():
+    train = pd.DataFrame({"label": ["a"] * 6 + ["b"] * 5, "group": [*range(10), 9]})
+    check_training_texts(train.assign(group=range(11)), settings("t"), where="t")
+    with pytest.raises(
+        WorkbookError,
+        match=r"^t: 5 folds need as many different training texts of each class \(near-copies are "
+        rf"one\): 'b' \(4\); add texts, drop the class, {FEWER}$",
+    ):
+        check_training_texts(train, settings("t"), where="t")
+    fewest = settings("t", labels__folds=2, cross_validation__folds=2, **FEW)
+    with pytest.raises(WorkbookError, match=r"'b' \(1\); add texts, or drop the class$"):
+        check_training_texts(train.assign(group=[*range(6), *[6] * 5]), fewest, where="t")
 
 
 def test_labels_that_differ_in_case_or_blanks_alone_are_listed():
     labels = [*["Sport", "sport ", "NEWS", "News", "art"] * 9]
     with pytest.raises(
         WorkbookError,
-        match=r"t.csv: labels that differ in case or blanks alone: 'NEWS', 'News'; 'Sport', "
+        match=r"t.csv: labels that differ in case or blanks alone: 'NEWS' and 'News', 'Sport' and "
         r"'sport '. Merge them with --set data.merge_labels=true",
     ):
         check_labels(table_of(*labels), settings("t.csv"))
@@ -736,7 +772,7 @@ def test_a_sample_keeps_the_shares_of_the_classes_and_the_order():
         frac=1, random_state=0, ignore_index=True
     )
     table["row_id"] = range(len(table))
-    sample = sample_rows(table, 20, seed=1)
+    sample = sample_rows(table, 20, seed=1, at_least=2)
     assert sample["label"].value_counts().to_dict() == {"a": 12, "b": 6, "c": 2}
     assert sample["row_id"].is_monotonic_increasing
     assert sample["row_id"].is_unique
@@ -756,22 +792,26 @@ def test_a_sample_of_nearly_all_rows_is_drawn_too():
     assert len(sample_rows(table_of(*["a", "b"] * 10), 19, seed=1)) == 19
 
 
-def test_a_sample_that_cannot_show_each_class_twice_is_refused():
-    with pytest.raises(WorkbookError, match=r"data.rows=11 is too small a sample of 6 classes"):
-        sample_rows(table_of(*"abcdef" * 10), 11, seed=1)
+def test_a_sample_grows_with_the_number_of_classes():
+    table = table_of(*[f"{i:03d}" for i in range(150) for _ in range(20)])
+    for at_least in (2, 4, 10, 20):
+        sample = sample_rows(table, 11, seed=1, at_least=at_least)
+        assert sample["label"].value_counts().value_counts().to_dict() == {at_least: 150}
+    few = table_of(*["a"] * 50, *["b"] * 3, "c")
+    assert sample_rows(few, 2, seed=1)["label"].value_counts().to_dict() == {"a": 4, "b": 3, "c": 1}
 
 
 def test_a_sample_has_every_class_however_rare():
     table = table_of(*["a"] * 900, *["b"] * 800, *["rare"] * 6, "one")
     sample = sample_rows(table, 60, seed=1)
     assert len(sample) == 60
-    assert sample["label"].value_counts().to_dict() == {"a": 30, "b": 28, "rare": 1, "one": 1}
+    assert sample["label"].value_counts().to_dict() == {"a": 28, "b": 27, "rare": 4, "one": 1}
     assert sample["row_id"].is_monotonic_increasing
 
 
 def test_a_sample_of_nearly_all_rows_has_every_class_too():
     table = table_of(*[f"{i:03d}" for i in range(50) for _ in range(3)])
-    sample = sample_rows(table, 120, seed=1)
+    sample = sample_rows(table, 120, seed=1, at_least=2)
     assert sample["label"].value_counts().value_counts().to_dict() == {2: 30, 3: 20}
 
 
@@ -875,7 +915,7 @@ def test_a_raw_table_of_a_source_that_is_gone_says_so(write, home, tmp_path):
 def test_a_raw_table_merges_labels_where_that_is_asked_for(write, home):
     source = write("t.csv", as_csv(many(60, labels=("Sport", "Sport", "sport ", "news"))))
     with pytest.raises(
-        WorkbookError, match=r"'Sport', 'sport '. Merge them with --set data.merge_labels=true"
+        WorkbookError, match=r"'Sport' and 'sport '. Merge them with --set data.merge_labels=true"
     ):
         raw_table(settings(source))
     table = raw_table(settings(source, data__merge_labels=True))
@@ -892,11 +932,9 @@ def test_a_raw_table_is_sampled_and_the_whole_stays_on_disk(write, home):
     assert len(workspace.read_table(raw_path(config))) == 100
 
 
-def test_a_sample_in_which_a_class_is_too_small_is_refused(write, home):
+def test_a_sampled_table_has_the_rows_of_each_class_that_splits_and_folds_need(write, home):
     config = settings(write("t.csv", as_csv(many(100))), data__rows=12)
-    with pytest.raises(WorkbookError, match=r"fewer than the 9 rows .*'news' \(6\)") as caught:
-        raw_table(config)
-    assert "'sport' (6)" in str(caught.value)
+    assert raw_table(config)["label"].value_counts().to_dict() == {"news": 9, "sport": 9}
 
 
 def test_a_class_whose_only_row_has_no_text_does_not_break_the_sample(write, home):

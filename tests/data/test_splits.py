@@ -15,6 +15,7 @@ from lib.data.splits import (
     share_error,
     share_tolerance,
     split_rows,
+    split_sizes,
 )
 from lib.errors import WorkbookError
 
@@ -277,11 +278,39 @@ def test_where_nothing_is_given_the_splits_are_drawn():
 
 
 def test_a_class_that_a_given_split_lacks_is_named():
-    with pytest.raises(WorkbookError, match="class 'b' has no row in the split 'test'"):
+    with pytest.raises(
+        WorkbookError,
+        match="class 'b' has no row in the split 'test'; the splits were given by the data: merge",
+    ):
         assign_splits(
             rows_of(["train", "val", "test"] * 2, ["a", "b", "a", "b", "a", "a"]),
             shares=(0.7, 0.15, 0.15),
         )
+
+
+def test_a_class_of_near_copies_alone_is_in_one_split_and_no_data_is_said_to_give_it():
+    rows = rows_of([""] * 30, ["a"] * 20 + ["b"] * 10, [*range(20), *[20] * 10])
+    with pytest.raises(WorkbookError) as caught:
+        assign_splits(rows, shares=(0.7, 0.15, 0.15))
+    assert str(caught.value) == (
+        "class 'b' has no row in the split 'val'; its rows are near-copies, which stay together: "
+        "add rows, or drop the class"
+    )
+
+
+def test_any_string_is_a_class_of_the_splits(odd_name):
+    name = odd_name
+    rows = pd.DataFrame({"label": [name] * 4 + ["other"] * 2, "split": ["train"] * 3 + ["val"] * 3})
+    sizes = split_sizes(rows)
+    assert sizes.index.tolist() == [*sorted([name, "other"]), "all classes"]
+    assert sizes.columns.tolist() == ["train", "val", "test", "rows"]
+    assert sizes.iloc[sorted([name, "other"]).index(name)].tolist() == [3, 1, 0, 4]
+    assert sizes.iloc[-1].tolist() == [3, 3, 0, 6]
+    shares = class_shares(rows["label"].tolist(), rows["split"].tolist())
+    assert shares.loc[name].tolist() == [0.75, 0.25, 0]
+    drawn = rows_of([""] * 40, [name, "other"] * 20)
+    split = assign_splits(drawn, shares=(0.5, 0.25, 0.25))
+    assert pd.Series(split[::2]).value_counts().to_dict() == {"train": 10, "val": 5, "test": 5}
 
 
 def test_leaked_rows_are_test_rows_that_a_chain_of_copies_ties_to_training():

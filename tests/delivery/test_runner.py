@@ -2,8 +2,11 @@
 makes a step stale."""
 
 import gzip
+import json
 import logging
 import os
+import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +19,7 @@ from click.testing import CliRunner
 
 from lib import provenance, workspace
 from lib.config import Config
-from lib.delivery import execution, runner
+from lib.delivery import execution, kernels, runner
 from lib.delivery.cli import main
 from lib.errors import WorkbookError
 from lib.steps import STEPS, Step
@@ -214,6 +217,84 @@ def test_the_second_of_two_runs_with_one_name_refuses(home):
         pass
     with runner._lock(ws):
         pass
+
+
+def executed(folder, source, monkeypatch):
+    """Execute a notebook of one cell; return what it printed."""
+    monkeypatch.setattr(workspace, "NOTEBOOKS", folder)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    nbformat.write(notebook, folder / "one.ipynb")
+    output = folder / "one.out.ipynb"
+    assert execution.execute("one", output, {}, progress=False) is None
+    return nbformat.read(output, as_version=4).cells[-1].outputs[0].text.split()
+
+
+def test_the_kernel_is_this_python_whatever_jupyter_path_has(tmp_path, monkeypatch):
+    foreign = tmp_path / "share" / "kernels" / "python3"
+    foreign.mkdir(parents=True)
+    kernel = {"argv": ["false", "{connection_file}"], "display_name": "x", "language": "python"}
+    (foreign / "kernel.json").write_text(json.dumps(kernel))
+    monkeypatch.setenv("JUPYTER_PATH", str(foreign.parents[1]))
+    assert executed(tmp_path, "import sys\nprint(sys.executable)", monkeypatch) == [sys.executable]
+    assert list(kernels.OwnKernels().find_kernel_specs()) == ["python3"]
+
+
+WHERE = (
+    "from ipykernel.connect import get_connection_file, get_connection_info\n"
+    "info = get_connection_info(unpack=True)\nprint(info['transport'], info['ip'])"
+)
+
+
+def test_a_kernel_in_a_folder_too_deep_for_sockets_is_talked_to_over_the_loopback(
+    tmp_path, monkeypatch
+):
+    deep = tmp_path / ("x" * 60) / ("y" * 60)
+    deep.mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    assert executed(tmp_path, WHERE, monkeypatch) == ["tcp", "127.0.0.1"]
+    assert list(deep.iterdir()) == []
+
+
+def test_sockets_are_taken_up_to_the_longest_path_of_one():
+    assert kernels.connection("x" * 90)["transport"] == "ipc"
+    assert kernels.connection("x" * 91)["transport"] == "tcp"
+    assert kernels.connection("é" * 45)["transport"] == "ipc"
+    assert kernels.connection("é" * 46)["transport"] == "tcp"
+
+
+def test_relative_paths_mean_the_same_in_the_notebooks(tmp_path, monkeypatch):
+    """Notebooks run in a folder of their own."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "good.csv").write_text(GOOD)
+    (tmp_path / "bert").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORKBOOK_HOME", "out/here")
+    monkeypatch.setattr(runner, "check", lambda *_: None)
+    sessions = []
+
+    def capture(session, *_, **__):
+        sessions.append(session)
+        return []
+
+    monkeypatch.setattr(runner.Session, "run", capture)
+    backbone = {"training.backbone": "bert"}
+    result = runner.run_workbook(
+        "smoke", data="in/good.csv", overrides={**backbone, "seed": 1}, progress=False
+    )
+    source = str(tmp_path / "in" / "good.csv")
+    absolute = {"training.backbone": str(tmp_path / "bert"), "seed": 1}
+    runner.run_workbook("smoke", overrides={"data.source": "in/good.csv", **backbone})
+    first, second = sessions
+    assert (first.parameters["data"], first.parameters["settings"]) == (source, absolute)
+    assert (second.parameters["data"], second.parameters["settings"]) == (
+        "",
+        {"training.backbone": str(tmp_path / "bert"), "data.source": source},
+    )
+    assert first.record["settings"]["data.source"] == source
+    assert first.record["settings"]["training.backbone"] == str(tmp_path / "bert")
+    assert first.record["overrides"] == absolute
+    assert os.environ["WORKBOOK_HOME"] == str(tmp_path / "out" / "here")
+    assert result.folder == tmp_path / "out" / "here" / "reports" / "good"
 
 
 def test_kernels_side_by_side_share_no_socket_and_leave_none(tmp_path, monkeypatch):

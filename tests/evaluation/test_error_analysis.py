@@ -92,6 +92,36 @@ def test_the_commonest_confusion_is_named_with_the_rows_of_its_class():
     )
 
 
+def test_confused_pairs_are_listed_the_most_frequent_first(odd_names):
+    names = odd_names[:3]
+    counts = pd.DataFrame([[5, 2, 3], [0, 9, 1], [4, 0, 0]], index=names, columns=names)
+    pairs = error_analysis.confused_pairs(counts)
+    a, b, c = names
+    assert pairs.to_numpy().tolist() == [
+        [c, a, 4, 1.0],
+        [a, c, 3, 0.3],
+        [a, b, 2, 0.2],
+        [b, c, 1, 0.1],
+    ]
+    assert pairs.columns.tolist() == ["label", "predicted", "n", "share"]
+    assert len(error_analysis.confused_pairs(counts, n_pairs=2)) == 2
+
+
+def test_any_string_is_a_class_of_the_confusions_and_mistakes(odd_names):
+    k = len(odd_names)
+    y_true = np.arange(k)
+    y_pred = (y_true + 1) % k
+    counts = error_analysis.confusion_counts(y_true, y_pred, class_names=odd_names)
+    assert counts.index.tolist() == counts.columns.tolist() == odd_names
+    pairs = error_analysis.confused_pairs(counts, n_pairs=k)
+    assert dict(zip(pairs["label"], pairs["predicted"])) == dict(
+        zip(odd_names, [*odd_names[1:], odd_names[0]])
+    )
+    rows = pd.DataFrame({"row_id": range(k), "text": "x"})
+    mistakes = error_analysis.mistakes_table(rows, y_true, np.eye(k)[y_pred], class_names=odd_names)
+    assert mistakes["label"].tolist() == odd_names
+
+
 def test_without_mistakes_there_is_no_confusion():
     counts = error_analysis.confusion_counts(
         np.array([0, 1]), np.array([0, 1]), class_names=["a", "b"]

@@ -135,6 +135,39 @@ def test_classes_of_several_models_side_by_side():
     assert table.loc[("tool", "b"), ["low", "high"]].tolist() == [0, 1]
 
 
+def test_of_many_classes_the_weakest_are_shown_in_the_order_of_the_names():
+    names = [f"class {code:03}" for code in range(150)]
+    class_f1 = {
+        "a": [Interval((code * 7 % 150) / 150, 0.0, 1.0, 40) for code in range(150)],
+        "b": [Interval((code * 7 % 150) / 150, 0.0, 1.0, 40) for code in range(150)],
+    }
+    table = evaluation.class_f1_table(class_f1, names)
+    shown = [name for name in names if int(name[-3:]) * 7 % 150 < 30]
+    assert table.index.tolist() == [(label, name) for label in shown for name in "ab"]
+    assert evaluation.class_f1_title(names, n=3_000) == (
+        "F1 of the 30 weakest of 150 classes (n = 3,000)"
+    )
+    assert evaluation.class_f1_title(CLASSES, n=3_000) == "F1 by class (n = 3,000)"
+
+
+def test_any_string_is_a_class_of_the_tables_and_the_saved_evaluation(tmp_path, odd_names):
+    k = len(odd_names)
+    class_f1 = {"a": [Interval(code / k, 0.0, 1.0, 40) for code in range(k)]}
+    table = evaluation.class_f1_table(class_f1, odd_names)
+    assert table.index.tolist() == [(name, "a") for name in odd_names]
+    assert table["value"].tolist() == [code / k for code in range(k)]
+    probs = np.eye(k)
+    scores = evaluation.score_model(np.arange(k), probs, class_names=odd_names, n_resamples=100)
+    whole = Evaluation(k, odd_names, {"a": scores})
+    whole.save(tmp_path / "metrics.json")
+    assert Evaluation.load(tmp_path / "metrics.json") == whole
+    saved = evaluation.probs_table(pd.Series(range(k)), {"a": probs}, odd_names)
+    workspace.write_table(saved, tmp_path / "probs.parquet")
+    again = workspace.read_table(tmp_path / "probs.parquet")
+    assert again.columns.tolist() == ["row_id", *(f"a: {name}" for name in odd_names)]
+    assert again.iloc[:, 1:].to_numpy().tolist() == probs.tolist()
+
+
 def test_the_best_score_in_words():
     scores = {
         "a": ModelScores({"macro_f1": 0.5}, {"macro_f1": HALF}),

@@ -111,9 +111,40 @@ def test_no_cell_of_a_saved_queue_is_a_formula(files):
         cell for row in rows for cell in row.values() if cell.startswith(("=", "+", "-", "@", "\t"))
     ]
     assert [row["text"] for row in rows] == [
-        f"'{text}" if text[0] in "=+-@\t" else text for text in NASTY
+        f"'{text}" if text.lstrip("'").startswith((*"=+-@\t",)) else text for text in NASTY
     ]
     assert {row["score"] for row in rows} == {"0.1235"}
+
+
+def test_any_string_is_a_class_that_can_be_decided_about_and_chosen(files, odd_name):
+    rows = ROWS.assign(label=[odd_name, "news", "sport"] * 2, decided=False)
+    save_queue(review_queue(rows, ISSUES, [], n_rows=10), files[0])
+    (cell,) = {row["label"] for row in read(files[0]) if row["fingerprint"] == "f0"}
+    fill(files[0], f0={"decision": "drop"}, f1={"new_label": cell})
+    assert collect_decisions(*files, class_names=[odd_name, "news", "sport"]) == 2
+    assert collect_decisions(*files, class_names=[odd_name, "news", "sport"]) == 0
+    decided = read_decisions(files[1]).set_index("fingerprint")
+    assert decided.loc["f0", ["old_label", "new_label"]].tolist() == [odd_name, ""]
+    assert decided.loc["f1", ["old_label", "new_label"]].tolist() == ["news", odd_name]
+    replay = apply_decisions(rows, read_decisions(files[1]))
+    assert replay.rows["label"].tolist() == [odd_name, "sport", odd_name, "news", "sport"]
+    assert replay.dropped["fingerprint"].tolist() == ["f0"] and replay.unmatched.empty
+
+
+@pytest.mark.parametrize("written", ["neg", " neg", "neg ", "neg  "])
+def test_blanks_around_a_new_label_need_not_be_right(queued, written):
+    fill(queued[0], f1={"new_label": written})
+    assert collect_decisions(*queued, class_names=["neg ", "news"]) == 1
+    assert read_decisions(queued[1])["new_label"].tolist() == ["neg "]
+
+
+def test_of_many_labels_that_can_be_chosen_a_line_is_listed(queued):
+    fill(queued[0], f1={"new_label": "x" * 300})
+    names = [f"class {i} {'y' * 200}" for i in range(150)]
+    with pytest.raises(WorkbookError) as caught:
+        collect_decisions(*queued, class_names=names)
+    message = str(caught.value).removeprefix(str(queued[0]))
+    assert message.endswith("'class 1 " + "y" * 30 + "…' and 148 more") and len(message) < 250
 
 
 def test_a_carriage_return_in_a_text_does_not_break_the_queue(files):
@@ -244,7 +275,7 @@ def test_without_a_queue_or_answers_nothing_is_recorded(queued, tmp_path):
         (
             {"new_label": "sports"},
             r"line 3: 'sports' is not a label of the data \(did you mean 'sport'\?\); the labels "
-            r"are art, news, sport",
+            r"are 'art', 'news', 'sport'",
         ),
     ],
 )

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from nbclient import NotebookClient
 
-from lib.delivery import site
+from lib.delivery import kernels, site
 from lib.errors import WorkbookError
 from lib.review import widget
 from lib.review.decisions import DECISION_COLUMNS, read_decisions, record_decisions
@@ -115,6 +115,17 @@ def test_keys_decide(open_review, path, pressed, decision):
     key(found, pressed)
     assert on_disk(path) == [["f0", decision, "art", "news" if decision == "relabel" else ""]]
     assert found.position == 1
+
+
+def test_any_string_is_a_class_that_can_be_chosen(open_review, path, odd_name):
+    labels = ["art", odd_name, "art"]
+    queue = queue_of("one", "two", "three", labels=labels, suggestion=odd_name)
+    found = open_review(queue, class_names=["art", odd_name])
+    press(found, "relabel", "keep")
+    assert on_disk(path) == [["f0", "relabel", "art", odd_name], ["f1", "keep", odd_name, ""]]
+    found._choice.value = odd_name
+    press(found, "relabel", "undo")
+    assert len(on_disk(path)) == 2
 
 
 def test_keys_move_and_undo(open_review, path):
@@ -389,7 +400,10 @@ def executed(tmp_path, *, rows=1, before=""):
     document = nbformat.v4.new_notebook(
         cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}}
     )
-    NotebookClient(document, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    folder = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(
+        document, timeout=120, resources=folder, kernel_manager_class=kernels.OwnKernel
+    ).execute()
     return document
 
 

@@ -215,6 +215,18 @@ def test_a_rule_that_the_baseline_needs_is_found_by_leaving_it_out():
     )
 
 
+def test_a_sample_of_the_rows_that_measure_a_rule_has_every_class():
+    labels = ["common"] * 400 + ["rare"] * 6
+    split = np.array(["train"] * 300 + ["val"] * 100 + ["train"] * 4 + ["val"] * 2)
+    texts = [f"{label} text &amp; number {i}" for i, label in enumerate(labels)]
+    frame = pd.DataFrame({"raw": texts, "text": texts, "label": labels, "split": split})
+    settings = CleaningConfig(ablation_rows=20)
+    drawn = frame.sample(20, random_state=42)
+    assert "rare" not in drawn["label"].tolist()
+    ablation = baseline.ablate_rules(frame, settings=settings, progress=False)
+    assert ablation.n_held_out == (drawn["split"] == "val").sum() + 1
+
+
 def test_no_rows_to_measure_on_measure_nothing():
     frame = pd.DataFrame({"raw": ["a"], "text": ["a"], "label": ["x"], "split": ["train"]})
     ablation = baseline.ablate_rules(frame, settings=CleaningConfig(ablation_rows=0))
@@ -244,6 +256,14 @@ def test_a_copy_keeps_its_label_where_a_model_that_did_not_see_its_parent_says_s
         for label in copies["label"]
     ]
     assert baseline.keeps_label(parents, copies).tolist() == [False] * 4
+
+
+def test_no_copy_is_kept_where_the_model_saw_one_class_alone():
+    texts = [f"crow text {i}" for i in range(9)] + ["saw text 9", "saw text 9!"]
+    parents = table(texts, ["bird"] * 9 + ["tool"] * 2, groups=[*range(9), 9, 9])
+    copies = pd.DataFrame({"parent_id": range(11), "label": parents["label"], "text": texts})
+    kept = baseline.keeps_label(parents, copies)
+    assert not kept[9:].any() and kept[:9].sum() == 6  # the other three are in the fold of "tool"
 
 
 def test_a_copy_of_a_text_that_the_model_takes_for_something_else_may_be_taken_so_too():

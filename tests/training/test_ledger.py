@@ -58,6 +58,14 @@ def trained(monkeypatch, home):
     return calls
 
 
+def test_the_rows_of_a_ledger_grow_with_the_number_of_classes():
+    many = pd.DataFrame({"text": "x", "label": [f"class {i % 150}" for i in range(1_500)]})
+    rows = ledger.sample(many, 240, seed=1)
+    assert rows["label"].value_counts().value_counts().to_dict() == {4: 150}
+    assert len(ledger.sample(many, 900, seed=1)) == 900
+    assert ledger.sample(many, 1_500, seed=1) is many
+
+
 def test_each_technique_is_compared_over_the_same_seeds(trained):
     table = ledger.trick_ledger(
         TRAIN,

@@ -122,6 +122,24 @@ def test_a_training_is_recorded_with_settings_steps_data_and_machine(home):
     )
 
 
+def test_records_stay_inside_a_home_of_any_name(tmp_path, mlflow_template, monkeypatch):
+    home = tmp_path / "homes" / "a b%20?x=1#é"
+    monkeypatch.setenv("WORKBOOK_HOME", str(home))
+    tracking.local_folder().mkdir(parents=True)
+    shutil.copy(mlflow_template, tracking.local_folder())
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    (pages / "page.html").write_text("page")
+    with tracking.workbook_run(tracked(), place("r")) as record:
+        record.start()
+        record.artifacts(pages, "report")
+    assert record.notes == []
+    (run,) = recorded()
+    assert [path.name for path in (tmp_path / "homes").iterdir()] == [home.name]
+    artifacts = home / "models" / "mlflow" / "artifacts" / run.info.run_id / "artifacts"
+    assert (artifacts / "report" / "page.html").read_text() == "page"
+
+
 def test_trials_are_children_of_their_series_run_and_a_run_is_not_doubled(home):
     with tracking.workbook_run(tracked(), place("r")) as record:
         record.start()

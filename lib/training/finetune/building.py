@@ -89,12 +89,12 @@ def _codes(table: pd.DataFrame, class_names: list[str]) -> np.ndarray:
 def early_stopping_rows(val: pd.DataFrame, config: Config) -> pd.DataFrame:
     """Return the validation rows that decide when training stops and which checkpoint is kept.
 
-    They are all rows, or a sample of `training.eval_rows`.
+    They are all rows, or a sample of `training.eval_rows`, larger where the classes need it.
     """
     n_rows = config.training.eval_rows
     if not n_rows or n_rows >= len(val):
         return val
-    return sample_rows(val, n_rows, seed=config.seed, setting="training.eval_rows")
+    return sample_rows(val, n_rows, seed=config.seed)
 
 
 def _load_model(

@@ -50,18 +50,17 @@ class CrossValidation:
 
 
 def sample_for_folds(
-    train: pd.DataFrame, n_rows: int | None, *, n_folds: int, seed: int, setting: str
+    train: pd.DataFrame, n_rows: int | None, *, n_folds: int, seed: int
 ) -> pd.DataFrame:
     """Return a stratified sample with a rare class in every fold, or all rows where they are fewer.
 
     Parameters
     ----------
-    n_rows : 0 or None takes all
-    setting : the one that says how many rows, for the error
+    n_rows : 0 or None takes all; more are taken where the classes need it
     """
     if not n_rows or n_rows >= len(train):
         return train.reset_index(drop=True)
-    return sample_rows(train, n_rows, seed=seed, at_least=2 * n_folds, setting=setting)
+    return sample_rows(train, n_rows, seed=seed, at_least=2 * n_folds)
 
 
 def assign_folds(
@@ -98,16 +97,19 @@ def _splits(rows: pd.DataFrame, n_folds: int, seed: int) -> Iterator[tuple[np.nd
 def early_stopping_mask(rows: pd.DataFrame, *, share: float, seed: int) -> np.ndarray:
     """Return which of a training's rows stop it: a share of them, stratified by label.
 
-    Near-copies stay together. A class that is one group of near-copies is trained on.
+    Near-copies stay together. Of small classes it is a larger share: a row of the largest at least.
+    A class that is one group of near-copies is trained on.
 
     Returns
     -------
     ndarray of bool of shape (n,)
     """
+    n_groups = rows.groupby("label")["group"].nunique()
+    n_parts = min(round(1 / share), int(n_groups.max()))
     with warnings.catch_warnings():
         # of a class with fewer rows than parts: some part has none
         warnings.filterwarnings("ignore", message="The least populated class")
-        _, held_out = next(_splits(rows, round(1 / share), seed))
+        _, held_out = next(_splits(rows, n_parts, seed))
     stops = np.zeros(len(rows), dtype=bool)
     stops[held_out] = True
     trained_on = rows["label"][~stops]
@@ -134,10 +136,7 @@ def cross_validate(
     WorkbookError : a class with fewer texts than folds.
     """
     settings = config.cross_validation
-    setting = "cross_validation.rows"
-    rows = sample_for_folds(
-        train, settings.rows, n_folds=settings.folds, seed=config.seed, setting=setting
-    )
+    rows = sample_for_folds(train, settings.rows, n_folds=settings.folds, seed=config.seed)
     fold = np.stack([_folds(rows, config, repeat) for repeat in range(settings.repeats)])
     members = [*baseline.LINEAR, *settings.members]
     keys = product(range(settings.repeats), range(settings.folds), members)

@@ -307,9 +307,7 @@ def _sample(train: pd.DataFrame, config: Config) -> pd.DataFrame:
     if not rows or rows >= len(train):
         return train.reset_index(drop=True)
     # a rare class is in every part
-    return sample_rows(
-        train, rows, seed=config.seed, at_least=2 * FIXED_FOLDS, setting="search.rows"
-    )
+    return sample_rows(train, rows, seed=config.seed, at_least=2 * config.search_folds)
 
 
 def _task(rows: pd.DataFrame, config: Config, ws: Workspace) -> Task:

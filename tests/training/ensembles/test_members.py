@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lib import workspace
 from lib.config import Config, CrossValidationConfig, TrainingConfig
 from lib.errors import WorkbookError
 from lib.training import baseline, finetune
@@ -46,6 +47,31 @@ def test_members_are_read_as_they_were_written():
     np.testing.assert_array_equal(probs["a: b"], PROBS[::-1])
     assert rows["row_id"].tolist() == [7, 3, 5, 9]
     assert fold.tolist() == [0, 1, 0, 1]
+
+
+def test_any_string_is_a_class_of_the_members(tmp_path, odd_names):
+    names = sorted(odd_names)
+    k = len(names)
+    rows = pd.DataFrame({"row_id": range(k), "text": "x", "label": names, "group": range(k)})
+    cross_validation = CrossValidation(
+        rows, np.zeros((1, k), dtype=int), {"a": np.eye(k)[None]}, pd.DataFrame()
+    )
+    path = tmp_path / "oof.parquet"
+    workspace.write_table(members.oof_table(cross_validation, class_names=names), path)
+    probs, kept, _ = members.read_members(workspace.read_table(path), rows[::-1])
+    assert kept["label"].tolist() == names[::-1]
+    assert probs["a"].tolist() == np.eye(k)[::-1].tolist()
+    assert members.class_codes(kept, names).tolist() == list(range(k))[::-1]
+
+
+def test_any_string_is_a_class_of_a_saved_baseline(tmp_path, odd_names):
+    names = sorted(odd_names)
+    texts = [f"word{i} word{i}x" for i in range(len(names)) for _ in range(2)]
+    for place, fit in enumerate(baseline.LINEAR.values()):
+        baseline.save_baseline(fit(texts, np.repeat(names, 2)), tmp_path / str(place))
+        model = baseline.load_baseline(tmp_path / str(place))
+        assert list(model.classes_) == names
+        assert model.predict(texts[::2]).tolist() == names
 
 
 def test_rows_and_classes_in_another_order_are_lined_up_by_name():

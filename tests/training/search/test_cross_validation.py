@@ -6,6 +6,7 @@ import pytest
 
 from lib import workspace
 from lib.config import Config, CrossValidationConfig, TrainingConfig
+from lib.data import splits
 from lib.errors import WorkbookError
 from lib.evaluation.metrics import macro_f1
 from lib.evaluation.significance import cross_validation_interval
@@ -267,6 +268,28 @@ def test_a_share_of_the_rows_stops_a_training_also_where_a_class_is_rare():
         assert rows[stops]["label"].value_counts()[["a", "b"]].tolist() == [6, 6]
         assert set(rows[~stops]["label"]) == set(rows["label"])  # what is in one group alone learns
         assert not set(rows[stops]["group"]) & set(rows[~stops]["group"])
+
+
+@pytest.mark.parametrize(("n_classes", "n_rows"), [(6, 10), (11, 30), (24, 14), (2, 9)])
+def test_classes_of_a_few_rows_stop_a_training_too(n_classes, n_rows):
+    """As in notebook 05: a sample of the training rows, without the fold that is predicted."""
+    labels = np.repeat([f"class {i}" for i in range(n_classes)], n_rows)
+    split = splits.split_rows(labels, np.arange(len(labels)))
+    train = pd.DataFrame({"label": labels, "text": "x", "group": np.arange(len(labels))})
+    train = train[split == "train"]
+    sample = cross_validation.sample_for_folds(train, 120, n_folds=3, seed=1)
+    rows = sample[cross_validation.assign_folds(sample, n_folds=3, seed=1) != 0]
+    stops = cross_validation.early_stopping_mask(rows, share=0.1, seed=1)
+    assert rows["label"][~stops].nunique() == n_classes
+    assert set(rows["label"][stops].value_counts()) <= {1, 2} and stops.any()
+
+
+def test_a_sample_for_folds_grows_with_the_number_of_classes():
+    rows = pd.DataFrame({"text": "x", "label": [f"class {i % 150}" for i in range(1_500)]})
+    rows["group"] = range(1_500)
+    sample = cross_validation.sample_for_folds(rows, 100, n_folds=3, seed=1)
+    assert sample["label"].value_counts().value_counts().to_dict() == {6: 150}
+    assert set(cross_validation.assign_folds(sample, n_folds=3, seed=1)) == {0, 1, 2}
 
 
 def test_a_trial_is_known_by_its_rows_settings_and_seed(trained):
