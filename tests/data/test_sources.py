@@ -60,19 +60,6 @@ def as_bytes(kind, rows):
 
 
 @pytest.fixture
-def write(tmp_path):
-    """Write bytes or text below the test's folder and return the path as a source."""
-
-    def write_one(name, content):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return str(path)
-
-    return write_one
-
-
-@pytest.fixture
 def own_cache(tmp_path, monkeypatch):
     """The hub library caches below the test's folder and takes no network."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
@@ -145,9 +132,11 @@ def test_a_folder_without_files_says_how_one_is_laid_out(write, tmp_path):
         load_table(str(tmp_path / "f"))
 
 
-def test_a_folder_names_the_file_that_is_no_text(write, tmp_path):
+def test_a_folder_without_texts_names_the_files_that_are_none(write, tmp_path):
     write("f/art/picture.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
-    with pytest.raises(WorkbookError, match=r"picture.png, line 3: a NUL byte"):
+    with pytest.raises(
+        WorkbookError, match=r"f: no files; .* Skipped, not text: 'art/picture.png'\."
+    ):
         load_table(str(tmp_path / "f"))
 
 
@@ -247,8 +236,8 @@ def test_an_encoding_that_is_named_is_taken(write):
 def test_bytes_of_no_encoding_name_the_byte_and_the_setting(write):
     with pytest.raises(
         WorkbookError,
-        match=r"t.csv: cannot be read as utf-8 or cp1252 \(byte 11 is 0x81\); name its encoding "
-        r"with --set data.encoding=",
+        match=r"t.csv: not UTF-8, and its encoding cannot be told for sure \(.*\?\); name it with "
+        r"--set data.encoding=",
     ):
         load_table(write("t.csv", b"text,label\n\x81,b\n"))
 
