@@ -1,15 +1,11 @@
-"""The one exception for mistakes that a user can put right, and what its messages are made of."""
+"""The one exception for mistakes that a user can put right, and how it shows names."""
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Iterable
 from pathlib import Path
 
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = 60
-_SHORT.maxother = 60
-_SHORT.maxlong = 60
+MAX_CHARS = 300  # of a message that a person is to read to its end
 
 
 class WorkbookError(ValueError):
@@ -19,41 +15,47 @@ class WorkbookError(ValueError):
     """
 
 
-def shown(value: object) -> str:
-    """Return a value as a message shows it: a long one is cut in the middle.
+def quoted(name: object, width: int = 40) -> str:
+    r"""Return a name as an error shows it: in quotes, in one line, cut to about `width` characters.
 
     Examples
     --------
-    >>> shown("news"), len(shown("news" * 1000))
-    ("'news'", 60)
+    >>> quoted("two\nlines"), quoted("a very long name", 12)
+    ("'two\\nlines'", "'a very lon…'")
     """
-    return " ".join(_SHORT.repr(value).split())
+    text = str(name)
+    return repr(text if len(text) <= width else f"{text[: width - 2]}…")
 
 
-def listed(values: Iterable[object], *, at_most: int = 5) -> str:
-    """Return values as a message lists them: the first few, and how many more there are.
+def listed(items: Iterable[str], width: int = 120) -> str:
+    """Join the first items, one at least, as fit in `width` characters, and count the others.
 
     Examples
     --------
-    >>> listed("abc"), listed("abcd", at_most=2)
-    ("'a', 'b', 'c'", "'a', 'b' and 2 more")
+    >>> listed(["'red' (1)", "'green' (2)", "'blue' (2)"], width=33)
+    "'red' (1), 'green' (2) and 1 more"
     """
-    values = list(values)
-    names = ", ".join(map(shown, values[:at_most]))
-    n_more = len(values) - at_most
-    return f"{names} and {n_more:,} more" if n_more > 0 else names
+    items = list(items)
+    line = ""
+    for n_shown in range(min(len(items), width), 0, -1):
+        n_more = len(items) - n_shown
+        more = f" and {n_more:,} more" if n_more else ""
+        line = f"{', '.join(items[:n_shown])}{more}"
+        if len(line) <= width:
+            break
+    return line
 
 
-def shown_path(path: Path | str, *, at_most: int = 100) -> str:
-    """Return a path as a message shows it: of a long one both ends, of odd bytes their escapes.
+def shown_path(path: Path | str, width: int = 80) -> str:
+    """Return a path as an error shows it: of a long one both ends, of odd bytes their escapes.
 
     Examples
     --------
     >>> shown_path("a/b.csv"), len(shown_path("folder/" * 50 + "b.csv"))
-    ('a/b.csv', 100)
+    ('a/b.csv', 80)
     """
     text = str(path).encode("utf-8", "backslashreplace").decode()
-    if len(text) <= at_most:
+    if len(text) <= width:
         return text
-    start = at_most // 4
-    return f"{text[:start]}…{text[start + 1 - at_most:]}"
+    start = width // 4
+    return f"{text[:start]}…{text[start + 1 - width :]}"

@@ -59,7 +59,7 @@ class DataConfig(Section):
     def _delimiter_is_a_character(cls, value: str | None) -> str | None:
         if value is None or value in DELIMITERS:
             return DELIMITERS.get(value or "")
-        if len(value) != 1 or value in "\"\r\n":
+        if len(value) != 1 or value in '"\r\n':
             names = ", ".join(DELIMITERS)
             raise ValueError(f"a delimiter is {names}, or a single character")
         return value

@@ -15,7 +15,7 @@ from lib.config import Config, DataConfig, closest
 from lib.data import docstrings, splits, times
 from lib.data.formats import SourceTable, existing, read_file, read_folder, read_hub
 from lib.data.splits import SPLIT_NAMES
-from lib.errors import WorkbookError, listed, shown, shown_path
+from lib.errors import MAX_CHARS, WorkbookError, listed, quoted, shown_path
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,10 @@ def load_source(data: DataConfig, *, progress: bool = True) -> LoadedTable:
     table["label"] = pd.Series(map(_as_label, frame[data.label_column].tolist()), dtype=object)
     notes = list(read.notes)
     if data.split_column:
-        name = f"{where}, column {shown(data.split_column)}"
+        name = f"{where}, column {quoted(data.split_column)}"
         table["split"] = _as_splits(frame[data.split_column].tolist(), where=name)
     if data.time_column:
-        name = f"{where}, column {shown(data.time_column)}"
+        name = f"{where}, column {quoted(data.time_column)}"
         table["time"], note = times.as_seconds(frame[data.time_column], where=name)
         notes += [note] if note else []
     if data.group_column:
@@ -288,12 +288,12 @@ def _listed(names: Any) -> str:
 def _check_column(frame: pd.DataFrame, column: str, *, source: str, option: str) -> None:
     if column not in frame.columns:
         near = closest(column, map(str, frame.columns))
-        raise WorkbookError(
-            f"{source} has no column {shown(column)}{near}; "
-            f"it has {listed(frame.columns, at_most=3)}: name it with {option}"
-        )
+        start = f"{source} has no column {quoted(column)}{near}; it has "
+        end = f": name it with {option}"
+        columns = listed(map(quoted, frame.columns), MAX_CHARS - len(start + end))
+        raise WorkbookError(start + columns + end)
     if (frame.columns == column).sum() > 1:
-        raise WorkbookError(f"{source} has two columns {shown(column)}; rename one")
+        raise WorkbookError(f"{source} has two columns {quoted(column)}; rename one")
 
 
 def _check_cells(frame: pd.DataFrame, data: DataConfig, *, where: str) -> None:
@@ -310,7 +310,7 @@ def _check_cells(frame: pd.DataFrame, data: DataConfig, *, where: str) -> None:
             if not pd.api.types.is_scalar(value) or isinstance(value, bytes):
                 kind = type(value).__name__
                 raise WorkbookError(
-                    f"{where}, column {shown(column)}: row {row} has {shown(value)} ({kind}); "
+                    f"{where}, column {quoted(column)}: row {row} has {quoted(value)} ({kind}); "
                     f"{remedy}"
                 )
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lib.data.duplicates import group_ids
-from lib.errors import WorkbookError, listed
+from lib.errors import WorkbookError, listed, quoted
 
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {
@@ -146,9 +146,9 @@ def check_given_groups(given: pd.Series, keys: pd.Series) -> None:
     torn = n_splits.index[n_splits > 1]
     if len(torn):
         raise WorkbookError(
-            f"data.group_column: {len(torn):,} of {len(n_splits):,} groups ({listed(torn)}) have "
-            "rows in two of the splits that the data give; unset data.group_column, or the column "
-            "that splits the rows (data.split_column, data.time_column)"
+            f"data.group_column: {len(torn):,} of {len(n_splits):,} groups "
+            f"({listed(map(quoted, torn), 80)}) have rows in two of the splits that the data give; "
+            "unset data.group_column, or what splits the rows (data.split_column, data.time_column)"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from lib.errors import WorkbookError, shown
+from lib.errors import WorkbookError, quoted
 
 # day, month and year in numbers, the year last
 NUMERIC_DATE = r"(?<![\d/.-])(\d{1,2})([/.-])(\d{1,2})\2(?:\d{4}|\d{2})(?!\d)"
@@ -39,8 +39,8 @@ def as_seconds(values: pd.Series, *, where: str) -> tuple[np.ndarray, str]:
     if moments.isna().any():
         row = int(np.argmax(moments.isna()))
         raise WorkbookError(
-            f"{where}: row {row + 1} has {shown(values.iloc[row])}, which is not a date or number; "
-            "write dates as 2026-01-31, or drop the row"
+            f"{where}: row {row + 1} has {quoted(values.iloc[row])}, which is not a date or "
+            "number; write dates as 2026-01-31, or drop the row"
         )
     dates = values.astype(str).str.extract(NUMERIC_DATE).dropna()
     note = ""
@@ -62,7 +62,8 @@ def _has_day_first(dates: pd.DataFrame, values: pd.Series, *, where: str) -> boo
     days_first = dates.index[first > 12]
     months_first = dates.index[second > 12]
     if len(days_first) and len(months_first):
-        rows = [f"row {row[0] + 1} has {shown(values[row[0]])}" for row in (days_first, months_first)]
+        firsts = (days_first[0], months_first[0])
+        rows = [f"row {row + 1} has {quoted(values[row])}" for row in firsts]
         raise WorkbookError(
             f"{where}: {rows[0]}, which has the day first, and {rows[1]}, which has the month "
             "first; write dates as 2026-01-31"
@@ -71,7 +72,7 @@ def _has_day_first(dates: pd.DataFrame, values: pd.Series, *, where: str) -> boo
     if np.any(is_open):
         row = dates.index[is_open][0]
         raise WorkbookError(
-            f"{where}: row {row + 1} has {shown(values[row])}, and no row shows whether the day or "
-            "the month is first; write dates as 2026-01-31"
+            f"{where}: row {row + 1} has {quoted(values[row])}, and no row shows whether the day "
+            "or the month is first; write dates as 2026-01-31"
         )
     return bool(len(days_first))

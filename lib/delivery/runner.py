@@ -281,7 +281,8 @@ class Session:
 def _absolute(source: str) -> str:
     """Return a source that notebooks find, whose working folder is another."""
     is_path = source and source != "docstrings" and not source.startswith("hub:")
-    return str(Path(source).resolve()) if is_path else source
+    # a link keeps its own name: its target's may have no ending
+    return str(Path(source).absolute()) if is_path else source
 
 
 def _uses_backbone(step: Step) -> bool:

@@ -982,3 +982,80 @@ def test_the_same_file_read_with_another_split_is_another_raw_table(write, home)
         for extra in ({}, {"data.split_column": "part"}, {"data.time_column": "day"})
     }
     assert len(paths) == 3
+    how = [{"data.group_column": "part"}, {"data.delimiter": ","}, {"data.quoting": "double"}]
+    paths |= {
+        raw_path(Config.load("smoke", {"data.source": str(source), **extra})).name for extra in how
+    }
+    assert len(paths) == 6
+
+
+# --- groups, cells, notes ---
+
+
+def test_a_group_column_is_read_as_words_and_blanks_are_none(write):
+    source = write("t.csv", "text,label,author\na,x,Ann\nb,y, \nc,x,7\n")
+    table = load_table(source, group_column="author")
+    assert table["group_key"].tolist() == ["Ann", None, "7"]
+    assert "group_key" not in load_table(source)
+    with pytest.raises(WorkbookError, match=r"no column 'autor' \(did you mean 'author'\?\)"):
+        load_table(source, group_column="autor")
+
+
+def test_groups_that_the_splits_tear_are_refused_at_import(write):
+    source = write("t.csv", "text,label,part,author\na,x,train,Ann\nb,y,test,Ann\n")
+    with pytest.raises(WorkbookError, match=r"1 of 1 groups \('Ann'\) have rows in two of the"):
+        load_table(source, split_column="part", group_column="author")
+
+
+LABELS = "column 'label': row 2 has .*; give one label a row; several are not this workbook's task"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"text": "b", "label": ["x", "y"]}, rf"{LABELS}$"),
+        ({"text": "b", "label": {"x": 1}}, rf"{LABELS}$"),
+        ({"text": ["b", "c"], "label": "x"}, r"column 'text': row 2 has \"\['b', 'c'\]\" \(list\)"),
+        (
+            {"text": {"en": "b"}, "label": "x"},
+            r"column 'text': row 2 has .* \(dict\); give one text",
+        ),
+        ({"text": "b", "label": ["x"] * 9_999}, rf"{LABELS}$"),
+    ],
+)
+def test_a_cell_of_json_that_is_no_single_value_is_refused(write, row, message):
+    content = json.dumps([{"text": "a", "label": "x"}, row])
+    with pytest.raises(WorkbookError, match=message) as caught:
+        load_table(write("t.json", content))
+    assert len(str(caught.value)) <= 300
+
+
+@pytest.mark.parametrize(
+    ("cell", "kind"), [(["x", "y"], "ndarray"), (b"x", "bytes"), ({"a": 1}, "dict")]
+)
+@pytest.mark.parametrize("column", ["text", "label"])
+def test_a_cell_of_parquet_that_is_no_single_value_is_refused(write, cell, kind, column):
+    buffer = io.BytesIO()
+    frame = pd.DataFrame({"text": ["a", "b"], "label": ["x", "y"]})
+    frame[column] = [cell, cell]
+    frame.to_parquet(buffer)
+    with pytest.raises(
+        WorkbookError, match=rf"t.parquet, column '{column}': row 1 has .* \({kind}\); give one"
+    ):
+        load_table(write("t.parquet", buffer.getvalue()))
+
+
+def test_a_list_in_another_column_does_not_matter(write):
+    assert load(write("t.json", '[{"text": "a", "label": "x", "tags": ["b"]}]')) == [(0, "a", "x")]
+
+
+def test_what_was_told_from_a_source_is_kept_with_the_raw_table(write, home):
+    rows = as_csv([(f"{text} größer", label) for text, label in many(40)], delimiter=";")
+    config = settings(write("t.csv", rows.encode("cp1252")))
+    raw_table(config)
+    encoding, delimiter = sources.reading_notes(config)
+    assert encoding.startswith("Read as cp1252, as its bytes suggest")
+    assert delimiter == "Cells are separated by ';'."
+    plain = settings(write("u.csv", as_csv(many(40))))
+    raw_table(plain)
+    assert sources.reading_notes(plain) == []

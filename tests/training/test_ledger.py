@@ -16,6 +16,7 @@ TEXTS = [
 ]
 TRAIN = pd.DataFrame({"row_id": range(60), "text": TEXTS, "label": LABELS, "group": range(60)})
 VAL = pd.DataFrame({"text": [f"row {i}" for i in range(500)], "label": ["a", "b"] * 250})
+VAL["group"] = range(500)
 RUN = Workspace(dataset="data", run="run")
 
 

@@ -129,7 +129,9 @@ def read_delimited(text: str, name: str, *, default: str, settings: DataConfig) 
     if excel:
         text = text[excel.end() :]
     delimiter = settings.delimiter or (excel and excel[1])
-    delimiter = delimiter or tell_delimiter(text, default=default, columns=settings.columns.values())
+    delimiter = delimiter or tell_delimiter(
+        text, default=default, columns=settings.columns.values()
+    )
     first_line = 2 if excel else 1
     table = DelimitedText(text, shown_path(name), delimiter, first_line)
     notes = [f"Cells are separated by {delimiter!r}."] if delimiter != default else []

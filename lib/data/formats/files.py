@@ -15,7 +15,7 @@ from lib.data.formats.delimited import read_delimited
 from lib.data.formats.encodings import Encoding, decode, tell_encoding
 from lib.data.formats.records import read_json, read_jsonl
 from lib.data.formats.source_table import SourceTable
-from lib.errors import WorkbookError, shown, shown_path
+from lib.errors import WorkbookError, quoted, shown_path
 
 FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 GZIP_MAGIC = b"\x1f\x8b"
@@ -32,12 +32,12 @@ def read_file(path: Path, settings: DataConfig) -> SourceTable:
     """
     content = existing(path).read_bytes()
     suffix, is_gzipped = _type_by_name(path)
-    if suffix in FORMATS and is_gzipped or not suffix and content.startswith(GZIP_MAGIC):
+    if (suffix in FORMATS and is_gzipped) or (not suffix and content.startswith(GZIP_MAGIC)):
         content = _decompressed(content, path)
     suffix = suffix or _type_by_content(content)
     if suffix not in FORMATS:
         raise WorkbookError(
-            f"{shown_path(path)}: unsupported file type {shown(suffix or '(none)')}; "
+            f"{shown_path(path)}: unsupported file type {quoted(suffix or '(none)')}; "
             f"use {', '.join(FORMATS)}, also with .gz"
         )
     if not content.strip():
@@ -45,7 +45,9 @@ def read_file(path: Path, settings: DataConfig) -> SourceTable:
     if suffix == ".parquet":
         return SourceTable(_read_parquet(content, path))
     name = str(path)
-    encoding = Encoding(settings.encoding) if settings.encoding else tell_encoding(content, name=name)
+    encoding = (
+        Encoding(settings.encoding) if settings.encoding else tell_encoding(content, name=name)
+    )
     text = decode(content, name=name, encoding=encoding.name)
     table = _read_text(text, name, suffix, settings)
     notes = (encoding.note, *table.notes) if encoding.note else table.notes

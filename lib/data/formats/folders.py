@@ -15,7 +15,7 @@ from lib.data.formats.encodings import decode, detect_encoding, unicode_encoding
 from lib.data.formats.files import FORMATS, read_file
 from lib.data.formats.source_table import SourceTable
 from lib.data.splits import SPLIT_NAMES
-from lib.errors import WorkbookError, listed, shown_path
+from lib.errors import WorkbookError, listed, quoted, shown_path
 
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 UNLABELLED = ("unsup", "unsupervised", "unlabeled", "unlabelled")  # folders next to classes
@@ -149,9 +149,11 @@ class _ClassFolders:
         """Return why a file of this path is no text of a class, "" if it is one."""
         if names[-1].casefold() in SYSTEM_FILES:
             return "made by the system"
+        if len(names) == 1:
+            return "in no class folder"
         if self.splits and names[0] not in self.splits:
             return "in a folder that is not named as a split"
-        if len(names) < (3 if self.splits else 2):
+        if self.splits and len(names) == 2:
             return "in no class folder"
         if self.splits and names[1].casefold() in UNLABELLED:
             return "in a folder without labels"
@@ -172,8 +174,9 @@ def _split_folders(folder: Path, paths: Iterable[tuple[str, ...]]) -> tuple[str,
     if len(named) < len(tops):
         return ()
     raise WorkbookError(
-        f"{shown_path(folder)}: {listed(named)} are names of splits, and hold texts, but no class "
-        "folders; lay them out as split/class/file, or rename classes of these names"
+        f"{shown_path(folder)}: {listed(map(quoted, named), 60)} are names of splits, and hold "
+        "texts, but no class folders; lay them out as split/class/file, or rename classes of these "
+        "names"
     )
 
 
@@ -205,7 +208,7 @@ def _encodings(
 
 
 def _skipped(names: list[str], reason: str) -> str:
-    return f"Skipped, {reason}: {listed(names, at_most=3)}."
+    return f"Skipped, {reason}: {listed(map(quoted, names))}."
 
 
 def _after(notes: list[str]) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from lib.data.formats.source_table import SourceTable
 from lib.data.splits import SPLIT_NAMES
-from lib.errors import WorkbookError, listed, shown_path
+from lib.errors import WorkbookError, listed, quoted, shown_path
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -72,11 +72,12 @@ def read_saved(folder: Path) -> SourceTable:
     left_out = [name for name in saved if name not in by_split]
     if not by_split:
         raise WorkbookError(
-            f"{shown_path(folder)}: its tables are {listed(left_out)}, none of which is named as "
-            "a split; give the folder of one of them"
+            f"{shown_path(folder)}: its tables are {listed(map(quoted, left_out))}, none of which "
+            "is named as a split; give the folder of one of them"
         )
     frames = [frame_of(table).assign(split=name) for name, table in by_split.items()]
-    notes = [f"Left out, not named as a split: {listed(left_out)}."] if left_out else []
+    names = listed(map(quoted, left_out))
+    notes = [f"Left out, not named as a split: {names}."] if names else []
     frame = pd.concat(frames, ignore_index=True)
     return SourceTable(frame, tuple(notes), has_splits=len(by_split) > 1)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from lib.errors import WorkbookError, listed, shown, shown_path
+from lib.errors import WorkbookError, listed, quoted, shown_path
 
 EXAMPLE = '{"text": ..., "label": ...}'
 
@@ -77,7 +77,7 @@ def _records(value: dict[str, Any], name: str, columns: tuple[str, ...]) -> list
         return [dict(zip(value, row)) for row in zip(*parts)]
     if any(isinstance(part, dict | list) for part in parts) and not set(columns) <= set(value):
         raise WorkbookError(
-            f"{name}: one object with the keys {listed(value, at_most=3)}; "
+            f"{name}: one object with the keys {listed(map(quoted, value), 100)}; "
             f"a table is a list of objects such as {EXAMPLE}"
         )
     return [value]
@@ -95,7 +95,7 @@ def _table_of(records: dict[str, Any], name: str) -> pd.DataFrame:
         if not isinstance(record, dict):
             raise WorkbookError(
                 f"{name}, {position}: an object such as {EXAMPLE} is needed, "
-                f"found {type(record).__name__} {shown(record)}"
+                f"found {type(record).__name__} {quoted(record)}"
             )
     if not records:
         raise WorkbookError(f"{name} has no rows")
