@@ -1,8 +1,8 @@
 """Odd files through the whole chain: each runs to its end, or is refused in one short line.
 
-Takes the sources of `tests/odd_tables.py`, or those that are named, each in a home of its own and in
-the profile `smoke`; prints what came of each, and exits with 1 unless all is as expected. A source
-that runs takes some four minutes.
+Takes the sources of `tests/odd_tables.py`, or those that are named, each in a home of its own and
+in the profile `smoke`; prints what came of each, and exits with 1 unless all is as expected. A
+source that runs takes some four minutes.
 """
 
 import os
