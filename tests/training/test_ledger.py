@@ -150,6 +150,19 @@ def test_finished_trainings_are_not_repeated_and_models_are_not_kept(trained):
     assert {path.suffix for path in folder.iterdir()} == {".json", ".parquet"}
 
 
+def test_rows_of_a_group_are_drawn_together(trained, monkeypatch):
+    drawn = []
+    real = ledger.gain_over_seeds
+    monkeypatch.setattr(
+        ledger,
+        "gain_over_seeds",
+        lambda *args, **how: drawn.append(how["groups"].tolist()) or real(*args, **how),
+    )
+    val = VAL.assign(group=VAL.index // 2).head(300)
+    ledger.trick_ledger(TRAIN, val, config=config("mixup"), ws=RUN, progress=False)
+    assert drawn == [[i // 2 for i in range(300)]]
+
+
 def test_intervals_hold_together(trained):
     alone = ledger.trick_ledger(
         TRAIN, VAL, config=config("label smoothing"), ws=RUN, progress=False

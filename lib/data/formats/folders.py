@@ -66,7 +66,8 @@ def _read_shards(
     if has_splits:
         frames = [frame.assign(split=split) for frame, split in zip(frames, splits)]
     notes = dict.fromkeys(note for shard in shards for note in shard.notes)
-    notes[f"{len(tables):,} files were read as one table."] = None
+    if len(tables) > 1:
+        notes[f"{len(tables):,} files were read as one table."] = None
     if len(tables) < len(files):
         others = [str(path.relative_to(folder)) for path in files if path not in set(tables)]
         notes[_skipped(others, "not tables")] = None
