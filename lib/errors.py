@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 MAX_CHARS = 300  # of a message that a person is to read to its end
 
@@ -35,9 +36,26 @@ def listed(items: Iterable[str], width: int = 120) -> str:
     "'red' (1), 'green' (2) and 1 more"
     """
     items = list(items)
-    line = ", ".join(items)
-    n_shown = len(items)
-    while len(line) > width and n_shown > 1:
-        n_shown -= 1
-        line = f"{', '.join(items[:n_shown])} and {len(items) - n_shown:,} more"
+    line = ""
+    for n_shown in range(min(len(items), width), 0, -1):
+        n_more = len(items) - n_shown
+        more = f" and {n_more:,} more" if n_more else ""
+        line = f"{', '.join(items[:n_shown])}{more}"
+        if len(line) <= width:
+            break
     return line
+
+
+def shown_path(path: Path | str, width: int = 80) -> str:
+    """Return a path as an error shows it: of a long one both ends, of odd bytes their escapes.
+
+    Examples
+    --------
+    >>> shown_path("a/b.csv"), len(shown_path("folder/" * 50 + "b.csv"))
+    ('a/b.csv', 80)
+    """
+    text = str(path).encode("utf-8", "backslashreplace").decode()
+    if len(text) <= width:
+        return text
+    start = width // 4
+    return f"{text[:start]}…{text[start + 1 - width :]}"

@@ -83,6 +83,19 @@ def home(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.fixture
+def write(tmp_path):
+    """Write bytes or text below the test's folder and return the path as a source."""
+
+    def write_one(name, content):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return str(path)
+
+    return write_one
+
+
 @pytest.fixture(scope="session")
 def mlflow_template(tmp_path_factory):
     """An empty MLflow store, made once; making one takes seconds."""

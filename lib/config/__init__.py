@@ -11,6 +11,7 @@ from lib.config.config import (
     setting_keys,
 )
 from lib.config.sections import (
+    DELIMITERS,
     AugmentationConfig,
     CleaningConfig,
     ComputeConfig,
@@ -29,6 +30,7 @@ from lib.config.sections import (
 )
 
 __all__ = [
+    "DELIMITERS",
     "FIXED_FOLDS",
     "PROFILES",
     "AugmentationConfig",

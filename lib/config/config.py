@@ -31,7 +31,7 @@ from lib.config.sections import (
     TrackingConfig,
     TrainingConfig,
 )
-from lib.errors import WorkbookError
+from lib.errors import WorkbookError, quoted
 
 PROFILES = Path(__file__).resolve().parents[2] / "notebooks" / "profiles"
 FIXED_FOLDS = 5  # of a search and of the learning curve
@@ -249,7 +249,7 @@ def setting_keys() -> list[str]:
 def closest(name: str, names: Iterable[str]) -> str:
     """Return " (did you mean 'x'?)" for the one of `names` nearest to `name`, or ""."""
     near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    return f" (did you mean {quoted(near[0])}?)" if near else ""
 
 
 def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:

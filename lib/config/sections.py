@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 LINEAR_MEMBERS = ("TF-IDF", "TF-IDF: naive Bayes")  # always in the cross-validation
 SEARCHED_MEMBER = "searched"
+DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 
 
 class Section(BaseModel):
@@ -27,13 +28,42 @@ class DataConfig(Section):
     split_column: str | None = None
     # dates or numbers: the latest rows become the test set, those before them validation
     time_column: str | None = None
-    # of CSV, TSV and JSON files; None detects it from the bytes
+    # one value for the rows of an author, a document or a patient: they stay in one split
+    group_column: str | None = None
+    # of CSV, TSV and JSON files; None tells it from the bytes
     encoding: str | None = None
+    # of CSV and TSV files: comma, semicolon, tab, pipe or a character; None tells it from the file
+    delimiter: str | None = None
+    # of CSV and TSV files. double: quotes enclose cells, and are doubled within them; backslash:
+    # they may follow a backslash instead; none: they are text; None tells it from the file
+    quoting: Literal["double", "backslash", "none"] | None = None
     # a stratified sample of this many rows, more where the splits and folds of a class need them;
     # None takes all
     rows: int | None = Field(None, ge=10)
     # treat labels that differ only in case or blanks as one
     merge_labels: bool = False
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Return the columns that the table has to have: how each is named -> its name."""
+        columns = {
+            "--text-column": self.text_column,
+            "--label-column": self.label_column,
+            "--set data.split_column=...": self.split_column,
+            "--set data.time_column=...": self.time_column,
+            "--set data.group_column=...": self.group_column,
+        }
+        return {option: column for option, column in columns.items() if column is not None}
+
+    @field_validator("delimiter")
+    @classmethod
+    def _delimiter_is_a_character(cls, value: str | None) -> str | None:
+        if value is None or value in DELIMITERS:
+            return DELIMITERS.get(value or "")
+        if len(value) != 1 or value in '"\r\n':
+            names = ", ".join(DELIMITERS)
+            raise ValueError(f"a delimiter is {names}, or a single character")
+        return value
 
     @model_validator(mode="after")
     def _one_way_to_split(self) -> DataConfig:

@@ -23,8 +23,9 @@ class Selection:
     ----------
     n_rows : rows that came in
     kept : DataFrame with `row_id`, `fingerprint` (of the raw text), `text`, `label`, `raw`,
-        `given` (the split that the data give, "" for none) and, once near-copies are dropped,
-        `group` and `conflict` (a row of its group has another label)
+        `given` (the split that the data give, "" for none), where the data name groups
+        `group_key`, and, once near-copies are dropped, `group` and `conflict` (a (near-)copy has
+        another label)
     dropped : DataFrame with `rule` and `same_as` as well (the `row_id` of the row that stays in
         place of a duplicate, -1 for none)
     pairs : near-duplicates among the rows kept: `i`, `j` (positions), `similarity`
@@ -58,13 +59,24 @@ class Selection:
     def describe(self) -> str:
         """Return in a sentence what the near-duplicates are and what they cost."""
         at_least = "At least " if self.n_similar >= duplicates.MAX_PAIRS else ""
-        n_grouped = (self.kept.groupby("group")["group"].transform("size") > 1).sum()
+        n_grouped = len(np.unique(self.pairs[["i", "j"]]))
         n_conflicts = self.kept["conflict"].sum()
         n_later = (self.dropped["rule"] == LATER_COPY_RULE).sum()
         return (
             f"{at_least}{len(self.pairs):,} near-duplicate pairs join {n_grouped:,} rows in groups;"
             f" {n_conflicts:,} rows contradict the label of a (near-)copy; {n_later:,} rows were"
             " dropped for a copy in a later split."
+            f"{self._describe_groups()}"
+        )
+
+    def _describe_groups(self) -> str:
+        if "group_key" not in self.kept:
+            return ""
+        sizes = self.kept["group_key"].value_counts()
+        n_units = self.kept["group"].nunique()
+        return (
+            f" {sizes.sum():,} rows are of {len(sizes):,} groups that the data name; with "
+            f"near-copies joined, {n_units:,} groups go whole into one split."
         )
 
 
@@ -100,18 +112,28 @@ def drop_rows(table: pd.DataFrame, texts: Sequence[str], given: pd.Series) -> Se
 def drop_later_copies(selection: Selection, pairs: pd.DataFrame) -> Selection:
     """Drop rows with a near-copy in a later given split; number the groups of the rows that stay.
 
-    A model would be tested on what it was trained on. Chains of pairs count.
+    A model would be tested on what it was trained on. Chains of pairs count. A group is what
+    near-copies and `group_key` join, whichever way.
 
     Parameters
     ----------
     pairs : near-duplicates among the rows kept so far (`duplicates.near_duplicate_pairs`)
+
+    Raises
+    ------
+    WorkbookError : rows of one `group_key` are in two given splits.
     """
     rows = selection.kept.assign(same_as=splits.copies_in_later_splits(selection.kept, pairs))
     leaks = rows["same_as"] >= 0
     dropped = [selection.dropped, rows[leaks].assign(rule=LATER_COPY_RULE)]
     kept, pairs_left = duplicates.without_rows(rows.drop(columns="same_as"), pairs, leaks)
-    group = duplicates.group_ids(len(kept), pairs_left)
-    conflicts = duplicates.conflicting_rows(kept["label"].tolist(), group)
+    copies = duplicates.group_ids(len(kept), pairs_left)
+    conflicts = duplicates.conflicting_rows(kept["label"].tolist(), copies)
+    group = copies
+    if "group_key" in kept:
+        splits.check_given_groups(kept["given"], kept["group_key"])
+        links = [pairs_left[["i", "j"]], splits.group_links(kept["group_key"])]
+        group = duplicates.group_ids(len(kept), pd.concat(links))
     return replace(
         selection,
         kept=kept.assign(group=group, conflict=np.isin(np.arange(len(kept)), conflicts)),

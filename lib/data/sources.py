@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,90 +11,94 @@ import numpy as np
 import pandas as pd
 
 from lib import provenance, workspace
-from lib.config import Config, closest
-from lib.data import docstrings
-from lib.data.formats import existing, read_file, read_folder, read_hub
-from lib.errors import MAX_CHARS, WorkbookError, listed, quoted
+from lib.config import Config, DataConfig, closest
+from lib.data import docstrings, splits, times
+from lib.data.formats import SourceTable, existing, read_file, read_folder, read_hub
+from lib.data.splits import SPLIT_NAMES
+from lib.errors import MAX_CHARS, WorkbookError, listed, quoted, shown_path
 
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
 MIN_CLASS_ROWS = 4  # that a sample takes of each class
 
 
-def load_table(
-    source: str,
-    *,
-    text_column: str = "text",
-    label_column: str = "label",
-    split_column: str | None = None,
-    time_column: str | None = None,
-    encoding: str | None = None,
-    progress: bool = True,
-) -> pd.DataFrame:
+@dataclass(frozen=True)
+class LoadedTable:
+    """A labelled table, and sentences on how its source was read.
+
+    Attributes
+    ----------
+    table : as `load_table` returns it
+    notes : on what was told from the source, and what was left out of it
+    """
+
+    table: pd.DataFrame
+    notes: list[str]
+
+
+def load_table(source: str, *, progress: bool = True, **settings: Any) -> pd.DataFrame:
     """Read a labelled table.
 
     Parameters
     ----------
     source : path of a CSV, TSV, JSON, JSONL or Parquet file (`.gz` too), or of a folder with one
-        sub-folder a class; `hub:<name>[:config][:split]` (split `train` unless given); or
-        `docstrings`
-    text_column, label_column : names of columns; not used for folders and `docstrings`
-    split_column : says for each row in which split it is: a name in SPLIT_NAMES
-    time_column : of dates, times (UTC where they name no zone) or numbers
-    encoding : of a text file; None takes a byte-order mark, else UTF-8, UTF-16 or cp1252,
-        whichever fits first
+        sub-folder a class, or with such files; `hub:<name>[:config][:split]` (split `train` unless
+        given); or `docstrings`
+    settings : others of `DataConfig`, for instance `text_column`
 
     Returns
     -------
     DataFrame with `row_id` (int, the position in the source), `text` (str or None) and `label`
-    (str or None); a blank label counts as none
+    (str or None); a blank label counts as none. Where the source gives them, also `split`, `time`
+    and `group_key` (str, or None for a row on its own)
 
     Raises
     ------
     WorkbookError : there is no such source, it cannot be parsed (the line is named), it has no rows
-        or no such column.
+        or no such column, or a text or label is a list, an object or bytes.
     """
-    has_own_columns = source == "docstrings" or Path(source).is_dir()
-    if source == "docstrings":
-        frame = docstrings.harvest(progress=progress)
-    elif source.startswith("hub:"):
-        frame = read_hub(source)
-    elif has_own_columns:
-        frame = read_folder(Path(source), encoding)
-    else:
-        frame = read_file(Path(source), encoding)
-    if has_own_columns:
-        text_column = "text"
-        label_column = "label"
-    columns = {
-        "--text-column": text_column,
-        "--label-column": label_column,
-        "--set data.split_column=...": split_column,
-        "--set data.time_column=...": time_column,
-    }
-    for option, column in columns.items():
-        if column is not None:
-            _check_column(frame, column, source=source, option=option)
+    return load_source(DataConfig(source=source, **settings), progress=progress).table
+
+
+def load_source(data: DataConfig, *, progress: bool = True) -> LoadedTable:
+    """Read a labelled table as `load_table` does, with notes on how."""
+    read = _read_source(data, progress=progress)
+    if read.has_own_columns:
+        data = data.model_copy(update={"text_column": "text", "label_column": "label"})
+    if read.has_splits and not (data.split_column or data.time_column):
+        data = data.model_copy(update={"split_column": "split"})
+    frame = read.frame
+    where = shown_path(data.source)
+    for option, column in data.columns.items():
+        _check_column(frame, column, source=where, option=option)
     if frame.empty:
-        raise WorkbookError(f"{source} has a header but no rows")
+        raise WorkbookError(f"{where} has a header but no rows")
+    _check_cells(frame, data, where=where)
     table = pd.DataFrame({"row_id": np.arange(len(frame))})
-    table["text"] = pd.Series(map(_as_text, frame[text_column].tolist()), dtype=object)
-    table["label"] = pd.Series(map(_as_label, frame[label_column].tolist()), dtype=object)
-    if split_column:
-        where = f"{source}, column {split_column!r}"
-        table["split"] = _as_splits(frame[split_column].tolist(), where=where)
-    if time_column:
-        where = f"{source}, column {time_column!r}"
-        table["time"] = _as_times(frame[time_column], where=where)
-    return table
+    table["text"] = pd.Series(map(_as_text, frame[data.text_column].tolist()), dtype=object)
+    table["label"] = pd.Series(map(_as_label, frame[data.label_column].tolist()), dtype=object)
+    notes = list(read.notes)
+    if data.split_column:
+        name = f"{where}, column {quoted(data.split_column)}"
+        table["split"] = _as_splits(frame[data.split_column].tolist(), where=name)
+    if data.time_column:
+        name = f"{where}, column {quoted(data.time_column)}"
+        table["time"], note = times.as_seconds(frame[data.time_column], where=name)
+        notes += [note] if note else []
+    if data.group_column:
+        keys = map(_as_label, frame[data.group_column].tolist())
+        table["group_key"] = pd.Series(keys, dtype=object)
+    if data.group_column and data.split_column:
+        splits.check_given_groups(table["split"], table["group_key"])
+    return LoadedTable(table, notes)
+
+
+def _read_source(data: DataConfig, *, progress: bool) -> SourceTable:
+    source = data.source
+    if source == "docstrings":
+        return SourceTable(docstrings.harvest(progress=progress), has_own_columns=True)
+    if source.startswith("hub:"):
+        return read_hub(source)
+    path = existing(Path(source))
+    return read_folder(path, data) if path.is_dir() else read_file(path, data)
 
 
 def raw_path(config: Config) -> Path:
@@ -110,6 +115,7 @@ def raw_path(config: Config) -> Path:
     name = workspace.dataset_name(data.source)
     if data.source != "docstrings":
         columns = [data.text_column, data.label_column, data.split_column, data.time_column]
+        columns += [data.group_column, data.delimiter, data.quoting]
         hub = data.source.startswith("hub:")
         content = data.source if hub else existing(Path(data.source))
         name += f"-{provenance.fingerprint(content, data.encoding, columns)[:8]}"
@@ -139,6 +145,11 @@ def raw_table(config: Config, *, progress: bool = True) -> pd.DataFrame:
         table = sample_rows(table, data.rows, seed=config.seed, at_least=at_least)
     check_labels(table, config)
     return table
+
+
+def reading_notes(config: Config) -> list[str]:
+    """Return sentences on how the imported source was read: what was told from it, or left out."""
+    return workspace.read_facts(raw_path(config)).get("notes", [])
 
 
 def check_labels(table: pd.DataFrame, config: Config) -> None:
@@ -304,31 +315,45 @@ def _listed(names: Any) -> str:
 def _check_column(frame: pd.DataFrame, column: str, *, source: str, option: str) -> None:
     if column not in frame.columns:
         near = closest(column, map(str, frame.columns))
-        raise WorkbookError(
-            f"{source} has no column {column!r}{near}; "
-            f"it has {_listed(frame.columns)}: name it with {option}"
-        )
+        start = f"{source} has no column {quoted(column)}{near}; it has "
+        end = f": name it with {option}"
+        columns = listed(map(quoted, frame.columns), MAX_CHARS - len(start + end))
+        raise WorkbookError(start + columns + end)
     if (frame.columns == column).sum() > 1:
-        raise WorkbookError(f"{source} has two columns {column!r}; rename one")
+        raise WorkbookError(f"{source} has two columns {quoted(column)}; rename one")
+
+
+def _check_cells(frame: pd.DataFrame, data: DataConfig, *, where: str) -> None:
+    """Raise WorkbookError where a text, a label or a group is not a single value."""
+    remedies = {
+        data.text_column: "give one text a row",
+        data.label_column: "give one label a row; several are not this workbook's task",
+    }
+    if data.group_column:
+        remedies.setdefault(data.group_column, "give one group a row")
+    for column, remedy in remedies.items():
+        values = frame[column].tolist() if frame[column].dtype == object else []
+        for row, value in enumerate(values, 1):
+            if not pd.api.types.is_scalar(value) or isinstance(value, bytes):
+                kind = type(value).__name__
+                raise WorkbookError(
+                    f"{where}, column {quoted(column)}: row {row} has {quoted(value)} ({kind}); "
+                    f"{remedy}"
+                )
 
 
 def _import_source(config: Config, path: Path, *, progress: bool) -> None:
     """Read the configured source and write it to `path`, with facts about it."""
     data = config.data
-    table = load_table(
-        data.source,
-        text_column=data.text_column,
-        label_column=data.label_column,
-        split_column=data.split_column,
-        time_column=data.time_column,
-        encoding=data.encoding,
-        progress=progress,
-    )
+    loaded = load_source(data, progress=progress)
+    table = loaded.table
     check_labels(table, config)
     facts: dict[str, Any] = {"source": data.source, "rows": len(table)}
     facts["fingerprint"] = provenance.table_fingerprint(table)
     if data.source == "docstrings":
         facts["packages"] = docstrings.package_versions()
+    if loaded.notes:
+        facts["notes"] = loaded.notes
     workspace.write_table(table, path, facts=facts)
 
 
@@ -359,21 +384,6 @@ def _as_splits(values: list[Any], *, where: str) -> list[str]:
         names = " or ".join(sorted(set(splits)))
         raise WorkbookError(f"{where}: no row is for training, all are {names}")
     return splits
-
-
-def _as_times(values: pd.Series, *, where: str) -> np.ndarray:
-    """Return numbers as they are, and dates and times as seconds since 1970 (UTC)."""
-    numbers = pd.to_numeric(values, errors="coerce")
-    if numbers.notna().all() and not pd.api.types.is_datetime64_any_dtype(values):
-        return numbers.to_numpy(np.float64)
-    moments = pd.to_datetime(values, errors="coerce", utc=True, format="mixed")
-    if moments.isna().any():
-        row = int(np.argmax(moments.isna()))
-        raise WorkbookError(
-            f"{where}: row {row + 1} has {values.iloc[row]!r}, which is not a date or number; "
-            "write dates as 2026-01-31, or drop the row"
-        )
-    return (moments - pd.Timestamp(0, tz="UTC")).dt.total_seconds().to_numpy(np.float64)
 
 
 def _folded(labels: pd.Series) -> pd.Series:

@@ -9,9 +9,19 @@ import numpy as np
 import pandas as pd
 
 from lib.data.duplicates import group_ids
-from lib.errors import WorkbookError, quoted
+from lib.errors import WorkbookError, listed, quoted
 
 SPLITS = ("train", "val", "test")
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
 _RANK = {"": 0, **{name: rank for rank, name in enumerate(SPLITS)}}
 
 
@@ -122,6 +132,32 @@ def given_splits(table: pd.DataFrame, *, shares: tuple[float, float, float]) -> 
             f"{empty[0]} at shares {shares}: name a finer column, or other split.shares"
         )
     return pd.Series(given, index=table.index, dtype=object)
+
+
+def check_given_groups(given: pd.Series, keys: pd.Series) -> None:
+    """Raise WorkbookError where rows of one group are in two of the splits that the data give.
+
+    Parameters
+    ----------
+    given : the split of each row, "" for none
+    keys : what the rows of a group share, None for a row on its own
+    """
+    n_splits = given.groupby(keys.to_numpy(), sort=False).nunique()
+    torn = n_splits.index[n_splits > 1]
+    if len(torn):
+        raise WorkbookError(
+            f"data.group_column: {len(torn):,} of {len(n_splits):,} groups "
+            f"({listed(map(quoted, torn), 80)}) have rows in two of the splits that the data give; "
+            "unset data.group_column, or what splits the rows (data.split_column, data.time_column)"
+        )
+
+
+def group_links(keys: pd.Series) -> pd.DataFrame:
+    """Return pairs `i`, `j` of positions that join the rows of each group; None joins none."""
+    rows = pd.Series(np.arange(len(keys)))
+    first = rows.groupby(keys.to_numpy(), sort=False).transform("first")
+    joined = first.notna() & (first != rows)
+    return pd.DataFrame({"i": first[joined].astype("int64"), "j": rows[joined]})
 
 
 def repeated_rows(rows: pd.DataFrame) -> pd.Series:

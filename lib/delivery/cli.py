@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 PROFILES = f"Settings: {', '.join(profile_names())}"
 SOURCES = (
-    "CSV, TSV, JSON, JSONL or Parquet (also .gz), a folder with one sub-folder for each class, "
-    "hub:<name>[:config][:split], or docstrings."
+    "CSV, TSV, JSON, JSONL or Parquet (also .gz), a folder with one sub-folder for each class, or "
+    "of such tables, hub:<name>[:config][:split], or docstrings. Where a file does not tell how it "
+    "is to be read: --set data.delimiter=semicolon, data.quoting=double, data.encoding=cp1251."
 )
 RUN_NAME = "Name of the run and its report. [default: the profile's, or the data's]"
 SERVER = "Tracking server."

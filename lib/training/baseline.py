@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -53,10 +54,9 @@ def compare_preparations(
     held_out: np.ndarray,
     *,
     against: str,
-    n_resamples: int = 500,
-    confidence: float = 0.95,
     seed: int = 42,
     progress: bool = True,
+    **options: Any,
 ) -> pd.DataFrame:
     """Train the baseline on texts prepared in several ways; compare macro F1 on held-out rows.
 
@@ -66,7 +66,8 @@ def compare_preparations(
     labels : n labels
     held_out : ndarray of bool of shape (n,), the rows that are predicted; the others are trained on
     against : the way that the others are compared with
-    confidence : of the intervals together
+    options : of `significance.paired_tests` on the held-out rows: `groups`, `n_resamples` (500
+        unless given), `confidence`
 
     Returns
     -------
@@ -89,9 +90,8 @@ def compare_preparations(
         predicted[way] = _predicted_codes(model, texts[test], classes)
     plain = predicted[against]
     others = {way: predicted.get(way, plain) for way in prepared if way != against}
-    table = paired_tests(
-        y[test], plain, others, n_resamples=n_resamples, confidence=confidence, seed=seed
-    )
+    options = {"n_resamples": 500} | options
+    table = paired_tests(y[test], plain, others, seed=seed, **options)
     table.insert(0, "n_texts", [n_changed[way] for way in others])
     return table.rename_axis("way")
 
@@ -143,7 +143,8 @@ def ablate_rules(
 
     Parameters
     ----------
-    rows : with `raw` (the text before cleaning), `text`, `label`, `split`; test rows are not used
+    rows : with `raw` (the text before cleaning), `text`, `label`, `group`, `split`; test rows are
+        not used
     settings : the rules, and `ablation_rows`: how many rows to measure on, 0 for none; a few more
         where a class would have none
     """
@@ -161,6 +162,7 @@ def ablate_rules(
         sample["label"].tolist(),
         held_out,
         against="all rules",
+        groups=sample["group"].to_numpy()[held_out],
         confidence=confidence,
         seed=seed,
         progress=progress,
@@ -217,6 +219,7 @@ def augmentation_gain(
     copies: pd.DataFrame,
     held_out: pd.DataFrame,
     *,
+    groups: np.ndarray | None = None,
     n_resamples: int = 500,
     confidence: float = 0.95,
     seed: int = 42,
@@ -229,6 +232,7 @@ def augmentation_gain(
     parents : the training rows, with `text` and `label`
     held_out : the rows that all are scored on, with `text` and `label`
     copies : with `method`, `text` and `label`
+    groups : of the held-out rows; the bootstrap draws rows of a group together
 
     Returns
     -------
@@ -252,6 +256,7 @@ def augmentation_gain(
         np.searchsorted(classes, held_out["label"].to_numpy().astype(str)),
         predicted[0],
         dict(zip(added, predicted[1:])),
+        groups=groups,
         n_resamples=n_resamples,
         confidence=confidence,
         seed=seed,
@@ -299,6 +304,7 @@ def leakage_inflation(
     split: Sequence[str],
     leaked: np.ndarray,
     *,
+    groups: np.ndarray | None = None,
     n_resamples: int = 2_000,
     confidence: float = 0.95,
     seed: int = 42,
@@ -309,6 +315,7 @@ def leakage_inflation(
     ----------
     texts, labels, split : n rows, split into "train" and "test" (others are left out)
     leaked : ndarray of bool of shape (n,), the test rows with a near-copy in training
+    groups : ndarray of shape (n,); the bootstrap draws rows of a group together
     """
     rows = pd.DataFrame({"text": list(texts), "label": list(labels), "leaked": leaked})
     part = np.asarray(split, dtype=object)
@@ -317,6 +324,7 @@ def leakage_inflation(
     model = fit_baseline(train["text"].tolist(), train["label"].tolist(), seed=seed)
     right = (model.predict(test["text"].tolist()) == test["label"].to_numpy()).astype(float)
     seen = test["leaked"].to_numpy()
+    plan = draws(len(right), groups=None if groups is None else groups[part == "test"])
 
     def inflation(weights: np.ndarray) -> np.ndarray:
         others = weighted_mean(weights[:, ~seen], right[~seen])
@@ -325,7 +333,7 @@ def leakage_inflation(
     interval = None
     if not seen.all():
         (interval,) = intervals_of(
-            inflation, draws(len(right)), n_resamples=n_resamples, confidence=confidence, seed=seed
+            inflation, plan, n_resamples=n_resamples, confidence=confidence, seed=seed
         )
     return LeakageInflation(
         n_leaked=int(seen.sum()),

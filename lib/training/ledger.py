@@ -103,7 +103,15 @@ def trick_ledger(
         scores = [macro_f1(y_true, of_seed, n_classes=len(classes)) for of_seed in y_pred]
         row = {"technique": name, "macro_f1": float(np.mean(scores))}
         if name != PLAIN:
-            row |= _gain(y_true, predicted[PLAIN], y_pred, confidence=confidence)
+            gain = gain_over_seeds(
+                y_true,
+                predicted[PLAIN],
+                y_pred,
+                groups=scored["group"].to_numpy(),
+                confidence=confidence,
+            )
+            row |= {"gain": gain.value, "low": gain.low, "high": gain.high}
+            row["verdict"] = gain.verdict
         rows.append(row | {"cost": seconds[name] / seconds[PLAIN]})
     rows += [{"technique": name, "note": note} for name, note in notes.items()]
     table = pd.DataFrame(rows).set_index("technique").reindex(columns=COLUMNS)
@@ -183,13 +191,6 @@ def _with_copies(
         rows, settings=settings, held_out=held_out, seed=seed, progress=False
     )
     return augmentation.with_copies(rows, copies[copies["rejected"] == ""])
-
-
-def _gain(
-    y_true: np.ndarray, plain: np.ndarray, y_pred: np.ndarray, *, confidence: float
-) -> dict[str, Any]:
-    gain = gain_over_seeds(y_true, plain, y_pred, confidence=confidence)
-    return {"gain": gain.value, "low": gain.low, "high": gain.high, "verdict": gain.verdict}
 
 
 def describe(ledger: pd.DataFrame, *, n_rows: int, n_seeds: int, train_rows: int) -> str:

@@ -2,10 +2,14 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
+import pytest
 
 from lib import provenance
-from lib.data import dropping, duplicates
+from lib.data import dropping, duplicates, splits
+from lib.errors import WorkbookError
+from lib.training.search import cross_validation
 
 
 def table(*rows):
@@ -110,3 +114,53 @@ def test_near_duplicates_are_described_in_a_sentence():
     )
     capped = replace(selection, n_similar=duplicates.MAX_PAIRS)
     assert capped.describe().startswith("At least 1 near-duplicate pairs")
+
+
+def of_authors(authors, pairs, given=None):
+    n = len(authors)
+    rows = table(*[(f"text {i}", "xy"[i % 2]) for i in range(n)]).assign(group_key=authors)
+    selection = drop(rows, [f"text {i}" for i in range(n)], given)
+    return dropping.drop_later_copies(selection, pairs_of(*pairs))
+
+
+def test_a_group_is_what_near_copies_and_authors_join():
+    """Rows 0 and 3 are Ann's, row 3 is a near-copy of row 4, which is Bob's, and so is row 1."""
+    selection = of_authors(["ann", "bob", None, "ann", "bob", None, "cid"], [(3, 4)])
+    assert selection.kept["group"].tolist() == [0, 0, 1, 0, 0, 2, 3]
+    assert selection.kept["conflict"].tolist() == [False] * 3 + [True, True] + [False] * 2
+    assert selection.describe() == (
+        "1 near-duplicate pairs join 2 rows in groups; 2 rows contradict the label of a "
+        "(near-)copy; 0 rows were dropped for a copy in a later split. 5 rows are of 3 groups that "
+        "the data name; with near-copies joined, 4 groups go whole into one split."
+    )
+
+
+def test_an_exact_copy_by_another_author_is_dropped_and_joins_none():
+    rows = table(("a", "x"), ("a", "x"), ("b", "x")).assign(group_key=["ann", "bob", "bob"])
+    selection = dropping.drop_later_copies(drop(rows, ["a", "a", "b"]), pairs_of())
+    assert rules_of(selection) == {101: ["exact_duplicate", 100]}
+    assert selection.kept["group"].tolist() == [0, 1]
+
+
+def test_authors_of_two_given_splits_are_refused_once_later_copies_are_gone():
+    """Ann's training row has a near-copy in the test set, and goes; one of hers is left."""
+    authors = ["ann", "bob", "ann", "bob"]
+    given = ["train", "train", "test", "train"]
+    assert of_authors(authors, [(0, 2)], given).kept["group"].tolist() == [0, 1, 0]
+    with pytest.raises(WorkbookError, match=r"1 of 2 groups \('ann'\) have rows in two of the"):
+        of_authors(authors, [], given)
+
+
+def test_authors_stay_in_one_split_and_in_one_fold():
+    n = 300
+    rng = np.random.default_rng(0)
+    authors = [f"author {i}" for i in rng.integers(0, 60, n)]
+    kept = of_authors(authors, [(0, 7), (8, 50)]).kept
+    kept["split"] = splits.assign_splits(kept, shares=(0.6, 0.2, 0.2))
+    assert kept.groupby("group_key")["split"].nunique().max() == 1
+    assert kept["split"][[0, 8]].tolist() == kept["split"][[7, 50]].tolist()
+    train = kept[kept["split"] == "train"].reset_index(drop=True)
+    train["fold"] = cross_validation.assign_folds(train, n_folds=4, seed=1)
+    assert train.groupby("group_key")["fold"].nunique().max() == 1
+    stops = cross_validation.early_stopping_mask(train, share=0.2, seed=1)
+    assert train.assign(stops=stops).groupby("group_key")["stops"].nunique().max() == 1

@@ -61,19 +61,6 @@ def as_bytes(kind, rows):
 
 
 @pytest.fixture
-def write(tmp_path):
-    """Write bytes or text below the test's folder and return the path as a source."""
-
-    def write_one(name, content):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return str(path)
-
-    return write_one
-
-
-@pytest.fixture
 def own_cache(tmp_path, monkeypatch):
     """The hub library caches below the test's folder and takes no network."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
@@ -146,9 +133,11 @@ def test_a_folder_without_files_says_how_one_is_laid_out(write, tmp_path):
         load_table(str(tmp_path / "f"))
 
 
-def test_a_folder_names_the_file_that_is_no_text(write, tmp_path):
+def test_a_folder_without_texts_names_the_files_that_are_none(write, tmp_path):
     write("f/art/picture.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
-    with pytest.raises(WorkbookError, match=r"picture.png, line 3: a NUL byte"):
+    with pytest.raises(
+        WorkbookError, match=r"f: no files; .* Skipped, not text: 'art/picture.png'\."
+    ):
         load_table(str(tmp_path / "f"))
 
 
@@ -248,8 +237,8 @@ def test_an_encoding_that_is_named_is_taken(write):
 def test_bytes_of_no_encoding_name_the_byte_and_the_setting(write):
     with pytest.raises(
         WorkbookError,
-        match=r"t.csv: cannot be read as utf-8 or cp1252 \(byte 11 is 0x81\); name its encoding "
-        r"with --set data.encoding=",
+        match=r"t.csv: not UTF-8, and its encoding cannot be told for sure \(.*\?\); name it with "
+        r"--set data.encoding=",
     ):
         load_table(write("t.csv", b"text,label\n\x81,b\n"))
 
@@ -1031,3 +1020,80 @@ def test_the_same_file_read_with_another_split_is_another_raw_table(write, home)
         for extra in ({}, {"data.split_column": "part"}, {"data.time_column": "day"})
     }
     assert len(paths) == 3
+    how = [{"data.group_column": "part"}, {"data.delimiter": ","}, {"data.quoting": "double"}]
+    paths |= {
+        raw_path(Config.load("smoke", {"data.source": str(source), **extra})).name for extra in how
+    }
+    assert len(paths) == 6
+
+
+# --- groups, cells, notes ---
+
+
+def test_a_group_column_is_read_as_words_and_blanks_are_none(write):
+    source = write("t.csv", "text,label,author\na,x,Ann\nb,y, \nc,x,7\n")
+    table = load_table(source, group_column="author")
+    assert table["group_key"].tolist() == ["Ann", None, "7"]
+    assert "group_key" not in load_table(source)
+    with pytest.raises(WorkbookError, match=r"no column 'autor' \(did you mean 'author'\?\)"):
+        load_table(source, group_column="autor")
+
+
+def test_groups_that_the_splits_tear_are_refused_at_import(write):
+    source = write("t.csv", "text,label,part,author\na,x,train,Ann\nb,y,test,Ann\n")
+    with pytest.raises(WorkbookError, match=r"1 of 1 groups \('Ann'\) have rows in two of the"):
+        load_table(source, split_column="part", group_column="author")
+
+
+LABELS = "column 'label': row 2 has .*; give one label a row; several are not this workbook's task"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"text": "b", "label": ["x", "y"]}, rf"{LABELS}$"),
+        ({"text": "b", "label": {"x": 1}}, rf"{LABELS}$"),
+        ({"text": ["b", "c"], "label": "x"}, r"column 'text': row 2 has \"\['b', 'c'\]\" \(list\)"),
+        (
+            {"text": {"en": "b"}, "label": "x"},
+            r"column 'text': row 2 has .* \(dict\); give one text",
+        ),
+        ({"text": "b", "label": ["x"] * 9_999}, rf"{LABELS}$"),
+    ],
+)
+def test_a_cell_of_json_that_is_no_single_value_is_refused(write, row, message):
+    content = json.dumps([{"text": "a", "label": "x"}, row])
+    with pytest.raises(WorkbookError, match=message) as caught:
+        load_table(write("t.json", content))
+    assert len(str(caught.value)) <= 300
+
+
+@pytest.mark.parametrize(
+    ("cell", "kind"), [(["x", "y"], "ndarray"), (b"x", "bytes"), ({"a": 1}, "dict")]
+)
+@pytest.mark.parametrize("column", ["text", "label"])
+def test_a_cell_of_parquet_that_is_no_single_value_is_refused(write, cell, kind, column):
+    buffer = io.BytesIO()
+    frame = pd.DataFrame({"text": ["a", "b"], "label": ["x", "y"]})
+    frame[column] = [cell, cell]
+    frame.to_parquet(buffer)
+    with pytest.raises(
+        WorkbookError, match=rf"t.parquet, column '{column}': row 1 has .* \({kind}\); give one"
+    ):
+        load_table(write("t.parquet", buffer.getvalue()))
+
+
+def test_a_list_in_another_column_does_not_matter(write):
+    assert load(write("t.json", '[{"text": "a", "label": "x", "tags": ["b"]}]')) == [(0, "a", "x")]
+
+
+def test_what_was_told_from_a_source_is_kept_with_the_raw_table(write, home):
+    rows = as_csv([(f"{text} größer", label) for text, label in many(40)], delimiter=";")
+    config = settings(write("t.csv", rows.encode("cp1252")))
+    raw_table(config)
+    encoding, delimiter = sources.reading_notes(config)
+    assert encoding.startswith("Read as cp1252, as its bytes suggest")
+    assert delimiter == "Cells are separated by ';'."
+    plain = settings(write("u.csv", as_csv(many(40))))
+    raw_table(plain)
+    assert sources.reading_notes(plain) == []

@@ -5,10 +5,12 @@ import pytest
 from lib.data.splits import (
     SPLITS,
     assign_splits,
+    check_given_groups,
     class_shares,
     copies_in_later_splits,
     describe_given,
     given_splits,
+    group_links,
     leak_matrix,
     leaked_rows,
     repeated_rows,
@@ -343,3 +345,20 @@ def test_given_splits_are_described_with_their_rows():
         == "The data give the splits: 1,200 train, 0 val, 3 test rows, whatever the shares asked "
         "for."
     )
+
+
+def test_rows_of_a_key_are_linked_to_its_first_and_rows_without_one_to_none():
+    keys = pd.Series(["ann", None, "bob", "ann", None, "ann"], index=[9, 8, 7, 6, 5, 4])
+    assert group_links(keys).to_numpy().tolist() == [[0, 3], [0, 5]]
+
+
+def test_groups_in_two_given_splits_are_counted_and_refused():
+    given = pd.Series(["train", "test", "train", "val", "test", "test"])
+    keys = pd.Series(["ann", "ann", "bob", "cid", "cid", None])
+    with pytest.raises(
+        WorkbookError,
+        match=r"data.group_column: 2 of 3 groups \('ann', 'cid'\) have rows in two of the splits "
+        r"that the data give; unset data.group_column, or what splits the rows \(data.split_column",
+    ):
+        check_given_groups(given, keys)
+    check_given_groups(pd.Series(["train", "train", "test"]), pd.Series(["ann", "ann", "bob"]))

@@ -404,6 +404,17 @@ def test_the_gain_over_seeds_is_the_mean_of_the_gains_and_its_interval_students(
     assert found.n == 400
 
 
+def test_rows_of_a_group_say_once_what_they_say_together():
+    y, first = seeds_of_predictions(1.0, 1.0, 1.0)
+    _, second = seeds_of_predictions(0.8, 0.8, 0.8)  # seeds agree: the rows alone leave doubt
+    once = significance.gain_over_seeds(y, first, second)
+    twice = [np.repeat(array, 2, axis=-1) for array in (y, first, second)]
+    grouped = significance.gain_over_seeds(*twice, groups=np.repeat(np.arange(len(y)), 2))
+    assert grouped.high - grouped.low == pytest.approx(once.high - once.low, rel=0.1)
+    ungrouped = significance.gain_over_seeds(*twice)
+    assert ungrouped.high - ungrouped.low == pytest.approx((once.high - once.low) / 2**0.5, rel=0.1)
+
+
 def test_equal_predictions_gain_nothing_for_sure_and_a_gain_stays_within_its_range():
     y, first = seeds_of_predictions(0.9, 0.8)
     same = significance.gain_over_seeds(y, first, first)

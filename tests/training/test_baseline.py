@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 from lib.config import CleaningConfig
+from lib.evaluation import resampling
 from lib.evaluation.significance import Interval
 from lib.training import baseline
 
@@ -201,6 +202,7 @@ def test_a_rule_that_the_baseline_needs_is_found_by_leaving_it_out():
     escaped = ["".join(f"&#{ord(c)};" for c in text) for text in texts]
     raw = np.where(split == "val", escaped, texts)
     frame = pd.DataFrame({"raw": raw, "text": texts, "label": labels, "split": split})
+    frame["group"] = range(300)
     frame.loc[split == "test", "raw"] = None  # never read
     settings = CleaningConfig(ablation_rows=1_000)
     ablation = baseline.ablate_rules(frame, settings=settings, progress=False)
@@ -220,11 +222,37 @@ def test_a_sample_of_the_rows_that_measure_a_rule_has_every_class():
     split = np.array(["train"] * 300 + ["val"] * 100 + ["train"] * 4 + ["val"] * 2)
     texts = [f"{label} text &amp; number {i}" for i, label in enumerate(labels)]
     frame = pd.DataFrame({"raw": texts, "text": texts, "label": labels, "split": split})
+    frame["group"] = np.arange(len(frame))
     settings = CleaningConfig(ablation_rows=20)
     drawn = frame.sample(20, random_state=42)
     assert "rare" not in drawn["label"].tolist()
     ablation = baseline.ablate_rules(frame, settings=settings, progress=False)
     assert ablation.n_held_out == (drawn["split"] == "val").sum() + 1
+
+
+def test_rows_of_a_group_are_drawn_together_wherever_the_baseline_has_an_interval(monkeypatch):
+    """Each held-out row is there twice: by groups, that says no more than once."""
+    drawn = []
+    real = resampling.draws
+    monkeypatch.setattr(
+        resampling, "draws", lambda n, **how: drawn.append(real(n, **how)) or drawn[-1]
+    )
+    monkeypatch.setattr(baseline, "draws", resampling.draws)
+    texts, labels = rows(60)
+    part = ["train"] * 30 + ["val"] * 30
+    frame = pd.DataFrame({"raw": texts, "text": texts, "label": labels, "split": part})
+    frame["raw"] += "<br>"
+    frame["group"] = np.arange(60) // 2
+    baseline.ablate_rules(frame, settings=CleaningConfig(ablation_rows=60), progress=False)
+    parents, held_out = frame[:30].assign(row_id=range(30)), frame[30:]
+    copies = parents.assign(method="insert", text=parents["text"].str.upper())
+    groups = held_out["group"].to_numpy()
+    baseline.augmentation_gain(parents, copies, held_out, groups=groups, progress=False)
+    split = np.array(["train"] * 30 + ["test"] * 30)
+    leaked = np.arange(60) >= 50
+    baseline.leakage_inflation(texts, labels, split, leaked, groups=frame["group"].to_numpy())
+    assert {plan.n_units for plan in drawn} == {15}
+    assert len(drawn) >= 3
 
 
 def test_no_rows_to_measure_on_measure_nothing():

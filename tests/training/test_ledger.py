@@ -16,6 +16,7 @@ TEXTS = [
 ]
 TRAIN = pd.DataFrame({"row_id": range(60), "text": TEXTS, "label": LABELS, "group": range(60)})
 VAL = pd.DataFrame({"text": [f"row {i}" for i in range(500)], "label": ["a", "b"] * 250})
+VAL["group"] = range(500)
 RUN = Workspace(dataset="data", run="run")
 
 
@@ -155,6 +156,19 @@ def test_finished_trainings_are_not_repeated_and_models_are_not_kept(trained):
     assert len(trained) == n + 3 + 6
     folder = RUN.path("transformer").parent / "ledger"
     assert {path.suffix for path in folder.iterdir()} == {".json", ".parquet"}
+
+
+def test_rows_of_a_group_are_drawn_together(trained, monkeypatch):
+    drawn = []
+    real = ledger.gain_over_seeds
+    monkeypatch.setattr(
+        ledger,
+        "gain_over_seeds",
+        lambda *args, **how: drawn.append(how["groups"].tolist()) or real(*args, **how),
+    )
+    val = VAL.assign(group=VAL.index // 2).head(300)
+    ledger.trick_ledger(TRAIN, val, config=config("mixup"), ws=RUN, progress=False)
+    assert drawn == [[i // 2 for i in range(300)]]
 
 
 def test_intervals_hold_together(trained):

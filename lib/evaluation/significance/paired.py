@@ -253,6 +253,7 @@ def gain_over_seeds(
     first: np.ndarray,
     second: np.ndarray,
     *,
+    groups: np.ndarray | None = None,
     confidence: float = 0.95,
     n_resamples: int = 500,
     seed: int = 42,
@@ -267,6 +268,7 @@ def gain_over_seeds(
     ----------
     y_true : ndarray of int of shape (n,)
     first, second : predicted classes, ndarrays of int of shape (n_seeds, n), row s of the same seed
+    groups : (n,) of anything; the bootstrap draws rows of a group together
 
     Returns
     -------
@@ -288,7 +290,7 @@ def gain_over_seeds(
             f"first and second must be of shape (seeds, {n}) with at least two seeds, "
             f"got {first.shape} and {second.shape}"
         )
-    plan, cells = cell_draws(y_true, *first, *second)
+    plan, cells = cell_draws(y_true, *first, *second, groups=groups)
     n_classes = int(np.max(cells)) + 1
 
     def gains(weights: np.ndarray) -> np.ndarray:

@@ -1,0 +1,16 @@
+"""Labelled texts in files, folders and on the hub, each read as it is into a table."""
+
+from lib.data.formats.encodings import decode
+from lib.data.formats.files import existing, read_file
+from lib.data.formats.folders import read_folder
+from lib.data.formats.hub import read_hub
+from lib.data.formats.source_table import SourceTable
+
+__all__ = [
+    "SourceTable",
+    "decode",
+    "existing",
+    "read_file",
+    "read_folder",
+    "read_hub",
+]
