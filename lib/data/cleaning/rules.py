@@ -9,6 +9,7 @@ from functools import partial
 from lib.config import CleaningConfig
 from lib.data import EMAIL_TOKEN, URL_TOKEN
 from lib.data.cleaning import addresses, characters, markup
+from lib.data.words import count_words
 
 Rules = dict[str, Callable[[str], str]]
 MAX_ROUNDS = 4
@@ -175,5 +176,5 @@ def apply_rules(
 
 
 def has_words(text: str, n: int) -> bool:
-    """Return whether a text has at least n words (runs without white space)."""
-    return len(text.split(None, n - 1)) >= n
+    """Return whether a text has at least n words, as `count_words` counts them."""
+    return len(text.split(None, n - 1)) >= n or count_words(text) >= n
