@@ -205,7 +205,9 @@ def _features(text: str) -> dict[str, float]:
     counts = {
         "digit_share": sum(map(str.isdigit, text)),
         "upper_share": sum(map(str.isupper, text)),
-        "special_share": sum(unicodedata.category(sign)[0] != "M" for sign in _SPECIAL.findall(text)),
+        "special_share": sum(
+            unicodedata.category(sign)[0] != "M" for sign in _SPECIAL.findall(text)
+        ),
         "non_ascii_share": 0,
     }
     if not text.isascii():

@@ -13,7 +13,9 @@ SEPARATOR, LETTER, KATAKANA, UNSPACED, SYMBOL, EXTENDING = range(6)
 # vowel signs, accents, joiners: they belong to the character before them
 _EXTENDING = r"[\p{M}\p{GCB=Extend}\p{GCB=SpacingMark}\p{GCB=ZWJ}]"
 # scripts written without blanks; LB=SA are Thai, Lao, Khmer, Myanmar and their like
-_UNSPACED = rf"[[\p{{Han}}\p{{Ideographic}}\p{{Hiragana}}\p{{LB=SA}}]&&[\p{{L}}\p{{N}}]--{_EXTENDING}]"
+_UNSPACED = (
+    rf"[[\p{{Han}}\p{{Ideographic}}\p{{Hiragana}}\p{{LB=SA}}]&&[\p{{L}}\p{{N}}]--{_EXTENDING}]"
+)
 _KATAKANA = rf"[\p{{WB=Katakana}}--{_EXTENDING}]"
 _LETTER = rf"[[\p{{L}}\p{{N}}_]--{_UNSPACED}--{_KATAKANA}--{_EXTENDING}]"
 _PATTERNS = {LETTER: _LETTER, KATAKANA: _KATAKANA, UNSPACED: _UNSPACED, SYMBOL: r"\p{S}"}
@@ -23,7 +25,9 @@ _WORD = regex.compile("|".join([*_RUNS, f"{_UNSPACED}{_EXTENDING}*"]), regex.V1)
 _RUN = regex.compile("|".join([*_RUNS, f"(?:{_UNSPACED}{_EXTENDING}*)+"]), regex.V1)
 _UNSPACED_CHARACTER = regex.compile(_UNSPACED, regex.V1)
 # Latin, Greek, Cyrillic, Armenian, signs: no mark, no script without blanks. `re` is much faster.
-_PLAIN = re.compile("[\x00-\u02ff\u0370-\u0482\u048a-\u0590\u1e00-\u200b\u2010-\u20cf\u2100-\u2bff]*")
+_PLAIN = re.compile(
+    "[\x00-\u02ff\u0370-\u0482\u048a-\u0590\u1e00-\u200b\u2010-\u20cf\u2100-\u2bff]*"
+)
 _PLAIN_WORD = re.compile(r"\w+")
 
 

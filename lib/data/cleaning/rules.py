@@ -48,7 +48,8 @@ class DataCleaner:
 
         White space stays, so do the joiners inside emoji and words, and the tags of a flag.
         Joiners inside words are spelling in scripts such as Arabic and Devanagari: between two
-        letters, or after a virama.
+        letters, or after a virama. U+200B becomes a blank next to a letter of a script in which it
+        separates words: Thai, Lao, Burmese, Khmer.
         """
         return characters.remove_invisible(text) if isinstance(text, str) else ""
 
@@ -57,12 +58,13 @@ class DataCleaner:
         """Remove tags, comments, and the content of `script`, `style` and `template`.
 
         Only a tag by HTML's grammar that names an element is removed: `a < b and c > d` and
-        `vector<int>` survive. Entities stay. A `script` that is never closed loses its tag alone:
-        to a browser all that follows is hidden, here it would be lost silently.
+        `vector<int>` survive, and so does `a <b and c> d`, whose attributes HTML does not have.
+        Entities stay. A `script` that is never closed loses its tag alone: to a browser all that
+        follows is hidden, here it would be lost silently.
 
         Examples
         --------
-        >>> DataCleaner.remove_html_tags("Hello <b>world</b>, if a < b and c > d")
+        >>> DataCleaner.remove_html_tags("<p>Hello <b>world</b>, if a < b and c > d</p>")
         'Hello world, if a < b and c > d'
         """
         return markup.remove_tags(text) if isinstance(text, str) else ""
@@ -89,7 +91,9 @@ class DataCleaner:
     def handle_urls_emails(text: object, replace: bool = True) -> str:
         """Replace URLs by `[URL]` and e-mail addresses by `[EMAIL]`, or remove them.
 
-        Closing punctuation stays.
+        Closing punctuation stays. In scripts that put no blank between words (Chinese, Japanese,
+        Thai, also Korean's endings) a URL goes on only where a part of it begins with such a
+        letter: `…/wiki/日本` is a URL whole, `…/abc然后` ends before 然. An e-mail address has none.
 
         Examples
         --------
