@@ -18,7 +18,12 @@ _UNSPACED = (
 )
 _KATAKANA = rf"[\p{{WB=Katakana}}--{_EXTENDING}]"
 _LETTER = rf"[[\p{{L}}\p{{N}}_]--{_UNSPACED}--{_KATAKANA}--{_EXTENDING}]"
-_PATTERNS = {LETTER: _LETTER, KATAKANA: _KATAKANA, UNSPACED: _UNSPACED, SYMBOL: r"\p{S}"}
+_PATTERNS = {
+    LETTER: _LETTER,
+    KATAKANA: _KATAKANA,
+    UNSPACED: _UNSPACED,
+    SYMBOL: r"[\p{Sm}\p{Sc}\p{So}%‰]",
+}
 _PATTERNS[EXTENDING] = _EXTENDING
 _RUNS = [f"{run}[{run}{_EXTENDING}]*" for run in (_LETTER, _KATAKANA)]
 _WORD = regex.compile("|".join([*_RUNS, f"{_UNSPACED}{_EXTENDING}*"]), regex.V1)
