@@ -373,12 +373,13 @@ def distinctive_terms(
     confidence: float = 0.95,
     max_terms: int = 50_000,
 ) -> pd.DataFrame:
-    """Return the words that set each class apart from all others; n-grams, where there are no words.
+    """Return the words that set each class apart from all others.
 
-    The measure is the log-odds ratio with an informative Dirichlet prior, a tenth of the table's
-    own counts. A word counts once a text, so no single long text makes a word distinctive. Words
-    are ranked by log-odds ratio over its standard error; an interval is that of its one word, not
-    of the best among thousands.
+    In scripts without blanks they are n-grams of characters (`terms.single_terms`). The measure is
+    the log-odds ratio with an informative Dirichlet prior, a tenth of the table's own counts. A
+    word counts once a text, so no single long text makes a word distinctive. Words are ranked by
+    log-odds ratio over its standard error; an interval is that of its one word, not of the best
+    among thousands.
 
     Parameters
     ----------

@@ -36,7 +36,7 @@ def single_terms(text: str) -> list[str]:
 
 
 def terms(text: str) -> list[str]:
-    """Return the single terms of a text, and pairs of its neighbouring words of two letters or more.
+    """Return the single terms of a text, and pairs of neighbouring words of two letters or more.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What a word is, in any script: a run of letters, or one character where a script has no blanks."""
+"""What a word is in any script: a run of letters, or a character where a script has no blanks."""
 
 from __future__ import annotations
 

@@ -78,9 +78,9 @@ def brute_force(texts, threshold, width):
     spelt = [spelling(text) for text in texts]
     for i, j in combinations([i for i in range(len(spelt)) if spelt.index(spelt[i]) == i], 2):
         similarity = 1 - 1 / max(len(spelt[i]), len(spelt[j]), 1)
-        if similarity >= threshold - 1e-12 and sets[i] != sets[j]:
-            if differ_by_one_error(spelt[i], spelt[j]):
-                pairs[i, j] = max(pairs.get((i, j), 0), similarity)
+        is_similar = similarity >= threshold - 1e-12 and sets[i] != sets[j]
+        if is_similar and differ_by_one_error(spelt[i], spelt[j]):
+            pairs[i, j] = max(pairs.get((i, j), 0), similarity)
     return [(i, j, pairs[i, j]) for i, j in sorted(pairs)]
 
 
@@ -249,7 +249,8 @@ def test_punctuation_and_case_alone_make_no_difference_in_any_script(one, other)
     assert listed([one, other]) == [(0, 1, 1.0)]
 
 
-CHINESE = "我们今天一起去看了一部非常好看的电影然后在附近的餐厅吃了晚饭大家都觉得很开心最后坐地铁回家休息准备明天继续上班努力学习呢"
+CHINESE = "我们今天一起去看了一部非常好看的电影然后在附近的餐厅吃了晚饭大家都"
+CHINESE += "觉得很开心最后坐地铁回家休息准备明天继续上班努力学习呢"
 
 
 def test_a_chinese_copy_with_one_other_character_is_found():

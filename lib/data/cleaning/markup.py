@@ -20,13 +20,12 @@ _BLOCK = frozenset(_BLOCK_NAMES.split())
 _HIDDEN = frozenset({"script", "style", "template"})  # their content is not text
 _ELEMENTS = _BLOCK | _HIDDEN | frozenset(_INLINE_NAMES.split())
 # Attributes without a value; others take one, so that `a <b and c> d` is no tag.
-_FLAGS = frozenset(
-    """
-    allowfullscreen async autofocus autoplay checked compact controls declare default defer disabled
-    download draggable formnovalidate hidden inert ismap itemscope loop multiple muted nohref
-    nomodule noresize noshade novalidate nowrap open playsinline readonly required reversed selected
-    """.split()
-)
+_FLAG_NAMES = """
+allowfullscreen async autofocus autoplay checked compact controls declare default defer disabled
+download draggable formnovalidate hidden inert ismap itemscope loop multiple muted nohref nomodule
+noresize noshade novalidate nowrap open playsinline readonly required reversed selected
+"""
+_FLAGS = frozenset(_FLAG_NAMES.split())
 _VALUE = r"""(?:"[^"<]{0,2000}"|'[^'<]{0,2000}'|[^\s"'<>=`]{1,2000})"""
 _ATTRIBUTE = rf"""\s+[^\s"'<>=/&|]{{1,100}}(?:\s*=\s*{_VALUE})?"""
 # By HTML's grammar. Attributes are bounded: a missing quote cannot swallow the rest of the text.

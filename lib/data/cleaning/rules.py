@@ -91,9 +91,10 @@ class DataCleaner:
     def handle_urls_emails(text: object, replace: bool = True) -> str:
         """Replace URLs by `[URL]` and e-mail addresses by `[EMAIL]`, or remove them.
 
-        Closing punctuation stays. In scripts that put no blank between words (Chinese, Japanese,
-        Thai, also Korean's endings) a URL goes on only where a part of it begins with such a
-        letter: `…/wiki/日本` is a URL whole, `…/abc然后` ends before 然. An e-mail address has none.
+        Closing punctuation stays. A letter of a script that puts no blank after an address
+        (Chinese, Japanese, Thai, and Korean for its endings) belongs to a URL only in a part that
+        begins with one: `…/wiki/日本` is a URL whole, `…/abc然后` ends before 然. It never belongs
+        to an e-mail address.
 
         Examples
         --------

@@ -26,6 +26,7 @@ class ShingleSets:
     size: np.ndarray
 
     def take(self, chosen: np.ndarray) -> ShingleSets:
+        """Return the chosen sets, one after another."""
         size = self.size[chosen]
         return ShingleSets(
             self.codes[ranges(self.begin[chosen], size)], np.cumsum(size) - size, size
