@@ -1,13 +1,17 @@
 import io
+import warnings
 
 import IPython.display
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib import font_manager
 
 from lib import plots
-from lib.plots import style
+from lib.plots import fonts, style
 
 NASTY = [
     "$",
@@ -24,6 +28,43 @@ NASTY = [
 def _no_figure_is_left():
     yield
     plt.close("all")
+
+
+@pytest.fixture(autouse=True)
+def only_own_fonts(monkeypatch):
+    """The fonts of every machine: those that come with matplotlib."""
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [])
+    own = [entry for entry in font_manager.fontManager.ttflist if "mpl-data" in entry.fname]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", own)
+    monkeypatch.setattr(fonts, "_without_font", set())
+    fonts._installed_families.cache_clear()
+    with plt.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="no installed font")
+        yield
+    fonts._installed_families.cache_clear()
+
+
+def make_font(path, family, characters):
+    """Write a font in which each character is a square."""
+    pen = TTGlyphPen(None)
+    for point, draw in zip(
+        [(0, 0), (0, 700), (700, 700), (700, 0)], [pen.moveTo, *[pen.lineTo] * 3]
+    ):
+        draw(point)
+    pen.closePath()
+    square = pen.glyph()
+    names = [".notdef", *(f"uni{ord(c):04X}" for c in characters)]
+    font = FontBuilder(1000, isTTF=True)
+    font.setupGlyphOrder(names)
+    font.setupCharacterMap(dict(zip(map(ord, characters), names[1:])))
+    font.setupGlyf(dict.fromkeys(names, square))
+    font.setupHorizontalMetrics(dict.fromkeys(names, (800, 0)))
+    font.setupHorizontalHeader(ascent=800, descent=-200)
+    font.setupNameTable({"familyName": family, "styleName": "Regular"})
+    font.setupOS2()
+    font.setupPost()
+    font.save(path)
+    return str(path)
 
 
 def titles(ax):
@@ -539,11 +580,46 @@ def test_terms_and_classes_are_shown_as_they_are_and_without_missing_glyphs():
     ax.figure.canvas.draw()
     assert [label.get_text() for label in ax.get_yticklabels()] == [
         r"\$x_{1\$",
-        "□□a",
+        "WenZia",
         "w" * 17 + "…",
     ]
     shown = [panel.get_title(loc="left") for panel in ax.figure.axes]
-    assert shown[0] == "\\$\nn = 7" and shown[-1] == "□□\nn = 1" and "(blank)" in shown[5]
+    assert shown[0] == "\\$\nn = 7" and shown[-1] == "WenZi\nn = 1" and "(blank)" in shown[5]
+
+
+def test_a_script_without_a_font_is_drawn_in_latin_letters_and_named_once():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        drawn = [fonts.drawable(text) for text in ("体育 ok", "健康", "กีฬา", "Größe → ½", "plain")]
+    assert drawn == ["TiYu ok", "JianKang", "kila", "Größe → ½", "plain"]
+    messages = [str(warning.message) for warning in caught]
+    assert [message.split(":")[0] for message in messages] == [
+        "no installed font has characters of CJK (体)",
+        "no installed font has characters of THAI (ก)",
+    ]
+    assert "install one" in messages[0] and max(map(len, messages)) <= 300
+
+
+@pytest.mark.filterwarnings("error:Glyph", "error:no installed font")
+def test_an_installed_font_draws_what_the_first_one_lacks(tmp_path, monkeypatch, shown):
+    paths = [
+        make_font(tmp_path / "a.ttf", "A Mono", "文字体育"),
+        make_font(tmp_path / "b.ttf", "B Sans", "文字体育"),
+        make_font(tmp_path / "c.ttf", "C", "ก"),
+    ]
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: paths)
+    ax = plots.confusion_matrix(square(["文字", "体育", "ก"]), title="Confusions")
+    plots.show(ax)
+    names = [*ax.get_xticklabels(), *ax.get_yticklabels()]
+    assert [name.get_text() for name in names] == ["文字", "体育", "ก"] * 2
+    assert all(name.get_fontfamily() == ["sans-serif", "B Sans", "C"] for name in names)
+    ax.figure.canvas.draw()
+
+
+def test_a_name_that_begins_with_an_underscore_stays_in_the_legend():
+    ax = plots.lengths(pd.Series([1, 2, 3, 4]), pd.Series(["_a", "_a", "b", "_"]))
+    legend = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert legend == [" _ (median 4)", " _a (median 2)", "b (median 3)"]
 
 
 def test_detectors_are_drawn_by_kind_and_rate_with_the_best_on_top():

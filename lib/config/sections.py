@@ -94,6 +94,7 @@ class CleaningConfig(Section):
     html_entities: Literal["decode", "drop", "keep"] = "decode"
     urls_emails: Literal["replace", "remove", "keep"] = "replace"
     whitespace: bool = True
+    # characters, in scripts without blanks
     min_words: int = Field(3, ge=1)
     # rows to measure on what each rule is worth; 0 skips it
     ablation_rows: int = Field(4_000, ge=0)
@@ -103,7 +104,7 @@ class SplitConfig(Section):
     """How rows become training, validation and test sets."""
 
     shares: tuple[float, float, float] = (0.70, 0.15, 0.15)
-    # Jaccard similarity of word shingles
+    # Jaccard similarity of word shingles, or 1 - 1/n of n characters with one typing error
     near_duplicate_threshold: float = Field(0.95, gt=0.5, le=1.0)
     shingle_words: int = Field(3, ge=1, le=10)
 

@@ -21,6 +21,8 @@ from scipy.sparse import csr_matrix
 from scipy.stats import norm
 
 from lib import provenance, workspace
+from lib.data.terms import single_terms
+from lib.data.words import count_words, words
 
 TOO_SHORT = "too short to tell"
 UNKNOWN = "unknown"
@@ -32,10 +34,7 @@ CONTROL = "control characters"
 INVISIBLE = "invisible characters"
 DAMAGE = (MOJIBAKE, REPLACED, CONTROL, INVISIBLE)
 TERM_COLUMNS = ["label", "term", "log_odds", "low", "high", "n_texts"]
-_TERM = r"(?u)\b\w{2,50}\b"  # longer runs are hashes and encoded bytes, not words
-# A word, or a character of a script written without blanks (Thai, Lao, Khmer, kana, Chinese)
-_UNSPACED = r"\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W\d_{_UNSPACED}]+")
+LONGEST_TERM = 50  # letters; longer runs are hashes and encoded bytes, not words
 _SPECIAL = re.compile(r"[^\w\s]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
@@ -195,9 +194,9 @@ def text_features(texts: Sequence[str | None]) -> pd.DataFrame:
 
     Returns
     -------
-    DataFrame with `n_chars`, `n_words` (split at white space) and, as shares of the characters
-    (0..1), `digit_share`, `upper_share`, `special_share` (neither letter, digit, `_` nor white
-    space), `non_ascii_share`
+    DataFrame with `n_chars`, `n_words` (`words.count_words`) and, as shares of the characters
+    (0..1), `digit_share`, `upper_share`, `special_share` (neither letter with its marks, digit, `_`
+    nor white space), `non_ascii_share`
     """
     return pd.DataFrame([_features(text or "") for text in texts])
 
@@ -206,14 +205,16 @@ def _features(text: str) -> dict[str, float]:
     counts = {
         "digit_share": sum(map(str.isdigit, text)),
         "upper_share": sum(map(str.isupper, text)),
-        "special_share": len(_SPECIAL.findall(text)),
+        "special_share": sum(
+            unicodedata.category(sign)[0] != "M" for sign in _SPECIAL.findall(text)
+        ),
         "non_ascii_share": 0,
     }
     if not text.isascii():
         counts["non_ascii_share"] = sum(character > "\x7f" for character in text)
     n = max(1, len(text))
     shares = {kind: count / n for kind, count in counts.items()}
-    return {"n_chars": len(text), "n_words": len(text.split()), **shares}
+    return {"n_chars": len(text), "n_words": count_words(text), **shares}
 
 
 def outliers(values: pd.Series, *, factor: float = 3.0, logarithm: bool = True) -> pd.Series:
@@ -318,8 +319,7 @@ def language_mix(
     Parameters
     ----------
     max_rows : texts drawn with `seed`; fewer texts are all taken
-    min_words : a text with fewer words (runs of letters; characters, in scripts without blanks) is
-        "too short to tell"
+    min_words : a text with fewer words that have a letter (`words.words`) is "too short to tell"
     min_confidence : a text whose likeliest language gets less (0..1) is "unknown"
     max_chars : of a text that are read
 
@@ -332,7 +332,7 @@ def language_mix(
     n_drawn = min(len(texts), max_rows)
     drawn = pd.Series(list(texts), dtype=object).sample(n_drawn, random_state=seed)
     sample = drawn.str.slice(0, max_chars)
-    is_long = [len(_WORD.findall(text)) >= min_words for text in sample]
+    is_long = [sum(map(_has_letter, words(text))) >= min_words for text in sample]
     detector = LanguageDetectorBuilder.from_all_spoken_languages().with_low_accuracy_mode().build()
     names = []
     for values in detector.compute_language_confidence_values_in_parallel(list(sample[is_long])):
@@ -341,6 +341,10 @@ def language_mix(
         names.append(likeliest.language.name.capitalize() if is_sure else UNKNOWN)
     names += [TOO_SHORT] * (len(sample) - len(names))
     return label_balance(pd.Series(names, dtype=object)).rename_axis("language")
+
+
+def _has_letter(word: str) -> bool:
+    return any(map(str.isalpha, word))
 
 
 def describe_languages(languages: pd.DataFrame) -> str:
@@ -371,10 +375,11 @@ def distinctive_terms(
 ) -> pd.DataFrame:
     """Return the words that set each class apart from all others.
 
-    The measure is the log-odds ratio with an informative Dirichlet prior, a tenth of the table's
-    own counts. A word counts once a text, so no single long text makes a word distinctive. Words
-    are ranked by log-odds ratio over its standard error; an interval is that of its one word, not
-    of the best among thousands.
+    In scripts without blanks they are n-grams of characters (`terms.single_terms`). The measure is
+    the log-odds ratio with an informative Dirichlet prior, a tenth of the table's own counts. A
+    word counts once a text, so no single long text makes a word distinctive. Words are ranked by
+    log-odds ratio over its standard error; an interval is that of its one word, not of the best
+    among thousands.
 
     Parameters
     ----------
@@ -395,7 +400,9 @@ def distinctive_terms(
     """
     from sklearn.feature_extraction.text import CountVectorizer
 
-    vectorizer = CountVectorizer(binary=True, max_features=max_terms, token_pattern=_TERM)
+    vectorizer = CountVectorizer(
+        binary=True, max_features=max_terms, token_pattern=None, analyzer=_legible_terms
+    )
     try:
         occurs = vectorizer.fit_transform(texts)
     except ValueError:  # no text has a word
@@ -419,6 +426,12 @@ def distinctive_terms(
         best = score.sort_values(ascending=False, kind="stable").index[:n]
         tables.append(table.loc[best])
     return pd.concat(tables, ignore_index=True)
+
+
+def _legible_terms(text: str) -> list[str]:
+    """Return the terms of a text, without single letters where there are longer terms."""
+    terms = [term for term in single_terms(text) if 0 < len(term) <= LONGEST_TERM]
+    return [term for term in terms if len(term) > 1 or not term.isalnum()] or terms
 
 
 def _counts_by_class(occurs: csr_matrix, labels: Sequence[str], classes: pd.Index) -> csr_matrix:

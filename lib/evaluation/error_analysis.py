@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from lib.data.words import count_words
 from lib.evaluation.significance import Interval, grouped_share
 
 
@@ -86,7 +87,7 @@ def accuracy_by_length(
     -------
     DataFrame indexed by bin ("12-30"): `accuracy`, `low`, `high` (95 %), `n`
     """
-    rows = pd.DataFrame({"words": [len(text.split()) for text in texts], "right": right})
+    rows = pd.DataFrame({"words": list(map(count_words, texts)), "right": right})
     rows["group"] = np.arange(len(rows)) if groups is None else groups
     if rows["words"].nunique() > 1:
         rows["bin"] = pd.qcut(rows["words"], n_bins, duplicates="drop")

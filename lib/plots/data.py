@@ -13,7 +13,6 @@ from matplotlib.ticker import PercentFormatter
 from lib.plots.style import (
     COLOURS,
     THOUSANDS,
-    drawable,
     error_bars_across,
     heat_map,
     horizontal_bars,
@@ -131,8 +130,7 @@ def distinctive_terms(
 ) -> Axes:
     """Most distinctive words of each class with their intervals, a panel a class.
 
-    Characters that the font lacks are drawn as boxes. With more than `max_classes` classes the
-    largest are shown.
+    With more than `max_classes` classes the largest are shown.
 
     Parameters
     ----------
@@ -146,7 +144,7 @@ def distinctive_terms(
     size = (max(6.0, 3.3 * n_columns), 0.8 + row_height * n_rows)
     figure, panels = new_panels(n_rows, n_columns, size=size, sharex=True)
     for ax, (label, n) in zip(panels.flat, shown["n"].items()):
-        title = f"{drawable(label, 30)}\nn = {n:,}"
+        title = f"{short(label, 30)}\nn = {n:,}"
         _terms_of_class(ax, terms[terms["label"] == label], title=title)
         ax.set_ylim(n_terms - 0.4, -0.6)
     for ax in panels.flat[len(shown) :]:
@@ -165,7 +163,7 @@ def _terms_of_class(ax: Axes, rows: pd.DataFrame, *, title: str) -> None:
     points = {"fmt": "o", "color": COLOURS[0], "markersize": 4}
     error_bars_across(ax, rows, "log_odds", positions, elinewidth=1, capsize=2, **points)
     ax.axvline(0, color="0.2", linewidth=1)
-    names = [drawable(term, 18) for term in rows["term"]]
+    names = [short(term, 18) for term in rows["term"]]
     set_rows(ax, positions, names, fontsize=9)
     if rows.empty:
         title += "; no word tells it"

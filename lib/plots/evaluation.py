@@ -52,7 +52,8 @@ def scores_with_intervals(scores: pd.DataFrame, *, title: str, ax: Axes | None =
             y += 0.35
         y += 0.35
     handles = [
-        plt.Line2D([], [], linestyle="", label=model, **style) for model, style in styles.items()
+        plt.Line2D([], [], linestyle="", label=short(model), **style)
+        for model, style in styles.items()
     ]
     legend_outside(ax, handles=handles)
     set_rows(ax, ticks, [short(metric) for metric in groups.groups])
@@ -76,7 +77,7 @@ def gains(table: pd.DataFrame, *, title: str, xlabel: str, ax: Axes | None = Non
         handle = plt.Line2D([], [], linestyle="", color=colour, marker=marker, label=verdict)
         handles.append(handle)
     legend_outside(ax, handles=handles)
-    set_rows(ax, range(len(table)), list(table.index))
+    set_rows(ax, range(len(table)), [short(name, 60) for name in table.index])
     set_labels(ax, title=title, xlabel=xlabel, ylim=(-0.6, len(table) - 0.4))
     return ax
 
@@ -193,7 +194,9 @@ def reliability(bins: dict[str, pd.DataFrame], *, ax: Axes | None = None) -> Axe
         shown = table[table["n"] >= min_rows]
         points = (shown["confidence"], shown["accuracy"])
         ax.plot(*points, color=colour, linewidth=1)
-        ax.scatter(*points, s=8 + 150 * shown["n"] / n, color=colour, marker=marker, label=model)
+        ax.scatter(
+            *points, s=8 + 150 * shown["n"] / n, color=colour, marker=marker, label=short(model)
+        )
     set_labels(
         ax,
         title=f"Is a model as sure as it is right? (n = {n:,}; bins of {min_rows} or more)",

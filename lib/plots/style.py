@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 from numpy.typing import ArrayLike
 
+from lib.plots.fonts import drawable, use_fonts
+
 # Okabe and Ito 2008: safe for the colour-blind
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000"]
 MARKERS = "os^D"
@@ -35,6 +37,7 @@ def show(axes: Axes) -> None:
     """Display an Axes' figure with its title as alternative text, and close it."""
     from IPython.display import display
 
+    use_fonts(axes.figure)
     display(axes.figure, metadata=_alt_text(axes))
     plt.close(axes.figure)  # type: ignore[arg-type]
 
@@ -48,6 +51,7 @@ def live(draw: Callable[..., Axes]) -> Callable[..., None]:
     def redraw(*args: Any, **options: Any) -> None:
         nonlocal handle
         axes = draw(*args, **options)
+        use_fonts(axes.figure)
         metadata = _alt_text(axes)
         if handle is None:
             handle = display(axes.figure, display_id=True, metadata=metadata)
@@ -166,23 +170,20 @@ def line_styles() -> list[dict[str, Any]]:
 
 
 def short(name: object, width: int = 34) -> str:
-    """Return a name cut to `width` characters, with its dollars kept from opening mathematics."""
+    """Return a name cut to `width` characters, ready to be drawn.
+
+    It is in characters that have a font. Dollars do not open mathematics, and a blank goes before a
+    leading `_`, which would take its line out of a legend.
+    """
     text = " ".join(str(name).split()) or "(blank)"
+    text = drawable(text[: width + 1])
     if len(text) > width:
         text = text[: width - 1] + "…"
+    if text.startswith("_"):
+        text = f" {text}"
     return text.replace("$", r"\$")
 
 
 def wrapped(name: object) -> str:
     """Return a name in lines of 13 characters, cut to 30."""
     return "\n".join(textwrap.wrap(short(name, 30), 13))
-
-
-def drawable(name: object, width: int) -> str:
-    """Return a short name with a box for each character that the font lacks."""
-    from matplotlib import font_manager
-
-    font = font_manager.findfont(font_manager.FontProperties())
-    glyphs = font_manager.get_font(font).get_charmap()
-    boxed = [c if ord(c) in glyphs or c.isspace() else "□" for c in str(name)]
-    return short("".join(boxed), width)

@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 from sklearn.base import ClassifierMixin, clone
 from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.naive_bayes import MultinomialNB
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
+
+from lib.data.terms import fit_tfidf
 
 TFIDF = "TF-IDF"
 NAIVE_BAYES = "TF-IDF: naive Bayes"
@@ -44,15 +45,8 @@ def text_views(
     name -> matrix of shape (n, features): `TF-IDF` (sparse), `topics` (latent semantic analysis),
     and `encoder` where vectors are given
     """
-    vectorizer = TfidfVectorizer(
-        ngram_range=(1, 2),
-        min_df=2 if len(texts) >= 500 else 1,
-        max_features=MAX_TERMS,
-        sublinear_tf=True,
-        dtype=np.float32,
-    )
-    tfidf = vectorizer.fit_transform(texts)
-    n_topics = min(N_TOPICS, min(tfidf.shape) - 1)
+    _, tfidf = fit_tfidf(texts, max_terms=MAX_TERMS)
+    n_topics = max(1, min(N_TOPICS, min(tfidf.shape) - 1))
     topics = TruncatedSVD(n_topics, random_state=seed).fit_transform(tfidf)
     views = {TFIDF: tfidf, "topics": normalize(topics)}
     if vectors is not None:

@@ -306,8 +306,14 @@ def describe_gains(findings: Findings | None) -> str:
 
 
 def _without_rare_terms(matrix: Any) -> Any:
-    """Drop terms of one text alone: they carry no information, and cost the regression time."""
-    return matrix[:, matrix.getnnz(axis=0) > 1] if issparse(matrix) else matrix
+    """Drop terms of one text alone: they carry no information, and cost the regression time.
+
+    Where no other term is left, all stay.
+    """
+    if not issparse(matrix):
+        return matrix
+    is_shared = matrix.getnnz(axis=0) > 1
+    return matrix[:, is_shared] if is_shared.any() else matrix
 
 
 def _detection_metrics(

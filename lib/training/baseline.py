@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.naive_bayes import MultinomialNB
@@ -19,33 +18,31 @@ from tqdm import tqdm
 from lib import workspace
 from lib.config import CleaningConfig
 from lib.data import cleaning
+from lib.data.terms import fit_tfidf, restored_tfidf
 from lib.evaluation.resampling import draws, weighted_mean
 from lib.evaluation.significance import Interval, intervals_of, paired_tests
 from lib.review.detectors import SMOOTHING
 
 
 def fit_baseline(texts: Sequence[str], labels: Sequence[str], *, seed: int = 42) -> Pipeline:
-    """Fit logistic regression on TF-IDF of words and word pairs.
+    """Fit logistic regression on TF-IDF of words and word pairs (`terms.fit_tfidf`).
 
     The columns of `predict_proba` follow `classes_`, which is sorted.
     """
-    linear = LogisticRegression(C=10, max_iter=200, random_state=seed)
-    return Pipeline([("tfidf", _tfidf(len(texts))), ("linear", linear)]).fit(texts, labels)
+    tfidf, matrix = fit_tfidf(texts)
+    linear = LogisticRegression(C=10, max_iter=200, random_state=seed).fit(matrix, labels)
+    return Pipeline([("tfidf", tfidf), ("linear", linear)])
 
 
 def fit_naive_bayes(texts: Sequence[str], labels: Sequence[str], *, seed: int = 42) -> Pipeline:
     """Fit naive Bayes on the same TF-IDF: it errs on other texts. `seed` is not needed."""
-    bayes = MultinomialNB(alpha=SMOOTHING)
-    return Pipeline([("tfidf", _tfidf(len(texts))), ("bayes", bayes)]).fit(texts, labels)
+    tfidf, matrix = fit_tfidf(texts)
+    bayes = MultinomialNB(alpha=SMOOTHING).fit(matrix, labels)
+    return Pipeline([("tfidf", tfidf), ("bayes", bayes)])
 
 
 # Members of every cross-validation and ensemble.
 LINEAR = {"TF-IDF": fit_baseline, "TF-IDF: naive Bayes": fit_naive_bayes}
-
-
-def _tfidf(n_texts: int) -> TfidfVectorizer:
-    min_df = 2 if n_texts >= 500 else 1
-    return TfidfVectorizer(ngram_range=(1, 2), min_df=min_df, sublinear_tf=True, dtype=np.float32)
 
 
 def compare_preparations(
@@ -361,7 +358,8 @@ def save_baseline(model: Pipeline, folder: Path, *, key: str = "") -> None:
     linear = model[-1]
     coef, intercept = _linear_form(linear)
     terms = sorted(tfidf.vocabulary_, key=tfidf.vocabulary_.__getitem__)
-    facts = {"classes": list(linear.classes_), "min_df": tfidf.min_df, "key": key, "terms": terms}
+    facts = {"classes": list(linear.classes_), "key": key, "terms": terms}
+    facts["analyzer"] = tfidf.analyzer.__name__
     weights = {
         "idf": tfidf.idf_,
         "coef": np.ascontiguousarray(coef),  # in column order as fitted
@@ -390,8 +388,9 @@ def load_baseline(folder: Path) -> Pipeline:
 
     facts = workspace.read_json(folder / "baseline.json")
     weights = load_file(folder / "weights.safetensors")
-    tfidf = _tfidf(0).set_params(min_df=facts["min_df"], vocabulary=facts["terms"])
-    tfidf.idf_ = weights["idf"]
+    # a baseline that was saved before there were two analyzers has "terms"
+    analyzer = facts.get("analyzer", "terms")
+    tfidf = restored_tfidf(analyzer, terms=facts["terms"], idf=weights["idf"])
     linear = LogisticRegression()
     linear.classes_ = np.array(facts["classes"], dtype=object)
     linear.coef_ = weights["coef"]

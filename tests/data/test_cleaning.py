@@ -75,6 +75,7 @@ PIECES += [
     "&colon;",
     "&period;",
 ]
+PIECES += ["谢", "。", "ไทย", "ខ្មែរ\u200b", "한"]
 PIECES += [
     "<template>",
     "</style>",
@@ -138,7 +139,7 @@ def test_the_spec_remove_mode_takes_addresses_out():
 
 
 def test_the_spec_tags_go():
-    assert DataCleaner.remove_html_tags("<p>Hello <b>world</b></p>").strip() == "Hello world"
+    assert DataCleaner.remove_html_tags("<p>Hello <b>world</b></p>") == "Hello world"
     assert clean("<p>Hello <b>world</b></p>") == "Hello world"
 
 
@@ -209,7 +210,7 @@ def test_a_rule_that_is_off_does_nothing(text):
 
 ADDRESSES = (
     "x@y.com www. http:// . - @ / com a b.cc [ ] ( ) + % _ : WWW. x.org/ \u00e9 \" < > ' "
-    "| a1 @b.co a.b.c.d.e.f.g.h. é@ü.de = &"
+    "| a1 @b.co a.b.c.d.e.f.g.h. é@ü.de = & 谢 。 ไทย 한"
 ).split()
 
 
@@ -292,6 +293,10 @@ def test_unicode_has_one_spelling(text, normal):
         ("\ufe0e\u200d", "\ufe0e"),
         ("\u200d😀 \u200c👧", "😀 👧"),
         ("a\u200db \u200cc", "ab c"),
+        ("ฉัน\u200bรัก\u200b\u200bเธอ", "ฉัน รัก เธอ"),
+        ("ភាសា\u200bខ្មែរ \u200bក", "ភាសា ខ្មែរ  ក"),
+        ("ใช้\u200bPython", "ใช้ Python"),
+        ("中\u200b文", "中文"),
         ("\U000e0067tag \U000e007f", "tag "),
     ],
 )
@@ -372,6 +377,10 @@ def test_a_character_split_into_surrogates_is_put_together():
         "1 <2 and 3> 2",
         "I <3 you",
         "a <b unclosed",
+        "if (a <b && c> d)",
+        "if (a <p || b> c)",
+        "a <b and c> d",
+        "x <s or not t> y",
         '<b class="open quote and no end',
         "#include <iostream>",
         "template <typename T>",
@@ -396,6 +405,8 @@ def test_code_and_comparisons_survive_the_whole_cleaning(text):
         ("<p>one</p><p>two</p>", "one two"),
         ("one<br>two<br/>three<BR />four", "one two three four"),
         ("un<b>break</b>able", "unbreakable"),
+        ("<input type=text disabled>a <option selected>b", "a b"),
+        ("<div hidden v-else>a</div> <td ...>b", "a b"),
         ("<a href=\"x > y\" title='a'>link</a> text", "link text"),
         ("<ul><li>a</li><li>b</li></ul>", "a b"),
         ("<td>1</td><td>2</td>", "1 2"),
@@ -454,6 +465,20 @@ def test_no_entity_decodes_to_a_control_character_of_ascii():
         DataCleaner.decode_entities(f"&#{c};&#{c:#x};".replace("0x", "x")) for c in range(128)
     )
     assert DataCleaner.remove_invisible(decoded) == decoded
+
+
+@pytest.mark.parametrize(
+    ("marked", "plain"),
+    [
+        ("<p>one</p><p>two</p>", "one\n\ntwo"),
+        ("\n<div>\n<p>one</p>\n</div>\n", "one"),
+        ("<p> one </p>", " one "),
+        ("\none <b>two</b>\n", "\none two\n"),
+        ("<br>", ""),
+    ],
+)
+def test_a_block_leaves_a_line_break_but_not_at_the_ends(marked, plain):
+    assert DataCleaner.remove_html_tags(marked) == plain
 
 
 def test_tag_removal_keeps_entities_for_the_next_rule():
@@ -524,6 +549,63 @@ def test_urls_become_a_token_without_their_closing_punctuation(text, replaced):
 @pytest.mark.parametrize(
     ("text", "replaced"),
     [
+        ("请看 https://example.com/abc。然后我们继续", "请看 [URL]。然后我们继续"),
+        ("这里https://example.com/abc的页面", "这里[URL]的页面"),
+        ("请看https://example.com/abc,然后我们", "请看[URL],然后我们"),
+        ("看（https://example.com）和example.com/a谢谢", "看（[URL]）和[URL]谢谢"),
+        ("ดูที่https://example.com/thครับ", "ดูที่[URL]ครับ"),
+        ("주소는 https://example.com에서 확인", "주소는 [URL]에서 확인"),
+        ("وhttps://example.com/a، نعم؟", "و[URL]، نعم؟"),
+        ("https://de.wikipedia.org/wiki/Größe ist", "[URL] ist"),
+        ("https://ja.wikipedia.org/wiki/日本_(アジア)。次に", "[URL]。次に"),
+        ("https://ko.wikipedia.org/wiki/대한민국?q=서울 참고", "[URL] 참고"),
+        ("https://日本語.jp/パス と www.例え.jp", "[URL] と [URL]"),
+    ],
+)
+def test_a_url_ends_where_a_script_without_blanks_goes_on(text, replaced):
+    assert DataCleaner.handle_urls_emails(text) == replaced
+
+
+@pytest.mark.parametrize(
+    ("text", "replaced"),
+    [
+        ("请联系我们foo@example.com谢谢大家", "请联系我们[EMAIL]谢谢大家"),
+        ("ส่งมาที่foo@example.comครับ", "ส่งมาที่[EMAIL]ครับ"),
+        ("메일은 foo@example.com으로", "메일은 [EMAIL]으로"),
+        ("a@b.com。c@d.org，好", "[EMAIL]。[EMAIL]，好"),
+        ("用户@例子.中国", "用户@例子.中国"),
+    ],
+)
+def test_an_email_address_has_no_letter_of_a_script_without_blanks(text, replaced):
+    assert DataCleaner.handle_urls_emails(text) == replaced
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "这部电影真的非常好看推荐",
+        "この映画はとても面白い",
+        "หนังเรื่องนี้สนุกมาก",
+        "រឿងនេះល្អណាស់",
+        "ရုပ်ရှင်ကောင်း",
+        "我 love 它",
+        "很好看",
+    ],
+)
+def test_the_characters_of_a_script_without_blanks_count_as_words(text):
+    assert DataCleaner.clean_text(text) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["好看", "好 看", "हिन्दी भाषा", "데이터 분석", "データ", "😀😀😀", "..."]
+)
+def test_two_characters_or_words_are_too_few_in_any_script(text):
+    assert DataCleaner.clean_text(text) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "replaced"),
+    [
         ("Mail a.b+c@sub.example.co.uk.", "Mail [EMAIL]."),
         ("<jo@x.org>, me@x.org", "<[EMAIL]>, [EMAIL]"),
         ("@handle, a@b, x @ y.org, @pytest.mark", "@handle, a@b, x @ y.org, @pytest.mark"),
@@ -582,6 +664,10 @@ LONG = [
     "a@b.",
 ]
 LONG += [
+    "看http://a.b/看,",
+    "谢a@b.org谢",
+    "http://a.b/看",
+    "ก\u200b",
     "<a b c ",
     "http://a.b,",
     "http://a.b ",
@@ -657,8 +743,8 @@ def test_receipts_count_texts_and_characters_of_each_rule():
     ]
     assert result.receipts.index.tolist() == [*RULES, "min_words"]
     assert result.receipts.index.name == "rule"
-    assert result.receipts["n_texts"].tolist() == [1, 1, 1, 1, 1, 1, 2, 1]
-    assert result.receipts["chars_removed"].tolist() == [1, -1, 1, 12, 3, 7, 5, 9]
+    assert result.receipts["n_texts"].tolist() == [1, 1, 1, 1, 1, 1, 1, 1]
+    assert result.receipts["chars_removed"].tolist() == [1, -1, 1, 14, 3, 7, 3, 9]
 
 
 def test_receipts_count_a_text_once_whatever_the_passes():
@@ -688,7 +774,7 @@ def test_changes_show_what_was_before_and_after_but_for_white_space():
         (0, "encoding_repair", "schÃ¶n ist das Leben", "schön ist das Leben"),
         (1, "unicode_nfkc", "①②③ go now ﬁ", "123 go now fi"),
         (2, "invisible", "zero\\u200bwidth b c", "zerowidth b c"),
-        (3, "html_tags", "<p>Hello <b>bold</b> world</p>", "\\nHello bold world\\n"),
+        (3, "html_tags", "<p>Hello <b>bold</b> world</p>", "Hello bold world"),
         (4, "html_entities", "5 &lt; 10 and more", "5 < 10 and more"),
         (5, "urls_emails", "see http://a.org or b@c.org", "see [URL] or [EMAIL]"),
         (7, "min_words", "too short", ""),

@@ -1,26 +1,63 @@
 import random
-import re
+import unicodedata
 from collections import Counter
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 import pytest
+import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.data import duplicates
 from lib.data.duplicates import (
+    arrays,
     conflicting_rows,
     exact_duplicates,
     group_ids,
+    join,
     near_duplicate_pairs,
     without_rows,
 )
 
+MARK = r"[\p{M}\p{GCB=Extend}\p{GCB=SpacingMark}\p{GCB=ZWJ}]"
+ALONE = rf"[[\p{{Han}}\p{{Ideographic}}\p{{Hiragana}}\p{{LB=SA}}]&&[\p{{L}}\p{{N}}]--{MARK}]"
+KATAKANA = rf"[\p{{WB=Katakana}}--{MARK}]"
+LETTER = rf"[[\p{{L}}\p{{N}}_]--{ALONE}--{KATAKANA}--{MARK}]"
+SYMBOL = r"[\p{Sm}\p{Sc}\p{So}%‰]"
+ANY = f"[{LETTER}{KATAKANA}{ALONE}{SYMBOL}{MARK}]"
+SIGN = f"{SYMBOL}|(?<={ANY})#|(?<![{ANY}--{SYMBOL}])-(?=[0-9])|(?<=[:;]|[:;]-)[()](?!{ANY})"
+UNIT = regex.compile(
+    rf"(?:{SIGN}|{ALONE}){MARK}*|{LETTER}[{LETTER}{MARK}]*|{KATAKANA}[{KATAKANA}{MARK}]*", regex.V1
+)
+
+
+def units(text):
+    return UNIT.findall(text.lower())
+
+
+def spelling(text):
+    """The units of a text, with a blank where they do not touch."""
+    spelt, end = "", None
+    for unit in UNIT.finditer(text.lower()):
+        spelt += " " * (end is not None and unit.start() > end) + unit[0]
+        end = unit.end()
+    return spelt
+
+
+def differ_by_one_error(a, b):
+    start = 0
+    while start < min(len(a), len(b)) and a[start] == b[start]:
+        start += 1
+    a, b = a[start:], b[start:]
+    while a and b and a[-1] == b[-1]:
+        a, b = a[:-1], b[:-1]
+    is_one = {len(a), len(b)} in ({0, 1}, {1}) or (len(a) == 2 and a == b[::-1])
+    return is_one and not any(unicodedata.category(c)[0] in "NSP" for c in a + b)
+
 
 def shingles(text, width):
-    words = re.findall(r"\w+", text.lower())
+    words = units(text)
     width = min(width, len(words))
     return (
         frozenset(tuple(words[i : i + width]) for i in range(len(words) - width + 1))
@@ -38,6 +75,12 @@ def brute_force(texts, threshold, width):
         similarity = len(sets[i] & sets[j]) / len(sets[i] | sets[j])
         if similarity >= threshold - 1e-12:
             pairs[i, j] = similarity
+    spelt = [spelling(text) for text in texts]
+    for i, j in combinations([i for i in range(len(spelt)) if spelt.index(spelt[i]) == i], 2):
+        similarity = 1 - 1 / max(len(spelt[i]), len(spelt[j]), 1)
+        is_similar = similarity >= threshold - 1e-12 and sets[i] != sets[j]
+        if is_similar and differ_by_one_error(spelt[i], spelt[j]):
+            pairs[i, j] = max(pairs.get((i, j), 0), similarity)
     return [(i, j, pairs[i, j]) for i, j in sorted(pairs)]
 
 
@@ -139,26 +182,174 @@ def test_the_join_finds_what_brute_force_finds_in_texts_of_few_words(texts, thre
 def test_texts_are_the_same_in_blocks_of_any_size(monkeypatch, size):
     texts = edited_texts(60, seed=4)
     expected = brute_force(texts, 0.8, 2)
-    monkeypatch.setattr(duplicates, "_BLOCK", size)
-    monkeypatch.setattr(duplicates, "_CELLS", size)
+    monkeypatch.setattr(arrays, "BLOCK", size)
+    monkeypatch.setattr(arrays, "CELLS", size)
     assert listed(texts, threshold=0.8, shingle_words=2) == expected
 
 
-def test_words_are_what_the_pattern_for_words_finds():
-    """Letters of all alphabets up to Japanese, digits, marks, spaces; some become two letters in
-    lower case."""
-    texts = ["one two", *(f"one{chr(code)}two" for code in range(0x3100))]
-    first = {}
-    copies = [(first.setdefault(shingles(text, 3), i), i) for i, text in enumerate(texts)]
-    assert [pair[:2] for pair in listed(texts)] == sorted(
-        pair for pair in copies if pair[0] != pair[1]
-    )
+def test_units_are_what_the_pattern_for_units_finds():
+    """Letters of all alphabets up to Chinese, digits, marks, signs, emoji, blanks; some become two
+    letters in lower case."""
+    codes = [
+        *range(0x3200),
+        *range(0x4E00, 0x4E10),
+        *range(0xFF00, 0x10000),
+        *range(0x1F300, 0x1FB00),
+    ]
+    for around in ("one{}two", "one {} two", "{}{}", ":{})", "(:-{}(", "{}#{}-1 -2"):
+        texts = [around.replace("{}", chr(code)) for code in codes]
+        first = {}
+        copies = [(first.setdefault(shingles(text, 3), i), i) for i, text in enumerate(texts)]
+        copies = [(i, j) for i, j in copies if i != j and units(texts[i])]
+        assert [pair[:2] for pair in listed(texts)] == sorted(copies)
 
 
 @given(st.lists(st.text(st.characters(), max_size=8), max_size=8))
 @settings(max_examples=200, deadline=None)
 def test_texts_may_hold_any_character(texts):
     assert listed(texts, threshold=0.6, shingle_words=1) == brute_force(texts, 0.6, 1)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("राम ने दाल खाई", "राम ने दिल खाई"),
+        ("I love this film so much 😀", "I love this film so much 😡"),
+        ("the whole family 👩\u200d👧", "the whole family 👨\u200d👧"),
+        ("I like C#", "I like C++"),
+        ("I like C", "I like C#"),
+        ("axis=-1", "axis=1"),
+        ("it is 5% of all", "it is 5 of all"),
+        ("it costs $5", "it costs €5"),
+        ("a fine day :)", "a fine day :("),
+        ("a fine day :-(", "a fine day"),
+        ("a < b", "a > b"),
+        ("می\u200cخواهم", "می خواهم"),
+        ("他喜欢吃苹果", "他喜欢吃香蕉"),
+        ("ฉันไม่ชอบ", "ฉันชอบ"),
+        ("version 3.1 of it is out", "version 3.2 of it is out"),
+        ("order number 1234567 came", "order number 1234568 came"),
+    ],
+)
+def test_texts_of_different_meaning_are_no_copies(one, other):
+    assert listed([one, other]) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Hello, WORLD! (again)", "hello world again"),
+        ("**bold** `code` - text", "bold code text"),
+        ("“well-known” facts…", "well known facts"),
+        ("你好，世界！", "「你好」世界"),
+        ("नमस्ते दुनिया।", "नमस्ते, दुनिया"),
+    ],
+)
+def test_punctuation_and_case_alone_make_no_difference_in_any_script(one, other):
+    assert listed([one, other]) == [(0, 1, 1.0)]
+
+
+CHINESE = "我们今天一起去看了一部非常好看的电影然后在附近的餐厅吃了晚饭大家都"
+CHINESE += "觉得很开心最后坐地铁回家休息准备明天继续上班努力学习呢"
+
+
+def test_a_chinese_copy_with_one_other_character_is_found():
+    assert len(CHINESE) == 60
+    for place in range(60):
+        copy = CHINESE[:place] + "错" + CHINESE[place + 1 :]
+        assert listed([CHINESE, copy]) == [(0, 1, 59 / 60)]
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        "the quick brown fox jumpt",  # replaced
+        "thee quick brown fox jumps",  # put in
+        "the quick brown fx jumps",  # left out
+        "the quick borwn fox jumps",  # exchanged with the next
+        "the quickbrown fox jumps",
+        "the quick bro wn fox jumps",
+        "The qick, brown FOX; jumps!",
+        "theq uick brown fox jumps",
+    ],
+)
+def test_one_typing_error_makes_a_copy(copy):
+    text = "the quick brown fox jumps"
+    longest = max(len(text), len(spelling(copy)))
+    assert listed([text, copy]) == [(0, 1, 1 - 1 / longest)]
+
+
+def test_a_typing_error_makes_a_copy_of_twenty_characters_or_more():
+    assert listed(["x" * 20, "x" * 19 + "y", "x" * 18 + "z"]) == [(0, 1, 0.95)]
+    assert listed(["x" * 20, "x" * 19]) == [(0, 1, 0.95)]
+    assert listed(["x" * 19, "x" * 18 + "y"]) == []
+    assert listed(["xyz", "xyy"], threshold=0.6) == [(0, 1, 1 - 1 / 3)]
+    assert listed(["x" * 20, "x" * 19 + "y"], threshold=1) == []
+
+
+def test_a_typing_error_makes_a_copy_of_up_to_two_thousand_characters():
+    texts = [f"{'a' * n} {'b' * 999}" for n in (1_000, 1_001)]
+    copies = [text.replace("ba", "bc").replace("a b", "a c") for text in texts]
+    assert [len(text) for text in texts] == [2_000, 2_001]
+    assert listed([texts[0], copies[0]]) == [(0, 1, 1 - 1 / 2_000)]
+    assert listed([texts[1], copies[1]]) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("a word that is typed well", "a word that it typed wel"),  # two errors
+        ("a word that is typed well", "a word taht is typde well"),
+        ("a word that is typed well", "a word that typed is well"),
+        ("room 17 is on this floor", "room 71 is on this floor"),
+        ("room 1 is on this floor", "room is on this floor"),
+        ("I love this film so much 😀", "I love this film so much"),
+    ],
+)
+def test_more_than_an_error_is_no_copy_nor_is_another_number_or_sign(one, other):
+    assert listed([one, other]) == []
+
+
+@st.composite
+def mistyped_texts(draw):
+    """Texts over few characters, and copies of them with characters put in, left out, replaced or
+    exchanged."""
+    letters = draw(
+        st.sampled_from(["ab ", "abc d", "a1😀#+-", "天地人 a", "กเ่า ", "e\u0301\u0300a"])
+    )
+    texts = draw(st.lists(st.text(letters, min_size=1, max_size=25), min_size=1, max_size=4))
+    for _ in range(draw(st.integers(0, 8))):
+        copy = list(draw(st.sampled_from(texts)))
+        for _ in range(draw(st.integers(0, 2))):
+            place, width = draw(st.integers(0, len(copy))), draw(st.integers(0, 2))
+            if width == 2:
+                copy[place : place + 2] = copy[place : place + 2][::-1]
+            else:
+                copy[place : place + width] = draw(st.text(letters, max_size=1))
+        texts.append("".join(copy))
+    return texts
+
+
+@given(mistyped_texts(), st.sampled_from([0.51, 0.6, 0.8, 0.9, 0.95]), st.integers(1, 3))
+@settings(max_examples=150, deadline=None)
+def test_the_search_for_typing_errors_finds_what_brute_force_finds(texts, threshold, width):
+    found = listed(texts, threshold=threshold, shingle_words=width)
+    assert found == brute_force(texts, threshold, width)
+
+
+CODES = [f"the parcel with the code {a}{b} has come" for a in "abcdefghij" for b in "klmnopqrst"]
+
+
+def test_all_texts_that_are_a_typing_error_apart_are_listed_up_to_a_cap(monkeypatch):
+    """Ten with each first letter of the code, ten with each second: 2 * 10 * 45 pairs."""
+    assert len(listed(CODES)) == 900 == len(brute_force(CODES, 0.95, 3))
+    assert len(listed(CODES, max_pairs=900)) == 900
+    monkeypatch.setattr(arrays, "CELLS", 1)
+    assert 99 <= len(listed(CODES, max_pairs=0)) <= 110
+    for max_pairs in (0, 1, 50):
+        pairs = near_duplicate_pairs(CODES, max_pairs=max_pairs)
+        assert len(parts(group_ids(100, pairs))) == 1
+        assert set(pairs.itertuples(index=False, name=None)) <= set(listed(CODES))
 
 
 def test_half_a_surrogate_pair_parts_words_like_any_sign():
@@ -241,7 +432,7 @@ def test_all_pairs_of_texts_that_are_near_copies_of_one_another_are_listed_up_to
 
 def test_past_the_cap_only_pairs_that_join_groups_are_added(monkeypatch):
     monkeypatch.setattr(
-        duplicates, "_CELLS", 1
+        arrays, "CELLS", 1
     )  # one text at a time: the first is paired with all others
     assert listed(TEMPLATE, max_pairs=299) == [(0, j, 57 / 59) for j in range(1, 300)]
     others = [text.replace("w", "v") for text in TEMPLATE]
@@ -254,11 +445,11 @@ def test_past_the_cap_only_pairs_that_join_groups_are_added(monkeypatch):
 
 def test_texts_of_one_template_are_not_all_compared(monkeypatch):
     compared = []
-    exact = duplicates._similarities
+    exact = join._similarities
     monkeypatch.setattr(
-        duplicates, "_similarities", lambda sets, a, b: compared.append(len(a)) or exact(sets, a, b)
+        join, "_similarities", lambda sets, a, b: compared.append(len(a)) or exact(sets, a, b)
     )
-    monkeypatch.setattr(duplicates, "_CELLS", 1)
+    monkeypatch.setattr(arrays, "CELLS", 1)
     assert listed([f"{grams(50)} own{i} {grams(49).replace('w', 'v')}" for i in range(300)]) == []
     assert sum(compared) == 0, "the rarest shingles, their own, rule all pairs out"
     near_duplicate_pairs(TEMPLATE, max_pairs=1)
@@ -273,7 +464,7 @@ def test_groups_do_not_depend_on_the_cap(monkeypatch, max_pairs, cells):
     groups = group_ids(200, near_duplicate_pairs(texts, threshold=0.7))
     n_same = sum(similarity == 1 for _, _, similarity in everything)
     assert len(everything) - n_same > 300, "too few pairs to tell"
-    monkeypatch.setattr(duplicates, "_CELLS", cells)
+    monkeypatch.setattr(arrays, "CELLS", cells)
     pairs = near_duplicate_pairs(texts, threshold=0.7, max_pairs=max_pairs)
     assert set(pairs.itertuples(index=False, name=None)) <= set(everything)
     assert parts(group_ids(200, pairs)) == parts(groups)

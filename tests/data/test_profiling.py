@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from five_topics import SCRIPTS, topic_table
 
 from lib.data.linguistics import (
     GRAMMATICAL,
@@ -424,6 +425,27 @@ def test_the_most_telling_word_comes_first_and_a_rare_one_last():
     ]
 
 
+def test_features_count_characters_in_scripts_without_blanks_and_no_marks_as_signs():
+    features = text_features(["这部电影，好", "दाल खाई!"])
+    assert features["n_words"].tolist() == [5, 2]
+    assert features["special_share"].tolist() == [1 / 6, 1 / 8]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_distinctive_terms_are_words_of_the_topic_in_any_script(script):
+    table = topic_table(script, 200)
+    topics = SCRIPTS[script][2]
+    terms = distinctive_terms(table["text"].tolist(), table["label"].tolist(), n=5)
+    for label, term in terms[["label", "term"]].itertuples(index=False):
+        assert len(term) > 1
+        assert any(term in word or word in term for word in topics[label].lower().split())
+
+
+def test_distinctive_terms_of_emoji_are_emoji():
+    terms = distinctive_terms(["😀", "😀 😀", "😡", "😡"], list("aabb"), n=1)
+    assert terms["term"].tolist() == ["😀", "😡"]
+
+
 def test_a_rare_word_with_high_odds_comes_behind_a_common_one_that_is_sure():
     terms = distinctive_terms(
         ["often rare", *["often plain"] * 80, *["plain"] * 41], ["a"] * 61 + ["b"] * 61
@@ -489,6 +511,11 @@ def test_the_language_mix_counts_languages_commonest_first():
     assert mix["n"].to_dict() == {"English": 4, "German": 3, TOO_SHORT: 3, "Chinese": 1}
     assert mix["share"].tolist() == pytest.approx([4 / 11, 3 / 11, 3 / 11, 1 / 11])
     assert mix.index[0] == "English" and mix.index.name == "language"
+
+
+def test_a_text_without_blanks_is_long_enough_to_tell_its_language():
+    texts = ["ฉันชอบหนังเรื่องนี้มาก", "我喜欢这部电影", "मुझे यह फ़िल्म बहुत पसंद आई"]
+    assert set(language_mix(texts, seed=1).index) == {"Thai", "Chinese", "Hindi"}
 
 
 def test_an_unsure_language_is_unknown():

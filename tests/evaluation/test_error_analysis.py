@@ -57,6 +57,13 @@ def test_accuracy_by_length_counts_words_and_gives_wilson_intervals():
     )
 
 
+def test_lengths_of_texts_without_blanks_are_characters():
+    found = error_analysis.accuracy_by_length(
+        ["很好"] * 4 + ["真的很好看"] * 4, np.ones(8), n_bins=2
+    )
+    assert found.index.tolist() == ["2-2", "5-5"]
+
+
 def test_bins_are_filled_equally_and_hold_every_row():
     texts = [" ".join(["w"] * n) for n in range(1, 21)]
     found = error_analysis.accuracy_by_length(texts, np.arange(20) % 2 == 0, n_bins=4)

@@ -110,6 +110,15 @@ def test_every_detector_gives_probabilities_in_its_rows_and_columns():
     np.testing.assert_allclose(probs[COMBINED], expected)
 
 
+@pytest.mark.parametrize(
+    "texts", [["😀", "😡"] * 5, list("aabb") * 3, ["好", "坏", "好坏"] * 3, ["same"] * 9], ids=str
+)
+def test_texts_without_words_have_views(texts):
+    views = detectors.text_views(texts)
+    assert views[TFIDF].shape[0] == views["topics"].shape[0] == len(texts)
+    assert np.isfinite(views["topics"]).all()
+
+
 def test_neighbours_are_neither_the_row_nor_its_near_copies():
     angles = np.radians([0, 1, 2, 3, 90, 91, 92, 93])
     matrix = np.column_stack([np.cos(angles), np.sin(angles)])

@@ -1,6 +1,8 @@
 import numpy as np
 import pandas as pd
 import pytest
+from five_topics import topic_table
+from scipy.sparse import csr_matrix
 from sklearn.metrics import average_precision_score
 
 from lib.config import LabelsConfig
@@ -72,6 +74,24 @@ def test_what_is_done_with_flagged_rows_is_measured_on_clean_ones(findings):
         >= effect["macro_f1"].iloc[0]
     )
     assert (effect["low"] <= effect["gain"]).all() and (effect["gain"] <= effect["high"]).all()
+
+
+def test_the_laboratory_works_on_texts_without_a_common_term():
+    codes = np.arange(60) % 3
+    views = {TFIDF: csr_matrix(np.eye(60, dtype=np.float32))}
+    found = run(views, codes, np.arange(60) % 4 == 0, rates=(0.1,))
+    assert found.detection["n_planted"].eq(4).all()
+
+
+@pytest.mark.parametrize("script", ["chinese", "thai"])
+def test_the_laboratory_finds_what_it_planted_in_scripts_without_blanks(script):
+    table = topic_table(script, 150)
+    codes = table["label"].factorize()[0]
+    rows = codes < 3
+    views = {name: view[rows] for name, view in text_views(table["text"].tolist()).items()}
+    found = run(views, codes[rows], np.arange(rows.sum()) % 4 == 0, rates=(0.1,))
+    combined = found.detection[found.detection["detector"] == COMBINED]
+    assert (combined["auprc"] > 0.8).all()
 
 
 def test_detectors_are_taught_the_noise_and_held_out_labels_stay_clean(monkeypatch):

@@ -1,7 +1,9 @@
 import numpy as np
 import pandas as pd
 import pytest
+from five_topics import SCRIPTS, topic_table
 
+from lib import workspace
 from lib.config import CleaningConfig
 from lib.evaluation import resampling
 from lib.evaluation.significance import Interval
@@ -51,6 +53,37 @@ def test_a_baseline_of_many_rows_round_trips_without_the_terms_it_dropped(tmp_pa
         baseline.load_baseline(tmp_path / "baseline").predict_proba(texts),
         fitted.predict_proba(texts),
     )
+
+
+@pytest.mark.parametrize("fit", baseline.LINEAR.values())
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_baseline_tells_five_topics_in_any_script(script, fit):
+    table = topic_table(script, 300)
+    train, test = table[:200], table[200:]
+    fitted = fit(train["text"].tolist(), train["label"].tolist())
+    assert (fitted.predict(test["text"].tolist()) == test["label"]).mean() > 0.95
+
+
+@pytest.mark.parametrize("signs", ["😀😡", "ab", "❤x"])
+def test_a_baseline_of_emoji_or_single_letters_learns_and_predicts_as_before(tmp_path, signs):
+    good, bad = signs
+    texts, labels = [good, f"{good} {good}", bad, f"{bad}{bad}"] * 10, ["+", "+", "-", "-"] * 10
+    fitted = baseline.fit_baseline(texts, labels)
+    assert fitted.predict([f"{good}!", bad]).tolist() == ["+", "-"]
+    baseline.save_baseline(fitted, tmp_path / "baseline")
+    loaded = baseline.load_baseline(tmp_path / "baseline")
+    assert np.array_equal(loaded.predict_proba(texts), fitted.predict_proba(texts))
+
+
+def test_a_baseline_that_was_saved_before_there_were_two_analyzers_is_read(tmp_path):
+    texts, labels = rows()
+    fitted = baseline.fit_baseline(texts, labels)
+    baseline.save_baseline(fitted, tmp_path / "baseline")
+    facts = workspace.read_json(tmp_path / "baseline" / "baseline.json")
+    del facts["analyzer"]
+    workspace.write_json({**facts, "min_df": 1}, tmp_path / "baseline" / "baseline.json")
+    loaded = baseline.load_baseline(tmp_path / "baseline")
+    assert np.array_equal(loaded.predict_proba(texts), fitted.predict_proba(texts))
 
 
 def test_nothing_saved_is_a_pickle(tmp_path):

@@ -1,25 +1,43 @@
-"""URLs and e-mail addresses."""
+"""URLs and e-mail addresses.
+
+In scripts that put no blank around them an address is told from its neighbours by its letters. A
+letter of such a script belongs to a URL only in a part that begins with one, after `://`, `www.`,
+`/`, `?`, `=`, `&` or `#`; it never belongs to an e-mail address.
+"""
 
 from __future__ import annotations
 
-import re
+import regex
 
 _TOP_LEVEL = "com|org|net|edu|gov|io|dev|info|co|uk|de|fr|eu|ch|nl|it|es|ca|au|jp|ru"
-_IN_URL = r"[^\s<>\"“”«»`{}|\\^]"
-_NOT_IN_URL = re.compile(_IN_URL.replace("^", "", 1))
-_URL = re.compile(
-    rf"(?:\b(?:https?|ftp)://|\bwww\.(?=\w)){_IN_URL}+"
-    rf"|(?<![\w@./-])(?:[a-z0-9][a-z0-9-]{{0,62}}\.){{1,6}}(?:{_TOP_LEVEL})/{_IN_URL}*",
-    re.IGNORECASE,
+# Scripts whose words stand next to an address without a blank; LB=SA are Thai and its like
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{WB=Katakana}\p{Bopomofo}\p{Hangul}\p{LB=SA}"
+_WORD = rf"[[\p{{L}}\p{{N}}_]--[{_UNSPACED}]]"  # a letter, digit or `_` of any other script
+# Quotation marks, and the punctuation of East Asia, wide or not
+_IN_URL = r"[^\s<>\"“”«»`{}|\\\^\u3001-\u3003\u3008-\u3020\uff01-\uff0f\uff1a-\uff20\uff3b-\uff65]"
+_PART = rf"[{_UNSPACED}][\w()~+%\-]*"
+_URL_BODY = (
+    rf"(?:[{_IN_URL}--[{_UNSPACED}]]|(?<=://|www\.)[{_UNSPACED}][\w.\-]*|(?<=[/?=&#]){_PART})"
+)
+_NOT_IN_URL = regex.compile(_IN_URL.replace("^", "", 1), regex.V1)
+_URL = regex.compile(
+    rf"(?<![a-z0-9_])(?:(?:https?|ftp)://|www\.(?=\w)){_URL_BODY}+"
+    rf"|(?<![{_WORD}@./\-])(?:[a-z0-9][a-z0-9\-]{{0,62}}\.){{1,6}}(?:{_TOP_LEVEL})/{_URL_BODY}*",
+    regex.IGNORECASE | regex.V1,
 )
 _HOST_SLASH = r"/(?:(?<=\.[a-z]{2}/)|(?<=\.[a-z]{3}/)|(?<=\.[a-z]{4}/))"
 # Every URL has a sign, which is searched first: it is found much faster than where a URL begins.
-_URL_SIGN = re.compile(rf"://|www\.|{_HOST_SLASH}", re.IGNORECASE)
-_HOST_SIGN = re.compile(_HOST_SLASH, re.IGNORECASE)
-_CLOSING = ".,;:!?…'’*_"
+_URL_SIGN = regex.compile(rf"://|www\.|{_HOST_SLASH}", regex.IGNORECASE)
+_HOST_SIGN = regex.compile(_HOST_SLASH, regex.IGNORECASE)
+_CLOSING = ".,;:!?…'’*_،؛؟।"
 # An e-mail address is searched from its @, which is rare, backwards: its name could begin anywhere.
-_AT_DOMAIN = re.compile(r"@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w@-])")
-_NAME_BACKWARDS = re.compile(r"[\w.+%-]{1,64}(?![\w.+%-])")
+_LETTER_OR_DIGIT = rf"[{_WORD}--_]"
+_AT_DOMAIN = regex.compile(
+    rf"@(?:{_LETTER_OR_DIGIT}(?:[{_WORD}\-]{{0,61}}{_LETTER_OR_DIGIT})?\.){{1,8}}"
+    rf"[{_WORD}--[\d_]]{{2,24}}(?![{_WORD}@\-])",
+    regex.V1,
+)
+_NAME_BACKWARDS = regex.compile(rf"[{_WORD}.+%\-]{{1,64}}(?![{_WORD}.+%\-])", regex.V1)
 
 
 def replace_urls(text: str, token: str) -> str:

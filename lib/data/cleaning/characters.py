@@ -6,6 +6,7 @@ import re
 import unicodedata
 
 import ftfy
+import regex
 from ftfy.badness import is_bad
 
 # They join emoji into one picture, and parts of a word in Persian or Hindi.
@@ -13,6 +14,8 @@ ZWJ, ZWNJ = "\u200d", "\u200c"
 _JOINERS = re.compile(f"[{ZWJ}{ZWNJ}]+")
 # Arabic to Sinhala, Myanmar, Khmer, Mongolian.
 _JOINING_SCRIPTS = re.compile(r"[\u0600-\u0dff\u1000-\u109f\u1780-\u18af]")
+# An invisible separator of words in Thai, Lao, Burmese, Khmer; elsewhere a place to break a line.
+_WORD_BREAK = regex.compile(r"(?<=\p{LB=SA})\u200b+|\u200b+(?=\p{LB=SA})")
 _VIRAMA = 9  # Unicode's combining class
 # The flags of England and the like are spelt in format characters.
 _FLAG = re.compile("(\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{3,6}\U000e007f)")
@@ -53,12 +56,17 @@ def _repaired_line(line: str) -> str:
 
 
 def remove_invisible(text: str) -> str:
-    """Remove control and format characters, except white space, flags and joiners in use."""
+    """Remove control and format characters, except white space, flags and joiners in use.
+
+    U+200B, where it separates words, becomes a blank.
+    """
     if text.isascii() and len(text.encode().translate(None, _ASCII_CONTROLS)) == len(text):
         return text
     invisible = {c for c in set(text) if unicodedata.category(c) in _INVISIBLE and not c.isspace()}
     if not invisible:
         return text
+    if "\u200b" in invisible:
+        text = _WORD_BREAK.sub(" ", text)
     deleted = dict.fromkeys(map(ord, invisible - {ZWJ, ZWNJ}))
     parts = _FLAG.split(text)
     for i in range(0, len(parts), 2):  # every other part is a flag

@@ -19,10 +19,17 @@ tr ul video audio
 _BLOCK = frozenset(_BLOCK_NAMES.split())
 _HIDDEN = frozenset({"script", "style", "template"})  # their content is not text
 _ELEMENTS = _BLOCK | _HIDDEN | frozenset(_INLINE_NAMES.split())
+# Attributes without a value; others take one, so that `a <b and c> d` is no tag.
+_FLAG_NAMES = """
+allowfullscreen async autofocus autoplay checked compact controls declare default defer disabled
+download draggable formnovalidate hidden inert ismap itemscope loop multiple muted nohref nomodule
+noresize noshade novalidate nowrap open playsinline readonly required reversed selected
+"""
+_FLAGS = frozenset(_FLAG_NAMES.split())
 _VALUE = r"""(?:"[^"<]{0,2000}"|'[^'<]{0,2000}'|[^\s"'<>=`]{1,2000})"""
-_ATTRIBUTE = rf"""\s+[^\s"'<>=/]{{1,100}}(?:\s*=\s*{_VALUE})?"""
+_ATTRIBUTE = rf"""\s+[^\s"'<>=/&|]{{1,100}}(?:\s*=\s*{_VALUE})?"""
 # By HTML's grammar. Attributes are bounded: a missing quote cannot swallow the rest of the text.
-_TAG = re.compile(rf"</?([a-zA-Z][a-zA-Z0-9]{{0,15}})(?:{_ATTRIBUTE}){{0,50}}\s*/?>")
+_TAG = re.compile(rf"</?([a-zA-Z][a-zA-Z0-9]{{0,15}})((?:{_ATTRIBUTE}){{0,50}})\s*/?>")
 _MARKUP_START = re.compile(r"<(?:!|/?[a-zA-Z][a-zA-Z0-9]{0,15}[\s/>])")  # of a tag or a comment
 _COMMENT = re.compile(
     r"<!--(?:(?!-->|<!--).){0,10000}-->|<!(?:doctype|DOCTYPE)\b[^<>]{0,1000}>", re.DOTALL
@@ -32,14 +39,18 @@ _NESTED_AMP = re.compile(r"&(?:amp;)+")
 
 
 def remove_tags(text: str) -> str:
-    """Remove tags and comments; a block's tag leaves a line break, a hidden element no content."""
+    """Remove tags and comments; a block's tag leaves a line break, a hidden element no content.
+
+    There is no line break at the ends of what is left.
+    """
     if "<" not in text or not _MARKUP_START.search(text):
         return text
     text = _COMMENT.sub(" ", text)
-    tags = [tag for tag in _TAG.finditer(text) if tag[1].lower() in _ELEMENTS]
+    tags = [tag for tag in _TAG.finditer(text) if _is_tag(tag)]
     last_closing = {tag[1].lower(): tag.start() for tag in tags if _closes(tag)}
     pieces = []
     end = 0
+    has_block = False
     hidden = ""  # the element whose content is being left out
     for tag in tags:
         name = tag[1].lower()
@@ -50,10 +61,25 @@ def remove_tags(text: str) -> str:
                 hidden = name
             elif opens_hidden or name in _BLOCK:
                 pieces.append("\n")
+                has_block = True
         elif _closes(tag) and name == hidden:
             hidden = ""
         end = tag.end()
-    return "".join([*pieces, text[end:]])
+    left = "".join([*pieces, text[end:]])
+    return left.strip("\n") if has_block else left
+
+
+def _is_tag(tag: re.Match[str]) -> bool:
+    """Return whether a tag names an element, and its attributes are flags or one has a value."""
+    attributes = tag[2].lower()
+    if "=" not in attributes and not all(map(_is_flag, attributes.split())):
+        return False
+    return tag[1].lower() in _ELEMENTS
+
+
+def _is_flag(attribute: str) -> bool:
+    is_elision = not attribute.strip(".")  # as documentation writes it: `<td ...>`
+    return attribute in _FLAGS or "-" in attribute or is_elision
 
 
 def _closes(tag: re.Match[str]) -> bool:

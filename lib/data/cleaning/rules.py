@@ -9,6 +9,7 @@ from functools import partial
 from lib.config import CleaningConfig
 from lib.data import EMAIL_TOKEN, URL_TOKEN
 from lib.data.cleaning import addresses, characters, markup
+from lib.data.words import count_words
 
 Rules = dict[str, Callable[[str], str]]
 MAX_ROUNDS = 4
@@ -47,7 +48,8 @@ class DataCleaner:
 
         White space stays, so do the joiners inside emoji and words, and the tags of a flag.
         Joiners inside words are spelling in scripts such as Arabic and Devanagari: between two
-        letters, or after a virama.
+        letters, or after a virama. U+200B becomes a blank next to a letter of a script in which it
+        separates words: Thai, Lao, Burmese, Khmer.
         """
         return characters.remove_invisible(text) if isinstance(text, str) else ""
 
@@ -56,12 +58,13 @@ class DataCleaner:
         """Remove tags, comments, and the content of `script`, `style` and `template`.
 
         Only a tag by HTML's grammar that names an element is removed: `a < b and c > d` and
-        `vector<int>` survive. Entities stay. A `script` that is never closed loses its tag alone:
-        to a browser all that follows is hidden, here it would be lost silently.
+        `vector<int>` survive, and so does `a <b and c> d`, whose attributes HTML does not have.
+        Entities stay. A `script` that is never closed loses its tag alone: to a browser all that
+        follows is hidden, here it would be lost silently.
 
         Examples
         --------
-        >>> DataCleaner.remove_html_tags("Hello <b>world</b>, if a < b and c > d")
+        >>> DataCleaner.remove_html_tags("<p>Hello <b>world</b>, if a < b and c > d</p>")
         'Hello world, if a < b and c > d'
         """
         return markup.remove_tags(text) if isinstance(text, str) else ""
@@ -88,7 +91,10 @@ class DataCleaner:
     def handle_urls_emails(text: object, replace: bool = True) -> str:
         """Replace URLs by `[URL]` and e-mail addresses by `[EMAIL]`, or remove them.
 
-        Closing punctuation stays.
+        Closing punctuation stays. A letter of a script that puts no blank after an address
+        (Chinese, Japanese, Thai, and Korean for its endings) belongs to a URL only in a part that
+        begins with one: `…/wiki/日本` is a URL whole, `…/abc然后` ends before 然. It never belongs
+        to an e-mail address.
 
         Examples
         --------
@@ -175,5 +181,5 @@ def apply_rules(
 
 
 def has_words(text: str, n: int) -> bool:
-    """Return whether a text has at least n words (runs without white space)."""
-    return len(text.split(None, n - 1)) >= n
+    """Return whether a text has at least n words, as `count_words` counts them."""
+    return len(text.split(None, n - 1)) >= n or count_words(text) >= n
