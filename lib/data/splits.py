@@ -48,9 +48,10 @@ def split_rows(
 ) -> np.ndarray:
     """Assign rows to train, validation and test: stratified by label, no group in two splits.
 
-    Groups of several rows go first, largest first, each to the split that lacks most of its labels.
-    Single rows then fill what is missing of every label, so that class shares are exact to a row
-    wherever groups leave room.
+    Groups of several rows go first, largest first, each to a split drawn in proportion to what it
+    lacks of the group's labels. Single rows then fill what is missing of every label, so that class
+    shares are exact to a row wherever groups leave room. A class is in every split if it has as
+    many groups and single rows as there are splits.
 
     Parameters
     ----------
@@ -70,12 +71,18 @@ def split_rows(
     n_classes = codes.max() + 1
     missing = np.stack([_quotas(n, shares) for n in np.bincount(codes)])  # (n_classes, 3)
     assigned = np.full(len(codes), -1)
-    order = np.random.default_rng(seed).permutation(len(codes))
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(codes))
+    n_units = pd.Series(groups).groupby(codes).nunique().to_numpy()
+    is_wanted = np.tile(np.asarray(shares) > 0, (n_classes, 1))  # splits without a row of a class
     for rows in _groups_of_several(groups, order):
         needed = np.bincount(codes[rows], minlength=n_classes)
-        split = _split_for_group(needed, missing, shares)
+        is_short = (needed > 0) & (n_units <= is_wanted.sum(axis=1))
+        split = _split_for_group(needed, missing, wanted=is_wanted[is_short].any(axis=0), rng=rng)
         assigned[rows] = split
         missing[:, split] -= needed
+        n_units -= needed > 0
+        is_wanted[needed > 0, split] = False
     for code in range(n_classes):
         rows = order[(codes[order] == code) & (assigned[order] < 0)]
         assigned[rows] = np.repeat(np.arange(3), _fit(missing[code], len(rows)))
@@ -91,20 +98,28 @@ def _groups_of_several(groups: np.ndarray, order: np.ndarray) -> list[np.ndarray
 
 
 def _split_for_group(
-    needed: np.ndarray, missing: np.ndarray, shares: tuple[float, float, float]
+    needed: np.ndarray, missing: np.ndarray, *, wanted: np.ndarray, rng: np.random.Generator
 ) -> int:
-    """Return the split that lacks most of a group's labels, among those with room for all of it.
+    """Return a split for a group: in proportion to what it lacks, among those with room for it.
+
+    Where none has room, it is the one that lacks most.
 
     Parameters
     ----------
     needed : ndarray of int of shape (n_classes,), rows of the group
     missing : ndarray of int of shape (n_classes, 3), rows that each split lacks
+    wanted : ndarray of bool of shape (3,), splits that would else be left without a class: they
+        come before all others
     """
     lacking = needed @ missing
     has_room = (missing >= needed[:, None]).all(axis=0)
-    if not has_room.any():
+    allowed = has_room
+    if wanted.any():
+        allowed = wanted & has_room if (wanted & has_room).any() else wanted
+    weights = np.where(allowed, np.maximum(lacking, 0), 0)
+    if not weights.any():
         return int(np.argmax(lacking))
-    return int(np.argmax(np.where(has_room, lacking / np.maximum(shares, 1e-12), -1)))
+    return int(rng.choice(len(SPLITS), p=weights / weights.sum()))
 
 
 def given_splits(table: pd.DataFrame, *, shares: tuple[float, float, float]) -> pd.Series:
@@ -248,15 +263,27 @@ def split_sizes(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def leak_matrix(pairs: pd.DataFrame, split: Sequence[str]) -> Leaks:
-    """Count pairs (`i`, `j`: positions) by the splits of their rows."""
-    names = np.asarray(split, dtype=object)
-    left = names[pairs["i"].to_numpy()]
-    right = names[pairs["j"].to_numpy()]
-    crossed = pd.crosstab(left, right).reindex(index=SPLITS, columns=SPLITS, fill_value=0)
-    counts = crossed.to_numpy()
-    symmetric = counts + counts.T - np.diag(np.diag(counts))
-    matrix = pd.DataFrame(symmetric, index=pd.Index(SPLITS, name="split"), columns=list(SPLITS))
-    return Leaks(matrix, int((left != right).sum()))
+    """Count pairs by the splits of their rows.
+
+    Parameters
+    ----------
+    pairs : from `duplicates.near_duplicate_pairs`: of equal texts it lists the pairs with the first
+        alone, which stands for them all; here all their pairs count
+    split : n splits
+    """
+    equal = group_ids(len(split), pairs[pairs["similarity"] == 1])
+    codes = pd.Categorical(split, categories=SPLITS).codes
+    members = np.zeros((equal.max(initial=-1) + 1, len(SPLITS)), dtype=np.int64)
+    np.add.at(members, (equal, codes), 1)
+    alike = pairs[pairs["similarity"] < 1]
+    left = members[equal[alike["i"].to_numpy()]]
+    right = members[equal[alike["j"].to_numpy()]]
+    counts = members.T @ members + left.T @ right + right.T @ left  # of ordered pairs
+    within = (np.diag(counts) - members.sum(axis=0)) // 2
+    n_crossing = int(np.triu(counts, 1).sum())
+    np.fill_diagonal(counts, within)
+    matrix = pd.DataFrame(counts, index=pd.Index(SPLITS, name="split"), columns=list(SPLITS))
+    return Leaks(matrix, n_crossing)
 
 
 def leaked_rows(pairs: pd.DataFrame, split: Sequence[str]) -> np.ndarray:

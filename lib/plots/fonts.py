@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import font_manager
-from matplotlib.figure import Figure
+from matplotlib.figure import FigureBase
 from matplotlib.text import Text
 
 _UNREADABLE = (OSError, RuntimeError)  # what FreeType raises on a file that it cannot read
@@ -37,7 +37,7 @@ def drawable(text: str) -> str:
     return text
 
 
-def use_fonts(figure: Figure) -> None:
+def use_fonts(figure: FigureBase) -> None:
     """Let all texts of a figure use the families of matplotlib's list, those added later too."""
     families = plt.rcParams["font.family"]
     if len(families) > 1:

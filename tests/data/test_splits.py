@@ -130,7 +130,7 @@ def test_labels_and_groups_of_two_lengths_are_refused():
         split_rows(["a", "b"], np.arange(3))
 
 
-PAIRS = pd.DataFrame({"i": [0, 0, 1, 2, 3, 1], "j": [1, 2, 3, 4, 5, 5], "similarity": [1.0] * 6})
+PAIRS = pd.DataFrame({"i": [0, 0, 1, 2, 3, 1], "j": [1, 2, 3, 4, 5, 5], "similarity": [0.96] * 6})
 
 
 def test_the_leak_matrix_counts_pairs_by_the_splits_of_their_rows():
@@ -142,6 +142,41 @@ def test_the_leak_matrix_counts_pairs_by_the_splits_of_their_rows():
     }
     assert leaks.n_crossing == 4
     assert leaks.matrix.index.name == "split"
+
+
+def test_of_equal_texts_all_pairs_count_though_the_first_alone_is_listed():
+    pairs = pd.DataFrame({"i": [0, 0, 0, 0], "j": [1, 2, 3, 4], "similarity": [1.0] * 3 + [0.97]})
+    leaks = leak_matrix(pairs, ["train", "test", "train", "test", "val"])
+    assert leaks.matrix.to_dict() == {
+        "train": {"train": 1, "val": 2, "test": 4},
+        "val": {"train": 2, "val": 0, "test": 2},
+        "test": {"train": 4, "val": 2, "test": 1},
+    }
+    assert leaks.n_crossing == 8
+
+
+@pytest.mark.parametrize("size", [10, 60])
+def test_large_groups_are_drawn_in_proportion(size):
+    n = 1_200
+    groups = np.arange(n) // size
+    shares = pd.DataFrame(
+        [
+            pd.Series(split_rows(["a"] * n, groups, seed=seed)).value_counts(normalize=True)
+            for seed in range(40)
+        ]
+    ).fillna(0)
+    assert shares.mean()[list(SPLITS)].tolist() == pytest.approx([0.70, 0.15, 0.15], abs=0.03)
+    grouped = np.r_[np.arange(300) // 60, np.arange(1_000, 1_900)]  # five groups and single rows
+    reached = [set(split_rows(["a"] * n, grouped, seed=seed)[:300]) for seed in range(40)]
+    assert 0.2 < np.mean(["test" in splits for splits in reached]) < 0.9
+
+
+def test_a_class_of_three_groups_has_one_in_every_split():
+    for seed in range(10):
+        split = split_rows(["a"] * 12, np.arange(12) // 4, seed=seed)
+        assert sorted(split[::4]) == ["test", "train", "val"]
+        pair = split_rows(["a"] * 8 + ["b"] * 100, np.r_[[0] * 4, [1] * 4, 2:102], seed=seed)
+        assert len(set(pair[[0, 4]])) == 2  # as many splits as it has groups
 
 
 def test_without_leaks_all_pairs_are_on_the_diagonal():
@@ -157,7 +192,7 @@ def test_no_pairs_leak_nothing():
 
 
 def test_a_split_that_keeps_groups_leaks_none_of_their_pairs():
-    pairs = pd.DataFrame({"i": range(0, 60, 2), "j": range(1, 60, 2)})
+    pairs = pd.DataFrame({"i": range(0, 60, 2), "j": range(1, 60, 2), "similarity": 1.0})
     labels, groups = ["a"] * 100, np.arange(100)
     groups[pairs["j"]] = groups[pairs["i"]]
     assert leak_matrix(pairs, split_rows(labels, groups)).n_crossing == 0
