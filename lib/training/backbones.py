@@ -37,13 +37,10 @@ TOKENIZER_FILES = (
     "tokenizer.model",
 )
 SPECIAL_TOKENS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
-# Heads of one task or another: they may be missing, since they start again, or left over, since
-# they are for another task.
-_HEAD = re.compile(
-    r"^(classifier|score|attention_pool|pooler|(bert|roberta|deberta)\.pooler"
-    r"|lm_predictions|mask_predictions|lm_head|cls|discriminator_predictions)\."
-)
+# What may be left over inside a body: BERT's pooler is a head, and some positions are computed.
 _LEFT_OVER = re.compile(r"\.?position_ids$|(^|\.)pooler\.")
+# Where a base model keeps its layers: BERT's family; DistilBERT; ModernBERT.
+LAYERS = ("encoder.layer", "transformer.layer", "layers")
 _WITHOUT = {  # setting that names a model -> what does without it
     "training.backbone": "offline, --set training.backbone=minilm works, "
     "and so does the profile `quick`",
@@ -84,7 +81,7 @@ def load_backbone(
         id2label=dict(enumerate(class_names)),
         label2id={label: code for code, label in enumerate(class_names)},
     )
-    check_keys(info, name=name)
+    check_keys(info, name=name, model=model)
     resize_embeddings(tokenizer, model)
     return tokenizer, model
 
@@ -205,18 +202,24 @@ def check_available(name: str, *, setting: str = "training.backbone") -> None:
         raise WorkbookError(_advice(name, error, setting)) from error
 
 
-def check_keys(info: dict[str, Any], *, name: str) -> None:
-    """Raise WorkbookError where a checkpoint lacks a weight that is not a head's, or has one more.
+def check_keys(info: dict[str, Any], *, name: str, model: PreTrainedModel) -> None:
+    """Raise WorkbookError where a checkpoint lacks a weight of the model's body, or has one more.
+
+    A head, which is what lies outside the body, and a pooler may be missing, since they start
+    again, or left over, since they are for another task.
 
     Parameters
     ----------
     info : the loading info of `from_pretrained`: `missing_keys`, `unexpected_keys`,
         `mismatched_keys`
+    model : the one that was loaded
     """
-    missing = [key for key in info["missing_keys"] if not _HEAD.match(key)]
-    unexpected = [key for key in info["unexpected_keys"] if not _HEAD.match(key)]
+    # a checkpoint of the body alone does not name it
+    parts = [model.base_model_prefix, *dict(model.base_model.named_children())]
+    missing = [key for key in info["missing_keys"] if key.partition(".")[0] == parts[0]]
+    unexpected = [key for key in info["unexpected_keys"] if key.partition(".")[0] in parts]
     problems = {
-        "lacks": missing,
+        "lacks": [key for key in missing if not _LEFT_OVER.search(key)],
         "has an unknown": [key for key in unexpected if not _LEFT_OVER.search(key)],
         "has a weight of another shape for": map(str, info.get("mismatched_keys", ())),
     }
@@ -325,16 +328,22 @@ def encoder_layers(
 
     Raises
     ------
-    WorkbookError : the architecture keeps them elsewhere than BERT's family does.
+    WorkbookError : the architecture keeps them elsewhere than BERT, DistilBERT and ModernBERT do.
     """
-    layers = getattr(getattr(model.base_model, "encoder", None), "layer", None)
-    if layers is None:
+    path = layers_path(model)
+    if path is None:
         raise WorkbookError(
-            f"{setting} is for models of BERT's family; {type(model).__name__} has no "
-            "encoder.layer: training.frozen_layers=0, training.unfreeze=[], "
+            f"{setting} needs layers at {', '.join(LAYERS)}; {type(model).__name__} has none there: "
+            "training.frozen_layers=0, training.unfreeze=[], "
             "training.layer_decay=1 and training.reinit_layers=0 do without"
         )
-    return list(layers)
+    return list(model.base_model.get_submodule(path))
+
+
+def layers_path(model: PreTrainedModel) -> str | None:
+    """Return where in its base model an architecture keeps its layers; None: elsewhere."""
+    modules = dict(model.base_model.named_modules())
+    return next((path for path in LAYERS if path in modules), None)
 
 
 def _train_tokenizer(texts: Sequence[str], n_tokens: int = 2_000) -> Any:

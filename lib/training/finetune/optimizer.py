@@ -9,8 +9,10 @@ import numpy as np
 import torch
 
 from lib.config import TrainingConfig
-from lib.training.backbones import encoder_layers
+from lib.training.backbones import encoder_layers, layers_path
 from lib.training.finetune import freezing
+
+ABOVE_LAYERS = ("pooler.", "final_norm.")  # of a base model: BERT's; ModernBERT's
 
 
 def parameter_groups(
@@ -58,12 +60,15 @@ def _ever_learning(model: Any, settings: TrainingConfig) -> list[tuple[str, torc
 
 
 def _height(name: str, model: Any, n_layers: int) -> int:
-    """Return 0 for the embeddings and what layers share, 1 to n for layers, n + 1 for the head."""
+    """Return 0 for the embeddings and what layers share, 1 to n for layers, n + 1 for the head.
+
+    A pooler and a norm above all layers count as the head's.
+    """
     prefix, _, rest = name.partition(".")
-    if not n_layers or prefix != model.base_model_prefix or rest.startswith("pooler."):
+    if not n_layers or prefix != model.base_model_prefix or rest.startswith(ABOVE_LAYERS):
         return n_layers + 1
-    words = rest.split(".")
-    return int(words[2]) + 1 if words[:2] == ["encoder", "layer"] else 0
+    path = f"{layers_path(model)}."
+    return int(rest.removeprefix(path).split(".")[0]) + 1 if rest.startswith(path) else 0
 
 
 def _first_epoch(settings: TrainingConfig, height: int, n_layers: int) -> int:

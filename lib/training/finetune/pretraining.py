@@ -149,7 +149,7 @@ def load_masked(source: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
         has no mask token.
     """
     tokenizer, model, info = backbones.load_checkpoint(source, AutoModelForMaskedLM)
-    backbones.check_keys(info, name=source)
+    backbones.check_keys(info, name=source, model=model)
     if tokenizer.mask_token is None:
         raise WorkbookError(
             f"the tokenizer of backbone {source!r} has no mask token, "
