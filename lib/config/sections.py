@@ -250,6 +250,13 @@ class TrainingConfig(Section):
                 "lora_rank trains small matrices in all layers alike: set frozen_layers to 0, "
                 "unfreeze to [] and layer_decay to 1"
             )
+        sharded = {"--use_deepspeed", "--use_fsdp"}.intersection(self.launch_options)
+        if sharded:
+            raise ValueError(
+                f"launch_options has {min(sharded)}, and a step's micro-batches, the averages and "
+                "the checkpoints need whole gradients in each process: leave it out, and take "
+                "processes, gradient_checkpointing or lora_rank"
+            )
         if min(self.unfreeze, default=0) < 0:
             raise ValueError(f"unfreeze counts layers from the top, 0 or more, got {self.unfreeze}")
         return self
