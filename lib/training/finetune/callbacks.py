@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
-from transformers import TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 
 from lib import workspace
 from lib.errors import WorkbookError
@@ -115,6 +115,30 @@ class DivergenceGuard(TrainerCallback):
                 f"the loss is {np.mean(losses):.3f} up to step {state.global_step}, "
                 f"and guessing gives {self.chance_loss:.3f}"
             )
+
+
+class EarlyStopping(EarlyStoppingCallback):
+    """Stop after `patience` evaluations in a row without a better macro F1.
+
+    Parameters
+    ----------
+    starts : the first step that counts: an evaluation while the head alone learns says nothing of
+        the training
+    """
+
+    def __init__(self, *, patience: int, starts: int):
+        super().__init__(early_stopping_patience=patience)
+        self.starts = starts
+
+    def check_metric_value(self, args: Any, state: Any, control: Any, metric_value: float) -> None:
+        """Count the evaluation, unless it is too early."""
+        if state.global_step >= self.starts:
+            super().check_metric_value(args, state, control, metric_value)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps, in the Trainer's form."""
+        arguments = {"patience": self.early_stopping_patience, "starts": self.starts}
+        return {**super().state(), "args": arguments}
 
 
 class Unfreezing(TrainerCallback):

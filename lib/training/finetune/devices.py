@@ -7,7 +7,7 @@ import ctypes
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import torch
@@ -15,6 +15,9 @@ from transformers.utils import logging as transformers_logging
 
 from lib.config import TrainingConfig
 from lib.errors import WorkbookError
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 
 def device() -> torch.device:
@@ -51,6 +54,15 @@ def precision(settings: TrainingConfig) -> str:
     if cuda:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     return "bf16" if _is_bf16_faster(torch.cpu.get_capabilities()) else "fp32"
+
+
+def use_one_gpu(arguments: TrainingArguments) -> None:
+    """Let a process train on one GPU; HF's Trainer shares each batch among all GPUs that it sees.
+
+    That is another batch size, float32 in place of mixed precision, and a head that stays on the
+    first GPU. Several GPUs are used by several processes, `training.processes`.
+    """
+    arguments._n_gpu = min(1, arguments.n_gpu)
 
 
 def mixed_precision(settings: TrainingConfig) -> AbstractContextManager:
