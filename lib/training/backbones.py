@@ -340,6 +340,28 @@ def encoder_layers(
     return list(model.base_model.get_submodule(path))
 
 
+def check_length(model: PreTrainedModel, max_length: int) -> None:
+    """Raise WorkbookError where a model has fewer positions than texts may have tokens.
+
+    DeBERTa-v3 has relative positions alone, and takes any length. RoBERTa's first positions are
+    those of padding.
+    """
+    config = model.config
+    if not getattr(config, "position_biased_input", True):
+        return
+    modules = dict(model.base_model.named_modules())
+    table = modules.get("embeddings.position_embeddings")
+    unused = getattr(table, "padding_idx", None)
+    n_positions = getattr(config, "max_position_embeddings", max_length)
+    longest = n_positions - (0 if unused is None else unused + 1)
+    if max_length > longest:
+        raise WorkbookError(
+            f"training.max_length={max_length}, but {type(model).__name__} reads at most "
+            f"{longest} tokens: lower it, set training.truncation=windows, or take a backbone with "
+            "more positions, as DeBERTa-v3 or ModernBERT"
+        )
+
+
 def layers_path(model: PreTrainedModel) -> str | None:
     """Return where in its base model an architecture keeps its layers; None: elsewhere."""
     modules = dict(model.base_model.named_modules())

@@ -105,6 +105,7 @@ def _load_model(
     source, messages = starting_point(job)
     transformers.set_seed(job.config.seed)
     tokenizer, model = backbones.load_backbone(source, class_names=class_names)
+    backbones.check_length(model, settings.max_length)
     heads.set_dropout(model, hidden=settings.dropout, attention=settings.attention_dropout)
     heads.set_pooling(model, settings.pooling)
     heads.compute_logits_in_float32(model)

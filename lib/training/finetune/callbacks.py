@@ -156,7 +156,7 @@ class Unfreezing(TrainerCallback):
 class ResumeState(TrainerCallback):
     """Keep next to each checkpoint what the Trainer does not, and take it up again on resuming.
 
-    These are the number of micro-batches, which grows where memory runs out, the messages, and the
+    These are the tokens of a micro-batch, lowered where memory runs out, the messages, and the
     seconds spent. A run that had stopped when it was killed does no further step.
     """
 
@@ -181,14 +181,14 @@ class ResumeState(TrainerCallback):
         kept = workspace.read_json(checkpoints.current(args, state) / checkpoints.RECIPE)
         messages = self.trainer.messages
         messages += [message for message in kept["messages"] if message not in messages]
-        self.trainer.n_parts = kept["n_parts"]
+        self.trainer.max_tokens = kept["max_tokens"]
         self.seconds_before = kept["seconds"]
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Keep it: an evaluation is followed by the Trainer's checkpoint."""
         if state.is_world_process_zero:
             kept = {
-                "n_parts": self.trainer.n_parts,
+                "max_tokens": self.trainer.max_tokens,
                 "messages": self.trainer.messages,
                 "seconds": self.seconds,
             }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -18,6 +19,13 @@ from lib.errors import WorkbookError
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
+
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "DefaultCPUAllocator",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 
 
 def device() -> torch.device:
@@ -82,6 +90,20 @@ def _is_bf16_faster(processor: Mapping[str, Any]) -> bool:
     """
     is_intel = str(processor.get("cpu_name", "")).startswith("Intel")
     return bool(processor.get("amx_bf16") or (processor.get("avx512_bf16") and not is_intel))
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether memory ran out; a CPU's allocator and cuBLAS raise a plain RuntimeError."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+def free_memory() -> None:
+    """Give back what a pass that failed held."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def quieten_libraries() -> None:

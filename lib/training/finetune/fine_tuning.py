@@ -190,8 +190,10 @@ def lower_rate(settings: TrainingConfig) -> TrainingConfig:
     steps, at most half of them.
     """
     warmup = min(0.5, max(0.1, RESTART_WARMUP * settings.warmup_share))
-    rate = RESTART_RATE * settings.learning_rate
-    return settings.model_copy(update={"learning_rate": rate, "warmup_share": warmup})
+    changed = {"learning_rate": RESTART_RATE * settings.learning_rate, "warmup_share": warmup}
+    if settings.head_learning_rate:
+        changed["head_learning_rate"] = RESTART_RATE * settings.head_learning_rate
+    return settings.model_copy(update=changed)
 
 
 def _try(job: TrainingJob, diverged: list[str]) -> tuple[dict[str, Any], pd.DataFrame]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -79,6 +80,23 @@ def _first_epoch(settings: TrainingConfig, height: int, n_layers: int) -> int:
         epoch += 1
         depth = freezing.frozen_depth(settings, epoch, n_layers=n_layers)
     return epoch
+
+
+def head_alone_epochs(settings: TrainingConfig, *, n_layers: int) -> int:
+    """Return how many epochs from the first on the head learns alone."""
+    epochs = itertools.takewhile(
+        lambda epoch: freezing.frozen_depth(settings, epoch, n_layers=n_layers) == n_layers,
+        range(len(settings.unfreeze)),
+    )
+    return len(list(epochs))
+
+
+def with_head_rate(
+    rate: Callable[[int], float], settings: TrainingConfig, *, ends: int
+) -> Callable[[int], float]:
+    """Return a head's schedule, at `head_learning_rate` before the step `ends`."""
+    factor = (settings.head_learning_rate or settings.learning_rate) / settings.learning_rate
+    return lambda step: rate(step) * (factor if step < ends else 1.0)
 
 
 def rate_schedule(settings: TrainingConfig, n_steps: int, *, start: int) -> Callable[[int], float]:

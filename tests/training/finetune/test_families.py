@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 from transformers import AutoModelForSequenceClassification as Classifier
 
 from lib.config import TrainingConfig
+from lib.errors import WorkbookError
 from lib.training import backbones
 from lib.training.finetune import building, freezing, optimizer, prediction, pretraining
 from lib.training.finetune.job import TrainingJob
@@ -147,6 +148,26 @@ def test_layers_are_frozen_from_below_and_learn_slower(family, tokenizer, tmp_pa
     assert {rates[id(p)] for p in upper.parameters()} == {0.04}
     assert {rates[id(p)] for p in _embedded(model)} == {0.01}
     assert {rates[id(p)] for p in model.classifier.parameters()} == {0.08}
+
+
+LONGEST = {"bert": 48, "modernbert": 48, "roberta": 47, "xlm-roberta": 47, "mpnet": 46}
+
+
+@pytest.mark.parametrize(("family", "longest"), LONGEST.items())
+def test_texts_are_as_long_as_a_family_has_positions(family, longest, tokenizer, tmp_path):
+    source = checkpoint(family, tokenizer, tmp_path)
+    tokenizer, model = backbones.load_backbone(source, class_names=["a", "b"])
+    backbones.check_length(model, longest)
+    ids = torch.full((1, longest), 5)
+    assert model(input_ids=ids).logits.isfinite().all()
+    found = f"training.max_length={longest + 1}, but .* reads at most {longest} tokens"
+    with pytest.raises(WorkbookError, match=found):
+        backbones.check_length(model, longest + 1)
+
+
+def test_with_relative_positions_alone_any_length_is_read(tokenizer, tmp_path):
+    source = checkpoint("deberta-v2", tokenizer, tmp_path)
+    backbones.check_length(backbones.load_backbone(source, class_names=["a", "b"])[1], 5_000)
 
 
 def _embedded(model):

@@ -286,6 +286,15 @@ def test_a_technique_learns_the_task_and_changes_the_result(trained, cut, settin
     )
 
 
+def test_kept_activations_are_those_of_the_precision_that_it_trains_in():
+    settings = {"precision": "bf16", "frozen_layers": 1, "dropout": 0, "attention_dropout": 0}
+    kept = run("kept", **settings)
+    computed = run("computed", **settings, activation_cache_gb=0)
+    np.testing.assert_allclose(kept.val_probs, computed.val_probs, atol=1e-6)
+    losses_kept, losses_computed = (result.history["loss"] for result in (kept, computed))
+    np.testing.assert_allclose(losses_kept, losses_computed, atol=1e-6)
+
+
 def test_gradient_checkpointing_recomputes_and_changes_nothing(monkeypatch, trained):
     passes, forward = [], DebertaV2Attention.forward
 
