@@ -132,11 +132,13 @@ def token_counts(name: str, texts: Sequence[str]) -> np.ndarray:
 
     Returns
     -------
-    ndarray of int of shape (n,); special tokens are counted
+    ndarray of int of shape (n, 2): tokens, special ones counted; those of them that stand for what
+    the tokenizer does not know
     """
     tokenizer = load_tokenizer(name, texts=texts)
     ids = tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
-    return np.array(list(map(len, ids)), dtype=np.int64)
+    counts = [(len(row), row.count(tokenizer.unk_token_id)) for row in ids]
+    return np.array(counts, dtype=np.int64).reshape(-1, 2)
 
 
 def load_checkpoint(
