@@ -275,7 +275,8 @@ def describe_tokens(tokens: dict[str, float]) -> str:
     return (
         f"{tokens['truncated_share']:.1%} of {tokens['n_texts']:,} texts have more than "
         f"{tokens['max_length']:,} tokens; half have {tokens['median_tokens']:,.0f} or fewer, "
-        f"95 % have {tokens['p95_tokens']:,.0f} or fewer, the longest has {tokens['max_tokens']:,}. "
+        f"95 % have {tokens['p95_tokens']:,.0f} or fewer, "
+        f"the longest has {tokens['max_tokens']:,}. "
         f"{unknown:.2%} of the tokens are unknown to the tokenizer.{warning}"
     )
 

@@ -335,7 +335,8 @@ def encoder_layers(
     path = layers_path(model)
     if path is None:
         raise WorkbookError(
-            f"{setting} needs layers at {', '.join(LAYERS)}; {type(model).__name__} has none there: "
+            f"{setting} needs layers at {', '.join(LAYERS)}; "
+            f"{type(model).__name__} has none there: "
             "training.frozen_layers=0, training.unfreeze=[], "
             "training.layer_decay=1 and training.reinit_layers=0 do without"
         )

@@ -142,8 +142,9 @@ def launch_command(config: Config, folder: str) -> list[str]:
     """Return the launcher's command: `accelerate launch` on GPUs, torchrun on CPUs.
 
     `--multi_gpu` is added where several processes are asked for and the options name no other kind
-    of launch. On CPUs `accelerate launch` starts one process only. torchrun finds a free port itself, unless
-    `training.launch_options` (more words for the launcher, for several machines) says otherwise.
+    of launch. On CPUs `accelerate launch` starts one process only. torchrun finds a free port
+    itself, unless `training.launch_options` (more words for the launcher, for several machines)
+    says otherwise.
     """
     n_processes = config.training.processes
     options = list(config.training.launch_options)

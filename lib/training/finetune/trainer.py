@@ -204,9 +204,7 @@ class RecipeTrainer(Trainer):
         return total
 
     def _parts(self, inputs: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
-        parts = tokenization.micro_batches(
-            inputs, n_parts=self.n_parts, max_tokens=self.max_tokens
-        )
+        parts = tokenization.micro_batches(inputs, n_parts=self.n_parts, max_tokens=self.max_tokens)
         return list(parts)
 
     def _lower_tokens(self, inputs: dict[str, torch.Tensor], error: RuntimeError) -> None:
@@ -283,9 +281,7 @@ class RecipeTrainer(Trainer):
             masked_losses.append(self._cross_entropy(self.model.classifier(masked), labels))
         return torch.stack(masked_losses).mean(0)
 
-    def _mixup_losses(
-        self, features: torch.Tensor, batch: dict[str, torch.Tensor]
-    ) -> torch.Tensor:
+    def _mixup_losses(self, features: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the losses of rows whose pooled embeddings are mixed in pairs.
 
         Parameters
@@ -332,9 +328,7 @@ class RecipeTrainer(Trainer):
             start = round(group["first_epoch"] * steps_per_epoch)
             rate = rate_schedule(self.settings, num_training_steps, start=start)
             learns_alone = start < ends
-            rates.append(
-                with_head_rate(rate, self.settings, ends=ends) if learns_alone else rate
-            )
+            rates.append(with_head_rate(rate, self.settings, ends=ends) if learns_alone else rate)
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rates)
         self._created_lr_scheduler = True
         return self.lr_scheduler
