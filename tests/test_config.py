@@ -49,9 +49,16 @@ def test_base_is_the_published_recipe():
     ) == (0.01, 0.1, 256, 3, 1.0)
     assert (training.gradient_checkpointing, training.eval_steps, training.precision) == (
         False,
-        100,
+        220,  # half an epoch of 14,000 rows
         "auto",
     )
+
+
+@pytest.mark.parametrize("profile", ["base", "large"])
+def test_on_a_gpu_the_head_has_a_rate_of_its_own_and_the_ledger_is_asked_for(profile):
+    config = Config.load(profile)
+    assert config.training.head_learning_rate == 1e-3
+    assert config.ledger.techniques == ()
 
 
 def test_quick_is_the_profile_where_none_is_named(monkeypatch):
@@ -133,7 +140,7 @@ def test_a_key_that_is_no_single_setting_is_refused(key):
     [
         ("training.epochs", 0, "greater than 0"),
         ("training.learning_rate", -1e-5, "greater than 0"),
-        ("training.max_length", 513, "less than or equal to 512"),
+        ("training.max_length", 7, "greater than or equal to 8"),
         ("training.warmup_share", 1, "less than 1"),
         ("training.batch_size", 0, "greater than or equal to 1"),
         ("training.batch_size", 1.5, "integer"),
@@ -163,7 +170,7 @@ def test_a_value_out_of_range_names_the_key_the_bound_and_what_was_found(key, va
     "bounds",
     [
         ("training.max_length", 8),
-        ("training.max_length", 512),
+        ("training.max_length", 8_192),
         ("split.near_duplicate_threshold", 1.0),
         ("seed", 2**32 - 1),
     ],

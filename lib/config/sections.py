@@ -216,11 +216,13 @@ class TrainingConfig(Section):
     # of masked language modelling on the training texts, before fine-tuning
     pretraining_epochs: float = Field(0.0, ge=0)
     # --- the texts
-    max_length: int = Field(256, ge=8, le=512)  # tokens
+    max_length: int = Field(256, ge=8)  # tokens; the backbone's positions bound it
     truncation: Literal["head", "head_tail", "windows"] = "head"  # what is kept of a longer text
     # --- the optimiser
     epochs: float = Field(5.0, gt=0)
     learning_rate: float = Field(3e-5, gt=0)
+    # of the head in the epochs in which it learns alone (`unfreeze` 0); None: learning_rate
+    head_learning_rate: float | None = Field(None, gt=0)
     # each layer learns at this multiple of the rate of the one above it
     layer_decay: float = Field(1.0, gt=0, le=1)
     weight_decay: float = Field(0.01, ge=0)  # none on biases and LayerNorm
@@ -249,8 +251,10 @@ class TrainingConfig(Section):
     multisample_dropout: int = Field(1, ge=1)
     # what is perturbed for a second gradient
     adversarial: Literal["none", "embeddings", "weights"] = "none"
-    # of the perturbation, relative to the norm of what it perturbs
+    # norm of a matrix's move, relative to its own (weights)
     adversarial_epsilon: float = Field(0.01, gt=0)
+    # norm of the move of the table of word embeddings, in mean norms of its rows (embeddings)
+    embedding_epsilon: float = Field(1.0, gt=0)
     # --- evaluating and stopping
     eval_steps: int = Field(100, ge=1)
     # validation rows for early stopping, at least 4 of each class; None takes all
@@ -283,6 +287,13 @@ class TrainingConfig(Section):
                 "lora_rank trains small matrices in all layers alike: set frozen_layers to 0, "
                 "unfreeze to [] and layer_decay to 1"
             )
+        sharded = {"--use_deepspeed", "--use_fsdp"}.intersection(self.launch_options)
+        if sharded:
+            raise ValueError(
+                f"launch_options has {min(sharded)}, and a step's micro-batches, the averages and "
+                "the checkpoints need whole gradients in each process: leave it out, and take "
+                "processes, gradient_checkpointing or lora_rank"
+            )
         if min(self.unfreeze, default=0) < 0:
             raise ValueError(f"unfreeze counts layers from the top, 0 or more, got {self.unfreeze}")
         return self
@@ -297,7 +308,7 @@ class LedgerConfig(Section):
     # at least 4 of each class, as of validation
     train_rows: int = Field(4_000, ge=20)
     val_rows: int = Field(3_000, ge=20)
-    epochs: float = Field(2.0, gt=0)
+    epochs: float = Field(3.0, gt=0)  # gradual unfreezing has three stages
 
 
 class CrossValidationConfig(Section):

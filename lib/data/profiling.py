@@ -26,6 +26,7 @@ from lib.data.words import count_words, words
 
 TOO_SHORT = "too short to tell"
 UNKNOWN = "unknown"
+UNKNOWN_LIMIT = 0.01  # of tokens that the tokenizer does not know; above it a reader is warned
 # of the table's own counts, as pseudo-counts in each class (ours; Monroe et al. name no amount)
 PRIOR_SHARE = 0.1
 MOJIBAKE = "mojibake"
@@ -237,13 +238,19 @@ def describe_lengths(n_words: pd.Series) -> str:
     )
 
 
-def length_summary(n_tokens: Sequence[int], *, max_length: int) -> dict[str, float]:
+def length_summary(
+    n_tokens: Sequence[int], *, max_length: int, n_unknown: int = 0
+) -> dict[str, float]:
     """Return median, 95th percentile and maximum of lengths in tokens, and how many are cut.
+
+    Parameters
+    ----------
+    n_unknown : tokens of all texts that stand for what the tokenizer does not know
 
     Returns
     -------
     dict with `n_texts`, `max_length`, `truncated_share` (of texts with more than `max_length`
-    tokens, 0..1), `median_tokens`, `p95_tokens`, `max_tokens`
+    tokens, 0..1), `median_tokens`, `p95_tokens`, `max_tokens`, `unknown_share` (of tokens, 0..1)
     """
     values = np.asarray(n_tokens)
     return {
@@ -253,15 +260,25 @@ def length_summary(n_tokens: Sequence[int], *, max_length: int) -> dict[str, flo
         "median_tokens": float(np.median(values)),
         "p95_tokens": float(np.percentile(values, 95)),
         "max_tokens": int(values.max()),
+        "unknown_share": float(n_unknown / values.sum()),
     }
 
 
 def describe_tokens(tokens: dict[str, float]) -> str:
-    """Return the figures of `length_summary` as a sentence."""
+    """Return the figures of `length_summary` in words, with a warning of many unknown tokens."""
+    unknown = tokens["unknown_share"]
+    warning = ""
+    if unknown > UNKNOWN_LIMIT:
+        warning = (
+            f" WARNING: that is more than {UNKNOWN_LIMIT:.0%}, and what they stand for is lost: "
+            "see which characters the texts are made of, or take another backbone."
+        )
     return (
         f"{tokens['truncated_share']:.1%} of {tokens['n_texts']:,} texts have more than "
         f"{tokens['max_length']:,} tokens; half have {tokens['median_tokens']:,.0f} or fewer, "
-        f"95 % have {tokens['p95_tokens']:,.0f} or fewer, the longest has {tokens['max_tokens']:,}."
+        f"95 % have {tokens['p95_tokens']:,.0f} or fewer, "
+        f"the longest has {tokens['max_tokens']:,}. "
+        f"{unknown:.2%} of the tokens are unknown to the tokenizer.{warning}"
     )
 
 

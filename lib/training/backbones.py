@@ -37,13 +37,10 @@ TOKENIZER_FILES = (
     "tokenizer.model",
 )
 SPECIAL_TOKENS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
-# Heads of one task or another: they may be missing, since they start again, or left over, since
-# they are for another task.
-_HEAD = re.compile(
-    r"^(classifier|score|attention_pool|pooler|(bert|roberta|deberta)\.pooler"
-    r"|lm_predictions|mask_predictions|lm_head|cls|discriminator_predictions)\."
-)
+# What may be left over inside a body: BERT's pooler is a head, and some positions are computed.
 _LEFT_OVER = re.compile(r"\.?position_ids$|(^|\.)pooler\.")
+# Where a base model keeps its layers: BERT's family; DistilBERT; ModernBERT.
+LAYERS = ("encoder.layer", "transformer.layer", "layers")
 _WITHOUT = {  # setting that names a model -> what does without it
     "training.backbone": "offline, --set training.backbone=minilm works, "
     "and so does the profile `quick`",
@@ -84,7 +81,7 @@ def load_backbone(
         id2label=dict(enumerate(class_names)),
         label2id={label: code for code, label in enumerate(class_names)},
     )
-    check_keys(info, name=name)
+    check_keys(info, name=name, model=model)
     resize_embeddings(tokenizer, model)
     return tokenizer, model
 
@@ -135,11 +132,13 @@ def token_counts(name: str, texts: Sequence[str]) -> np.ndarray:
 
     Returns
     -------
-    ndarray of int of shape (n,); special tokens are counted
+    ndarray of int of shape (n, 2): tokens, special ones counted; those of them that stand for what
+    the tokenizer does not know
     """
     tokenizer = load_tokenizer(name, texts=texts)
     ids = tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
-    return np.array(list(map(len, ids)), dtype=np.int64)
+    counts = [(len(row), row.count(tokenizer.unk_token_id)) for row in ids]
+    return np.array(counts, dtype=np.int64).reshape(-1, 2)
 
 
 def load_checkpoint(
@@ -205,18 +204,24 @@ def check_available(name: str, *, setting: str = "training.backbone") -> None:
         raise WorkbookError(_advice(name, error, setting)) from error
 
 
-def check_keys(info: dict[str, Any], *, name: str) -> None:
-    """Raise WorkbookError where a checkpoint lacks a weight that is not a head's, or has one more.
+def check_keys(info: dict[str, Any], *, name: str, model: PreTrainedModel) -> None:
+    """Raise WorkbookError where a checkpoint lacks a weight of the model's body, or has one more.
+
+    A head, which is what lies outside the body, and a pooler may be missing, since they start
+    again, or left over, since they are for another task.
 
     Parameters
     ----------
     info : the loading info of `from_pretrained`: `missing_keys`, `unexpected_keys`,
         `mismatched_keys`
+    model : the one that was loaded
     """
-    missing = [key for key in info["missing_keys"] if not _HEAD.match(key)]
-    unexpected = [key for key in info["unexpected_keys"] if not _HEAD.match(key)]
+    # a checkpoint of the body alone does not name it
+    parts = [model.base_model_prefix, *dict(model.base_model.named_children())]
+    missing = [key for key in info["missing_keys"] if key.partition(".")[0] == parts[0]]
+    unexpected = [key for key in info["unexpected_keys"] if key.partition(".")[0] in parts]
     problems = {
-        "lacks": missing,
+        "lacks": [key for key in missing if not _LEFT_OVER.search(key)],
         "has an unknown": [key for key in unexpected if not _LEFT_OVER.search(key)],
         "has a weight of another shape for": map(str, info.get("mismatched_keys", ())),
     }
@@ -325,16 +330,45 @@ def encoder_layers(
 
     Raises
     ------
-    WorkbookError : the architecture keeps them elsewhere than BERT's family does.
+    WorkbookError : the architecture keeps them elsewhere than BERT, DistilBERT and ModernBERT do.
     """
-    layers = getattr(getattr(model.base_model, "encoder", None), "layer", None)
-    if layers is None:
+    path = layers_path(model)
+    if path is None:
         raise WorkbookError(
-            f"{setting} is for models of BERT's family; {type(model).__name__} has no "
-            "encoder.layer: training.frozen_layers=0, training.unfreeze=[], "
+            f"{setting} needs layers at {', '.join(LAYERS)}; "
+            f"{type(model).__name__} has none there: "
+            "training.frozen_layers=0, training.unfreeze=[], "
             "training.layer_decay=1 and training.reinit_layers=0 do without"
         )
-    return list(layers)
+    return list(model.base_model.get_submodule(path))
+
+
+def check_length(model: PreTrainedModel, max_length: int) -> None:
+    """Raise WorkbookError where a model has fewer positions than texts may have tokens.
+
+    DeBERTa-v3 has relative positions alone, and takes any length. RoBERTa's first positions are
+    those of padding.
+    """
+    config = model.config
+    if not getattr(config, "position_biased_input", True):
+        return
+    modules = dict(model.base_model.named_modules())
+    table = modules.get("embeddings.position_embeddings")
+    unused = getattr(table, "padding_idx", None)
+    n_positions = getattr(config, "max_position_embeddings", max_length)
+    longest = n_positions - (0 if unused is None else unused + 1)
+    if max_length > longest:
+        raise WorkbookError(
+            f"training.max_length={max_length}, but {type(model).__name__} reads at most "
+            f"{longest} tokens: lower it, set training.truncation=windows, or take a backbone with "
+            "more positions, as DeBERTa-v3 or ModernBERT"
+        )
+
+
+def layers_path(model: PreTrainedModel) -> str | None:
+    """Return where in its base model an architecture keeps its layers; None: elsewhere."""
+    modules = dict(model.base_model.named_modules())
+    return next((path for path in LAYERS if path in modules), None)
 
 
 def _train_tokenizer(texts: Sequence[str], n_tokens: int = 2_000) -> Any:

@@ -546,13 +546,14 @@ def test_a_text_of_just_enough_words_is_told():
 
 
 def test_a_text_of_just_the_limit_is_not_truncated():
-    assert length_summary([2, 4, 5, 9], max_length=4) == {
+    assert length_summary([2, 4, 5, 9], max_length=4, n_unknown=3) == {
         "n_texts": 4,
         "max_length": 4,
         "truncated_share": 0.5,
         "median_tokens": 4.5,
         "p95_tokens": pytest.approx(8.4),
         "max_tokens": 9,
+        "unknown_share": 0.15,
     }
 
 
@@ -719,9 +720,17 @@ def test_lengths_are_described_by_median_longest_and_outliers():
 
 
 def test_tokens_are_described_by_what_is_cut_and_three_lengths():
-    assert describe_tokens(length_summary([2, 4, 5, 1_009], max_length=4)) == (
+    lengths = (
         "50.0% of 4 texts have more than 4 tokens; half have 4 or fewer, "
-        "95 % have 858 or fewer, the longest has 1,009."
+        "95 % have 858 or fewer, the longest has 1,009. "
+    )
+    few = length_summary([2, 4, 5, 1_009], max_length=4, n_unknown=10)
+    many = length_summary([2, 4, 5, 1_009], max_length=4, n_unknown=11)
+    assert describe_tokens(few) == f"{lengths}0.98% of the tokens are unknown to the tokenizer."
+    assert describe_tokens(many) == (
+        f"{lengths}1.08% of the tokens are unknown to the tokenizer. "
+        "WARNING: that is more than 1%, and what they stand for is lost: see which characters the "
+        "texts are made of, or take another backbone."
     )
 
 

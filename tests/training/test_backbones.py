@@ -10,7 +10,13 @@ import pytest
 import sentencepiece
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, DistilBertConfig, DistilBertForSequenceClassification
+from transformers import (
+    AlbertConfig,
+    AlbertForSequenceClassification,
+    AutoModel,
+    BertConfig,
+    BertForSequenceClassification,
+)
 
 from lib.errors import WorkbookError
 from lib.training import backbones
@@ -83,7 +89,7 @@ def test_the_hubs_layout_is_loaded_whole_and_in_float32(hub_layout, monkeypatch)
     folder, saved = hub_layout
     infos, check = [], backbones.check_keys
     monkeypatch.setattr(
-        backbones, "check_keys", lambda info, *, name: infos.append(info) or check(info, name=name)
+        backbones, "check_keys", lambda info, **known: infos.append(info) or check(info, **known)
     )
     tokenizer, model = backbones.load_backbone(str(folder), class_names=CLASSES)
     loaded = model.state_dict()
@@ -206,6 +212,7 @@ def test_a_head_for_another_number_of_classes_is_refused(tiny, tmp_path):
     ("info", "message"),
     [
         ({"missing_keys": ["bert.pooler.dense.weight", "classifier.weight", "score.weight"]}, None),
+        ({"missing_keys": ["pre_classifier.bias"], "unexpected_keys": ["decoder.bias"]}, None),
         (
             {
                 "unexpected_keys": [
@@ -218,8 +225,8 @@ def test_a_head_for_another_number_of_classes_is_refused(tiny, tmp_path):
             None,
         ),
         (
-            {"missing_keys": ["deberta.encoder.rel_embeddings.weight"]},
-            "lacks deberta.encoder.rel_embeddings.weight",
+            {"missing_keys": ["bert.encoder.rel_embeddings.weight"]},
+            "lacks bert.encoder.rel_embeddings.weight",
         ),
         (
             {"missing_keys": ["bert.embeddings.position_ids_other"]},
@@ -229,16 +236,19 @@ def test_a_head_for_another_number_of_classes_is_refused(tiny, tmp_path):
             {"unexpected_keys": ["bert.encoder.layer.12.output.dense.weight"]},
             "unknown bert.encoder.layer.12",
         ),
+        ({"unexpected_keys": ["encoder.adapter.weight"]}, "unknown encoder.adapter"),
         ({"mismatched_keys": [("x.weight", (2,), (3,))]}, "another shape for .*x.weight"),
     ],
 )
 def test_only_the_heads_keys_may_come_and_go(info, message):
     info = {"missing_keys": [], "unexpected_keys": [], **info}
+    small = {"vocab_size": 9, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8}
+    model = BertForSequenceClassification(BertConfig(**small, num_hidden_layers=1))
     if message is None:
-        assert backbones.check_keys(info, name="x") is None
+        assert backbones.check_keys(info, name="x", model=model) is None
     else:
         with pytest.raises(WorkbookError, match=message):
-            backbones.check_keys(info, name="x")
+            backbones.check_keys(info, name="x", model=model)
 
 
 class Payload:
@@ -356,7 +366,7 @@ def test_without_its_package_the_offline_encoder_says_how_to_get_it(monkeypatch)
 def test_minilm_loads_whole_with_a_new_head_alone(monkeypatch):
     infos, check = [], backbones.check_keys
     monkeypatch.setattr(
-        backbones, "check_keys", lambda info, *, name: infos.append(info) or check(info, name=name)
+        backbones, "check_keys", lambda info, **known: infos.append(info) or check(info, **known)
     )
     tokenizer, model = backbones.load_backbone("minilm", class_names=CLASSES)
     saved, loaded = load_file(backbones.offline_encoder() / "model.safetensors"), model.state_dict()
@@ -373,12 +383,12 @@ def test_minilm_loads_whole_with_a_new_head_alone(monkeypatch):
 
 
 def test_a_model_that_keeps_its_layers_elsewhere_is_told_what_to_set():
-    model = DistilBertForSequenceClassification(
-        DistilBertConfig(vocab_size=9, dim=8, n_layers=1, n_heads=1, hidden_dim=8)
-    )
+    small = {"hidden_size": 8, "embedding_size": 8, "num_attention_heads": 1, "vocab_size": 9}
+    model = AlbertForSequenceClassification(AlbertConfig(**small, intermediate_size=8))
     with pytest.raises(
         WorkbookError,
-        match=r"DistilBertForSequenceClassification has no encoder\.layer: "
+        match=r"needs layers at encoder\.layer, transformer\.layer, layers; "
+        r"AlbertForSequenceClassification has none there: "
         r"training\.frozen_layers=0, training\.unfreeze=\[\]",
     ):
         backbones.encoder_layers(model)
@@ -474,9 +484,9 @@ def test_a_tokenizer_that_cannot_be_found_says_what_to_do(tmp_path):
 
 
 def test_token_counts_are_of_whole_texts_with_the_special_tokens():
-    texts = ["one two", "word " * 700, ""]
+    texts = ["one two", "word " * 700, "", "one \U0001f99c two"]
     tokenizer = backbones.load_tokenizer("minilm")
-    assert backbones.token_counts("minilm", texts).tolist() == [4, 702, 2]
+    assert backbones.token_counts("minilm", texts).tolist() == [[4, 0], [702, 0], [2, 0], [5, 1]]
     assert tokenizer("one two")["input_ids"][0] == tokenizer.cls_token_id
 
 

@@ -11,7 +11,7 @@ import torch
 from lib.config import Config, TrainingConfig
 from lib.errors import WorkbookError
 from lib.training.finetune import launching
-from lib.training.finetune.devices import precision
+from lib.training.finetune.devices import precision, use_one_gpu
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -29,7 +29,7 @@ def training_arguments(config: Config, checkpoints: Path, *, n_train: int) -> Tr
     settings = config.training
     cuda = torch.cuda.is_available()
     eval_steps = steps_between_evaluations(settings, n_train=n_train)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(checkpoints),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=_batch_size_of_a_process(settings),
@@ -58,6 +58,8 @@ def training_arguments(config: Config, checkpoints: Path, *, n_train: int) -> Tr
         ddp_find_unused_parameters=_some_get_no_gradient(settings),
         accelerator_config={"non_blocking": cuda},
     )
+    use_one_gpu(arguments)
+    return arguments
 
 
 def _batch_size_of_a_process(settings: TrainingConfig) -> int:

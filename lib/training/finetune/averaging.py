@@ -53,8 +53,7 @@ class WeightAverage(TrainerCallback):
             self.weights = {name: value.clone() for name, value in learning.items()}
             self.n = 1
             return
-        # a young average forgets its beginning sooner
-        decay = min(self.settings.ema_decay, (1 + self.n) / (10 + self.n))
+        decay = ema_weight_of_past(self.settings.ema_decay, self.n)
         update = get_swa_multi_avg_fn() if swa else get_ema_multi_avg_fn(decay)
         current = [learning[name] for name in self.weights]
         update(list(self.weights.values()), current, torch.tensor(self.n))
@@ -70,6 +69,20 @@ class WeightAverage(TrainerCallback):
             path = checkpoints.current(args, state) / checkpoints.AVERAGED
             with workspace.atomic_path(path) as scratch:
                 save_file({**tensors, "n": torch.tensor(self.n)}, scratch)
+
+
+def ema_weight_of_past(decay: float, n: int) -> float:
+    """Return the weight of an average of `n` points where the next one is added.
+
+    The point of age i weighs decay ** i, over the sum of all: the first one has no more than its
+    due (the bias correction of Kingma & Ba 2015).
+
+    Examples
+    --------
+    >>> ema_weight_of_past(0.5, 1)  # 1/3 and 2/3
+    0.33333333333333337
+    """
+    return 1 - (1 - decay) / (1 - decay ** (n + 1))
 
 
 def set_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:

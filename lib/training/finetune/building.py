@@ -105,12 +105,13 @@ def _load_model(
     source, messages = starting_point(job)
     transformers.set_seed(job.config.seed)
     tokenizer, model = backbones.load_backbone(source, class_names=class_names)
+    backbones.check_length(model, settings.max_length)
     heads.set_dropout(model, hidden=settings.dropout, attention=settings.attention_dropout)
     heads.set_pooling(model, settings.pooling)
     heads.compute_logits_in_float32(model)
     heads.reinit_top_layers(model, settings.reinit_layers, seed=job.config.seed)
-    if settings.multisample_dropout > 1 and hasattr(model, "dropout"):
-        model.dropout.p = 0.0  # the loss draws the head's masks itself
+    if settings.multisample_dropout > 1:
+        heads.turn_off_last_dropout(model)  # the loss draws the head's masks itself
     if settings.attention_kernel == "fused":
         messages.append(kernels.use_fused_attention(model))
     if not settings.compile:  # it would compile again for each length

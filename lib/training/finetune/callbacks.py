@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
-from transformers import TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 
 from lib import workspace
 from lib.errors import WorkbookError
@@ -117,6 +117,30 @@ class DivergenceGuard(TrainerCallback):
             )
 
 
+class EarlyStopping(EarlyStoppingCallback):
+    """Stop after `patience` evaluations in a row without a better macro F1.
+
+    Parameters
+    ----------
+    starts : the first step that counts: an evaluation while the head alone learns says nothing of
+        the training
+    """
+
+    def __init__(self, *, patience: int, starts: int):
+        super().__init__(early_stopping_patience=patience)
+        self.starts = starts
+
+    def check_metric_value(self, args: Any, state: Any, control: Any, metric_value: float) -> None:
+        """Count the evaluation, unless it is too early."""
+        if state.global_step >= self.starts:
+            super().check_metric_value(args, state, control, metric_value)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps, in the Trainer's form."""
+        arguments = {"patience": self.early_stopping_patience, "starts": self.starts}
+        return {**super().state(), "args": arguments}
+
+
 class Unfreezing(TrainerCallback):
     """Let the trainer freeze, at the beginning of an epoch, what is to be frozen in it."""
 
@@ -132,7 +156,7 @@ class Unfreezing(TrainerCallback):
 class ResumeState(TrainerCallback):
     """Keep next to each checkpoint what the Trainer does not, and take it up again on resuming.
 
-    These are the number of micro-batches, which grows where memory runs out, the messages, and the
+    These are the tokens of a micro-batch, lowered where memory runs out, the messages, and the
     seconds spent. A run that had stopped when it was killed does no further step.
     """
 
@@ -157,14 +181,14 @@ class ResumeState(TrainerCallback):
         kept = workspace.read_json(checkpoints.current(args, state) / checkpoints.RECIPE)
         messages = self.trainer.messages
         messages += [message for message in kept["messages"] if message not in messages]
-        self.trainer.n_parts = kept["n_parts"]
+        self.trainer.max_tokens = kept["max_tokens"]
         self.seconds_before = kept["seconds"]
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Keep it: an evaluation is followed by the Trainer's checkpoint."""
         if state.is_world_process_zero:
             kept = {
-                "n_parts": self.trainer.n_parts,
+                "max_tokens": self.trainer.max_tokens,
                 "messages": self.trainer.messages,
                 "seconds": self.seconds,
             }

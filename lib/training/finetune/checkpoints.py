@@ -21,7 +21,6 @@ WHOLE = (
     "trainer_state.json",
     "optimizer.pt",
     "scheduler.pt",
-    "rng_state*.pth",
     "*model.safetensors",
     RECIPE,
 )
@@ -76,7 +75,8 @@ def last(checkpoints: Path) -> str | None:
     """
     whole = {}
     for folder in checkpoints.glob("checkpoint-*"):
-        if all(any(folder.glob(name)) for name in WHOLE):
+        n_states = len(list(folder.glob("rng_state*.pth")))  # one of each process
+        if n_states >= launching.n_processes() and all(any(folder.glob(name)) for name in WHOLE):
             with contextlib.suppress(ValueError):
                 step = workspace.read_json(folder / "trainer_state.json")["global_step"]
                 whole[step] = folder

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import torch
@@ -15,6 +16,16 @@ from transformers.utils import logging as transformers_logging
 
 from lib.config import TrainingConfig
 from lib.errors import WorkbookError
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "DefaultCPUAllocator",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 
 
 def device() -> torch.device:
@@ -53,6 +64,15 @@ def precision(settings: TrainingConfig) -> str:
     return "bf16" if _is_bf16_faster(torch.cpu.get_capabilities()) else "fp32"
 
 
+def use_one_gpu(arguments: TrainingArguments) -> None:
+    """Let a process train on one GPU; HF's Trainer shares each batch among all GPUs that it sees.
+
+    That is another batch size, float32 in place of mixed precision, and a head that stays on the
+    first GPU. Several GPUs are used by several processes, `training.processes`.
+    """
+    arguments._n_gpu = min(1, arguments.n_gpu)
+
+
 def mixed_precision(settings: TrainingConfig) -> AbstractContextManager:
     """Return a context in which a model computes as in training: autocast, or nothing for fp32."""
     kind = precision(settings)
@@ -70,6 +90,20 @@ def _is_bf16_faster(processor: Mapping[str, Any]) -> bool:
     """
     is_intel = str(processor.get("cpu_name", "")).startswith("Intel")
     return bool(processor.get("amx_bf16") or (processor.get("avx512_bf16") and not is_intel))
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether memory ran out; a CPU's allocator and cuBLAS raise a plain RuntimeError."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+def free_memory() -> None:
+    """Give back what a pass that failed held."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def quieten_libraries() -> None:

@@ -190,8 +190,10 @@ def lower_rate(settings: TrainingConfig) -> TrainingConfig:
     steps, at most half of them.
     """
     warmup = min(0.5, max(0.1, RESTART_WARMUP * settings.warmup_share))
-    rate = RESTART_RATE * settings.learning_rate
-    return settings.model_copy(update={"learning_rate": rate, "warmup_share": warmup})
+    changed = {"learning_rate": RESTART_RATE * settings.learning_rate, "warmup_share": warmup}
+    if settings.head_learning_rate:
+        changed["head_learning_rate"] = RESTART_RATE * settings.head_learning_rate
+    return settings.model_copy(update=changed)
 
 
 def _try(job: TrainingJob, diverged: list[str]) -> tuple[dict[str, Any], pd.DataFrame]:
@@ -204,6 +206,7 @@ def _try(job: TrainingJob, diverged: list[str]) -> tuple[dict[str, Any], pd.Data
     _add_callbacks(trainer, job, resume_state=resume_state, average=average)
     trainer.train(resume_from_checkpoint=checkpoints.last(job.checkpoints))
     kept = "average" if keep_better_average(trainer, average) else "best checkpoint"
+    trainer.messages += nothing_learned(trainer)
     _save(trainer, job)
     facts = {**_facts(trainer, job, seconds=resume_state.seconds), "kept": kept}
     return facts, callbacks.history_table(trainer.state.log_history)
@@ -217,8 +220,8 @@ def _add_callbacks(
     average: averaging.WeightAverage,
 ) -> None:
     settings = job.settings
-    early_stopping = transformers.EarlyStoppingCallback(early_stopping_patience=settings.patience)
-    trainer.add_callback(early_stopping)
+    starts = all_layers_learn(trainer, settings)
+    trainer.add_callback(callbacks.EarlyStopping(patience=settings.patience, starts=starts))
     trainer.add_callback(callbacks.Unfreezing(trainer))
     if job.record:
         trainer.add_callback(callbacks.Recording(job.record.log_step))
@@ -231,18 +234,23 @@ def _add_callbacks(
         trainer.add_callback(average)
 
 
-def _divergence_guard(trainer: RecipeTrainer, job: TrainingJob) -> callbacks.DivergenceGuard:
-    settings = job.settings
+def all_layers_learn(trainer: RecipeTrainer, settings: TrainingConfig) -> int:
+    """Return the step at which the last layers that are to learn have warmed up."""
     n_train = len(trainer.train_dataset)
     warmup = round(settings.warmup_share * total_steps(settings, n_train=n_train))
     last_epoch = freezing.last_stage(settings, n_layers=trainer.n_layers)
+    return last_epoch * steps_per_epoch(settings, n_train=n_train) + warmup
+
+
+def _divergence_guard(trainer: RecipeTrainer, job: TrainingJob) -> callbacks.DivergenceGuard:
+    settings = job.settings
     y_train = pd.Categorical(job.train["label"]).codes.astype(int)
     class_weights = trainer.class_weights.cpu().numpy()
     return callbacks.DivergenceGuard(
         chance_loss=losses.guessing_loss(
             y_train, class_weights, label_smoothing=settings.label_smoothing
         ),
-        starts=last_epoch * steps_per_epoch(settings, n_train=n_train) + warmup,
+        starts=all_layers_learn(trainer, settings),
     )
 
 
@@ -262,10 +270,27 @@ def keep_better_average(trainer: RecipeTrainer, average: averaging.WeightAverage
     parameters = dict(trainer.model.named_parameters())
     best = {name: parameters[name].detach().clone() for name in average.weights}
     averaging.set_weights(trainer.model, average.weights)
-    if trainer.score()["eval_macro_f1"] > (trainer.state.best_metric or 0.0):
+    score = trainer.score()["eval_macro_f1"]
+    if score > (trainer.state.best_metric or 0.0):
+        trainer.state.best_metric = score
         return True
     averaging.set_weights(trainer.model, best)
     return False
+
+
+def nothing_learned(trainer: RecipeTrainer) -> list[str]:
+    """Return a message where the model kept is no better than the largest class for every text."""
+    labels = trainer.eval_labels
+    largest = np.full_like(labels, np.bincount(labels).argmax())
+    chance = macro_f1(labels, largest, n_classes=len(trainer.class_weights))
+    best = trainer.state.best_metric
+    if best is None or best > chance:
+        return []
+    return [
+        f"NOTHING WAS LEARNED: the best macro F1 on the validation rows is {best:.3f}, and the "
+        f"largest class for every text has {chance:.3f}; look at the labels, or change "
+        "training.learning_rate or training.epochs"
+    ]
 
 
 def _save(trainer: RecipeTrainer, job: TrainingJob) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from lib.config import TrainingConfig
 from lib.errors import WorkbookError
-from lib.training.backbones import encoder_layers
+from lib.training.backbones import encoder_layers, layers_path
 from lib.training.finetune import prediction
 
 # --- which layers are frozen ---
@@ -83,8 +83,9 @@ def frozen_parts(model: torch.nn.Module, depth: int) -> list[torch.nn.Module]:
         raise WorkbookError(
             f"training.frozen_layers={depth}, but the backbone has {len(layers)} layers"
         )
-    children = dict(model.base_model.encoder.named_children())
-    shared = [module for name, module in children.items() if name != "layer"]
+    holder, _, name = str(layers_path(model)).rpartition(".")
+    children = dict(model.base_model.get_submodule(holder).named_children()) if holder else {}
+    shared = [module for child, module in children.items() if child != name]
     return [*_below_layers(model), *layers[:depth], *shared]
 
 

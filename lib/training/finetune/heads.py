@@ -22,8 +22,10 @@ POOLINGS = ("cls", "mean", "attention")
 LORA_DROPOUT = 0.05
 # DeBERTa's names; BERT's and RoBERTa's.
 QUERY_AND_VALUE = (("query_proj", "value_proj"), ("query", "value"))
-# DeBERTa's `pos_dropout`, next to it, is of embeddings.
-_ATTENTION_DROPOUT = re.compile(r"(^|\.)attention\.self\.dropout$")
+# DeBERTa's `pos_dropout`, next to it, is of embeddings. Then MPNet's, and DistilBERT's.
+_ATTENTION_DROPOUT = re.compile(
+    r"(^|\.)attention\.(self|attn)\.dropout$|^distilbert\..*\.attention\.dropout$"
+)
 # A config has some of them.
 _HIDDEN_FIELDS = ("hidden_dropout_prob", "classifier_dropout", "cls_dropout", "pooler_dropout")
 _POOL_WEIGHT = "attention_pool.weight"
@@ -55,6 +57,13 @@ def set_dropout(model: PreTrainedModel, *, hidden: float, attention: float) -> N
     for field in _HIDDEN_FIELDS:
         if hasattr(model.config, field):
             setattr(model.config, field, hidden)
+
+
+def turn_off_last_dropout(model: PreTrainedModel) -> None:
+    """Pass on what the head's classifier reads as it is; ModernBERT calls this dropout `drop`."""
+    for name in ("dropout", "drop"):
+        if hasattr(model, name):
+            getattr(model, name).p = 0.0
 
 
 def set_pooling(model: PreTrainedModel, pooling: str) -> None:
@@ -96,6 +105,8 @@ def set_pooling(model: PreTrainedModel, pooling: str) -> None:
         )
         torch.nn.init.zeros_(projection.weight)
         model.attention_pool = projection
+    if hasattr(model.config, "classifier_pooling"):
+        model.config.classifier_pooling = "cls"  # ModernBERT's head would take another mean of it
     if pooling != "cls":
         model.pooling_hook = _Pooling(model)
     model.config.pooling = pooling

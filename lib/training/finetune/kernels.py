@@ -29,6 +29,7 @@ FLOAT32_GAP = 1e-3
 HALF_RATIO = 3.0
 # A rounding error of that size passes whatever the eager code's is.
 HALF_FLOOR = 1e-3
+DEBERTA = "deberta-v2"  # the model type of version 3 too
 EAGER = "attention: the model's own code"
 
 
@@ -77,8 +78,9 @@ def use_needed_positions(model: PreTrainedModel) -> None:
     of distances for each batch and multiplies every token with all of them. Logits and gradients
     stay as they are. Does nothing to other models.
     """
-    encoder = getattr(model.base_model, "encoder", None)
-    for layer in getattr(encoder, "layer", ()):
+    if model.config.model_type != DEBERTA:  # DeBERTa-v1 has an attention of the same name
+        return
+    for layer in model.base_model.encoder.layer:
         attention = layer.attention.self
         if not _is_eager(attention) or not attention.relative_attention:
             continue
@@ -145,7 +147,7 @@ def _is_eager(attention: Any) -> bool:
 
 
 def _obstacle(model: Any, *, needs_gpu: bool) -> str | None:
-    if getattr(model.config, "model_type", "") != "deberta-v2" or not hasattr(model, "deberta"):
+    if getattr(model.config, "model_type", "") != DEBERTA or not hasattr(model, "deberta"):
         return f"{type(model).__name__} is no DeBERTa-v2 or v3, which the fused kernel is for"
     if needs_gpu:
         return "the fused kernel needs a GPU, and none is visible"

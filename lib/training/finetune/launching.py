@@ -24,6 +24,8 @@ from lib.training.finetune.job import TrainingJob
 WORKER = "lib.training.finetune.worker"  # the module that runs in each process
 POLL_SECONDS = 0.5  # between two readings of what the processes write
 PARENT = "WORKBOOK_PARENT"  # in the environment: the process that reads the result
+# `accelerate launch` takes one of them; a configuration file may name it
+KINDS = {"--multi_gpu", "--cpu", "--tpu", "--config_file"}
 STOP_SECONDS = 40  # that a launcher has for ending its processes; torchrun gives them 30
 
 
@@ -139,15 +141,18 @@ def _stop(process: subprocess.Popen) -> None:
 def launch_command(config: Config, folder: str) -> list[str]:
     """Return the launcher's command: `accelerate launch` on GPUs, torchrun on CPUs.
 
-    On CPUs `accelerate launch` starts one process only. torchrun finds a free port itself, unless
-    `training.launch_options` (more words for the launcher, for several machines) says otherwise.
+    `--multi_gpu` is added where several processes are asked for and the options name no other kind
+    of launch. On CPUs `accelerate launch` starts one process only. torchrun finds a free port
+    itself, unless `training.launch_options` (more words for the launcher, for several machines)
+    says otherwise.
     """
     n_processes = config.training.processes
     options = list(config.training.launch_options)
     if torch.cuda.is_available():
         if "--num_machines" in options:  # accelerate counts the processes of all machines
             n_processes *= int(options[options.index("--num_machines") + 1])
-        launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes"]
+        kind = ["--multi_gpu"] if n_processes > 1 and KINDS.isdisjoint(options) else []
+        launcher = ["accelerate.commands.launch", *kind, "--num_processes"]
     else:
         launcher = ["torch.distributed.run", "--nproc_per_node"]
         options = options or ["--standalone"]

@@ -65,8 +65,9 @@ def perturbed(model: Any, *, target: str, epsilon: float) -> Iterator[None]:
 
     Parameters
     ----------
-    target : `embeddings` moves the word embeddings (Miyato et al. 2017), `weights` all matrices
-        that learn (AWP, Wu et al. 2020)
+    target : `embeddings` moves the table of word embeddings, all texts of the batch together
+        (FGM; Miyato et al. 2017 move the embeddings of each text by itself), `weights` all
+        matrices that learn (AWP, Wu et al. 2020)
     epsilon : norm of each tensor's move, relative to the norm of the tensor (`weights`) or to the
         mean norm of the table's rows (`embeddings`)
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +10,10 @@ import numpy as np
 import torch
 
 from lib.config import TrainingConfig
-from lib.training.backbones import encoder_layers
+from lib.training.backbones import encoder_layers, layers_path
 from lib.training.finetune import freezing
+
+ABOVE_LAYERS = ("pooler.", "final_norm.")  # of a base model: BERT's; ModernBERT's
 
 
 def parameter_groups(
@@ -58,12 +61,15 @@ def _ever_learning(model: Any, settings: TrainingConfig) -> list[tuple[str, torc
 
 
 def _height(name: str, model: Any, n_layers: int) -> int:
-    """Return 0 for the embeddings and what layers share, 1 to n for layers, n + 1 for the head."""
+    """Return 0 for the embeddings and what layers share, 1 to n for layers, n + 1 for the head.
+
+    A pooler and a norm above all layers count as the head's.
+    """
     prefix, _, rest = name.partition(".")
-    if not n_layers or prefix != model.base_model_prefix or rest.startswith("pooler."):
+    if not n_layers or prefix != model.base_model_prefix or rest.startswith(ABOVE_LAYERS):
         return n_layers + 1
-    words = rest.split(".")
-    return int(words[2]) + 1 if words[:2] == ["encoder", "layer"] else 0
+    path = f"{layers_path(model)}."
+    return int(rest.removeprefix(path).split(".")[0]) + 1 if rest.startswith(path) else 0
 
 
 def _first_epoch(settings: TrainingConfig, height: int, n_layers: int) -> int:
@@ -74,6 +80,23 @@ def _first_epoch(settings: TrainingConfig, height: int, n_layers: int) -> int:
         epoch += 1
         depth = freezing.frozen_depth(settings, epoch, n_layers=n_layers)
     return epoch
+
+
+def head_alone_epochs(settings: TrainingConfig, *, n_layers: int) -> int:
+    """Return how many epochs from the first on the head learns alone."""
+    epochs = itertools.takewhile(
+        lambda epoch: freezing.frozen_depth(settings, epoch, n_layers=n_layers) == n_layers,
+        range(len(settings.unfreeze)),
+    )
+    return len(list(epochs))
+
+
+def with_head_rate(
+    rate: Callable[[int], float], settings: TrainingConfig, *, ends: int
+) -> Callable[[int], float]:
+    """Return a head's schedule, at `head_learning_rate` before the step `ends`."""
+    factor = (settings.head_learning_rate or settings.learning_rate) / settings.learning_rate
+    return lambda step: rate(step) * (factor if step < ends else 1.0)
 
 
 def rate_schedule(settings: TrainingConfig, n_steps: int, *, start: int) -> Callable[[int], float]:

@@ -148,13 +148,26 @@ def predict_logits(
             inputs = {"input_ids": ids}
             if hidden is not None:
                 inputs = {"inputs_embeds": hidden(batch, mask.shape[1]).to(device)}
-            outputs.append(model(**inputs, attention_mask=mask).logits)
+            outputs.append(_logits(model, {**inputs, "attention_mask": mask}))
             done.append(batch)
     rows = np.asarray(pieces["row"], np.int64)
     logits = np.zeros((n_rows, model.config.num_labels))
     # fetched once: a GPU goes on while the next batch is made
     np.add.at(logits, rows[np.concatenate(done)], torch.cat(outputs).double().cpu().numpy())
     return logits / np.bincount(rows, minlength=n_rows)[:, None]
+
+
+def _logits(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return the logits of a batch, of each half by itself where memory runs out."""
+    try:
+        return model(**inputs).logits
+    except RuntimeError as error:
+        is_single = len(inputs["attention_mask"]) == 1
+        if is_single or not devices.is_out_of_memory(error):
+            raise
+    devices.free_memory()  # the error, which holds the pass, is gone here
+    halves = zip(*(values.tensor_split(2) for values in inputs.values()))
+    return torch.cat([_logits(model, dict(zip(inputs, half))) for half in halves])
 
 
 def padded_batches(

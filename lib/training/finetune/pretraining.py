@@ -27,7 +27,7 @@ from transformers import (
 from lib import workspace
 from lib.errors import WorkbookError
 from lib.training import backbones
-from lib.training.finetune import kernels
+from lib.training.finetune import devices, kernels
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -149,7 +149,7 @@ def load_masked(source: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
         has no mask token.
     """
     tokenizer, model, info = backbones.load_checkpoint(source, AutoModelForMaskedLM)
-    backbones.check_keys(info, name=source)
+    backbones.check_keys(info, name=source, model=model)
     if tokenizer.mask_token is None:
         raise WorkbookError(
             f"the tokenizer of backbone {source!r} has no mask token, "
@@ -265,7 +265,7 @@ def _train(
 def _arguments(
     folder: str, recipe: Recipe, *, epochs: float, precision: str, seed: int
 ) -> TrainingArguments:
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=folder,
         num_train_epochs=epochs,
         per_device_train_batch_size=recipe.batch_size,
@@ -285,6 +285,8 @@ def _arguments(
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    devices.use_one_gpu(arguments)
+    return arguments
 
 
 class _Bar(TrainerCallback):

@@ -130,7 +130,8 @@ def learnable(table: pd.DataFrame) -> pd.DataFrame:
 class EncodedTexts(torch.utils.data.Dataset):
     """Encoded pieces with the class and the weight of each, as a Trainer takes them.
 
-    A piece of a text in n windows weighs 1 / n: every text counts once.
+    A piece of a text in n windows weighs 1 / n of a text, so that every text counts once. Weights
+    have mean 1 over all pieces; a batch's own sum says nothing: long texts meet in it.
     """
 
     def __init__(self, encoded: datasets.Dataset, labels: np.ndarray):
@@ -138,7 +139,8 @@ class EncodedTexts(torch.utils.data.Dataset):
         self.encoded = encoded.with_format("numpy")
         self.lengths = np.asarray(encoded["length"])
         self.labels = labels[rows]
-        self.weights = 1.0 / np.bincount(rows)[rows]
+        weights = 1.0 / np.bincount(rows)[rows]
+        self.weights = weights / weights.mean()
 
     def __len__(self) -> int:
         """Return the number of pieces."""
@@ -210,18 +212,36 @@ def micro_batches(
     Parameters
     ----------
     n_parts : parts at least (as far as there are rows)
-    max_tokens : rows times longest row of a part, at most (but one row always goes); None sets no
-        bound
+    max_tokens : rows times longest row of a part, at most (but one row always goes, or one pair of
+        rows that have the same number in `pair`); None sets no bound
     """
     if n_parts == 1 and max_tokens is None:  # on a GPU: counting its tokens would wait for it
         yield batch
         return
     lengths = batch["attention_mask"].sum(1)
-    order = torch.argsort(lengths, descending=True, stable=True)
-    for share in order.tensor_split(min(n_parts, len(order))):
-        parts = token_batches(lengths[share].tolist(), max_tokens=max_tokens, max_rows=len(share))
+    groups = _by_length(lengths, batch.get("pair"))
+    longest = lengths[groups].amax(1)
+    if max_tokens is not None:
+        max_tokens //= groups.shape[1]
+    for share in torch.arange(len(groups)).tensor_split(min(n_parts, len(groups))):
+        parts = token_batches(longest[share].tolist(), max_tokens=max_tokens, max_rows=len(share))
         for part in parts:
-            yield _cut_batch(batch, share[part], longest=int(lengths[share[part]].max()))
+            rows = groups[share[part]].flatten().unique_consecutive()
+            yield _cut_batch(batch, rows, longest=int(longest[share[part]].max()))
+
+
+def _by_length(lengths: torch.Tensor, pair: torch.Tensor | None) -> torch.Tensor:
+    """Return the rows that stay together, of shape (groups, 1 or 2), the longest first.
+
+    Of an odd number of rows in pairs one is alone: it stands there twice.
+    """
+    groups = torch.arange(len(lengths), device=lengths.device).unsqueeze(1)
+    if pair is not None:
+        paired = torch.argsort(pair, stable=True)
+        alone = paired[len(paired) - len(paired) % 2 :]
+        groups = torch.cat([paired, alone]).view(-1, 2)
+    longest = lengths[groups].amax(1)
+    return groups[torch.argsort(longest, descending=True, stable=True)]
 
 
 def _cut_batch(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,15 @@ from lib.config import TrainingConfig
 from lib.errors import WorkbookError
 from lib.evaluation.metrics import accuracy, macro_f1
 from lib.training.backbones import encoder_layers
-from lib.training.finetune import freezing, losses, prediction, tokenization
-from lib.training.finetune.optimizer import parameter_groups, rate_schedule
+from lib.training.finetune import devices, freezing, losses, prediction, tokenization
+from lib.training.finetune.optimizer import (
+    head_alone_epochs,
+    parameter_groups,
+    rate_schedule,
+    with_head_rate,
+)
 
 CPU_MICRO_TOKENS = 1_024  # what stays in the processor's cache; larger micro-batches were slower
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "DefaultCPUAllocator")
 
 
 class RecipeTrainer(Trainer):
@@ -39,7 +42,7 @@ class RecipeTrainer(Trainer):
     depth : lowest layers that are frozen now
     train_cache, eval_cache : what frozen layers return for each dataset, None where it is computed
     n_parts : micro-batches that a batch is split into, at least
-    max_tokens : padded tokens of a micro-batch, None without a bound
+    max_tokens : padded tokens of a micro-batch, None without a bound; lowered where memory runs out
     messages : what a reader should know of this training
     """
 
@@ -136,7 +139,7 @@ class RecipeTrainer(Trainer):
 
     def _fill_cache(self, name: str, dataset: Any, depth: int) -> freezing.ActivationCache:
         file = f"{name}-{self.args.process_index}.f32"
-        with self.compute_loss_context_manager():
+        with devices.mixed_precision(self.settings):  # the Trainer puts it on the whole model alone
             return freezing.ActivationCache(
                 self.model,
                 dataset.encoded,
@@ -153,21 +156,23 @@ class RecipeTrainer(Trainer):
     ) -> torch.Tensor:
         """Add up the gradients of a batch's micro-batches; return the mean loss.
 
-        Where memory runs out, the gradients are cleared, the micro-batches halved and the batch is
-        begun again: the result is that of the same effective batch.
+        Where memory runs out, the gradients are cleared, micro-batches take fewer tokens from here
+        on, and the batch is begun again: the result is that of the same effective batch.
         """
         model.train()
         for part in freezing.frozen_parts(self.model, self.depth):
             part.eval()  # frozen layers do not drop out: what they return can be kept
         inputs = self._prepare_inputs(inputs)
+        if self.settings.mixup:
+            inputs |= draw_pairs(len(inputs["labels"]), self.settings.mixup, self.args.device)
         while True:
             random_state = torch.get_rng_state(), torch.cuda.get_rng_state_all()
             try:
                 return self._passes(model, inputs)
             except RuntimeError as error:
-                if not _is_out_of_memory(error):
+                if not devices.is_out_of_memory(error):
                     raise
-                self._halve(len(inputs["labels"]), error)
+                self._lower_tokens(inputs, error)
             model.zero_grad()
             torch.set_rng_state(random_state[0])
             torch.cuda.set_rng_state_all(random_state[1])
@@ -176,18 +181,19 @@ class RecipeTrainer(Trainer):
         """Add up gradients, a second time at perturbed weights for adversarial training."""
         loss = self._gradients(model, inputs)
         target = self.settings.adversarial
-        if target != "none":
-            epsilon = self.settings.adversarial_epsilon
-            with losses.perturbed(self.model, target=target, epsilon=epsilon):
-                self._gradients(model, inputs)
+        if target == "none" or (target == "embeddings" and self.depth):  # frozen, they do not move
+            return loss
+        epsilon = self.settings.adversarial_epsilon
+        if target == "embeddings":
+            epsilon = self.settings.embedding_epsilon
+        with losses.perturbed(self.model, target=target, epsilon=epsilon):
+            self._gradients(model, inputs)
         return loss
 
     def _gradients(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        n_rows = inputs["weight"].sum()
+        n_rows = len(inputs["weight"])  # of weights whose mean is 1, over all batches
         total = torch.zeros((), device=self.args.device)
-        parts = list(
-            tokenization.micro_batches(inputs, n_parts=self.n_parts, max_tokens=self.max_tokens)
-        )
+        parts = self._parts(inputs)
         for i, part in enumerate(parts):
             is_last = i == len(parts) - 1
             with contextlib.nullcontext() if is_last else self.accelerator.no_sync(model):
@@ -197,23 +203,29 @@ class RecipeTrainer(Trainer):
             total += loss.detach()
         return total
 
-    def _halve(self, n_rows: int, error: RuntimeError) -> None:
-        """Double the number of micro-batches, and free what the pass that failed holds."""
+    def _parts(self, inputs: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        parts = tokenization.micro_batches(inputs, n_parts=self.n_parts, max_tokens=self.max_tokens)
+        return list(parts)
+
+    def _lower_tokens(self, inputs: dict[str, torch.Tensor], error: RuntimeError) -> None:
+        """Halve the tokens of the largest micro-batch, and free what the failed pass holds."""
         self._features = torch.empty(0)  # they hold its graph
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        if self.n_parts >= n_rows:
+        devices.free_memory()
+        smallest = 2 if self.settings.mixup else 1
+        shapes = [part["input_ids"].shape for part in self._parts(inputs)]
+        sizes = [n_rows * n_tokens for n_rows, n_tokens in shapes if n_rows > smallest]
+        if not sizes:
+            texts = "a pair of texts" if self.settings.mixup else "a single text"
             raise WorkbookError(
-                "memory ran out with a single text of at most "
+                f"memory ran out with {texts} of at most "
                 f"training.max_length={self.settings.max_length} tokens a micro-batch "
                 f"({_first_line(error)}); lower training.max_length, "
                 "set training.gradient_checkpointing=true, or take a smaller backbone"
             ) from error
-        self.n_parts = min(n_rows, 2 * self.n_parts)
+        self.max_tokens = max(sizes) // 2
         self.messages.append(
-            f"step {self.state.global_step}: memory ran out; {self.n_parts} micro-batches from "
-            f"here on, the same {n_rows} rows a step"
+            f"step {self.state.global_step}: memory ran out; {self.max_tokens:,} tokens a "
+            f"micro-batch at most from here on, the same {len(inputs['labels'])} rows a step"
         )
 
     # --- the loss ---
@@ -230,7 +242,7 @@ class RecipeTrainer(Trainer):
         # taken once: the head's passes from here on are remembered too
         features = self._features[: len(labels)]
         if settings.mixup:
-            row_losses = self._mixup_losses(features, labels)
+            row_losses = self._mixup_losses(features, batch)
         elif settings.multisample_dropout > 1:
             row_losses = self._multisample_losses(features, labels)
         elif settings.r_drop:
@@ -269,17 +281,22 @@ class RecipeTrainer(Trainer):
             masked_losses.append(self._cross_entropy(self.model.classifier(masked), labels))
         return torch.stack(masked_losses).mean(0)
 
-    def _mixup_losses(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def _mixup_losses(self, features: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the losses of rows whose pooled embeddings are mixed in pairs.
+
+        Parameters
+        ----------
+        batch : with what `draw_pairs` returns
 
         Source
         ------
-        Guo et al. 2019, "Augmenting Data with Mixup for Sentence Classification" (senMixup)
+        Guo et al. 2019, "Augmenting Data with Mixup for Sentence Classification" (senMixup). The
+        partners are each other's, so that both are in one micro-batch.
         """
-        alpha = torch.tensor(self.settings.mixup)
-        share = float(torch.distributions.Beta(alpha, alpha).sample())
-        other = torch.randperm(len(labels)).to(labels.device)
-        logits = self.model.classifier(share * features + (1 - share) * features[other])
+        labels, share = batch["labels"], batch["share"]
+        other = partners(batch["pair"])
+        weight = share.view(-1, *[1] * (features.dim() - 1)).to(features.dtype)
+        logits = self.model.classifier(weight * features + (1 - weight) * features[other])
         own_losses = self._cross_entropy(logits, labels)
         return share * own_losses + (1 - share) * self._cross_entropy(logits, labels[other])
 
@@ -304,10 +321,14 @@ class RecipeTrainer(Trainer):
         """Make the schedule: each group warms up when it begins to learn; all decay together."""
         steps_per_epoch = num_training_steps / self.settings.epochs
         optimizer = self.optimizer if optimizer is None else optimizer
+        n_alone = head_alone_epochs(self.settings, n_layers=self.n_layers)
+        ends = round(n_alone * steps_per_epoch)
         rates = []
         for group in optimizer.param_groups:
             start = round(group["first_epoch"] * steps_per_epoch)
-            rates.append(rate_schedule(self.settings, num_training_steps, start=start))
+            rate = rate_schedule(self.settings, num_training_steps, start=start)
+            learns_alone = start < ends
+            rates.append(with_head_rate(rate, self.settings, ends=ends) if learns_alone else rate)
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rates)
         self._created_lr_scheduler = True
         return self.lr_scheduler
@@ -355,11 +376,34 @@ def _labels_by_row(dataset: tokenization.EncodedTexts) -> np.ndarray:
     return dataset.labels[first_pieces]
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Return whether memory ran out; a CPU's allocator raises a plain RuntimeError."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    return any(words in str(error) for words in OUT_OF_MEMORY)
+def draw_pairs(n_rows: int, alpha: float, device: torch.device) -> dict[str, torch.Tensor]:
+    """Return what mixup draws for a batch, whatever parts it is split into, each of shape (rows,).
+
+    Returns
+    -------
+    `pair` : a number that a row has in common with its partner alone; of an odd number of rows one
+        has none
+    `share` : of a row in the mixture, the same for all, from Beta(alpha, alpha)
+    """
+    concentration = torch.tensor(alpha)
+    share = torch.distributions.Beta(concentration, concentration).sample()
+    pair = torch.empty(n_rows, dtype=torch.int64)
+    pair[torch.randperm(n_rows)] = torch.arange(n_rows) // 2
+    return {"pair": pair.to(device), "share": share.expand(n_rows).to(device)}
+
+
+def partners(pair: torch.Tensor) -> torch.Tensor:
+    """Return the row that each row is mixed with; one without a partner, itself.
+
+    Examples
+    --------
+    >>> partners(torch.tensor([4, 2, 7, 4, 2])).tolist()
+    [3, 4, 2, 0, 1]
+    """
+    same = pair.unsqueeze(1) == pair
+    others = same & ~torch.eye(len(pair), dtype=torch.bool, device=pair.device)
+    rows = torch.arange(len(pair), device=pair.device)
+    return torch.where(others.any(1), others.int().argmax(1), rows)
 
 
 def _first_line(error: Exception) -> str:

@@ -212,15 +212,12 @@ def averaged(steps, *, max_steps, model=None, average=None, **settings):
 
 
 def exponential(values, limit):
-    found = float(values[0])
-    for n, value in enumerate(values[1:], start=1):
-        decay = min(limit, (1 + n) / (10 + n))
-        found = decay * found + (1 - decay) * value
-    return found
+    weights = [limit**age for age in reversed(range(len(values)))]
+    return sum(w * value for w, value in zip(weights, values)) / sum(weights)
 
 
-@pytest.mark.parametrize("limit", [0.999, 0.24])
-def test_the_exponential_average_begins_at_its_start_and_forgets_its_beginning_sooner(limit):
+@pytest.mark.parametrize("limit", [0.999, 0.9, 0.24])
+def test_in_the_exponential_average_a_point_weighs_by_its_age_from_the_start_on(limit):
     average = averaged(
         range(1, 11), max_steps=10, averaging="ema", averaging_start=0.35, ema_decay=limit
     )

@@ -1,10 +1,12 @@
 import math
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 from tiny_runs import (
     TRAIN,
@@ -178,6 +180,33 @@ def test_training_stops_early_where_nothing_improves():
     assert (result.facts["steps"], result.facts["best_step"]) == (2, 1)
 
 
+def test_evaluations_while_few_layers_learn_do_not_stop_a_training():
+    settings = {"unfreeze": (0, 1), "epochs": 4, "warmup_share": 0.25, "eval_steps": 1}
+    result = run("still frozen", learning_rate=1e-12, patience=2, **settings)
+    starts = 2 * 8 + 8  # two epochs of stages, and the warm-up
+    assert result.facts["steps"] == starts + 1
+    assert result.facts["weights_learning"] == result.facts["weights"]
+
+
+@pytest.mark.parametrize(("best", "noted"), [(1 / 6, True), (0.17, False)])
+def test_a_result_no_better_than_the_largest_class_is_a_loud_note(best, noted):
+    state = SimpleNamespace(best_metric=best)
+    trainer = SimpleNamespace(
+        eval_labels=np.repeat([0, 1, 2], 5), class_weights=torch.ones(3), state=state
+    )
+    expected = (
+        "NOTHING WAS LEARNED: the best macro F1 on the validation rows is 0.167, and the largest "
+        "class for every text has 0.167; look at the labels, or change training.learning_rate or "
+        "training.epochs"
+    )
+    assert fine_tuning.nothing_learned(trainer) == [expected] * noted
+
+
+def test_the_note_reaches_the_reader(monkeypatch):
+    monkeypatch.setattr(fine_tuning, "nothing_learned", lambda trainer: ["nothing"])
+    assert run("told", epochs=0.5).facts["messages"] == ["nothing"]
+
+
 def test_a_model_that_cannot_be_written_leaves_the_earlier_one_and_is_written_by_the_next_run(
     monkeypatch, trained
 ):
@@ -255,6 +284,15 @@ def test_a_technique_learns_the_task_and_changes_the_result(trained, cut, settin
         ),
         result.val_probs,
     )
+
+
+def test_kept_activations_are_those_of_the_precision_that_it_trains_in():
+    settings = {"precision": "bf16", "frozen_layers": 1, "dropout": 0, "attention_dropout": 0}
+    kept = run("kept", **settings)
+    computed = run("computed", **settings, activation_cache_gb=0)
+    np.testing.assert_allclose(kept.val_probs, computed.val_probs, atol=1e-6)
+    losses_kept, losses_computed = (result.history["loss"] for result in (kept, computed))
+    np.testing.assert_allclose(losses_kept, losses_computed, atol=1e-6)
 
 
 def test_gradient_checkpointing_recomputes_and_changes_nothing(monkeypatch, trained):
@@ -611,6 +649,31 @@ def test_each_process_takes_its_share_of_a_batch_and_waits_for_no_gradient_that_
     monkeypatch.setattr(launching, "n_processes", lambda: 4)
     found = arguments(tmp_path, **settings)
     assert (found.per_device_train_batch_size, found.ddp_find_unused_parameters) == (2, unused)
+
+
+class TwoGpus(transformers.TrainingArguments):
+    """As transformers makes them on a machine with two cards, but for the device."""
+
+    @property
+    def _setup_devices(self):
+        if "_n_gpu" not in vars(self):
+            self._n_gpu = torch.cuda.device_count()
+        return torch.device("cpu")
+
+
+def test_a_process_that_sees_several_gpus_takes_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(transformers, "TrainingArguments", TwoGpus)
+    monkeypatch.setattr(pretraining, "TrainingArguments", TwoGpus)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert TwoGpus(str(tmp_path)).n_gpu == 2
+    fine_tuned = arguments(tmp_path)
+    pretrained = pretraining._arguments(
+        str(tmp_path), pretraining.Recipe(), epochs=1, precision="fp32", seed=0
+    )
+    assert [(found.n_gpu, found.train_batch_size) for found in (fine_tuned, pretrained)] == [
+        (1, 8),
+        (1, 32),
+    ]
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path, monkeypatch):

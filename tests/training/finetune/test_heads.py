@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AlbertConfig,
     AutoModelForSequenceClassification,
     BertConfig,
     DistilBertConfig,
@@ -51,6 +52,12 @@ def classifier(kind, pooling="cls", **more):
     if pooling == "attention":
         torch.nn.init.normal_(model.attention_pool.weight)
     return model
+
+
+def albert():
+    sizes = {"hidden_size": 8, "embedding_size": 8, "intermediate_size": 8}
+    small = AlbertConfig(vocab_size=9, num_attention_heads=1, **sizes)
+    return AutoModelForSequenceClassification.from_config(small)
 
 
 def distilbert():
@@ -438,10 +445,10 @@ def test_layers_that_are_not_there_cannot_start_anew(loaded, n, ok):
 def test_an_architecture_without_such_layers_is_refused():
     with pytest.raises(
         WorkbookError,
-        match=r"training\.reinit_layers is for models of BERT's family; "
-        r"DistilBert.*training\.reinit_layers=0 do without",
+        match=r"training\.reinit_layers needs layers at encoder\.layer, .*; "
+        r"Albert.*training\.reinit_layers=0 do without",
     ):
-        heads.reinit_top_layers(distilbert(), 1, seed=1)
+        heads.reinit_top_layers(albert(), 1, seed=1)
 
 
 HEADS = {

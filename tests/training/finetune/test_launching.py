@@ -229,6 +229,34 @@ def test_on_gpus_the_launcher_is_accelerates_and_takes_more_words(monkeypatch):
     ]
 
 
+@pytest.mark.parametrize(
+    ("processes", "words", "flag"),
+    [
+        (2, (), ["--multi_gpu"]),
+        (1, ("--gpu_ids", "1"), []),
+        (1, ("--num_machines", "2"), ["--multi_gpu"]),
+        (2, ("--config_file", "c.yaml"), []),
+        (2, ("--multi_gpu", "--gpu_ids", "0,2"), []),
+    ],
+)
+def test_accelerate_takes_the_words_and_one_kind_of_launch(monkeypatch, processes, words, flag):
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+
+    monkeypatch.setattr(launching.torch.cuda, "is_available", lambda: True)
+    configured_words = configured(processes=processes, launch_options=words)
+    command = launching.launch_command(configured_words, "folder")
+    assert command[3 : command.index("--num_processes")] == flag
+    if "--config_file" not in words:
+        options = launch_command_parser().parse_args(command[3:])
+        _validate_launch_command(options)
+
+
+@pytest.mark.parametrize("word", ["--use_deepspeed", "--use_fsdp"])
+def test_a_launch_that_shares_out_gradients_is_refused(word):
+    with pytest.raises(ValueError, match=f"launch_options has {word}, and .*: leave it out"):
+        configured(processes=2, launch_options=(word,))
+
+
 def test_on_cpus_the_launcher_is_torchrun_with_a_port_of_its_own_or_the_words_given(monkeypatch):
     monkeypatch.setattr(launching.torch.cuda, "is_available", lambda: False)
     start = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]

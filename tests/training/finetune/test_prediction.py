@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -346,3 +347,25 @@ def test_batches_hold_all_pieces_once_in_like_lengths_with_their_masks():
         seen.extend(batch.tolist())
     assert sorted(seen) == [*range(len(LENGTHS))]
     assert [LENGTHS[piece] for piece in seen] == sorted(LENGTHS, reverse=True)
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_predicted_in_halves(monkeypatch):
+    rows = []
+
+    def model(input_ids, attention_mask):
+        rows.append(len(input_ids))
+        if len(input_ids) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return SimpleNamespace(logits=input_ids[:, :1] * attention_mask[:, :1].float())
+
+    monkeypatch.setattr(prediction.devices.gc, "collect", lambda: None)
+    ids = torch.arange(10).view(5, 2)
+    logits = prediction._logits(model, {"input_ids": ids, "attention_mask": torch.ones(5, 2)})
+    assert logits.flatten().tolist() == [0, 2, 4, 6, 8]
+    assert rows == [5, 3, 2, 1, 2]
+    with pytest.raises(RuntimeError, match="shapes"):
+        prediction._logits(_raises, {"input_ids": ids, "attention_mask": ids})
+
+
+def _raises(**_inputs):
+    raise RuntimeError("shapes differ")

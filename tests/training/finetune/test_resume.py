@@ -194,7 +194,7 @@ def test_memory_that_ran_out_is_remembered(monkeypatch):
     gradients = RecipeTrainer._gradients
 
     def short_of_memory(self, model, inputs):
-        if self.n_parts == 1 and self.state.global_step >= 2:
+        if self.max_tokens == 1_024 and self.state.global_step >= 2:
             raise RuntimeError("DefaultCPUAllocator: not enough memory")
         return gradients(self, model, inputs)
 
@@ -205,7 +205,8 @@ def test_memory_that_ran_out_is_remembered(monkeypatch):
         run("killed", **settings)
     again = run("killed", **settings)
     assert whole.facts["messages"] == [
-        "step 2: memory ran out; 2 micro-batches from here on, the same 8 rows a step"
+        "step 2: memory ran out; TOKENS tokens a micro-batch at most from here on, the same 8 rows "
+        "a step"
     ]
     assert differences(again, whole) == []
 
@@ -274,6 +275,17 @@ def checkpoint(folder, *, lacking="", state='{"global_step": %d}'):
     )
     if lacking:
         (folder / lacking).unlink()
+
+
+def test_a_checkpoint_without_the_random_state_of_each_process_is_passed_over(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for step, ranks in ((4, "01"), (8, "0")):
+        checkpoint(tmp_path / f"checkpoint-{step}", lacking="rng_state.pth")
+        for rank in ranks:
+            (tmp_path / f"checkpoint-{step}" / f"rng_state_{rank}.pth").touch()
+    assert checkpoints.last(tmp_path) == str(tmp_path / "checkpoint-4")
 
 
 def test_the_last_checkpoint_is_the_one_of_most_steps(tmp_path):

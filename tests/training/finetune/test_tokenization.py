@@ -291,14 +291,16 @@ def test_every_text_counts_once_however_many_windows_it_has():
         encoded([words(20), "7", words(9), "8"], truncation="windows"), np.array([2, 0, 1, 0])
     )
     assert len(pieces) == 7
-    assert pieces.weights.tolist() == [1 / 3] * 3 + [1] + [1 / 2] * 2 + [1]
+    shares = [1 / 3] * 3 + [1] + [1 / 2] * 2 + [1]  # of a text; 7 pieces, 4 texts
+    assert pieces.weights.tolist() == pytest.approx([share * 7 / 4 for share in shares])
+    assert pieces.weights.mean() == pytest.approx(1)
     assert pieces.labels.tolist() == [2, 2, 2, 0, 1, 1, 0]
     assert pieces.lengths.tolist() == [10, 10, 10, 3, 10, 5, 3]
     one = pieces[np.int64(5)]
     assert (list(one["input_ids"]), one["labels"], one["weight"], one["piece"]) == (
         [CLS, 16, 17, 18, SEP],
         1,
-        0.5,
+        pytest.approx(0.5 * 7 / 4),
         5,
     )
 
@@ -359,6 +361,29 @@ def test_a_batch_is_split_into_parts_of_like_length(n_parts, max_tokens, parts):
                 part[name].tolist()
                 == (values[rows, :longest] if values.dim() > 1 else values[rows]).tolist()
             )
+
+
+@pytest.mark.parametrize(
+    ("n_parts", "max_tokens", "parts"),
+    [
+        (1, 20, [[0, 1, 3, 5], [2, 4]]),
+        (2, None, [[0, 1, 3, 5], [2, 4]]),
+        (1, 10, [[1, 3], [0, 5], [2, 4]]),
+        (1, 3, [[1, 3], [0, 5], [2, 4]]),
+        (9, None, [[1, 3], [0, 5], [2, 4]]),
+    ],
+)
+def test_rows_in_pairs_stay_together(n_parts, max_tokens, parts):
+    paired = {**BATCH, "pair": torch.tensor([7, 3, 5, 3, 5, 7])}
+    found = tokenization.micro_batches(paired, n_parts=n_parts, max_tokens=max_tokens)
+    assert [sorted(part["piece"].tolist()) for part in found] == parts
+
+
+def test_of_an_odd_number_of_rows_in_pairs_one_is_alone():
+    odd = {name: values[:5] for name, values in BATCH.items()}
+    odd["pair"] = torch.tensor([1, 0, 2, 0, 1])
+    found = tokenization.micro_batches(odd, n_parts=9, max_tokens=None)
+    assert sorted(sorted(part["piece"].tolist()) for part in found) == [[0, 4], [1, 3], [2]]
 
 
 @pytest.mark.parametrize(

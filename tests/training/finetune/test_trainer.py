@@ -19,7 +19,7 @@ from transformers import (
 from lib.config import TrainingConfig
 from lib.errors import WorkbookError
 from lib.training import backbones
-from lib.training.finetune import freezing, heads, losses, optimizer, tokenization
+from lib.training.finetune import devices, freezing, heads, losses, optimizer, tokenization
 from lib.training.finetune import trainer as trainer_module
 
 SMALL = {
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(autouse=True)
 def _no_long_collection(monkeypatch):
     monkeypatch.setattr(
-        trainer_module.gc, "collect", lambda: None
+        devices.gc, "collect", lambda: None
     )  # a second each, with all the libraries loaded
 
 
@@ -161,6 +161,19 @@ def test_micro_batches_add_up_to_the_gradients_of_the_whole_batch(
 ):
     trainer = make(kind, accumulation_steps=n_parts, micro_batch_tokens=max_tokens)
     assert_same(step(trainer, batch), by_hand(trainer, batch))
+
+
+@pytest.mark.parametrize("shares", [[[0, 1, 2], [3, 4, 5]], [[0, 2], [1, 5], [3, 4]]], ids=str)
+def test_a_text_counts_once_whatever_texts_its_windows_are_batched_with(make, batch, shares):
+    """So that each of several processes needs no other's rows, too."""
+    trainer = make()
+    whole = by_hand(trainer, batch)[1]
+    steps = []
+    for rows in shares:
+        steps.append(step(trainer, {name: values[rows] for name, values in batch.items()})[1])
+    for name, gradient in whole.items():
+        mean = sum(gradients[name] for gradients in steps) / len(steps)
+        torch.testing.assert_close(mean, gradient, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("n_parts", [1, 4])
@@ -311,16 +324,18 @@ def test_r_drop_costs_nothing_without_dropout(make, batch, dropout, same):
 @KINDS
 @pytest.mark.parametrize("labels", [[1] * 6, LABELS.tolist()], ids=["one class", "three"])
 def test_mixup_by_hand(make, batch, monkeypatch, kind, labels):
-    order, labels = torch.tensor([5, 3, 4, 0, 2, 1]), torch.tensor(labels)
+    labels = torch.tensor(labels)
     monkeypatch.setattr(
         torch.distributions.Beta,
         "sample",
         lambda beta: torch.tensor(0.25) if float(beta.concentration1) == 0.5 else None,
     )
-    monkeypatch.setattr(torch, "randperm", lambda n: order)
+    monkeypatch.setattr(torch, "randperm", lambda n: torch.tensor([5, 3, 4, 0, 2, 1]))
+    drawn = trainer_module.draw_pairs(6, 0.5, torch.device("cpu"))
+    order = torch.tensor([4, 2, 1, 5, 0, 3])  # 5 with 3, 4 with 0, 2 with 1
     trainer, seen = make(kind, mixup=0.5), []
     trainer.model.classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    found = trainer.row_losses(trainer.model.train(), {**batch, "labels": labels})
+    found = trainer.row_losses(trainer.model.train(), {**batch, **drawn, "labels": labels})
     features = seen[0].detach()
     mixed = trainer.model.classifier(0.25 * features + 0.75 * features[order])
     expected = 0.25 * F.cross_entropy(mixed, labels, reduction="none") + 0.75 * F.cross_entropy(
@@ -329,6 +344,18 @@ def test_mixup_by_hand(make, batch, monkeypatch, kind, labels):
     torch.testing.assert_close(found, expected)
     if labels.unique().numel() == 1:
         torch.testing.assert_close(found, F.cross_entropy(mixed, labels, reduction="none"))
+
+
+@KINDS
+@pytest.mark.parametrize(("n_parts", "max_tokens"), [(2, None), (6, None), (1, 20), (1, 8)])
+def test_mixup_is_the_same_in_any_parts(make, batch, kind, n_parts, max_tokens):
+    """The parts are of pairs at least."""
+    whole = step(make(kind, mixup=0.5), batch)
+    split = {"accumulation_steps": n_parts, "micro_batch_tokens": max_tokens}
+    parts = step(make(kind, mixup=0.5, **split), batch)
+    plain = step(make(kind), batch)
+    assert_same(parts, whole)
+    assert abs(whole[0] - plain[0]) > 1e-3
 
 
 def test_mixup_draws_a_share_a_step_and_reaches_the_encoder(make, batch):
@@ -462,7 +489,7 @@ def test_memory_that_runs_out_while_weights_are_moved_leaves_them_as_they_were(
 
 @pytest.mark.parametrize("what", ["weights", "embeddings"])
 def test_an_adversarial_step_adds_the_gradients_at_the_perturbed_weights(make, batch, what):
-    trainer = make(adversarial=what, adversarial_epsilon=0.1)
+    trainer = make(adversarial=what, adversarial_epsilon=0.1, embedding_epsilon=0.1)
     before, plain = snapshot(trainer.model), by_hand(trainer, batch)
     with losses.perturbed(trainer.model, target=what, epsilon=0.1):
         second = by_hand(trainer, batch)
@@ -472,6 +499,24 @@ def test_an_adversarial_step_adds_the_gradients_at_the_perturbed_weights(make, b
     )
     assert abs(second[0] - plain[0]) > 1e-3
     assert unchanged(trainer.model, before)
+
+
+def test_by_default_perturbed_embeddings_raise_the_loss_by_more_than_rounding(make, batch):
+    trainer = make(adversarial="embeddings")
+    plain = by_hand(trainer, batch)
+    with losses.perturbed(trainer.model, target="embeddings", epsilon=1.0):
+        moved = by_hand(trainer, batch)
+    assert moved[0] > 1.01 * plain[0]
+    summed = {name: gradient + moved[1][name] for name, gradient in plain[1].items()}
+    assert_same(step(trainer, batch), (plain[0], summed))
+
+
+def test_embeddings_that_are_frozen_for_now_get_no_second_pass(make, batch):
+    trainer = make(adversarial="embeddings")
+    trainer.depth = 1
+    model = Limited(trainer.model)
+    step(trainer, batch, model=model)
+    assert model.rows == [6]
 
 
 # --- memory ---
@@ -504,40 +549,51 @@ CPU_ERROR = RuntimeError(
     "to allocate 9 bytes."
 )
 
+CUBLAS_ERROR = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`")
+
 
 @pytest.mark.parametrize(
     (
         "limits",
         "failed",
         "parts",
-    ),  # rows of the passes that fail, and of those that make up the step
+        "tokens",
+    ),  # rows of the passes that fail, and of those that make up the step; tokens at most
     [
-        ({"max_rows": 3}, [6], [3, 3]),
-        ({"max_rows": 3, "error": CPU_ERROR}, [6], [3, 3]),
-        ({"max_rows": 2}, [6, 3], [2, 2, 1, 1]),
-        ({"max_rows": 1}, [6, 3, 2], [1] * 6),
+        ({"max_rows": 3}, [6], [3, 3], 27),
+        ({"max_rows": 3, "error": CPU_ERROR}, [6], [3, 3], 27),
+        ({"max_rows": 3, "error": CUBLAS_ERROR}, [6], [3, 3], 27),
+        ({"max_rows": 2}, [6, 3], [1, 1, 1, 2, 1], 13),
+        ({"max_rows": 1}, [6, 3, 1, 1, 1, 2], [1] * 6, 5),
         (
             {"max_rows": 3, "failing": (3,)},
             [6, 3, 3],
-            [2, 2, 1, 1],
+            [1, 1, 1, 2, 1],
+            13,
         ),  # in the second part: the gradients of the first do not count twice
     ],
     ids=str,
 )
 def test_a_step_that_ran_out_of_memory_is_that_of_smaller_micro_batches(
-    make, batch, limits, failed, parts
+    make, batch, limits, failed, parts, tokens
 ):
-    whole, trainer = make(dropout=0.3, accumulation_steps=len(parts)), make(dropout=0.3)
+    whole, trainer = make(dropout=0.3, micro_batch_tokens=max(8, tokens)), make(dropout=0.3)
+    whole.max_tokens = tokens
     model = Limited(trainer.model, **limits)
     assert_same(step(trainer, batch, model=model), step(whole, batch))
     assert model.rows == failed + parts
     assert (
         trainer.messages[-1]
-        == f"step 0: memory ran out; {len(parts)} micro-batches from here on, the same 6 rows a "
-        "step"
+        == f"step 0: memory ran out; {tokens} tokens a micro-batch at most from here on, the same "
+        "6 rows a step"
     )
     step(trainer, batch, model=model)
     assert model.rows == failed + 2 * parts  # it stays with them
+    short = {name: values[[3, 2]] for name, values in batch.items()}
+    short |= {name: short[name][:, :3] for name in ("input_ids", "attention_mask")}
+    model.rows.clear()
+    step(trainer, short, model=model)
+    assert model.rows == ([2] if tokens >= 6 else [1, 1])  # a short batch stays whole
 
 
 def test_memory_that_runs_out_in_the_adversarial_pass_is_made_up_for(make, batch):
@@ -546,7 +602,7 @@ def test_memory_that_runs_out_in_the_adversarial_pass_is_made_up_for(make, batch
     before = snapshot(trainer.model)
     model = Limited(trainer.model, failing=(2,))
     assert_same(
-        step(trainer, batch, model=model), step(make(**settings, accumulation_steps=2), batch)
+        step(trainer, batch, model=model), step(make(**settings, micro_batch_tokens=27), batch)
     )
     assert model.rows == [6, 6, 3, 3, 3, 3]
     assert unchanged(trainer.model, before)
@@ -586,7 +642,7 @@ def test_a_single_text_that_does_not_fit_is_an_error_with_advice(make, batch):
     )
     with pytest.raises(WorkbookError, match=found + r"; lower training\.max_length"):
         step(trainer, batch, model=Limited(trainer.model, max_rows=0))
-    assert trainer.n_parts == 6
+    assert trainer.max_tokens == 5
 
 
 @pytest.mark.parametrize(
@@ -598,7 +654,7 @@ def test_another_error_is_passed_on(make, batch, error):
     trainer = make()
     with pytest.raises(type(error), match=str(error)):
         step(trainer, batch, model=Limited(trainer.model, max_rows=0, error=error))
-    assert (trainer.n_parts, trainer.messages) == (1, [])
+    assert (trainer.max_tokens, trainer.messages) == (1_024, [])
 
 
 # --- the optimiser ---
@@ -830,6 +886,30 @@ def test_each_group_warms_up_when_it_begins_to_learn(make):
     assert {epoch: list(found) for epoch, found in by_group.items()} == {
         epoch: [0] * 10 * epoch + rise + [1] * (36 - 10 * epoch) for epoch in (0, 1, 2)
     }
+
+
+def test_the_head_has_a_rate_of_its_own_while_it_learns_alone(make):
+    settings = {"unfreeze": (0, 1), "epochs": 4, "schedule": "constant", "warmup_share": 0.1}
+    trainer = make(**settings, learning_rate=1.0, head_learning_rate=8.0)
+    optimizer = trainer.create_optimizer()
+    schedule, rates = trainer.create_scheduler(40), []
+    for _ in range(40):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        schedule.step()
+    first_epochs = [group["first_epoch"] for group in optimizer.param_groups]
+    by_group = dict(zip(first_epochs, zip(*rates)))
+    assert list(by_group[0]) == [0, 2, 4, 6] + [8] * 6 + [1] * 30
+    assert list(by_group[1]) == [0] * 10 + [0, 0.25, 0.5, 0.75] + [1] * 26
+
+
+def test_without_a_stage_of_the_head_alone_its_own_rate_is_not_used(make):
+    rates = []
+    for settings in ({"unfreeze": ()}, {"unfreeze": (1,)}, {"unfreeze": (0,), "lora_rank": 0}):
+        trainer = make(**settings, learning_rate=1.0, head_learning_rate=8.0, warmup_share=0)
+        trainer.create_optimizer()
+        rates.append(trainer.create_scheduler(40).get_last_lr()[0])
+    assert rates == [1, 1, 8]
 
 
 # --- evaluation ---
