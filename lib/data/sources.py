@@ -72,10 +72,16 @@ def load_source(data: DataConfig, *, progress: bool = True) -> LoadedTable:
     if frame.empty:
         raise WorkbookError(f"{where} has a header but no rows")
     _check_cells(frame, data, where=where)
+    loaded = _load_columns(frame, data, where=where)
+    return LoadedTable(loaded.table, [*read.notes, *loaded.notes])
+
+
+def _load_columns(frame: pd.DataFrame, data: DataConfig, *, where: str) -> LoadedTable:
+    """Return the columns that `data` names, under names of their own."""
     table = pd.DataFrame({"row_id": np.arange(len(frame))})
     table["text"] = pd.Series(map(_as_text, frame[data.text_column].tolist()), dtype=object)
     table["label"] = pd.Series(map(_as_label, frame[data.label_column].tolist()), dtype=object)
-    notes = list(read.notes)
+    notes = []
     if data.split_column:
         name = f"{where}, column {quoted(data.split_column)}"
         table["split"] = _as_splits(frame[data.split_column].tolist(), where=name)
@@ -114,11 +120,10 @@ def raw_path(config: Config) -> Path:
     data = config.data
     name = workspace.dataset_name(data.source)
     if data.source != "docstrings":
-        columns = [data.text_column, data.label_column, data.split_column, data.time_column]
-        columns += [data.group_column, data.delimiter, data.quoting]
+        how = [data.columns, data.encoding, data.delimiter, data.quoting]
         hub = data.source.startswith("hub:")
         content = data.source if hub else existing(Path(data.source))
-        name += f"-{provenance.fingerprint(content, data.encoding, columns)[:8]}"
+        name += f"-{provenance.fingerprint(content, how)[:8]}"
     return workspace.home() / "data" / "raw" / f"{name}.parquet"
 
 
@@ -225,7 +230,7 @@ def check_training_texts(train: pd.DataFrame, config: Config, *, where: str) -> 
 
     Parameters
     ----------
-    train : training rows with `label` and `group`; near-copies are one text
+    train : training rows with `label` and `group`; the rows of a group are one text
     where : what the rows are, for the message
     """
     n_texts = train.groupby("label")["group"].nunique().sort_values(kind="stable")
@@ -233,7 +238,10 @@ def check_training_texts(train: pd.DataFrame, config: Config, *, where: str) -> 
     if small.empty:
         return
     start = f"{where}: {config.n_folds} folds need as many different training texts of each class "
-    start += "(near-copies are one): "
+    same = "near-copies"
+    if config.data.group_column:
+        same += f", and rows of one {quoted(config.data.group_column)},"
+    start += f"({same} are one): "
     remedies = ["add texts", "drop the class", *_fewer_folds(config)]
     end = f"; {_alternatives(remedies)}"
     classes = [f"{quoted(name)} ({n})" for name, n in small.items()]

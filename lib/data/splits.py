@@ -216,7 +216,8 @@ def assign_splits(
 
     Parameters
     ----------
-    rows : with `label`, `group` and `given`, no group in two of the splits given
+    rows : with `label`, `group` and `given`, no group in two of the splits given; with `group_key`
+        where the data name groups
     shares, seed : as for `split_rows`
 
     Raises
@@ -238,6 +239,10 @@ def assign_splits(
     if len(missing):
         row, column = missing[0]
         why = "its rows are near-copies, which stay together: add rows, or drop the class"
+        if "group_key" in rows:
+            why = (
+                "its rows are of too few groups of data.group_column: add groups, or drop the class"
+            )
         if rows["given"].ne("").any():
             why = "the splits were given by the data: merge or drop the class, or let them be drawn"
         label = quoted(n_rows.index[row])

@@ -730,6 +730,9 @@ def test_near_copies_count_as_one_training_text_of_a_class():
     fewest = settings("t", labels__folds=2, cross_validation__folds=2, **FEW)
     with pytest.raises(WorkbookError, match=r"'b' \(1\); add texts, or drop the class$"):
         check_training_texts(train.assign(group=[*range(6), *[6] * 5]), fewest, where="t")
+    authors = settings("t", data__group_column="author")
+    with pytest.raises(WorkbookError, match=r"\(near-copies, and rows of one 'author', are one\)"):
+        check_training_texts(train, authors, where="t")
 
 
 def test_labels_that_differ_in_case_or_blanks_alone_are_listed():

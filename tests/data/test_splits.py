@@ -333,6 +333,8 @@ def test_a_class_of_near_copies_alone_is_in_one_split_and_no_data_is_said_to_giv
         "class 'b' has no row in the split 'val'; its rows are near-copies, which stay together: "
         "add rows, or drop the class"
     )
+    with pytest.raises(WorkbookError, match=r"'val'; its rows are of too few groups of data.group"):
+        assign_splits(rows.assign(group_key="ann"), shares=(0.7, 0.15, 0.15))
 
 
 def test_any_string_is_a_class_of_the_splits(odd_name):
