@@ -331,7 +331,6 @@ def test_any_string_is_the_name_of_a_class_in_a_figure(odd_names):
     drawn = [
         plots.class_balance(balanced),
         plots.confusion_matrix(square(odd_names), title="Confusions"),
-        plots.scores_with_intervals(scores(odd_names, ["a"]), title="F1 by class"),
     ]
     for ax in drawn:
         ax.figure.canvas.draw()
