@@ -205,7 +205,7 @@ def test_memory_that_ran_out_is_remembered(monkeypatch):
         run("killed", **settings)
     again = run("killed", **settings)
     assert whole.facts["messages"] == [
-        "step 2: memory ran out; TOKENS tokens a micro-batch at most from here on, the same 8 rows "
+        "step 2: memory ran out; 36 tokens a micro-batch at most from here on, the same 8 rows "
         "a step"
     ]
     assert differences(again, whole) == []
