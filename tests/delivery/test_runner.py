@@ -46,7 +46,8 @@ BAD_DATA = {
     ),
     "case.csv": (
         GOOD.encode() + b"one more text,Red \n",
-        "labels that differ in case or blanks alone: 'Red ' and 'red'.*--set data.merge_labels=true",
+        "labels that differ in case or blanks alone: 'Red ' and 'red'.*"
+        "--set data.merge_labels=true",
     ),
     "nul.csv": (GOOD.encode() + b"a\x00b c d,red\n", "line 62: a NUL byte"),
     "ragged.csv": (
