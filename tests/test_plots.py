@@ -339,7 +339,7 @@ def test_any_string_is_the_name_of_a_class_in_a_figure(odd_names):
         assert max(map(len, shown)) <= 36
     names = [label.get_text() for label in drawn[0].get_yticklabels()]
     assert names[::-1] == [style.short(name) for name in odd_names]
-    assert {"All", "nan", "neg", "_x", "two lines", "x" * 33 + "…"} <= set(names)
+    assert {"All", "nan", "neg", " _x", "two lines", "x" * 33 + "…"} <= set(names)
 
 
 def test_a_class_without_rows_does_not_break_the_confusion_matrix():

@@ -637,6 +637,7 @@ def test_the_audit_gathers_the_figures_ready_for_json():
             "median_tokens": 3.0,
             "p95_tokens": 3.9,
             "max_tokens": 4,
+            "unknown_share": 0.0,
         },
         "languages": {"English": 0.6667, UNKNOWN: 0.3333},
         "linguistic_outliers": {"sentences": 4},
