@@ -248,7 +248,7 @@ TECHNIQUES = {
     "R-Drop": {"r_drop": 1.0},
     "mixup": {"mixup": 0.4},
     "several dropout masks": {"multisample_dropout": 4},
-    "adversarial embeddings": {"adversarial": "embeddings"},
+    "adversarial embeddings": {"adversarial": "embeddings", "embedding_epsilon": 0.1},
     "adversarial weights": {"adversarial": "weights"},
     "head and tail": {"truncation": "head_tail", "max_length": 12},
     "windows": {"truncation": "windows", "max_length": 12},
@@ -443,7 +443,8 @@ def test_training_that_diverges_twice_says_what_was_tried_and_leaves_the_earlier
 def test_weights_that_are_no_numbers_after_the_last_step_are_not_kept():
     result = run("last", learning_rate=1e30, warmup_share=0, epochs=0.1, schedule="constant")
     assert [message[:60] for message in result.facts["messages"]] == [
-        "a second try, after one at a learning rate of 1e+30 with a w"
+        "a second try, after one at a learning rate of 1e+30 with a w",
+        "NOTHING WAS LEARNED: the best macro F1 on the validation row",
     ]
     assert result.facts["messages"][0].endswith("eval_loss is nan at step 1")
     assert np.isfinite(result.val_probs).all()
