@@ -51,7 +51,7 @@ def split_rows(
     Groups of several rows go first, largest first, each to a split drawn in proportion to what it
     lacks of the group's labels. Single rows then fill what is missing of every label, so that class
     shares are exact to a row wherever groups leave room. A class is in every split if it has as
-    many groups and single rows as there are splits.
+    many groups and single rows as there are splits, and no group has rows of several classes.
 
     Parameters
     ----------
