@@ -42,7 +42,7 @@ def training_arguments(config: Config, checkpoints: Path, *, n_train: int) -> Tr
         eval_strategy="steps",
         eval_steps=eval_steps,
         save_steps=eval_steps,
-        save_total_limit=1,  # the best one stays next to the last
+        save_total_limit=2,  # the best and the last; with 1 the last would go at the end
         load_best_model_at_end=True,
         metric_for_best_model="eval_macro_f1",
         restore_callback_states_from_checkpoint=True,

@@ -16,14 +16,9 @@ from lib.training.finetune import launching, tokenization
 # next to a checkpoint, written before the Trainer's own state
 AVERAGED = "averaged.safetensors"
 RECIPE = "recipe.json"
-# files of a whole checkpoint
-WHOLE = (
-    "trainer_state.json",
-    "optimizer.pt",
-    "scheduler.pt",
-    "*model.safetensors",
-    RECIPE,
-)
+# what a training goes on from, and what the model is
+STATE = ("trainer_state.json", "optimizer.pt", "scheduler.pt", RECIPE)
+WEIGHTS = "*model.safetensors"
 
 
 def key_of(train: pd.DataFrame, val: pd.DataFrame, config: Config) -> str:
@@ -76,11 +71,22 @@ def last(checkpoints: Path) -> str | None:
     whole = {}
     for folder in checkpoints.glob("checkpoint-*"):
         n_states = len(list(folder.glob("rng_state*.pth")))  # one of each process
-        if n_states >= launching.n_processes() and all(any(folder.glob(name)) for name in WHOLE):
+        if n_states >= launching.n_processes() and _holds(folder, [*STATE, WEIGHTS]):
             with contextlib.suppress(ValueError):
                 step = workspace.read_json(folder / "trainer_state.json")["global_step"]
                 whole[step] = folder
     return str(whole[max(whole)]) if whole else None
+
+
+def _holds(folder: Path, names: list[str]) -> bool:
+    return all(any(folder.glob(name)) for name in names)
+
+
+def keep_last(checkpoints: Path, folder: Path) -> None:
+    """Keep the model of the last checkpoint in a folder: an adapter alone, where that learned."""
+    left_out = shutil.ignore_patterns(*STATE, AVERAGED, "*.pt", "*.pth", "*.bin")
+    with workspace.atomic_path(folder) as scratch:
+        shutil.copytree(str(last(checkpoints)), scratch, ignore=left_out, dirs_exist_ok=True)
 
 
 def current(args: Any, state: Any) -> Path:

@@ -301,6 +301,7 @@ def _save(trainer: RecipeTrainer, job: TrainingJob) -> None:
         with workspace.atomic_path(job.model_dir) as scratch:
             trainer.model.save_pretrained(scratch)
             trainer.processing_class.save_pretrained(scratch)
+        checkpoints.keep_last(job.checkpoints, job.last_model_dir)
         checkpoints.clear(job.checkpoints)
 
 

@@ -54,6 +54,11 @@ class TrainingJob:
         """Return the folder of the model that is kept."""
         return self.ws.path("transformer")
 
+    @property
+    def last_model_dir(self) -> Path:
+        """Return the folder of the model that training ended with, the best one or not."""
+        return self.folder / "last_checkpoint"
+
     def with_settings(self, settings: TrainingConfig) -> TrainingJob:
         """Return the same job with other settings."""
         return replace(self, config=self.config.model_copy(update={"training": settings}))

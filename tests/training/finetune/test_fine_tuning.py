@@ -34,6 +34,7 @@ from lib.training.finetune import (
     launching,
     losses,
     pretraining,
+    trainer,
 )
 from lib.training.finetune.arguments import logging_steps, training_arguments
 
@@ -147,12 +148,32 @@ def test_the_saved_model_gives_the_probabilities_that_training_gave(trained, rel
     assert np.array_equal(predicted(reloaded, VAL["text"].tolist()), trained.val_probs)
 
 
-def test_the_model_folder_holds_no_pickle_and_the_checkpoints_are_gone(trained):
-    assert {path.suffix for path in trained.model_dir.rglob("*")} == {".json", ".safetensors"}
+def test_the_model_folders_hold_no_pickle_and_the_checkpoints_are_gone(trained):
+    last_model_dir = trained.model_dir.parent / "last_checkpoint"
+    for folder in (trained.model_dir, last_model_dir):
+        assert {path.suffix for path in folder.rglob("*")} == {".json", ".safetensors"}
     assert sorted(path.name for path in trained.model_dir.parent.iterdir()) == [
+        "last_checkpoint",
         "tiny-deberta",
         "transformer",
     ]
+
+
+def test_the_last_model_is_kept_next_to_the_best(monkeypatch):
+    steps = []
+    scored = trainer.RecipeTrainer.score
+
+    def falling(self):
+        steps.append(self.state.global_step)
+        return {**scored(self), "eval_macro_f1": 1 / len(steps)}
+
+    monkeypatch.setattr(trainer.RecipeTrainer, "score", falling)
+    result = run("best and last", averaging="none", patience=9, eval_steps=5)
+    assert (result.facts["best_step"], result.facts["steps"]) == (steps[0], steps[-1])
+    last = finetune.load_model(result.model_dir.parent / "last_checkpoint")
+    probs = predicted(last, VAL["text"].tolist())
+    assert np.abs(probs - result.val_probs).max() > 0.01
+    assert (probs.argmax(1) == VAL["label"].astype("category").cat.codes).mean() > 0.9
 
 
 def test_training_prints_nothing(capsys):
@@ -232,6 +253,7 @@ def test_a_model_that_cannot_be_written_leaves_the_earlier_one_and_is_written_by
     assert weights_file(earlier) == before
     assert sorted(path.name for path in earlier.model_dir.parent.iterdir()) == [
         "checkpoints",
+        "last_checkpoint",
         "transformer",
     ]
     assert weights_file(run("full", **settings)) != before
