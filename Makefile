@@ -22,7 +22,7 @@ lab: setup  ## open the notebooks in JupyterLab
 	@$(BIN)/workbook lab
 
 test: setup lint  ## lints, unit tests, notebooks, the whole chain in the smoke profile
-	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n 3 --dist loadgroup $(ARGS)
 
 lint: setup  ## ruff, mypy, the direction of imports, stripped notebooks
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

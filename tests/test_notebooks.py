@@ -140,11 +140,18 @@ def test_nbval_runs_all_notebooks_with_the_results_of_the_runner(make_home, smok
 def assert_same_results(one, other):
     place = "reports/smoke/metrics.json"
     assert workspace.read_json(one / place) == workspace.read_json(other / place)
-    for name in (
-        "models/smoke/val_probs.parquet",
-        "models/smoke/test_probs.parquet",
-        "data/processed/docstrings/smoke/label_issues.parquet",
-    ):
-        pd.testing.assert_frame_equal(
-            workspace.read_table(one / name), workspace.read_table(other / name), check_exact=True
-        )
+    assert_same_tables(one, other, "models/smoke/test_probs.parquet")
+    assert_same_tables(one, other, *UP_TO_05)
+
+
+UP_TO_05 = (
+    "data/processed/docstrings/smoke/label_issues.parquet",
+    "models/smoke/val_probs.parquet",
+    "models/smoke/oof_probs.parquet",
+)
+
+
+def assert_same_tables(one, other, *names):
+    for name in names:
+        first, second = (workspace.read_table(home / name) for home in (one, other))
+        pd.testing.assert_frame_equal(first, second, check_exact=True)

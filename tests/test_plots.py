@@ -624,7 +624,7 @@ def test_a_name_that_begins_with_an_underscore_stays_in_the_legend():
 def test_detectors_are_drawn_by_kind_and_rate_with_the_best_on_top():
     rows = [
         (kind, rate, detector, value, value - 0.1, value + 0.05)
-        for kind in ("confusable", "uniform")
+        for kind in ("ambiguous", "uniform")
         for rate in (0.05, 0.1)
         for detector, value in (("combined", 0.8), ("TF-IDF", 0.6))
     ]
@@ -632,7 +632,7 @@ def test_detectors_are_drawn_by_kind_and_rate_with_the_best_on_top():
     ax = plots.detectors(table, n=1_500, n_seeds=3)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["TF-IDF", "combined"]
     assert [panel.get_title(loc="left") for panel in ax.figure.axes] == [
-        "confusable errors",
+        "ambiguous errors",
         "uniform errors",
     ]
     assert "n = 1,500 rows, 3 seeds" in ax.figure.get_suptitle()

@@ -111,34 +111,12 @@ def describe(issues: pd.DataFrame, *, detector: str) -> str:
     )
 
 
-def confusion_rates(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
-    """Return the probability of each other class, averaged over the rows of a class.
-
-    Parameters
-    ----------
-    labels : ndarray of int of shape (n,)
-    probs : ndarray of shape (n, k), out of fold
-
-    Returns
-    -------
-    ndarray of shape (k, k), rows summing to 1, zeros on the diagonal; a class without a row is
-    confused with all others equally
-    """
-    k = probs.shape[1]
-    rates = np.ones((k, k))
-    for label in np.unique(labels):
-        rates[label] = probs[labels == label].mean(axis=0)
-    rates += 1e-9
-    np.fill_diagonal(rates, 0)
-    return rates / rates.sum(axis=1, keepdims=True)
-
-
 def inject_label_noise(
     labels: np.ndarray,
     *,
     rate: float,
     n_classes: int,
-    confusion: np.ndarray | None = None,
+    probs: np.ndarray | None = None,
     seed: int = 42,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Make a share of the labels wrong.
@@ -147,23 +125,27 @@ def inject_label_noise(
     ----------
     labels : ndarray of int of shape (n,), 0..n_classes - 1
     rate : share of the labels, 0..1; at least one is made wrong
-    confusion : from `confusion_rates`, the probabilities that wrong labels are drawn with; None
-        draws from the other classes uniformly
+    probs : ndarray of shape (n, n_classes): a model's probabilities. A row is drawn in proportion
+        to what it gives the other classes, and its wrong label among them likewise. None: each row
+        and each other class alike
 
     Returns
     -------
     the labels with the noise, and ndarray of bool of shape (n,): which ones are wrong now
     """
     random = np.random.default_rng(seed)
-    n_wrong = max(1, round(rate * len(labels)))
-    is_wrong = np.zeros(len(labels), dtype=bool)
-    is_wrong[random.choice(len(labels), n_wrong, replace=False)] = True
-    if confusion is None:
-        confusion = (1 - np.eye(n_classes)) / (n_classes - 1)
-    cumulative = confusion[labels[is_wrong]].cumsum(axis=1)
+    n = len(labels)
+    others = np.ones((n, n_classes)) if probs is None else probs + 1e-9
+    others[np.arange(n), labels] = 0
+    doubt = others.sum(axis=1)
+    n_wrong = max(1, round(rate * n))
+    wrong = random.choice(n, n_wrong, replace=False, p=doubt / doubt.sum())
+    cumulative = others[wrong].cumsum(axis=1)
     draws = random.random(n_wrong)[:, None] * cumulative[:, -1:]
     noisy = labels.copy()
-    noisy[is_wrong] = np.minimum((draws >= cumulative).sum(axis=1), n_classes - 1)
+    noisy[wrong] = np.minimum((draws >= cumulative).sum(axis=1), n_classes - 1)
+    is_wrong = np.zeros(n, dtype=bool)
+    is_wrong[wrong] = True
     return noisy, is_wrong
 
 

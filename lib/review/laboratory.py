@@ -5,7 +5,7 @@ It also measures what it is worth to remove, relabel or review what a detector f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -19,9 +19,20 @@ from tqdm import tqdm
 from lib.config import LabelsConfig
 from lib.errors import WorkbookError
 from lib.evaluation.metrics import macro_f1
-from lib.evaluation.significance import Interval, gain_over_seeds, student_interval
-from lib.review.detectors import TFIDF, detector_probs, label_error_score, linear_model
-from lib.review.issues import confusion_rates, inject_label_noise
+from lib.evaluation.significance import (
+    Interval,
+    gain_over_seeds,
+    share_interval,
+    student_interval,
+)
+from lib.review.detectors import (
+    TFIDF,
+    detector_probs,
+    label_error_score,
+    linear_model,
+    out_of_bag_probs,
+)
+from lib.review.issues import inject_label_noise
 
 _DETECTION_TYPES = {
     "kind": str,
@@ -37,7 +48,7 @@ _DETECTION_TYPES = {
 NOT_MEASURED = pd.DataFrame(
     {column: pd.Series(dtype=dtype) for column, dtype in _DETECTION_TYPES.items()}
 )
-CONFUSABLE = "confusable"
+AMBIGUOUS = "ambiguous"
 UNTREATED = "flagged rows left as they are"
 
 
@@ -180,9 +191,9 @@ def label_laboratory(
 ) -> Findings:
     """Inject noise in labels, let each detector search for it, and train on what is left.
 
-    Two kinds of noise: `confusable` goes to classes in proportion to how the TF-IDF model confuses
-    them, `uniform` to any other class. Errors that the labels had before count as false alarms, so
-    that precision is a lower bound.
+    Two kinds of noise: `ambiguous` goes to texts between classes, as a random forest sees them,
+    which is none of the detectors; `uniform` goes to any text. Errors that the labels had before
+    count as false alarms, so that precision is a lower bound.
 
     Parameters
     ----------
@@ -198,9 +209,11 @@ def label_laboratory(
         detector_probs, groups=groups, n_classes=n_classes, fitted=~held_out, folds=settings.folds
     )
     tfidf = views[TFIDF]
-    tfidf_probs = predict({TFIDF: tfidf}, labels, seed=settings.seed)[TFIDF]
-    confusions = {CONFUSABLE: confusion_rates(labels[rows], tfidf_probs[rows]), "uniform": None}
-    cases = list(product(confusions, settings.rates, range(settings.n_seeds)))
+    teacher = out_of_bag_probs(
+        views["topics"][rows], labels[rows], n_classes=n_classes, seed=settings.seed
+    )
+    teachers = {AMBIGUOUS: teacher, "uniform": None}
+    cases = list(product(teachers, settings.rates, range(settings.n_seeds)))
     effect_rate = max(settings.rates)
     detection = []
     noisy_runs = {}
@@ -208,14 +221,14 @@ def label_laboratory(
         seed = settings.seed + i
         noisy = labels.copy()
         noisy[rows], is_wrong = inject_label_noise(
-            labels[rows], rate=rate, n_classes=n_classes, confusion=confusions[kind], seed=seed
+            labels[rows], rate=rate, n_classes=n_classes, probs=teachers[kind], seed=seed
         )
         probs = predict(views, noisy, seed=seed)
         for detector in probs:
             case = {"kind": kind, "rate": rate, "seed": seed, "detector": detector}
             scores = label_error_score(probs[detector][rows], noisy[rows])
             detection.append(case | _detection_metrics(scores, is_wrong, depth=settings.depth))
-        if kind == CONFUSABLE and rate == effect_rate:
+        if kind == AMBIGUOUS and rate == effect_rate:
             noisy_runs[seed] = (noisy, probs)
     table = pd.DataFrame(detection)
     best = best_detector(table)
@@ -265,6 +278,24 @@ def _mean_over_seeds(shares: pd.Series) -> Interval:
     return student_interval(shares.mean(), shares.sem(), n_values=n, n=n, bounds=(0, 1))
 
 
+def flagged_share(precision: pd.Series, *, n_flags: int) -> Interval:
+    """Return the mean share of errors among the flags of each seed, with a 95 % interval.
+
+    It is Student's over seeds, at least as wide as Wilson's of all their flags: seeds that agree by
+    chance do not make it certain.
+    """
+    over_seeds = _mean_over_seeds(precision)
+    n = n_flags * len(precision)
+    over_flags = share_interval(round(precision.sum() * n_flags), n)
+    low = min(over_seeds.low, over_flags.low)
+    return replace(over_seeds, low=low, high=max(over_seeds.high, over_flags.high))
+
+
+def n_flagged(n_rows: int, depth: float) -> int:
+    """Return how many rows are flagged if the first `depth` (0..1) of them are."""
+    return max(1, round(depth * n_rows))
+
+
 def describe(findings: Findings | None) -> str:
     """Say which detector is best and what it finds of injected errors."""
     if findings is None:
@@ -272,16 +303,16 @@ def describe(findings: Findings | None) -> str:
     detection = findings.detection
     best = best_detector(detection)
     auprc = detection.groupby("detector")["auprc"].mean()
-    of_best = detection[detection["kind"].eq(CONFUSABLE) & detection["detector"].eq(best)]
+    of_best = detection[detection["kind"].eq(AMBIGUOUS) & detection["detector"].eq(best)]
     shares = []
-    for row in with_intervals(of_best, "precision").itertuples():
-        share = f"{row.value:.0%} [{row.low:.0%}, {row.high:.0%}]"
-        shares.append(f"{share} if {row.rate:.0%} of the labels are wrong")
+    for rate, precision in of_best.groupby("rate")["precision"]:
+        share = flagged_share(precision, n_flags=n_flagged(findings.n_rows, findings.depth))
+        shares.append(f"{share.percent()} if {rate:.0%} of the labels are wrong")
     return (
         f"The best detector here is {best!r}: mean AUPRC {auprc[best]:.3f}, "
         f"plain TF-IDF {auprc[TFIDF]:.3f}. "
         f"Of the first {findings.depth:.1%} of the rows injected errors are: {'; '.join(shares)}. "
-        f"Measured on {findings.n_rows:,} rows with injected errors that are easily confused, "
+        f"Measured on {findings.n_rows:,} rows with injected errors in texts between classes, "
         f"{findings.n_seeds} seeds."
     )
 
@@ -319,13 +350,13 @@ def _without_rare_terms(matrix: Any) -> Any:
 def _detection_metrics(
     scores: np.ndarray, is_wrong: np.ndarray, *, depth: float
 ) -> dict[str, float]:
-    n_flagged = max(1, round(depth * len(scores)))
+    first = np.argsort(-scores, kind="stable")[: n_flagged(len(scores), depth)]
     n_wrong = int(is_wrong.sum())
-    n_hits = is_wrong[np.argsort(-scores, kind="stable")[:n_flagged]].sum()
+    n_hits = is_wrong[first].sum()
     return {
         "n_planted": n_wrong,
         "auprc": float(average_precision_score(is_wrong, scores)),
-        "precision": float(n_hits / n_flagged),
+        "precision": float(n_hits / len(first)),
         "recall": float(n_hits / n_wrong),
     }
 
@@ -364,9 +395,9 @@ def _treatments(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return training rows and labels after each treatment; as many are flagged as are wrong."""
     scores = label_error_score(probs[rows], noisy[rows])
-    n_flagged = max(1, round(rate * len(rows)))
+    first = np.argsort(-scores, kind="stable")[: n_flagged(len(rows), rate)]
     flagged = np.zeros(len(labels), dtype=bool)
-    flagged[rows[np.argsort(-scores, kind="stable")[:n_flagged]]] = True
+    flagged[rows[first]] = True
     relabelled = np.where(flagged, probs.argmax(axis=1), noisy)
     reviewed = np.where(flagged, labels, noisy)
     return {

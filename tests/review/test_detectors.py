@@ -4,7 +4,13 @@ import pytest
 
 from lib.config import TrainingConfig
 from lib.review import detectors
-from lib.review.detectors import COMBINED, NAIVE_BAYES, TFIDF
+from lib.review.detectors import (
+    COMBINED,
+    NAIVE_BAYES,
+    TFIDF,
+    label_error_score,
+    out_of_bag_probs,
+)
 from lib.training import backbones, finetune
 
 WORDS = {
@@ -189,3 +195,15 @@ def test_vectors_of_the_offline_encoder_bring_like_texts_together():
     vectors = finetune.embed(tokenizer, model, texts, settings=settings, progress=False)
     assert vectors.shape == (3, 384)
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.1
+
+
+def test_a_forest_doubts_the_texts_between_classes():
+    random = np.random.default_rng(0)
+    codes = np.arange(200) % 2
+    features = codes[:, None] * 3.0 + random.normal(size=(200, 5))
+    features[:20] = 1.5 + random.normal(size=(20, 5)) / 10  # halfway
+    probs = out_of_bag_probs(features, codes, n_classes=3, seed=0)
+    assert np.allclose(probs.sum(axis=1), 1) and (probs[:, 2] == 0).all()
+    doubt = label_error_score(probs, codes)
+    assert doubt[:20].mean() > 0.3
+    assert doubt[20:].mean() < 0.1

@@ -4,7 +4,6 @@ import pytest
 
 from lib.review.issues import (
     QUEUE_COLUMNS,
-    confusion_rates,
     describe,
     describe_queue,
     inject_label_noise,
@@ -151,29 +150,24 @@ def test_planted_noise_changes_as_many_labels_as_it_says_and_each_of_them():
     assert clean.tolist() == [0, 1, 2, 3] * 250
 
 
-def test_planted_noise_goes_where_the_confusion_says_and_else_anywhere():
+def test_planted_noise_goes_where_a_model_is_in_doubt_and_to_what_it_thinks():
     clean = np.zeros(4_000, dtype=int)
-    confusion = np.array([[0, 0.8, 0.2], [1, 0, 0], [0.5, 0.5, 0]])
-    noisy, _ = inject_label_noise(clean, rate=0.5, n_classes=3, confusion=confusion)
-    assert (noisy == 1).sum() / 2_000 == pytest.approx(0.8, abs=0.04)
-    noisy, _ = inject_label_noise(clean, rate=0.5, n_classes=3)
+    in_doubt = np.arange(4_000) < 2_000
+    probs = np.where(in_doubt[:, None], [[0.1, 0.72, 0.18]], [[0.9, 0.08, 0.02]])
+    noisy, is_wrong = inject_label_noise(clean, rate=0.1, n_classes=3, probs=probs)
+    assert is_wrong[in_doubt].sum() / 400 == pytest.approx(0.9, abs=0.04)
+    assert (noisy == 1).sum() / 400 == pytest.approx(0.8, abs=0.05)
+
+
+def test_planted_noise_goes_anywhere_without_a_model():
+    clean = np.zeros(4_000, dtype=int)
+    noisy, is_wrong = inject_label_noise(clean, rate=0.5, n_classes=3)
+    assert is_wrong[:2_000].sum() / 2_000 == pytest.approx(0.5, abs=0.05)
     assert (noisy == 1).sum() / 2_000 == pytest.approx(0.5, abs=0.05)
-    assert set(
-        inject_label_noise(np.full(500, 2), rate=1.0, n_classes=3, confusion=confusion)[0]
-    ) == {0, 1}
 
 
 def test_one_label_at_least_is_made_wrong():
     assert inject_label_noise(np.zeros(10, dtype=int), rate=0.001, n_classes=2)[1].sum() == 1
-
-
-def test_confusion_rates_are_shares_of_the_other_classes():
-    probs = np.array([[0.6, 0.3, 0.1], [0.8, 0.1, 0.1], [0.2, 0.5, 0.3], [0.0, 0.0, 1.0]])
-    rates = confusion_rates(np.array([0, 0, 1, 2]), probs)
-    np.testing.assert_allclose(rates, [[0, 2 / 3, 1 / 3], [0.4, 0, 0.6], [0.5, 0.5, 0]], atol=1e-6)
-    np.testing.assert_allclose(
-        confusion_rates(np.zeros(4, dtype=int), probs)[1:], [[0.5, 0, 0.5], [0.5, 0.5, 0]]
-    )
 
 
 def test_rows_are_ranked_over_all_splits_with_thresholds_of_their_own():

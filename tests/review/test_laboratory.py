@@ -7,6 +7,7 @@ from sklearn.metrics import average_precision_score
 
 from lib.config import LabelsConfig
 from lib.errors import WorkbookError
+from lib.evaluation.significance import share_interval
 from lib.review import laboratory
 from lib.review.detectors import COMBINED, TFIDF, text_views
 from lib.review.laboratory import LaboratorySettings
@@ -78,7 +79,7 @@ def test_what_is_done_with_flagged_rows_is_measured_on_clean_ones(findings):
 
 def test_the_laboratory_works_on_texts_without_a_common_term():
     codes = np.arange(60) % 3
-    views = {TFIDF: csr_matrix(np.eye(60, dtype=np.float32))}
+    views = {TFIDF: csr_matrix(np.eye(60, dtype=np.float32)), "topics": np.eye(60)}
     found = run(views, codes, np.arange(60) % 4 == 0, rates=(0.1,))
     assert found.detection["n_planted"].eq(4).all()
 
@@ -91,7 +92,7 @@ def test_the_laboratory_finds_what_it_planted_in_scripts_without_blanks(script):
     views = {name: view[rows] for name, view in text_views(table["text"].tolist()).items()}
     found = run(views, codes[rows], np.arange(rows.sum()) % 4 == 0, rates=(0.1,))
     combined = found.detection[found.detection["detector"] == COMBINED]
-    assert (combined["auprc"] > 0.8).all()
+    assert (combined["auprc"] > 0.7).all()
 
 
 def test_detectors_are_taught_the_noise_and_held_out_labels_stay_clean(monkeypatch):
@@ -105,7 +106,7 @@ def test_detectors_are_taught_the_noise_and_held_out_labels_stay_clean(monkeypat
     monkeypatch.setattr(laboratory, "detector_probs", recorded)
     held_out = np.arange(90) >= 60
     run(text_views(texts), codes, held_out, rates=(0.1,))
-    assert [int((labels != codes).sum()) for labels in taught] == [0, 6, 6, 6, 6]
+    assert [int((labels != codes).sum()) for labels in taught] == [6, 6, 6, 6]
     assert all((labels[held_out] == codes[held_out]).all() for labels in taught)
 
 
@@ -155,7 +156,7 @@ def detection(*rows):
 def test_the_best_detector_has_the_highest_mean_auprc():
     table = detection(
         *[
-            ("confusable", 0.1, seed, name, 10, value + seed / 100, 0.5, 0.5)
+            ("ambiguous", 0.1, seed, name, 10, value + seed / 100, 0.5, 0.5)
             for seed in (1, 2)
             for name, value in ((TFIDF, 0.5), ("topics", 0.6), (COMBINED, 0.55))
         ]
@@ -166,7 +167,7 @@ def test_the_best_detector_has_the_highest_mean_auprc():
 def test_intervals_over_seeds_are_students():
     table = detection(
         *[
-            ("confusable", 0.1, seed, TFIDF, 10, 0.5, value, 0.5)
+            ("ambiguous", 0.1, seed, TFIDF, 10, 0.5, value, 0.5)
             for seed, value in enumerate((0.4, 0.5, 0.6))
         ]
     )
@@ -177,16 +178,25 @@ def test_intervals_over_seeds_are_students():
     ] == pytest.approx(0.5 + 4.302653 * 0.1 / np.sqrt(3))
     wide = detection(
         *[
-            ("confusable", 0.1, seed, TFIDF, 10, 0.5, value, 0.5)
+            ("ambiguous", 0.1, seed, TFIDF, 10, 0.5, value, 0.5)
             for seed, value in enumerate((0.1, 0.9))
         ]
     )
     assert laboratory.with_intervals(wide, "precision")[["low", "high"]].iloc[0].tolist() == [0, 1]
 
 
+def test_seeds_that_agree_do_not_make_a_share_certain():
+    same = laboratory.flagged_share(pd.Series([0.9, 0.9, 0.9]), n_flags=20)
+    assert (same.value, same.low, same.high) == pytest.approx(
+        (0.9, *share_interval(54, 60).with_ends[1:])
+    )
+    apart = laboratory.flagged_share(pd.Series([0.2, 0.9, 0.7]), n_flags=20)
+    assert (apart.low, apart.high) == (0, 1)  # Student's
+
+
 def test_the_summary_says_how_many_of_the_flags_are_errors():
     rows = [
-        ("confusable", rate, seed, TFIDF, 10, 0.7, precision, 0.5)
+        ("ambiguous", rate, seed, TFIDF, 10, 0.7, precision, 0.5)
         for rate, precision in ((0.05, 0.4), (0.1, 0.6))
         for seed in (1, 2)
     ]
@@ -195,8 +205,8 @@ def test_the_summary_says_how_many_of_the_flags_are_errors():
         laboratory.Findings(detection(*rows), pd.DataFrame(), 0.02, 0.1, 1_000, 200)
     )
     assert (
-        "Of the first 2.0% of the rows injected errors are: 40% [40%, 40%] if 5% of the labels "
-        "are wrong; 60% [60%, 60%] if 10% of" in description
+        "Of the first 2.0% of the rows injected errors are: 40.0% [26.3%, 55.4%] if 5% of the "
+        "labels are wrong; 60.0% [44.6%, 73.7%] if 10% of" in description
     )
     assert "1,000 rows" in description and "2 seeds" in description
 

@@ -112,6 +112,9 @@ def learning_curve(
     predicted = np.empty((draws, len(sizes), len(scored)), dtype=int)
     fits = list(np.ndindex(draws, len(sizes)))
     for draw, i in tqdm(fits, desc="learning curve", unit="fit", disable=not progress):
+        if draw and sizes[i] == len(train):
+            predicted[draw, i] = predicted[0, i]  # all rows, whatever was drawn
+            continue
         order = _stratified_order(labels, np.random.default_rng(seed + draw))
         drawn = train.iloc[order[: sizes[i]]]
         model = fit_baseline(drawn["text"].tolist(), drawn["label"].tolist(), seed=seed)

@@ -7,13 +7,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 from tiny_runs import VAL, configured, home_of_its_own, place, rows, run, score
 
 from lib import workspace
 from lib.errors import WorkbookError
-from lib.training.finetune import launching
+from lib.training.finetune import launching, worker
 from lib.training.finetune.job import TrainingJob
 
 
@@ -25,9 +26,8 @@ def _home(tmp_path_factory):
 
 def test_two_processes_give_what_one_gives():
     """With everything on in which they have to wait for one another."""
-    train = rows(
-        64, seed=0
-    )  # batches that can be shared evenly: in a shorter last one rows would be seen twice
+    # batches that can be shared evenly: in a shorter last one windows would be seen twice
+    train = pd.concat([rows(16, seed=0)] * 8, ignore_index=True)
     val = rows(240, seed=1)  # several batches, which the processes share
     settings = {
         "dropout": 0,
@@ -37,6 +37,8 @@ def test_two_processes_give_what_one_gives():
         "averaging": "ema",
         "averaging_start": 0.2,
         "pretraining_epochs": 1,
+        "truncation": "windows",
+        "max_length": 8,
     }
     settings |= {"epochs": 3, "eval_steps": 5, "patience": 100}
     looks = []
@@ -47,6 +49,7 @@ def test_two_processes_give_what_one_gives():
     np.testing.assert_allclose(two.val_probs, one.val_probs, atol=1e-4)
     assert score(two, val) >= 0.8
     assert (one.facts["processes"], two.facts["processes"]) == (1, 2)
+    assert one.facts["steps"] > 3 * len(train) / 8  # there are more windows than texts
     for name in ("steps", "best_step", "kept", "messages", "weights_learning", "truncated_share"):
         assert two.facts[name] == one.facts[name], name
     np.testing.assert_allclose(
@@ -57,6 +60,7 @@ def test_two_processes_give_what_one_gives():
         looks[-1].to_numpy(float), two.history.to_numpy(float)[: len(looks[-1])]
     )
     assert sorted(path.name for path in two.model_dir.parent.iterdir()) == [
+        "last_checkpoint",
         "pretrained",
         "pretrained.json",
         "tiny-deberta",
@@ -255,6 +259,18 @@ def test_accelerate_takes_the_words_and_one_kind_of_launch(monkeypatch, processe
 def test_a_launch_that_shares_out_gradients_is_refused(word):
     with pytest.raises(ValueError, match=f"launch_options has {word}, and .*: leave it out"):
         configured(processes=2, launch_options=(word,))
+
+
+@pytest.mark.parametrize(
+    ("variable", "name"),
+    [("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"), ("ACCELERATE_USE_FSDP", "FSDP")],
+)
+def test_a_launcher_s_file_that_shares_out_gradients_is_refused_by_its_processes(
+    monkeypatch, tmp_path, variable, name
+):
+    monkeypatch.setenv(variable, "true")
+    with pytest.raises(WorkbookError, match=f"asks for {name}, .*: set distributed_type to"):
+        worker.main(tmp_path)
 
 
 def test_on_cpus_the_launcher_is_torchrun_with_a_port_of_its_own_or_the_words_given(monkeypatch):
