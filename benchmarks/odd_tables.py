@@ -25,7 +25,9 @@ import odd_tables  # noqa: E402
 from IPython.core.interactiveshell import InteractiveShell  # noqa: E402
 from IPython.core.pylabtools import select_figure_formats  # noqa: E402
 
+from lib import workspace  # noqa: E402
 from lib.errors import MAX_CHARS, WorkbookError  # noqa: E402
+from lib.evaluation.significance import Interval  # noqa: E402
 from lib.steps import STEPS  # noqa: E402
 
 PROCESSES = 2
@@ -70,22 +72,24 @@ def expected(odd: odd_tables.OddTable, line: str) -> tuple[str, ...]:
 
 
 def run(odd: odd_tables.OddTable) -> tuple[str, str]:
-    """Return what came of a source, and the line that it was refused in.
+    """Return what came of a source, and a line about it.
 
-    That is `runs`; `stops`, in a short line; or `fails`.
+    That is `runs`, with the baseline's score; `stops`, in a short line; or `fails`.
     """
     parameters = {"profile": "smoke", "data": str(odd.path), "settings": odd.settings}
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         try:
             for step in STEPS:
                 run_cells(step.notebook, parameters)
+            (metrics,) = workspace.home().glob("reports/*/metrics.json")
+            scores = workspace.read_json(metrics)["models"]["TF-IDF baseline"]
         except WorkbookError as error:
             line = str(error)
             is_short = "\n" not in line and len(line) <= MAX_CHARS
             return ("stops" if is_short else "fails"), line[:MAX_CHARS].replace("\n", " | ")
         except Exception as error:
             return "fails", f"{step.notebook}: {type(error).__name__}: {error}"[:MAX_CHARS]
-    return "runs", ""
+    return "runs", f"macro F1 of the baseline {Interval(**scores['intervals']['macro_f1'])}"
 
 
 def run_cells(notebook: str, parameters: dict) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pandas as pd
+from five_topics import topic_table
 
 KINDS = ("red", "blue")
 
@@ -196,9 +197,7 @@ WORDS = {
     "el": "αγώνας γκολ προπονητής παίκτης νόμος εκλογές υπουργός βουλή",
     "zh": "比赛 进球 教练 球员 法律 选举 部长 预算",
     "ja": "試合 ゴール 監督 選手 法律 選挙 大臣 予算",
-    "th": "การแข่งขัน ประตู โค้ช นักเตะ กฎหมาย เลือกตั้ง รัฐมนตรี งบประมาณ",
     "hi": "मैच गोल कोच खिलाड़ी कानून चुनाव मंत्री बजट",
-    "ar": "مباراة هدف مدرب لاعب قانون انتخابات وزير ميزانية",
     "fr": "été côté arrêt équipe élection préfet député budget",
 }
 FRAMES = {
@@ -206,9 +205,7 @@ FRAMES = {
     "el": "Σήμερα το βράδυ {} και επίσης {} ήταν στο επίκεντρο αριθμός {}",
     "zh": "今天晚上{}和{}成为了大家关注的焦点第{}号",
     "ja": "今夜は{}と{}が大きな話題になりました第{}号",
-    "th": "คืนนี้{}และ{}เป็นเรื่องที่ทุกคนพูดถึงหมายเลข{}",
     "hi": "आज शाम {} और {} चर्चा के केंद्र में रहे संख्या {}",
-    "ar": "هذا المساء كان {} و {} في قلب الاهتمام رقم {}",
     "fr": "Hier soir {} et {} étaient au cœur du débat numéro {}",
 }
 
@@ -456,33 +453,35 @@ def name_that_is_not_utf8(folder):
 # --- scripts and odd texts ---
 
 
-def in_language(folder: Path, language: str) -> dict[str, Any]:
-    return in_encoding(folder, language, "utf-8")
+def of_five_topics(folder: Path, script: str) -> dict[str, Any]:
+    table = topic_table(script, 150)
+    pairs = zip(table["text"], table["label"])
+    return read(put(folder / "t.csv", as_csv(pairs)), 150, 5)
 
 
 @case
 def chinese(folder):
-    return in_language(folder, "zh")
+    return of_five_topics(folder, "chinese")
 
 
 @case
 def japanese(folder):
-    return in_language(folder, "ja")
+    return of_five_topics(folder, "japanese")
 
 
 @case
 def thai(folder):
-    return in_language(folder, "th")
+    return of_five_topics(folder, "thai")
 
 
 @case
 def hindi(folder):
-    return in_language(folder, "hi")
+    return of_five_topics(folder, "hindi")
 
 
 @case
 def arabic(folder):
-    return in_language(folder, "ar")
+    return of_five_topics(folder, "arabic")
 
 
 @case

@@ -125,9 +125,9 @@ def inject_label_noise(
     ----------
     labels : ndarray of int of shape (n,), 0..n_classes - 1
     rate : share of the labels, 0..1; at least one is made wrong
-    probs : ndarray of shape (n, n_classes): a model's probabilities. A row is drawn in proportion
-        to what it gives the other classes, and its wrong label among them likewise. None: each row
-        and each other class alike
+    probs : ndarray of shape (n, n_classes): a model's probabilities. Among the rows of a class one
+        is drawn in proportion to what it gives the others, and its wrong label likewise; classes
+        are drawn by their sizes. None: each row and each other class alike
 
     Returns
     -------
@@ -139,7 +139,11 @@ def inject_label_noise(
     others[np.arange(n), labels] = 0
     doubt = others.sum(axis=1)
     n_wrong = max(1, round(rate * n))
-    wrong = random.choice(n, n_wrong, replace=False, p=doubt / doubt.sum())
+    class_size = np.bincount(labels, minlength=n_classes)
+    share = (
+        doubt * (class_size / np.bincount(labels, doubt, minlength=n_classes).clip(1e-9))[labels]
+    )
+    wrong = random.choice(n, n_wrong, replace=False, p=share / share.sum())
     cumulative = others[wrong].cumsum(axis=1)
     draws = random.random(n_wrong)[:, None] * cumulative[:, -1:]
     noisy = labels.copy()

@@ -159,6 +159,13 @@ def test_planted_noise_goes_where_a_model_is_in_doubt_and_to_what_it_thinks():
     assert (noisy == 1).sum() / 400 == pytest.approx(0.8, abs=0.05)
 
 
+def test_a_small_class_that_a_model_cannot_see_keeps_most_of_its_labels():
+    clean = np.repeat([0, 1], [900, 100])
+    probs = np.tile([0.95, 0.05], (1_000, 1))
+    _, is_wrong = inject_label_noise(clean, rate=0.2, n_classes=2, probs=probs)
+    assert is_wrong[900:].sum() == pytest.approx(20, abs=10)
+
+
 def test_planted_noise_goes_anywhere_without_a_model():
     clean = np.zeros(4_000, dtype=int)
     noisy, is_wrong = inject_label_noise(clean, rate=0.5, n_classes=3)
