@@ -376,8 +376,8 @@ def _treatment_gains(
     for run_seed, (noisy, probs) in noisy_runs.items():
         treated = _treatments(labels, noisy, probs[detector], np.flatnonzero(~held_out), rate=rate)
         for treatment, (train, targets) in treated.items():
-            model = linear_model(run_seed).fit(tfidf[train], targets[train])
-            predictions.setdefault(treatment, []).append(model.predict(tfidf[held_out]))
+            y_pred = _predicted(tfidf, train, targets, held_out, seed=run_seed)
+            predictions.setdefault(treatment, []).append(y_pred)
     y_true = labels[held_out]
     n_classes = int(labels.max()) + 1
     untreated = np.stack(predictions[UNTREATED])
@@ -388,6 +388,16 @@ def _treatment_gains(
         table[treatment] = (f1, gain.value, gain.low, gain.high, gain.verdict)
     columns = ["macro_f1", "gain", "low", "high", "verdict"]
     return pd.DataFrame.from_dict(table, orient="index", columns=columns).rename_axis("treatment")
+
+
+def _predicted(
+    tfidf: Any, train: np.ndarray, targets: np.ndarray, held_out: np.ndarray, *, seed: int
+) -> np.ndarray:
+    """Return what the model of these rows predicts; where a treatment left one class, that one."""
+    classes = np.unique(targets[train])
+    if len(classes) == 1:
+        return np.full(held_out.sum(), classes[0])
+    return linear_model(seed).fit(tfidf[train], targets[train]).predict(tfidf[held_out])
 
 
 def _treatments(

@@ -129,6 +129,19 @@ def test_each_thing_that_can_be_done_with_flagged_rows_is_done_to_them_alone():
     assert none.iloc[:4].max() < 0.5 and none.iloc[4] == 1
 
 
+def test_a_treatment_may_leave_a_single_class():
+    codes = np.r_[np.zeros(90, dtype=int), np.ones(6, dtype=int)]
+    held_out = np.arange(96) % 3 == 0
+    doubts_the_rare = np.tile([0.9, 0.1], (96, 1))
+    runs = {seed: (codes, {"one": doubts_the_rare}) for seed in (1, 2)}
+    gains = laboratory._treatment_gains(
+        np.eye(2)[codes], codes, held_out, runs, detector="one", rate=0.1, seed=0
+    )
+    assert gains.loc["flagged rows relabelled by the detector", "macro_f1"] == pytest.approx(
+        (2 * 30 / (30 + 32)) / 2
+    )
+
+
 def test_precision_and_recall_count_the_first_flags():
     doubts, planted = (
         np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0]),
