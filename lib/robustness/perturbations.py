@@ -22,7 +22,7 @@ from lib.robustness.confusions import (
     MARKUP,
     OCR,
 )
-from lib.robustness.substitution import match_case, word_pattern
+from lib.robustness.substitution import match_case, seeded, word_pattern
 
 SEVERITIES = (1, 2, 3, 4, 5)
 Spans = list[tuple[int, int]]
@@ -82,7 +82,7 @@ def perturb(
             raise WorkbookError(
                 f"texts[{row}] is not a text: {quoted(text)} ({type(text).__name__}); leave it out"
             )
-        random = Random(f"{seed}/{kind}/{text}".encode("utf-8", "surrogatepass"))
+        random = seeded(seed, kind, text)
         perturbed.append(edit(text, severity, random) if text.strip() else text)
     return perturbed
 

@@ -1,8 +1,9 @@
-"""Words of a text that give way to others, whose case is kept."""
+"""Words of a text that give way to others, in their case and by chance that can be repeated."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from random import Random
 
 import regex
 
@@ -52,3 +53,8 @@ def replace_words(text: str, substitutes: Mapping[str, str]) -> str:
         return match_case(substitutes.get(old.lower(), old), old)
 
     return word_pattern(substitutes).sub(substitute, text)
+
+
+def seeded(*parts: object) -> Random:
+    """Return a source of randomness that depends on the given values alone."""
+    return Random("/".join(map(str, parts)).encode("utf-8", "surrogatepass"))
