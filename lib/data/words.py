@@ -82,14 +82,14 @@ def runs(text: str) -> list[str]:
     return _PLAIN_WORD.findall(text) if _is_plain(text) else _RUN.findall(text)
 
 
-def word_spans(text: str) -> list[tuple[int, int]]:
+def written_spans(text: str) -> list[tuple[int, int]]:
     """Return where the words of a text begin and end, with the signs that are written to them.
 
     A word is a run without white space; in scripts without blanks, a character with its marks.
 
     Examples
     --------
-    >>> word_spans("don't go!"), word_spans("我去 OK")
+    >>> written_spans("don't go!"), written_spans("我去 OK")
     ([(0, 5), (6, 9)], [(0, 1), (1, 2), (3, 5)])
     """
     pattern = _PLAIN_WRITTEN if _is_plain(text) else _WRITTEN

@@ -10,7 +10,7 @@ from typing import Any
 import regex
 
 from lib.config import closest
-from lib.data.words import word_spans, words
+from lib.data.words import words, written_spans
 from lib.errors import WorkbookError, quoted
 from lib.robustness.confusions import (
     ADDRESSES,
@@ -142,7 +142,7 @@ def _edits(pattern: str | regex.Pattern, change: Change, **options: Any) -> Edit
 
 def _words_with_blanks(text: str) -> Spans:
     """Return the spans of words, each as far as the next one begins."""
-    starts = [start for start, _ in word_spans(text)]
+    starts = [start for start, _ in written_spans(text)]
     return list(zip(starts, [*starts[1:], len(text)]))
 
 
@@ -181,7 +181,7 @@ def _add_address(word: str, random: Random) -> str:
 
 def _truncate(text: str, severity: int, random: Random) -> str:
     """Return the first words of a text, one at least."""
-    spans = word_spans(text)
+    spans = written_spans(text)
     n_kept = max(1, round((1 - CUT_SHARES[severity - 1]) * len(spans)))
     return text[: spans[n_kept - 1][1]]
 
@@ -234,12 +234,12 @@ KINDS: dict[str, Edit] = {
     "distractor": _distract,
     "html": partial(
         _edit,
-        places=word_spans,
+        places=written_spans,
         change=lambda word, random: random.choice(MARKUP).format(word),
         shares=WORD_SHARES,
     ),
-    "url": partial(_edit, places=word_spans, change=_add_address),
+    "url": partial(_edit, places=written_spans, change=_add_address),
     "emoji": partial(
-        _edit, places=word_spans, change=lambda word, random: f"{word} {random.choice(EMOJI)}"
+        _edit, places=written_spans, change=lambda word, random: f"{word} {random.choice(EMOJI)}"
     ),
 }
