@@ -484,7 +484,9 @@ class RobustnessConfig(Section):
     kinds: tuple[Perturbation, ...] = Field(get_args(Perturbation), min_length=1)
     severities: tuple[Literal[1, 2, 3, 4, 5], ...] = Field((1, 2, 3, 4, 5), min_length=1)
     # kinds that are measured without cleaning too
-    raw_kinds: tuple[Perturbation, ...] = ("white_space", "homoglyphs", "html", "url")
+    raw_kinds: tuple[Perturbation, ...] = Field(
+        ("white_space", "homoglyphs", "html", "url"), min_length=1
+    )
     n_flipped: int = Field(8, ge=1)  # texts shown whose answer changes most often
     # of a probability: a test of direction fails beyond it
     tolerance: float = Field(0.05, ge=0, lt=1)

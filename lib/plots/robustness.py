@@ -49,8 +49,8 @@ def severity_curves(
         ax.set_axis_off()
     ax = panels[0, 0]
     ax.set_xticks(sorted(scores.index.unique("severity")))
-    figure.supxlabel("severity")
-    figure.supylabel("macro F1")
+    figure.supxlabel("severity", fontsize=10)
+    figure.supylabel("macro F1", fontsize=10)
     figure.legend(
         *ax.get_legend_handles_labels(), loc="outside lower right", ncols=3, frameon=False
     )
