@@ -144,7 +144,7 @@ def group_gaps(
         own, others = (float(sure[side].mean()) - 1 for side in pair)
         rows[name, MEASURES[0]] = (*_gap(*errors, 0, 0), n)
         rows[name, MEASURES[1]] = (*_gap(*errors, own, others), n)
-    index = pd.MultiIndex.from_tuples(rows, names=["group", "measure"])
+    index = pd.MultiIndex.from_tuples(list(rows), names=["group", "measure"])
     columns = ["of_group", "of_others", "value", "low", "high", "verdict", "n"]
     table = pd.DataFrame(list(rows.values()), index, columns)
     return GroupGaps(table, min_rows, int((~known).sum()))
@@ -156,9 +156,13 @@ def _gap(group: Interval, others: Interval, of_group: float, of_others: float) -
     below = np.hypot(group.value - group.low, others.high - others.value)
     above = np.hypot(group.high - group.value, others.value - others.low)
     gap += of_group - of_others
-    low, high = gap - below, gap + above
-    verdict = "higher" if low > 0 else "lower" if high < 0 else "inconclusive"
-    return group.value + of_group, others.value + of_others, gap, low, high, verdict
+    verdict = "inconclusive"
+    if gap - below > 0:
+        verdict = "higher"
+    elif gap + above < 0:
+        verdict = "lower"
+    values = (group.value + of_group, others.value + of_others)
+    return *values, gap, gap - below, gap + above, verdict
 
 
 def read_terms(path: Path) -> pd.DataFrame:
@@ -184,7 +188,7 @@ def swap_identities(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return how often an answer changes when a text names another group of people.
 
-    All terms of a dimension in a text give way to those of other groups in the same slot.
+    All terms of a group in a text give way to those of one other group in the same slots.
 
     Returns
     -------
@@ -199,10 +203,12 @@ def swap_identities(
     for dimension, of_dimension in terms.groupby("dimension", sort=False):
         others = _other_terms(of_dimension)
         pattern = word_pattern(others)
+        of_people = of_dimension["group"].unique().tolist()
         for row, text in enumerate(texts):
-            found = sorted({term.lower() for term in pattern.findall(text)})
-            random = seeded(seed, dimension, text)
-            chosen = {term: random.choice(others[term]) for term in found}
+            order = seeded(seed, dimension, text).sample(of_people, len(of_people))
+            chosen = {}
+            for term in {found.lower() for found in pattern.findall(text)} & others.keys():
+                chosen[term] = others[term][min(others[term], key=order.index)]
             if chosen:
                 swaps.append((dimension, row, text, replace_words(text, chosen)))
     table = pd.DataFrame(swaps, columns=["dimension", "row", "text", "swapped"])
@@ -221,16 +227,17 @@ def swap_identities(
     return rates, flips.reset_index(drop=True)
 
 
-def _other_terms(terms: pd.DataFrame) -> dict[str, list[str]]:
-    """Return what can take the place of each term of a dimension, in lower case.
+def _other_terms(terms: pd.DataFrame) -> dict[str, dict[str, str]]:
+    """Return what can take the place of each term of a dimension: term -> other group -> its term.
 
-    A term in several slots is taken in the first.
+    Terms are in lower case; one in several slots is taken in the first.
     """
-    others: dict[str, list[str]] = {}
+    others: dict[str, dict[str, str]] = {}
     for slot, group, term in terms[["slot", "group", "term"]].itertuples(index=False):
         is_other = (terms["slot"] == slot) & (terms["group"] != group)
-        if is_other.any():
-            others.setdefault(term.lower(), terms["term"][is_other].tolist())
+        first = terms[is_other].drop_duplicates("group")
+        if len(first):
+            others.setdefault(term.lower(), dict(zip(first["group"], first["term"])))
     return others
 
 

@@ -145,21 +145,24 @@ def test_texts_that_name_nobody_have_no_swap(terms):
     assert (rates["n"] == 0).all() and flips.empty
 
 
-def test_each_term_gives_way_to_one_of_another_group_in_its_slot(terms):
+def test_all_terms_of_a_group_give_way_to_those_of_one_other(terms):
     swapped = []
 
     def predict(texts):
         swapped.append(texts)
         return np.tile([1.0, 0.0], (len(texts), 1))
 
-    swapped_by(predict, ["MUSLIMS and christians met him"], terms)
-    religion = swapped[1][1]
-    first, _, second, *_ = religion.split()
-    plural = {"CHRISTIANS", "JEWS", "HINDUS", "BUDDHISTS"}
-    assert first in plural and second in {"muslims", "jews", "hindus", "buddhists"} | {
-        word.capitalize() for word in ("muslims", "jews", "hindus", "buddhists")
+    swapped_by(predict, ["MUSLIMS of Islam met him"], terms)
+    assert swapped[1][0] == "MUSLIMS of Islam met her"
+    assert swapped[1][1] in {
+        f"{people} of {belief} met him"
+        for people, belief in [
+            ("CHRISTIANS", "Christianity"),
+            ("JEWS", "Judaism"),
+            ("HINDUS", "Hinduism"),
+            ("BUDDHISTS", "Buddhism"),
+        ]
     }
-    assert swapped[1][0] == "MUSLIMS and christians met her"
 
 
 def test_a_lexicon_with_a_wrong_column_is_named(tmp_path):
