@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import regex
 
-from lib.errors import WorkbookError
+from lib.errors import WorkbookError, listed, shown_path
 from lib.evaluation.significance import Interval
 from lib.robustness.editable import check_choices, read_own
 from lib.robustness.prediction import Predict, checked
@@ -51,14 +51,17 @@ class Behaviour:
 
     def describe(self) -> str:
         """Return as a sentence which test fails most often, and which have no case."""
-        empty = self.table.index[self.table["n"] == 0]
-        worst = self.table["rate"].idxmax()
-        kind, *ends, _, n = self.table.loc[worst]
-        caution = f" No text has a place for: {', '.join(empty)}."
-        return (
-            f"Most failures: {worst!r} ({kind}), {Interval(*ends, n=n).percent()} of {n:,} cases."
-            f"{caution if len(empty) else ''}"
-        )
+        sentences = []
+        measured = self.table[self.table["n"] > 0]
+        if len(measured):
+            worst = measured["rate"].idxmax()
+            kind, *ends, _, n = measured.loc[worst]
+            rate = Interval(*ends, n=n).percent()
+            sentences.append(f"Most failures: {worst!r} ({kind}), {rate} of {n:,} cases.")
+        empty = self.table.index.difference(measured.index, sort=False)
+        if len(empty):
+            sentences.append(f"No text has a place for: {listed(empty)}.")
+        return " ".join(sentences)
 
 
 def read_tests(path: Path, *, class_names: Sequence[str]) -> pd.DataFrame:
@@ -78,18 +81,19 @@ def read_tests(path: Path, *, class_names: Sequence[str]) -> pd.DataFrame:
     check_choices(tests, "change", CHANGES, where=path)
     check_choices(tests, "label", ["", *class_names], where=path)
     own_text = tests["change"] == "text"
-    misfit = tests.index[own_text != (tests["type"] == TYPES[0])]
-    if len(misfit):
-        raise WorkbookError(
-            f"{path}, row {misfit[0] + 1}: the change 'text' and the type {TYPES[0]!r} need each "
-            "other: the value is a whole text, whose answer is known"
-        )
-    unlabelled = tests.index[own_text & (tests["label"] == "") & ~_names_class(tests)]
-    if len(unlabelled):
-        raise WorkbookError(
-            f"{path}, row {unlabelled[0] + 1}: a minimum function needs a label, or {{label}} in "
-            "its value for each class in turn"
-        )
+    names_class = tests["value"].str.contains("{label}", regex=False)
+    several = tests.groupby("test")["type"].transform("nunique") > 1
+    wrong = {
+        "the change 'text' and the type 'minimum function' need each other: the value is a whole "
+        "text, whose answer is known": own_text != (tests["type"] == TYPES[0]),
+        "a minimum function needs a label, or {label} in its value for each class in turn": own_text
+        & (tests["label"] == "")
+        & ~names_class,
+        "the test has another type in another row; give each its own name": several,
+    }
+    for reason, rows in wrong.items():
+        if rows.any():
+            raise WorkbookError(f"{shown_path(path)}, row {rows.argmax() + 1}: {reason}")
     return tests
 
 
@@ -121,9 +125,11 @@ def run_tests(
     cases = _cases(list(texts), y_true, tests, names.tolist(), seed=seed)
     asked = list(dict.fromkeys([*cases["text"], *cases["changed"]]))
     answers = dict(zip(asked, checked(predict, n_classes=len(names))(asked)))
-    before = np.stack([answers[text] for text in cases["text"]])
-    after = np.stack([answers[text] for text in cases["changed"]])
-    code = cases.pop("code").to_numpy()
+    before, after = (
+        np.reshape([answers[text] for text in cases[column]], (-1, len(names)))
+        for column in ("text", "changed")
+    )
+    code = cases.pop("code").to_numpy(dtype=int)
     rise = (after - before)[np.arange(len(cases)), code]
     fails = {
         TYPES[0]: after.argmax(axis=1) != code,
@@ -139,7 +145,7 @@ def run_tests(
     types = tests.drop_duplicates("test").set_index("test")["type"]
     unit = units_of(len(texts), groups)
     own = -1 - np.arange(len(cases))  # a text of a test's own is by itself
-    cases["unit"] = np.where(cases["row"] < 0, own, unit[cases["row"]])
+    cases["unit"] = np.where(cases["row"] < 0, own, unit[cases["row"].to_numpy(dtype=int)])
     table = rates_by_name(cases, "test", names=types.index)
     table.insert(0, "type", types)
     return Behaviour(table, cases.drop(columns="unit"))
@@ -191,7 +197,3 @@ def _other_number(number: str, random: Random) -> str:
     """Return a number of as many digits, with another first one."""
     first = random.choice("123456789".replace(number[0], ""))
     return first + "".join(random.choices("0123456789", k=len(number) - 1))
-
-
-def _names_class(tests: pd.DataFrame) -> pd.Series:
-    return tests["value"].str.contains("{label}", regex=False)

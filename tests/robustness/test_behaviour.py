@@ -64,6 +64,12 @@ def test_a_test_without_a_case_has_no_rate_and_is_named():
     assert said.endswith("of 4 cases. No text has a place for: a city.")
 
 
+def test_tests_without_any_case_are_no_error():
+    result = tested(("a city", "invariance", "swap", "London|Rome", ""))
+    assert result.cases.empty and result.failures().empty
+    assert result.describe() == "No text has a place for: a city."
+
+
 def test_each_text_gets_one_of_a_tests_values_and_always_the_same():
     rows = [("t", "invariance", "end", value, "") for value in ("One.", "Two.", "Three.")]
     first, second = tested(*rows), tested(*rows)
@@ -159,6 +165,10 @@ def test_semicolons_of_a_spreadsheet_are_read(tmp_path):
         (
             "test,type,change,value,label\nt,invariance,text,x,\n",
             "row 1: the change 'text' and the type 'minimum function' need each other",
+        ),
+        (
+            "test,type,change,value,label\nt,invariance,end,x,\nt,direction: not lower,end,x,\n",
+            "row 1: the test has another type in another row; give each its own name",
         ),
     ],
 )
