@@ -54,10 +54,12 @@ class Behaviour:
         sentences = []
         measured = self.table[self.table["n"] > 0]
         if len(measured):
-            worst = measured["rate"].idxmax()
-            kind, *ends, _, n = measured.loc[worst]
-            rate = Interval(*ends, n=n).percent()
-            sentences.append(f"Most failures: {worst!r} ({kind}), {rate} of {n:,} cases.")
+            worst = measured.loc[measured["rate"].idxmax()]
+            rate = Interval(worst["rate"], worst["low"], worst["high"], n=worst["n"])
+            sentences.append(
+                f"Most failures: {worst.name!r} ({worst['type']}), {rate.percent()} of {rate.n:,} "
+                "cases."
+            )
         empty = self.table.index.difference(measured.index, sort=False)
         if len(empty):
             sentences.append(f"No text has a place for: {listed(empty)}.")

@@ -131,14 +131,15 @@ class SeverityCurves:
         """Return in a sentence or two what costs most, and what least."""
         worst = self.worst()
         kinds = [words_of(kind) for kind in worst.index]
-        gain = Interval(*worst[["gain", "low", "high"]].iloc[0], n=self.clean.n)
+        first = worst.iloc[0]
+        gain = Interval(first["gain"], first["low"], first["high"], n=self.clean.n)
         n_worse = (worst["verdict"] == "worse").sum()
         seldom = [kind for kind, share in zip(kinds, worst["changed"]) if share < MIN_CHANGED]
         caution = f" Fewer than half of the texts have a place for {', '.join(seldom)}."
         return (
             f"Macro F1 is {self.clean} on {self.clean.n:,} texts as they are. At severity "
             f"{self.highest}, {n_worse} of {len(worst)} perturbations lower it significantly; "
-            f"{kinds[0]} costs most ({gain.signed()}, {worst['flip_rate'].iloc[0]:.0%} of the "
+            f"{kinds[0]} costs most ({gain.signed()}, {first['flip_rate']:.0%} of the "
             f"answers change), {kinds[-1]} least.{caution if seldom else ''}"
         )
 
@@ -256,13 +257,14 @@ def describe_cleaning(gains: pd.DataFrame, *, clean: Interval, raw: Interval) ->
     clean, raw : macro F1 of the texts as they are, with cleaning and without
     """
     best = gains["gain"].idxmax()
-    fall, raw_fall, *ends = gains.loc[best, ["fall", "raw_fall", "gain", "low", "high"]]
+    row = gains.loc[best]
+    gain = Interval(row["gain"], row["low"], row["high"], n=clean.n)
     helped = [words_of(kind) for kind in gains.index[gains["verdict"] == "better"]]
     return (
-        f"Cleaning prevents most under {words_of(best)}: macro F1 falls by {fall:.3f} with it, by "
-        f"{raw_fall:.3f} without ({Interval(*ends, n=clean.n).signed()}, n = {clean.n:,}). The "
-        f"difference is significant under {', '.join(helped) or 'no kind'}. Of texts as they are, "
-        f"macro F1 is {clean} with it and {raw} without."
+        f"Cleaning prevents most under {words_of(best)}: macro F1 falls by {row['fall']:.3f} with "
+        f"it, by {row['raw_fall']:.3f} without ({gain.signed()}, n = {gain.n:,}). The difference "
+        f"is significant under {', '.join(helped) or 'no kind'}. Of texts as they are, macro F1 "
+        f"is {clean} with it and {raw} without."
     )
 
 

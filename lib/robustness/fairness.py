@@ -46,11 +46,12 @@ class GroupGaps:
 
     def describe(self) -> str:
         """Return as sentences which groups differ, and where nothing can be said."""
-        errors = self.table.xs("error", level="measure")
+        is_error = self.table.index.get_level_values("measure") == "error"
+        errors = self.table[is_error].droplevel("measure")
         small = errors.index[errors["verdict"] == TOO_FEW].tolist()
         found = []
         for group, row in errors.drop(small).iterrows():
-            gap = Interval(*row[["value", "low", "high"]], n=row["n"])
+            gap = Interval(row["value"], row["low"], row["high"], n=row["n"])
             found.append(f"{group} {gap.signed()} ({row['verdict']}, n = {gap.n:,})")
         sentences = [f"Error rate less that of the others: {'; '.join(found)}."] if found else []
         if small:
@@ -141,27 +142,27 @@ def group_gaps(
         errors = [
             grouped_share(wrong[side], groups=unit[side], confidence=of_each) for side in pair
         ]
-        own, others = (float(sure[side].mean()) - 1 for side in pair)
-        rows[name, MEASURES[0]] = (*_gap(*errors, 0, 0), n)
-        rows[name, MEASURES[1]] = (*_gap(*errors, own, others), n)
+        shifts = [float(sure[side].mean()) - 1 for side in pair]
+        rows[name, MEASURES[0]] = (*_gap(errors, [0, 0]), n)
+        rows[name, MEASURES[1]] = (*_gap(errors, shifts), n)
     index = pd.MultiIndex.from_tuples(list(rows), names=["group", "measure"])
     columns = ["of_group", "of_others", "value", "low", "high", "verdict", "n"]
     table = pd.DataFrame(list(rows.values()), index, columns)
     return GroupGaps(table, min_rows, int((~known).sum()))
 
 
-def _gap(group: Interval, others: Interval, of_group: float, of_others: float) -> tuple:
+def _gap(shares: Sequence[Interval], shifts: Sequence[float]) -> tuple:
     """Return two shares that are shifted by so much, their gap with its ends, and the verdict."""
-    gap = group.value - others.value
+    group, others = shares
     below = np.hypot(group.value - group.low, others.high - others.value)
     above = np.hypot(group.high - group.value, others.value - others.low)
-    gap += of_group - of_others
+    values = (group.value + shifts[0], others.value + shifts[1])
+    gap = values[0] - values[1]
     verdict = "inconclusive"
     if gap - below > 0:
         verdict = "higher"
     elif gap + above < 0:
         verdict = "lower"
-    values = (group.value + of_group, others.value + of_others)
     return *values, gap, gap - below, gap + above, verdict
 
 

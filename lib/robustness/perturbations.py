@@ -32,6 +32,7 @@ Edit = Callable[[str, int, Random], str]
 # shares of the places where a kind can change something, by severity
 CHARACTER_SHARES = (0.01, 0.03, 0.06, 0.1, 0.15)
 WORD_SHARES = (0.05, 0.1, 0.2, 0.3, 0.5)
+ADDED_SHARES = (0.03, 0.07, 0.12, 0.2, 0.3)
 RARE_SHARES = (0.2, 0.4, 0.6, 0.8, 1.0)
 CUT_SHARES = (0.1, 0.25, 0.4, 0.6, 0.8)
 LETTER = r"\p{L}\p{M}*"
@@ -171,7 +172,7 @@ def _space(blank: str, random: Random) -> str:
 
 def _contract(words: str, random: Random) -> str:
     key = words.lower().replace("’", "'")
-    return match_case(CONTRACTIONS[key], words[:1])
+    return match_case(CONTRACTIONS[key], words)
 
 
 def _add_address(word: str, random: Random) -> str:
@@ -238,8 +239,11 @@ KINDS: dict[str, Edit] = {
         change=lambda word, random: random.choice(MARKUP).format(word),
         shares=WORD_SHARES,
     ),
-    "url": partial(_edit, places=written_spans, change=_add_address),
+    "url": partial(_edit, places=written_spans, change=_add_address, shares=ADDED_SHARES),
     "emoji": partial(
-        _edit, places=written_spans, change=lambda word, random: f"{word} {random.choice(EMOJI)}"
+        _edit,
+        places=written_spans,
+        change=lambda word, random: f"{word} {random.choice(EMOJI)}",
+        shares=ADDED_SHARES,
     ),
 }

@@ -18,7 +18,7 @@ def predict(texts):
     return np.c_[1 - tool, tool]
 
 
-def tested(*rows, **options):
+def outcome(*rows, **options):
     tests = pd.DataFrame(rows, columns=COLUMNS)
     return run_tests(predict, TEXTS, Y_TRUE, tests, class_names=NAMES, **options)
 
@@ -39,7 +39,7 @@ def tested(*rows, **options):
     ],
 )
 def test_a_test_counts_its_failures_among_its_cases(row, count, n):
-    result = tested(row).table.loc["t"]
+    result = outcome(row).table.loc["t"]
     assert (result["type"], result["count"], result["n"]) == (row[1], count, n)
     assert result["rate"] == count / n
     assert result["low"] <= result["rate"] <= result["high"]
@@ -48,12 +48,12 @@ def test_a_test_counts_its_failures_among_its_cases(row, count, n):
 
 def test_a_change_within_the_tolerance_is_no_failure():
     row = ("t", "direction: not lower", "end", "Thanks", "")
-    assert tested(row, tolerance=0.19).table.loc["t", "count"] == 4
-    assert tested(row, tolerance=0.21).table.loc["t", "count"] == 0
+    assert outcome(row, tolerance=0.19).table.loc["t", "count"] == 4
+    assert outcome(row, tolerance=0.21).table.loc["t", "count"] == 0
 
 
 def test_a_test_without_a_case_has_no_rate_and_is_named():
-    result = tested(
+    result = outcome(
         ("a city", "invariance", "swap", "London|Rome", ""),
         ("a greeting", "invariance", "start", "Hello", ""),
     )
@@ -65,14 +65,14 @@ def test_a_test_without_a_case_has_no_rate_and_is_named():
 
 
 def test_tests_without_any_case_are_no_error():
-    result = tested(("a city", "invariance", "swap", "London|Rome", ""))
+    result = outcome(("a city", "invariance", "swap", "London|Rome", ""))
     assert result.cases.empty and result.failures().empty
     assert result.describe() == "No text has a place for: a city."
 
 
 def test_each_text_gets_one_of_a_tests_values_and_always_the_same():
     rows = [("t", "invariance", "end", value, "") for value in ("One.", "Two.", "Three.")]
-    first, second = tested(*rows), tested(*rows)
+    first, second = outcome(*rows), outcome(*rows)
     assert len(first.cases) == 4
     assert first.cases["changed"].tolist() == second.cases["changed"].tolist()
     assert len({text.split()[-1] for text in first.cases["changed"]}) > 1
@@ -87,7 +87,7 @@ def test_each_text_gets_one_of_a_tests_values_and_always_the_same():
 
 
 def test_swapped_words_change_for_others_of_the_list_in_their_case():
-    changed = tested(("t", "invariance", "swap", "monday|tuesday|friday", "")).cases["changed"]
+    changed = outcome(("t", "invariance", "swap", "monday|tuesday|friday", "")).cases["changed"]
     days = [text.split()[-1] for text in changed]
     assert days[0] in ("Tuesday", "Friday") and days[1] in ("Monday", "Friday")
 
@@ -95,12 +95,12 @@ def test_swapped_words_change_for_others_of_the_list_in_their_case():
 def test_another_number_has_as_many_digits_and_another_first_one():
     row = ("t", "invariance", "swap", "<number>", "")
     for seed in range(20):
-        number = tested(row, seed=seed).cases["changed"].iloc[0].split()[3]
+        number = outcome(row, seed=seed).cases["changed"].iloc[0].split()[3]
         assert len(number) == 2 and number[0] not in "01"
 
 
 def test_the_cases_that_failed_are_shown():
-    shown = tested(("t", "invariance", "start", "Hello", "")).failures(per_test=1)
+    shown = outcome(("t", "invariance", "start", "Hello", "")).failures(per_test=1)
     assert shown.to_dict("records") == [
         {
             "test": "t",
@@ -114,7 +114,7 @@ def test_the_cases_that_failed_are_shown():
 
 def test_near_copies_count_as_little_more_than_one():
     row = ("t", "invariance", "start", "Hello", "")
-    alone, copies = tested(row), tested(row, groups=np.array([5, 7, 7, 5]))
+    alone, copies = outcome(row), outcome(row, groups=np.array([5, 7, 7, 5]))
     assert copies.table.loc["t", "low"] < alone.table.loc["t", "low"]
 
 

@@ -6,7 +6,8 @@ from lib.robustness.perturbations import KINDS, SEVERITIES, perturb
 
 TEXTS = [
     f"I don't know, but it is not the turn of screw {i}; he will calculate a singular value: "
-    f"decomposition of {word} matrices in (nearly) {i + 3} minutes, as we are told by the author."
+    f"decomposition of {word} matrices in (nearly) {i + 3} minutes, as we are told by the author. "
+    * (1 + i % 3)
     for i, word in enumerate("large small dense sparse square banded random unitary".split())
 ]
 ODD = ["", " \n", "a", "one", "the of and", "😀👍", "这部电影很好看", "किताब अच्छी है", "...", "12"]
@@ -96,7 +97,7 @@ def test_ten_thousand_words_are_perturbed(kind):
         ("case", "É", 1, "é"),
         ("ocr", "rn", 1, "m"),
         ("homoglyphs", "p", 1, "р"),
-        ("contractions", "I’m sure it is not, CANNOT be.", 5, "I am sure it's not, can't be."),
+        ("contractions", "I’m sure it is not, CANNOT be.", 5, "I am sure it's not, CAN'T be."),
         ("contractions", "no such form", 5, "no such form"),
         ("truncation", "one two three four five", 1, "one two three four"),
         ("truncation", "one two three four five", 5, "one"),
