@@ -49,7 +49,8 @@ def severity_curves(
         ax.set_axis_off()
     ax = panels[0, 0]
     ax.set_xticks(sorted(scores.index.unique("severity")))
-    figure.supxlabel("severity", fontsize=10)
+    for ax in panels[-1]:
+        ax.set_xlabel("severity")
     figure.supylabel("macro F1", fontsize=10)
     figure.legend(
         *ax.get_legend_handles_labels(), loc="outside lower right", ncols=3, frameon=False

@@ -40,10 +40,6 @@ class GroupGaps:
     min_rows: int
     n_unknown: int
 
-    def measured(self) -> pd.DataFrame:
-        """Return the rows of the table that hold numbers."""
-        return self.table[self.table["verdict"] != TOO_FEW]
-
     def describe(self) -> str:
         """Return as sentences which groups differ, and where nothing can be said."""
         is_error = self.table.index.get_level_values("measure") == "error"
