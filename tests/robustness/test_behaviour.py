@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 from lib.errors import WorkbookError
+from lib.evaluation.significance import share_interval
 from lib.robustness.behaviour import COLUMNS, TYPES, read_tests, run_tests
 
 NAMES = ["fruit", "tool"]
@@ -44,6 +45,11 @@ def test_a_test_counts_its_failures_among_its_cases(row, count, n):
     assert result["rate"] == count / n
     assert result["low"] <= result["rate"] <= result["high"]
     assert result["high"] - result["low"] > 0.1
+
+
+def test_each_text_of_a_tests_own_counts_by_itself():
+    result = outcome(("t", "minimum function", "text", "a {label}", "")).table.loc["t"]
+    assert (result["low"], result["high"]) == share_interval(0, 2).with_ends[1:]
 
 
 def test_a_change_within_the_tolerance_is_no_failure():

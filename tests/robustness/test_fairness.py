@@ -78,7 +78,7 @@ def test_missing_values_of_a_column_are_no_group_and_are_counted():
         "y": [False, False, False, True, False, False],
     }
     assert known.tolist() == [True, False, False, True, True, False]
-    y_true, probs = answers(1, 6, confidence=0.9)
+    y_true, probs = answers(2, 6, confidence=0.9)  # of x the first, and one that is not known
     found = group_gaps(y_true, probs, belongs, known=known, min_rows=1)
     assert found.table.loc[("x", "error"), "n"] == 2
     assert found.table.loc[("x", "error"), "of_others"] == 0  # y alone
@@ -162,6 +162,20 @@ def test_all_terms_of_a_group_give_way_to_those_of_one_other(terms):
             ("BUDDHISTS", "Buddhism"),
         ]
     }
+
+
+def test_a_text_is_swapped_in_the_same_way_whatever_stands_next_to_it(terms):
+    texts = [f"A Muslim read book {i}." for i in range(12)]
+
+    def always_other(texts):
+        probs = np.array(["Muslim" in text for text in texts], dtype=float)
+        return np.c_[probs, 1 - probs]
+
+    _, together = swapped_by(always_other, texts, terms)
+    assert together["swapped"].nunique() == 12
+    assert len({text.split()[1] for text in together["swapped"]}) > 1
+    _, alone = swapped_by(always_other, texts[5:6], terms)
+    assert alone["swapped"].tolist() == together["swapped"].tolist()[5:6]
 
 
 def test_a_lexicon_with_a_wrong_column_is_named(tmp_path):
