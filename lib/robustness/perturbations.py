@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
@@ -132,12 +133,13 @@ def _edit(
     return "".join([*pieces, text[end:]])
 
 
-def _matches(text: str, *, pattern: regex.Pattern) -> Spans:
+def _matches(text: str, *, pattern: regex.Pattern | re.Pattern) -> Spans:
     return [match.span() for match in pattern.finditer(text)]
 
 
-def _edits(pattern: str | regex.Pattern, change: Change, **options: Any) -> Edit:
-    places = partial(_matches, pattern=regex.compile(pattern))
+def _edits(pattern: str | regex.Pattern | re.Pattern, change: Change, **options: Any) -> Edit:
+    compiled = regex.compile(pattern) if isinstance(pattern, str) else pattern
+    places = partial(_matches, pattern=compiled)
     return partial(_edit, places=places, change=change, **options)
 
 
@@ -209,6 +211,8 @@ def _replace_synonyms(text: str, severity: int, random: Random, *, synonyms: Syn
     return edit(text, severity, random)
 
 
+# `re` is twice as fast as `regex`
+_BLANK_OR_NONE = re.compile(r"\s+|(?<=\w)(?=[^\W_])")
 _OCR_PIECE = "|".join(sorted(OCR, key=len, reverse=True))
 _CONTRACTED = word_pattern([*CONTRACTIONS, *(key.replace("'", "’") for key in CONTRACTIONS)])
 KINDS: dict[str, Edit] = {
@@ -222,7 +226,7 @@ KINDS: dict[str, Edit] = {
         lambda mark, random: "" if mark else random.choice(",.;:!?-"),
         shares=WORD_SHARES,
     ),
-    "white_space": _edits(r"\s+|(?<=\w)(?=[\p{L}\p{N}])", _space),
+    "white_space": _edits(_BLANK_OR_NONE, _space),
     "ocr": _edits(_OCR_PIECE, lambda piece, _: OCR[piece]),
     "homoglyphs": _edits(
         f"[{''.join(HOMOGLYPHS)}]", lambda letter, _: HOMOGLYPHS[letter], shares=WORD_SHARES
