@@ -108,4 +108,24 @@ STEPS = (
             "best_settings.yaml",
         ),
     ),
+    Step(
+        "08_test_robustness",
+        "What breaks it?",
+        (
+            "robustness",
+            "evaluation.n_resamples",
+            "evaluation.confidence",
+            "training",
+            "cross_validation",
+            "search.cross_validate",
+        ),
+        (
+            "source",
+            "val.parquet",
+            "classifier",
+            "best_settings.yaml",
+            "behaviour.csv",
+            "identity_terms.csv",
+        ),
+    ),
 )

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from lib import config
 from lib.config import Config, TrainingConfig, closest, parse_overrides, profile_names, setting_keys
 from lib.errors import WorkbookError
+from lib.robustness.perturbations import KINDS
 
 
 @pytest.fixture
@@ -239,6 +240,12 @@ def test_flat_has_every_key_with_its_value():
     assert list(flat) == setting_keys()
     assert (flat["labels.queue_rows"], flat["training.backbone"], flat["seed"]) == (17, "tiny", 42)
     assert Config.load("smoke", flat) == loaded
+
+
+def test_every_kind_of_perturbation_can_be_set():
+    assert Config.load("base").robustness.kinds == tuple(KINDS)
+    with pytest.raises(WorkbookError, match="raw_kinds has 'white_space', which kinds has not"):
+        Config.load("smoke", {"robustness.kinds": ["html", "url", "homoglyphs"]})
 
 
 def test_closest_offers_a_near_name_and_no_far_one():

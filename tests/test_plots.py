@@ -128,6 +128,14 @@ def search_trials():
     )
 
 
+def perturbed():
+    conditions = pd.MultiIndex.from_product(
+        [["keyboard", "word_drop"], [1, 5]], names=["kind", "severity"]
+    )
+    ends = {"macro_f1": [0.9, 0.7, 0.8, 0.6], "low": 0.5, "high": 1.0}
+    return pd.DataFrame(ends, index=conditions)
+
+
 FIGURES = {
     "class_balance": (lambda: plots.class_balance(balance(["a", "b"], [1200, 34])), "n = 1,234"),
     "lengths": (lambda: plots.lengths(pd.Series([1, 2, 3, 400]), pd.Series(list("abab"))), "n = 4"),
@@ -161,6 +169,18 @@ FIGURES = {
     "scores_with_intervals": (
         lambda: plots.scores_with_intervals(scores(["accuracy"]), title="Validation (n = 50)"),
         "n = 50",
+    ),
+    "severity_curves": (
+        lambda: plots.severity_curves(perturbed(), clean=0.9, n=120),
+        "get worse? (n = 120",
+    ),
+    "severity_curves, cleaned": (
+        lambda: plots.severity_curves(perturbed(), clean=0.9, n=120, raw=perturbed().tail(2)),
+        "word drop",
+    ),
+    "flip_rates": (
+        lambda: plots.flip_rates(perturbed()["macro_f1"], n=120),
+        "% of 120 texts",
     ),
     "confusion_matrix": (
         lambda: plots.confusion_matrix(square(["a", "b", "c"]), title="Confusions"),

@@ -25,6 +25,7 @@ from lib.config.sections import (
     LedgerConfig,
     ProfilingConfig,
     Range,
+    RobustnessConfig,
     SearchConfig,
     Section,
     SplitConfig,
@@ -65,6 +66,7 @@ class Config(Section):
     cross_validation: CrossValidationConfig = CrossValidationConfig()
     ensemble: EnsembleConfig = EnsembleConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    robustness: RobustnessConfig = RobustnessConfig()
     compute: ComputeConfig = ComputeConfig()
     tracking: TrackingConfig = TrackingConfig()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -37,6 +37,8 @@ class DataConfig(Section):
     # of CSV and TSV files. double: quotes enclose cells, and are doubled within them; backslash:
     # they may follow a backslash instead; none: they are text; None tells it from the file
     quoting: Literal["double", "backslash", "none"] | None = None
+    # groups of people, or of sources, whose error rates notebook 08 compares
+    fairness_column: str | None = None
     # a stratified sample of this many rows, more where the splits and folds of a class need them;
     # None takes all
     rows: int | None = Field(None, ge=10)
@@ -52,6 +54,7 @@ class DataConfig(Section):
             "--set data.split_column=...": self.split_column,
             "--set data.time_column=...": self.time_column,
             "--set data.group_column=...": self.group_column,
+            "--set data.fairness_column=...": self.fairness_column,
         }
         return {option: column for option, column in columns.items() if column is not None}
 
@@ -98,6 +101,20 @@ class CleaningConfig(Section):
     min_words: int = Field(3, ge=1)
     # rows to measure on what each rule is worth; 0 skips it
     ablation_rows: int = Field(4_000, ge=0)
+
+    @classmethod
+    def off(cls) -> CleaningConfig:
+        """Return the settings under which every text stays as it is."""
+        return cls(
+            encoding_repair=False,
+            unicode_nfkc=False,
+            invisible=False,
+            html_tags=False,
+            html_entities="keep",
+            urls_emails="keep",
+            whitespace=False,
+            min_words=1,
+        )
 
 
 class SplitConfig(Section):
@@ -437,6 +454,55 @@ class EvaluationConfig(Section):
     n_resamples: int = Field(2_000, ge=100)
     confidence: float = Field(0.95, gt=0.5, lt=1)
     n_mistakes: int = Field(12, ge=1)
+
+
+Perturbation = Literal[
+    "keyboard",
+    "swap",
+    "drop",
+    "insert",
+    "case",
+    "punctuation",
+    "white_space",
+    "ocr",
+    "homoglyphs",
+    "contractions",
+    "word_drop",
+    "truncation",
+    "distractor",
+    "html",
+    "url",
+    "emoji",
+]
+
+
+class RobustnessConfig(Section):
+    """What the classifier is put to: texts spoiled, changed and compared."""
+
+    # validation rows that are perturbed, at least 4 of each class; None takes all
+    rows: int | None = Field(1_000, ge=10)
+    kinds: tuple[Perturbation, ...] = Field(get_args(Perturbation), min_length=1)
+    severities: tuple[Literal[1, 2, 3, 4, 5], ...] = Field((1, 2, 3, 4, 5), min_length=1)
+    # kinds that are measured without cleaning too
+    raw_kinds: tuple[Perturbation, ...] = Field(
+        ("white_space", "homoglyphs", "html", "url"), min_length=1
+    )
+    n_flipped: int = Field(8, ge=1)  # texts shown whose answer changes most often
+    # of a probability: a test of direction fails beyond it
+    tolerance: float = Field(0.05, ge=0, lt=1)
+    # validation rows in which groups are compared, at least 4 of each class; None takes all
+    fairness_rows: int | None = Field(3_000, ge=10)
+    # texts that a group and the others need; with fewer nothing is claimed
+    min_group_rows: int = Field(30, ge=2)
+
+    @model_validator(mode="after")
+    def _raw_kinds_are_measured(self) -> RobustnessConfig:
+        missing = [kind for kind in self.raw_kinds if kind not in self.kinds]
+        if missing:
+            raise ValueError(
+                f"raw_kinds has {missing[0]!r}, which kinds has not: add it there, or leave it out"
+            )
+        return self
 
 
 class ComputeConfig(Section):

@@ -47,8 +47,8 @@ def load_table(source: str, *, progress: bool = True, **settings: Any) -> pd.Dat
     Returns
     -------
     DataFrame with `row_id` (int, the position in the source), `text` (str or None) and `label`
-    (str or None); a blank label counts as none. Where the source gives them, also `split`, `time`
-    and `group_key` (str, or None for a row on its own)
+    (str or None); a blank label counts as none. Where the source gives them, also `split`, `time`,
+    `group_key` (str, or None for a row on its own) and `fairness_group` (str or None)
 
     Raises
     ------
@@ -92,6 +92,9 @@ def _load_columns(frame: pd.DataFrame, data: DataConfig, *, where: str) -> Loade
     if data.group_column:
         keys = map(_as_label, frame[data.group_column].tolist())
         table["group_key"] = pd.Series(keys, dtype=object)
+    if data.fairness_column:
+        values = map(_as_label, frame[data.fairness_column].tolist())
+        table["fairness_group"] = pd.Series(values, dtype=object)
     if data.group_column and data.split_column:
         splits.check_given_groups(table["split"], table["group_key"])
     return LoadedTable(table, notes)
@@ -337,8 +340,8 @@ def _check_cells(frame: pd.DataFrame, data: DataConfig, *, where: str) -> None:
         data.text_column: "give one text a row",
         data.label_column: "give one label a row; several are not this workbook's task",
     }
-    if data.group_column:
-        remedies.setdefault(data.group_column, "give one group a row")
+    for column in filter(None, [data.group_column, data.fairness_column]):
+        remedies.setdefault(column, "give one group a row")
     for column, remedy in remedies.items():
         values = frame[column].tolist() if frame[column].dtype == object else []
         for row, value in enumerate(values, 1):
@@ -417,5 +420,14 @@ def _as_label(value: Any) -> str | None:
 
 def raw_texts(config: Config, row_ids: Iterable[int]) -> list[str | None]:
     """Return the texts of rows as they came, before cleaning."""
-    raw = workspace.read_table(raw_path(config))[["row_id", "text"]]
-    return raw.set_index("row_id")["text"].loc[list(row_ids)].tolist()
+    return _raw_values(config, row_ids, column="text")
+
+
+def fairness_groups(config: Config, row_ids: Iterable[int]) -> list[str | None]:
+    """Return the groups of rows in the column `data.fairness_column`."""
+    return _raw_values(config, row_ids, column="fairness_group")
+
+
+def _raw_values(config: Config, row_ids: Iterable[int], *, column: str) -> list[str | None]:
+    raw = workspace.read_table(raw_path(config))[["row_id", column]]
+    return raw.set_index("row_id")[column].loc[list(row_ids)].tolist()

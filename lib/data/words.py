@@ -29,11 +29,13 @@ _RUNS = [f"{run}[{run}{_EXTENDING}]*" for run in (_LETTER, _KATAKANA)]
 _WORD = regex.compile("|".join([*_RUNS, f"{_UNSPACED}{_EXTENDING}*"]), regex.V1)
 _RUN = regex.compile("|".join([*_RUNS, f"(?:{_UNSPACED}{_EXTENDING}*)+"]), regex.V1)
 _UNSPACED_CHARACTER = regex.compile(_UNSPACED, regex.V1)
+_WRITTEN = regex.compile(rf"{_UNSPACED}{_EXTENDING}*|(?:(?!{_UNSPACED})\S)+", regex.V1)
 # Latin, Greek, Cyrillic, Armenian, signs: no mark, no script without blanks. `re` is much faster.
 _PLAIN = re.compile(
     "[\x00-\u02ff\u0370-\u0482\u048a-\u0590\u1e00-\u200b\u2010-\u20cf\u2100-\u2bff]*"
 )
 _PLAIN_WORD = re.compile(r"\w+")
+_PLAIN_WRITTEN = re.compile(r"\S+")
 
 
 def words(text: str) -> list[str]:
@@ -78,6 +80,20 @@ def runs(text: str) -> list[str]:
     ['I', 'love', '东京', 'タワー']
     """
     return _PLAIN_WORD.findall(text) if _is_plain(text) else _RUN.findall(text)
+
+
+def written_spans(text: str) -> list[tuple[int, int]]:
+    """Return where the words of a text begin and end, with the signs that are written to them.
+
+    A word is a run without white space; in scripts without blanks, a character with its marks.
+
+    Examples
+    --------
+    >>> written_spans("don't go!"), written_spans("我去 OK")
+    ([(0, 5), (6, 9)], [(0, 1), (1, 2), (3, 5)])
+    """
+    pattern = _PLAIN_WRITTEN if _is_plain(text) else _WRITTEN
+    return [match.span() for match in pattern.finditer(text)]
 
 
 def is_unspaced(word: str) -> bool:

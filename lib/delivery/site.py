@@ -27,6 +27,7 @@ LINKED = {
     "data_profile.html": "every numeric feature of the data (ydata-profiling)",
     "review_queue.csv": "labels to review: fill in decision or new_label, save, run again",
     "metrics.json": "all metrics with intervals",
+    "robustness.json": "scores under perturbations, failed tests of behaviour, gaps between groups",
     "run.json": "settings, data fingerprint, commit, versions, hardware, times",
 }
 

@@ -34,7 +34,13 @@ MIN_ROWS_IN_BIN = 10  # for the share of a bin to be drawn
 VERDICTS = {"better": (COLOURS[2], "^"), "worse": (COLOURS[1], "v"), "inconclusive": ("0.45", "o")}
 
 
-def scores_with_intervals(scores: pd.DataFrame, *, title: str, ax: Axes | None = None) -> Axes:
+def scores_with_intervals(
+    scores: pd.DataFrame,
+    *,
+    title: str,
+    xlabel: str = "score (bars: intervals over rows)",
+    ax: Axes | None = None,
+) -> Axes:
     """Points with interval bars: `scores` has `value`, `low`, `high`, rows by (metric, model)."""
     groups = scores.groupby(level=0, sort=False)
     ax = ax or new_axes(height=0.9 + 0.28 * (len(scores) + len(groups)))
@@ -58,7 +64,7 @@ def scores_with_intervals(scores: pd.DataFrame, *, title: str, ax: Axes | None =
     legend_outside(ax, handles=handles)
     set_rows(ax, ticks, [short(metric) for metric in groups.groups])
     ax.set_ylim(y - 0.35, -0.35)
-    set_labels(ax, title=title, xlabel="score (bars: intervals over rows)")
+    set_labels(ax, title=title, xlabel=xlabel)
     return ax
 
 

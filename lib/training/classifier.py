@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -162,6 +162,10 @@ class Classifier:
     def combine(self, member_probs: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return the calibrated probabilities of all members together: ndarray of shape (n, k)."""
         return self.calibrator(self.ensemble.predict_probs(member_probs))
+
+    def without_cleaning(self) -> Classifier:
+        """Return the classifier whose members read texts as they come."""
+        return replace(self, cleaning=CleaningConfig.off())
 
     def save(self, folder: Path | str) -> None:
         """Write the classifier as one folder of JSON, safetensors and tokenizer files.

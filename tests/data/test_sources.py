@@ -494,6 +494,18 @@ def test_named_columns_are_taken_and_others_left(write):
     assert load(source, text_column="body", label_column="topic") == [(0, "a", "x"), (1, "c", "y")]
 
 
+def test_a_column_of_groups_to_compare_is_kept_and_found_by_row(write, home):
+    rows = [f"text {i},{'xy'[i % 2]},{('Ann', '', ' ')[i % 3]}" for i in range(40)]
+    source = write("t.csv", "\n".join(["text,label,person", *rows]))
+    config = settings(source, data__fairness_column="person")
+    table = raw_table(config)
+    assert table["fairness_group"].tolist()[:4] == ["Ann", None, None, "Ann"]
+    assert sources.fairness_groups(config, [3, 1, 0]) == ["Ann", None, "Ann"]
+    assert raw_path(config) != raw_path(settings(source))
+    with pytest.raises(WorkbookError, match=r"no column 'persn' \(did you mean 'person'\?\)"):
+        load_table(source, fairness_column="persn")
+
+
 def test_null_texts_and_labels_load_as_none(write):
     records = [
         {"text": None, "label": "x"},

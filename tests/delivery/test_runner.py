@@ -375,9 +375,10 @@ def test_a_step_is_stale_when_what_it_depends_on_changes_and_only_then(tmp_path,
     runner.sources.raw_table(Config.load("smoke", {"data.source": str(source)}))
     base = keys()
     assert changed() == []
-    assert changed({"training.epochs": 7}) == ["04", "05", "06", "07"]
-    assert changed({"training.max_length": 50}) == ["01", "04", "05", "06", "07"]
+    assert changed({"training.epochs": 7}) == ["04", "05", "06", "07", "08"]
+    assert changed({"training.max_length": 50}) == ["01", "04", "05", "06", "07", "08"]
     assert changed({"evaluation.n_mistakes": 3}) == ["07"]
+    assert changed({"robustness.rows": 30}) == ["08"]
     assert changed({"cleaning.min_words": 4}) == ["02", "06"]  # the classifier holds the rules
     assert changed({"labels.queue_rows": 4}) == ["03"]
     assert (
@@ -393,7 +394,7 @@ def test_a_step_is_stale_when_what_it_depends_on_changes_and_only_then(tmp_path,
     )
     assert changed({"seed": 1}) == [step.number for step in STEPS]
     workspace.write_table(pd.DataFrame({"text": ["a"]}), Workspace("good", "r").path("val.parquet"))
-    assert changed() == ["04", "06"]
+    assert changed() == ["04", "06", "08"]
     monkeypatch.setattr(provenance, "code_fingerprint", lambda *_: "other")
     assert changed() == [step.number for step in STEPS]
 

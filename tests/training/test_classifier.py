@@ -106,6 +106,15 @@ def test_cleaning_cleaned_text_changes_nothing(classifier):
     np.testing.assert_array_equal(classifier.predict_probs(RAW), classifier.predict_probs(cleaned))
 
 
+def test_without_cleaning_members_read_texts_as_they_come(classifier):
+    bare = classifier.without_cleaning()
+    assert bare.member_probs(RAW)["TF-IDF"] == pytest.approx(
+        bare.members[0].predict_probs(RAW), abs=0
+    )
+    assert not np.allclose(bare.predict_probs(RAW), classifier.predict_probs(RAW), atol=1e-6)
+    assert bare.predict_probs(["", " \n"]).tolist() == [[1 / 3] * 3] * 2
+
+
 def test_every_row_gets_its_row_in_order(classifier):
     texts = [RAW[0], None, "", " \n", "<br/><b></b>", 7, float("nan"), b"crow", "owl!", RAW[1]]
     answers = classifier.predict(pd.Series(texts, index=range(100, 110)))
