@@ -1,0 +1,165 @@
+"""Which score tells texts of no class best: classes held out, and texts of other kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pandas as pd
+from tqdm import tqdm
+
+from lib.evaluation.significance import Interval, student_interval
+from lib.robustness.ood import MAX_PROBABILITY, Encode, OodScores, fit_scores
+from lib.robustness.prediction import Predict
+from lib.robustness.separation import separation
+
+MAX_HELD_OUT = 10
+NEAR, FAR = "near", "far"
+COLUMNS = ["kind", "set", "score", "measure", "value", "low", "high", "n"]
+Fit = Callable[[list[str], list[str]], Predict]
+
+
+def near_table(
+    train: pd.DataFrame,
+    val: pd.DataFrame,
+    *,
+    fit: Fit,
+    encode: Encode | None = None,
+    rows: int = 4_000,
+    seed: int = 42,
+    progress: bool = True,
+    **options: Any,
+) -> pd.DataFrame:
+    """Hold out each class in turn, and measure how well each score tells its texts from the others.
+
+    Of more than ten classes the most frequent ones are held out, of two none.
+
+    Parameters
+    ----------
+    train, val : with `text` and `label`; what is fitted sees training rows of the other classes,
+        and validation rows are told apart
+    fit : texts, labels -> predict; makes the model without the class. It stands in for the
+        classifier, which knows the class, so that it has to be cheap: a linear one
+    encode : as of `fit_scores`
+    rows : training rows that are used, drawn at random
+    options : of `separation`: `n_resamples`, `confidence`
+
+    Returns
+    -------
+    DataFrame of `kind` ("near"), `set` (the class), `score`, `measure` (see `separation`), `value`,
+    `low`, `high`, `n`
+    """
+    train = train.sample(min(rows, len(train)), random_state=seed)
+    names = train["label"].value_counts().index
+    names = names[:MAX_HELD_OUT] if len(names) > 2 else []
+    tables = [pd.DataFrame(columns=COLUMNS)]
+    for name in tqdm(names, "classes held out", unit="class", disable=not progress):
+        known = train[train["label"] != name]
+        texts, labels = known["text"].tolist(), known["label"].tolist()
+        predict = fit(texts, labels)
+        is_outside = val["label"] == name
+        inside = val["text"][~is_outside].tolist()
+        probs = predict(inside)
+        scores = fit_scores(
+            texts, labels, inside, held_out_probs=probs, encode=encode, rows=rows, seed=seed
+        )
+        outside = {name: val["text"][is_outside].tolist()}
+        table = far_table(scores, outside, predict=predict, seed=seed, **options)
+        tables.append(table.assign(kind=NEAR))
+    return pd.concat(tables, ignore_index=True)
+
+
+def far_table(
+    scores: OodScores, sets: Mapping[str, list[str]], *, predict: Predict, **options: Any
+) -> pd.DataFrame:
+    """Measure how well each score tells sets of texts from those that the scores were fitted with.
+
+    Parameters
+    ----------
+    sets : name -> texts; an empty one is left out
+    options : of `separation`: `n_resamples`, `confidence`, `seed`
+
+    Returns
+    -------
+    DataFrame as of `near_table`; `kind` is "far"
+    """
+    inside = scores.arrays["held_out"]
+    rows = []
+    for name, texts in sets.items():
+        if not texts:
+            continue
+        values = scores.all_scores(texts, predict(texts))
+        for code, score in enumerate(values):
+            measured = separation(inside[:, code], values[score].to_numpy(), **options)
+            for measure, interval in measured.items():
+                rows.append((FAR, name, score, measure, *interval.with_ends, interval.n))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def mean_auroc(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean AUROC over the sets of each kind: a row a score, a column a kind."""
+    auroc = table[table["measure"] == "auroc"].astype({"value": float})
+    return auroc.pivot_table(index="score", columns="kind", values="value", aggfunc="mean")
+
+
+def choose(table: pd.DataFrame) -> str:
+    """Return the score with the highest AUROC: the mean of near and far sets, which count alike.
+
+    Parameters
+    ----------
+    table : the rows of `near_table` and `far_table`
+    """
+    return str(mean_auroc(table).mean(axis=1).idxmax())
+
+
+def near_gain(table: pd.DataFrame, score: str, *, confidence: float = 0.95) -> Interval | None:
+    """Return by how much a score's AUROC is above maximum probability's, over held-out classes.
+
+    Returns
+    -------
+    Interval of the mean (Student's, over classes); None where fewer than two were held out
+    """
+    is_near = (table["kind"] == NEAR) & (table["measure"] == "auroc")
+    by_class = table[is_near].pivot(index="set", columns="score", values="value").astype(float)
+    if len(by_class) < 2:
+        return None
+    gains = by_class[score] - by_class[MAX_PROBABILITY]
+    n = len(gains)
+    return student_interval(
+        gains.mean(), gains.sem(), n_values=n, n=n, confidence=confidence, bounds=(-1, 1)
+    )
+
+
+def describe(table: pd.DataFrame, score: str) -> str:
+    """Return in sentences what the chosen score is worth.
+
+    Parameters
+    ----------
+    table : the rows of `near_table` and `far_table`
+    """
+    sentences = []
+    for kind, auroc in mean_auroc(table).items():
+        n_sets = table.loc[table["kind"] == kind, "set"].nunique()
+        sentences.append(
+            f"{n_sets} {kind} sets: the mean AUROC of {score} is {auroc[score]:.3f}, that of "
+            f"{MAX_PROBABILITY} {auroc[MAX_PROBABILITY]:.3f}."
+        )
+    gain = near_gain(table, score)
+    if gain is not None:
+        sentences.append(f"The gain over {gain.n} classes held out is {gain.signed()}.")
+    return " ".join(sentences)
+
+
+def describe_false_alarms(flagged: Interval, *, promised: float) -> str:
+    """Return as a sentence how many texts like those of the training are flagged.
+
+    Parameters
+    ----------
+    flagged : share of test texts that are
+    promised : share that may be
+    """
+    kept = "as promised" if flagged.low <= promised else "more than promised"
+    return (
+        f"{flagged.percent()} of {flagged.n:,} test texts are flagged, {kept} ({promised:.0%} at "
+        "most)."
+    )
