@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
-from scipy.special import logsumexp
+from scipy.special import logsumexp, softmax
 from sklearn.covariance import LedoitWolf
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -51,7 +51,7 @@ class OodScores:
         """Return from which score on a text is flagged."""
         return 1 - self.false_alarms
 
-    def all_scores(self, texts: Sequence[str], probs: np.ndarray) -> pd.DataFrame:
+    def all_scores(self, texts: Sequence[str], probs: np.ndarray | None) -> pd.DataFrame:
         """Return every score of n texts, at least one, a column each.
 
         - `max_probability`: 1 minus it (Hendrycks and Gimpel 2017)
@@ -66,11 +66,9 @@ class OodScores:
 
         Parameters
         ----------
-        probs : ndarray of shape (n, k), of the classifier
+        probs : ndarray of shape (n, k), of the classifier; None takes those of the linear model
         """
-        starts = range(0, len(texts), BATCH)
-        batches = [self._parts(texts[i : i + BATCH], probs[i : i + BATCH]) for i in starts]
-        parts = pd.concat(batches, ignore_index=True)
+        parts = self._parts(texts, probs)
         held_out = self.arrays["held_out"][:, : parts.shape[1]]
         spread = held_out.std(axis=0)
         spread[spread < 1e-9] = 1  # a score that is the same for all of them
@@ -92,17 +90,20 @@ class OodScores:
         n_less = np.searchsorted(held_out, scores[self.chosen], side="left")
         return n_less / (len(held_out) + 1)
 
-    def _parts(self, texts: Sequence[str], probs: np.ndarray) -> pd.DataFrame:
+    def _parts(self, texts: Sequence[str], probs: np.ndarray | None) -> pd.DataFrame:
         arrays = self.arrays
         matrix = self.tfidf.transform(texts)
         logits = matrix @ arrays["coef"].T + arrays["intercept"]
+        if probs is None:
+            probs = softmax(logits, axis=1)
         shape = (len(arrays["indptr"]) - 1, matrix.shape[1])
-        known = csr_matrix(tuple(arrays[name] for name in SPARSE), shape)
-        nearest = (matrix @ known.T).max(axis=1).toarray()[:, 0]
+        known = csr_matrix(tuple(arrays[name] for name in SPARSE), shape).T
+        starts = range(0, len(texts), BATCH)
+        nearest = [(matrix[i : i + BATCH] @ known).max(axis=1).toarray()[:, 0] for i in starts]
         parts = {
             MAX_PROBABILITY: 1 - probs.max(axis=1),
             "energy": -logsumexp(logits, axis=1),
-            "neighbours": 1 - nearest,
+            "neighbours": 1 - np.concatenate(nearest),
             "novelty": [_unknown_share(self.tfidf, text) for text in texts],
         }
         if self.encode is not None:
@@ -161,7 +162,7 @@ def fit_scores(
     labels: Sequence[str],
     held_out: Sequence[str],
     *,
-    held_out_probs: np.ndarray,
+    held_out_probs: np.ndarray | None,
     encode: Encode | None = None,
     rows: int = 4_000,
     seed: int = 42,
@@ -172,7 +173,8 @@ def fit_scores(
     ----------
     texts, labels : of the training, n of each
     held_out : texts like them that the classifier did not learn from; they say what is usual
-    held_out_probs : ndarray of shape (m, k), what the classifier says of them
+    held_out_probs : ndarray of shape (m, k), what the classifier says of them; None takes what the
+        linear model of `energy` says
     encode : vectors of texts; adds `mahalanobis`
     rows : training texts that are used, drawn at random
     """

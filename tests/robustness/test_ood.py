@@ -51,6 +51,17 @@ def test_each_score_is_what_its_paper_says():
     assert list(table) == [*SCORES[:-1], "mahalanobis", "combined"]
 
 
+def test_without_a_classifier_the_linear_model_gives_the_probabilities():
+    found, texts, labels, held_out = fitted(held_out_probs=None)
+    linear = LogisticRegression(C=10, max_iter=200).fit(found.tfidf.transform(texts), labels)
+    expected = 1 - linear.predict_proba(found.tfidf.transform(STRANGE)).max(axis=1)
+    table = found.all_scores(STRANGE, None)
+    np.testing.assert_allclose(table["max_probability"], expected, atol=1e-3)
+    two = fitted(classes=("bird", "tool"), held_out_probs=None)[0].all_scores(["crow saw"], None)
+    assert two["max_probability"][0] > 0.4
+    assert len(held_out) == len(found.arrays["held_out"])
+
+
 def test_the_combination_is_the_mean_in_standard_deviations_of_held_out_texts():
     found, *_, held_out = fitted()
     usual = found.all_scores(held_out, probs_of(held_out))

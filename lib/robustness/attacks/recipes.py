@@ -24,10 +24,11 @@ class Recipe:
     DeepWordBug scores both halves of a text at each word). Then they replace one word after the
     other, by the candidate that lowers that probability most, until the answer is another one.
 
-    Departures from the papers, all for the sake of queries: 15 candidates a word (TextFooler has
-    50, BERT-Attack 48); sentence similarity and part of speech are checked on candidates that would
-    be taken, not on all; similarity is that of whole texts by the encoder that is handed in (the
-    papers: the Universal Sentence Encoder on a window of words).
+    Departures from the papers, all for the sake of queries: 10 candidates a word (TextFooler has
+    50, BERT-Attack 48); words without which the probability does not fall stay; sentence similarity
+    and part of speech are checked on candidates that would be taken, not on all; similarity is that
+    of whole texts by the encoder that is handed in (the papers: the Universal Sentence Encoder on a
+    window of words).
 
     Attributes
     ----------
@@ -42,7 +43,7 @@ class Recipe:
     """
 
     name: str
-    n_candidates: int = 15
+    n_candidates: int = 10
     min_similarity: float = 0.0
     max_changed: float = 1.0
     max_words: int = 1_000

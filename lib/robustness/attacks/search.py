@@ -34,7 +34,8 @@ NO_RESULT: dict[str, Any] = {  # of a text that did not get its turn
     "similarity": float("nan"),
 }
 # candidates that lower the probability and are checked for their meaning, where none is enough
-_CHECKED = 3
+_CHECKED = 2
+MAX_PARTS = 60  # of a text, that are left out in turn
 _NO_LETTER = re.compile(r"[\d_]")
 _DIGITS = 6  # of a probability: beyond them a text's company in a batch shows
 
@@ -146,14 +147,14 @@ class _Search:
     def _by_importance(self, spans: list[Span]) -> Generator[Ask, Any, list[Span]]:
         """Return the spans by how much the probability of the class falls without them.
 
-        Half of the budget goes into it; where there are more words, neighbours are left out
-        together.
+        Those without which it does not fall are left out, unless that leaves none. Half of the
+        budget goes into it at most; where there are more words, neighbours are left out together.
         """
-        parts = grouped(spans, max(1, self.budget // 2))
+        parts = grouped(spans, max(1, min(MAX_PARTS, self.budget // 2)))
         probs = yield from self._predict([without(self.text, part) for part in parts])
-        falls = np.full(len(parts), -np.inf)
+        falls = np.zeros(len(parts))
         falls[: len(probs)] = self.prob - probs[:, self.code]
-        order = np.argsort(-falls, kind="stable")
+        order = [i for i in np.argsort(-falls, kind="stable") if falls[i] > 0 or falls.max() <= 0]
         return [span for part in order for span in parts[part]]
 
     def _allowed(self, span: Span, words: Sequence[str]) -> list[str]:
