@@ -16,7 +16,6 @@ from lib.robustness.prediction import Predict, checked
 
 FOR, AGAINST = "0, 114, 178", "213, 94, 0"  # blue and vermilion of Okabe and Ito 2008
 _SHOWN_EFFECT = 0.005  # of the probability; smaller ones have no colour
-_MIN_SCALE = 0.05  # an effect of that size is never drawn in the full colour of a larger one
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +37,11 @@ class Attribution:
     parts: list[list[Span]]
     effects: np.ndarray
 
+    @property
+    def answer(self) -> str:
+        """Return the class and its probability as text."""
+        return f"{self.predicted} ({self.confidence:.2f})"
+
     def describe(self) -> str:
         """Return in a line the answer and the parts that count most.
 
@@ -46,31 +50,25 @@ class Attribution:
         >>> Attribution("so bad", "neg", 0.9, [[(0, 2)], [(3, 6)]], np.array([0.0, 0.4])).describe()
         'neg (0.90): bad +0.40'
         """
-        strongest = np.argsort(-np.abs(self.effects), kind="stable")[:5]
-        words = [
-            f"{self._words(part)} {self.effects[part]:+.2f}"
-            for part in strongest
-            if abs(self.effects[part]) >= _SHOWN_EFFECT
-        ]
-        answer = f"{self.predicted} ({self.confidence:.2f})"
-        return f"{answer}: {', '.join(words) or 'no word by itself changes it'}"
+        words = []
+        for part in np.argsort(-np.abs(self.effects), kind="stable")[:5]:
+            start, stop = self.parts[part][0][0], self.parts[part][-1][1]
+            if abs(self.effects[part]) >= _SHOWN_EFFECT:
+                words.append(f"{self.text[start:stop][:40]} {self.effects[part]:+.2f}")
+        return f"{self.answer}: {', '.join(words) or 'no word by itself changes it'}"
 
     def marks(self) -> list[Mark]:
         """Return each word that counts, coloured by what it adds: blue for the class, else red."""
-        scale = max(_MIN_SCALE, float(np.abs(self.effects).max(initial=0)))
+        largest = float(np.abs(self.effects).max(initial=_SHOWN_EFFECT))
         marks = []
         for spans, effect in zip(self.parts, self.effects):
             if abs(effect) < _SHOWN_EFFECT:
                 continue
-            colour = f"rgba({FOR if effect > 0 else AGAINST}, {0.6 * abs(effect) / scale:.2f})"
+            colour = f"rgba({FOR if effect > 0 else AGAINST}, {0.6 * abs(effect) / largest:.2f})"
             tag = f'<span style="background: {colour}" title="{effect:+.3f}">'
             for start, stop in spans:
                 marks.append((start, stop, f"{tag}{html.escape(self.text[start:stop])}</span>"))
         return marks
-
-    def _words(self, part: int) -> str:
-        first, *_, last = [*self.parts[part], self.parts[part][-1]]
-        return " ".join(self.text[first[0] : last[1]].split())[:40]
 
 
 def leave_one_out(
@@ -113,12 +111,8 @@ def shown(attributions: Sequence[Attribution]) -> MarkedTexts:
 
     The colours are full where the largest effect of a text is.
     """
+    paragraphs = [titled(a.answer, with_marks(a.text, a.marks())) for a in attributions]
     lines = [attribution.describe() for attribution in attributions]
-    paragraphs = []
-    for attribution in attributions:
-        title = f"{attribution.predicted} ({attribution.confidence:.2f})"
-        markup = with_marks(attribution.text, attribution.marks())
-        paragraphs.append(titled(title, markup))
     return MarkedTexts("\n".join(paragraphs), "\n".join(lines))
 
 

@@ -109,17 +109,17 @@ def choose(table: pd.DataFrame) -> str:
 
 
 def near_gain(table: pd.DataFrame, score: str, *, confidence: float = 0.95) -> Interval | None:
-    """Return by how much a score's AUROC is above maximum probability's, over held-out classes.
+    """Return by how much a score's AUROC is above maximum probability's, over near sets.
 
     Returns
     -------
-    Interval of the mean (Student's, over classes); None where fewer than two were held out
+    Interval of the mean (Student's, over sets); None where there are fewer than two
     """
     is_near = (table["kind"] == NEAR) & (table["measure"] == "auroc")
-    by_class = table[is_near].pivot(index="set", columns="score", values="value").astype(float)
-    if len(by_class) < 2:
+    by_set = table[is_near].pivot(index="set", columns="score", values="value").astype(float)
+    if len(by_set) < 2:
         return None
-    gains = by_class[score] - by_class[MAX_PROBABILITY]
+    gains = by_set[score] - by_set[MAX_PROBABILITY]
     n = len(gains)
     return student_interval(
         gains.mean(), gains.sem(), n_values=n, n=n, confidence=confidence, bounds=(-1, 1)
@@ -142,7 +142,7 @@ def describe(table: pd.DataFrame, score: str) -> str:
         )
     gain = near_gain(table, score)
     if gain is not None:
-        sentences.append(f"The gain over {gain.n} classes held out is {gain.signed()}.")
+        sentences.append(f"The gain over {gain.n} near sets is {gain.signed()}.")
     return " ".join(sentences)
 
 

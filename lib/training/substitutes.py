@@ -11,8 +11,9 @@ import torch
 from lib.config import RobustnessConfig, TrainingConfig
 from lib.data.words import Span
 from lib.robustness import attacks
-from lib.robustness.attacks import Candidates, Synonyms, Tools
+from lib.robustness.attacks import Candidates, Tools
 from lib.robustness.attacks.recipes import Encode
+from lib.robustness.perturbations import Synonyms
 from lib.training import backbones, finetune, rewriting
 
 

@@ -29,7 +29,7 @@ def test_near_and_far_sets_count_alike_however_many_there_are():
     assert ood_comparison.choose(table_of({}, FAR)) == "novelty"
 
 
-def test_the_gain_over_maximum_probability_is_of_classes():
+def test_the_gain_over_maximum_probability_is_of_near_sets():
     gain = ood_comparison.near_gain(table_of(NEAR, FAR), "energy")
     assert gain.value == pytest.approx(0.1)  # of 0.1, 0.05, 0.15
     reach = 4.3027 * 0.05 / np.sqrt(3)
@@ -41,7 +41,7 @@ def test_the_description_says_what_the_choice_gains():
     assert ood_comparison.describe(table_of(NEAR, FAR), "energy") == (
         "1 far sets: the mean AUROC of energy is 0.900, that of max_probability 0.900. "
         "3 near sets: the mean AUROC of energy is 0.800, that of max_probability 0.700. "
-        "The gain over 3 classes held out is +0.100 [-0.024, +0.224]."
+        "The gain over 3 near sets is +0.100 [-0.024, +0.224]."
     )
 
 

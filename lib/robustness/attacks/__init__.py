@@ -3,10 +3,9 @@
 from lib.robustness.attacks.attacking import AttackOptions, attack
 from lib.robustness.attacks.candidates import (
     Candidates,
-    Synonyms,
     by_word,
-    character_edits,
     kept_words,
+    misspellings,
     nearest_words,
     thesaurus,
 )
@@ -19,13 +18,12 @@ __all__ = [
     "AttackResult",
     "Candidates",
     "Recipe",
-    "Synonyms",
     "Tools",
     "attack",
     "by_word",
-    "character_edits",
     "compare",
     "kept_words",
+    "misspellings",
     "nearest_words",
     "thesaurus",
 ]

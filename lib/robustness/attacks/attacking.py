@@ -20,7 +20,7 @@ from lib.robustness.attacks import rounds
 from lib.robustness.attacks.candidates import Candidates
 from lib.robustness.attacks.recipes import Tools, candidates_of, recipe_of
 from lib.robustness.attacks.result import AttackResult
-from lib.robustness.attacks.search import NO_RESULT, search
+from lib.robustness.attacks.search import COLUMNS, UNFINISHED, search
 from lib.robustness.prediction import Predict, checked
 
 WIDTH = 32  # texts that are attacked side by side
@@ -108,8 +108,8 @@ def attack(
     with suppress(rounds.OutOfTimeError):
         for name, result in bar:
             records.add(name, result)
-    rows = [records.found.get(name, NO_RESULT) for name in keys]
-    table = pd.DataFrame(rows, columns=list(NO_RESULT))
+    rows = [records.found.get(name, {"outcome": UNFINISHED}) for name in keys]
+    table = pd.DataFrame(rows, columns=COLUMNS)
     table["predicted"] = table["predicted"].map(dict(enumerate(class_names)))
     table.insert(0, "text", list(texts))
     table.insert(1, "label", list(labels))

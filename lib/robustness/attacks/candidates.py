@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import string
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from random import Random
 
 import numpy as np
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
@@ -14,11 +12,11 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from lib.data.words import Span
 from lib.data.words import words as words_of
 from lib.errors import WorkbookError, shown_path
-from lib.robustness.substitution import seeded
+from lib.robustness.perturbations import Synonyms, perturb
 
 # texts, and spans in each of them -> for each span other words, the likeliest first
 Candidates = Callable[[Sequence[str], Sequence[Sequence[Span]]], list[list[list[str]]]]
-Synonyms = Callable[[str], list[str]]  # a word in lower case -> other words
+MISSPELLINGS = ("swap", "keyboard", "drop", "insert")  # of the kinds of perturbations
 WORDNET_FILES = ("data.noun", "data.verb", "data.adj", "data.adv")
 
 
@@ -47,7 +45,7 @@ def by_word(synonyms: Synonyms) -> Candidates:
 
 
 def thesaurus(folder: Path) -> Synonyms:
-    """Return the synonyms of WordNet: words that share a sense, common senses first.
+    """Return the synonyms of WordNet: words that share a sense, nouns first.
 
     Parameters
     ----------
@@ -128,45 +126,13 @@ def nearest_words(words: Sequence[str], vectors: np.ndarray, *, n: int = 50) -> 
     return neighbours
 
 
-def character_edits(*, seed: int = 42) -> Candidates:
-    """Return four misspellings of a word: two letters swapped, one replaced, deleted, inserted.
+def misspellings(*, seed: int = 42) -> Synonyms:
+    """Return four misspellings of a word: letters swapped, a wrong key, a letter less, one more.
 
-    The first letter stays, and of a word of four letters or more the last one too, as far as the
-    edit allows. What is drawn depends on `seed`, the text and the place.
-
-    Source
-    ------
-    Gao et al. 2018, "Black-box Generation of Adversarial Text Sequences to Evade Deep Learning
-    Classifiers" (DeepWordBug).
+    A word is misspelt in the same ways wherever it stands.
     """
 
-    def candidates(texts: Sequence[str], spans: Sequence[Sequence[Span]]) -> list[list[list[str]]]:
-        return [_misspelt(text, of_text, seed) for text, of_text in zip(texts, spans)]
+    def misspelt(word: str) -> list[str]:
+        return [perturb([word], kind=kind, severity=1, seed=seed)[0] for kind in MISSPELLINGS]
 
-    return candidates
-
-
-def _misspelt(text: str, spans: Sequence[Span], seed: int) -> list[list[str]]:
-    found = []
-    for start, stop in spans:
-        found.append(_edits(text[start:stop], seeded(seed, start, text)))
-    return found
-
-
-def _edits(word: str, random: Random) -> list[str]:
-    n = len(word)
-    if n < 2:
-        return []
-    last = max(2, n - 1)  # inner letters are 1..last-1
-    i = random.randrange(1, last)
-    letter = random.choice(string.ascii_lowercase)
-    other = random.choice(string.ascii_lowercase)
-    j = min(i, n - 2)
-    swapped = word[:j] + word[j + 1] + word[j] + word[j + 2 :]
-    edits = [
-        swapped,
-        word[:i] + letter + word[i + 1 :],
-        word[:i] + word[i + 1 :],
-        word[:i] + other + word[i:],
-    ]
-    return list(dict.fromkeys(edit for edit in edits if edit != word))
+    return misspelt

@@ -9,7 +9,7 @@ import numpy as np
 
 from lib.data.words import Span, run_spans, word_spans
 from lib.errors import WorkbookError, quoted
-from lib.robustness.attacks.candidates import Candidates, character_edits
+from lib.robustness.attacks.candidates import Candidates, by_word, misspellings
 
 Encode = Callable[[list[str]], np.ndarray]  # n texts -> (n, d)
 Tagger = Callable[[list[str], list[Span]], Sequence[str]]  # the part of speech of a span of each
@@ -105,7 +105,7 @@ def candidates_of(recipe: Recipe, tools: Tools, *, seed: int) -> tuple[Candidate
     WorkbookError : the recipe needs candidates, and none were handed in.
     """
     if recipe.edits_characters:
-        return character_edits(seed=seed), "misspellings"
+        return by_word(misspellings(seed=seed)), "misspellings"
     if tools.candidates is None:
         raise WorkbookError(
             f"tools.candidates is None, and {recipe.name} replaces words: hand in a masked "

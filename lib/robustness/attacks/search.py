@@ -22,17 +22,8 @@ UNCHANGEABLE = "no word to change"
 WRONG_BEFORE = "wrong before"
 UNFINISHED = "out of time"
 OUTCOMES = (SUCCEEDED, FAILED, BUDGET, UNCHANGEABLE, WRONG_BEFORE, UNFINISHED)
-NO_RESULT: dict[str, Any] = {  # of a text that did not get its turn
-    "outcome": UNFINISHED,
-    "attacked": None,
-    "predicted": None,
-    "edits": [],
-    "n_words": 0,
-    "n_queries": 0,
-    "before": float("nan"),
-    "after": float("nan"),
-    "similarity": float("nan"),
-}
+COLUMNS = ["outcome", "attacked", "predicted", "edits", "n_words", "n_queries"]
+COLUMNS += ["before", "after", "similarity"]
 # candidates that lower the probability and are checked for their meaning, where none is enough
 _CHECKED = 2
 MAX_PARTS = 60  # of a text, that are left out in turn
@@ -160,13 +151,9 @@ class _Search:
     def _allowed(self, span: Span, words: Sequence[str]) -> list[str]:
         """Return the first candidates that are other words, in the case of the word."""
         word = self.text[slice(*span)]
-        if self.recipe.edits_characters:
-            return list(words)[: self.recipe.n_candidates]
-        allowed: dict[str, None] = {}
-        for other in words:
-            if other.casefold() not in {word.casefold(), *self.tools.kept}:
-                allowed[match_case(other, word)] = None
-        return list(allowed)[: self.recipe.n_candidates]
+        kept = {word.casefold(), *self.tools.kept}
+        others = [match_case(other, word) for other in words if other.casefold() not in kept]
+        return list(dict.fromkeys(others))[: self.recipe.n_candidates]
 
     def _take_best(self, trials: list[Edits], span: Span) -> Generator[Ask, Any, None]:
         """Take the best candidate that is acceptable, if one lowers the probability."""
@@ -217,7 +204,7 @@ class _Search:
         return np.round(np.stack(probs), _DIGITS)
 
     def _result(self, outcome: str) -> dict[str, Any]:
-        return NO_RESULT | {
+        return {
             "outcome": outcome,
             "attacked": edited(self.text, self.edits),
             "predicted": self.predicted,

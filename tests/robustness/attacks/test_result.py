@@ -3,11 +3,11 @@ import pandas as pd
 import pytest
 
 from lib.robustness.attacks import AttackResult, compare
-from lib.robustness.attacks.search import NO_RESULT
+from lib.robustness.attacks.search import COLUMNS
 
 
 def record(outcome="succeeded", edits=(), queries=10, similarity=np.nan):
-    return NO_RESULT | {
+    return {
         "outcome": outcome,
         "edits": [list(edit) for edit in edits],
         "n_words": 4,
@@ -18,7 +18,7 @@ def record(outcome="succeeded", edits=(), queries=10, similarity=np.nan):
 
 
 def result_of(records, texts=None, recipe="TextFooler"):
-    table = pd.DataFrame(records, columns=list(NO_RESULT))
+    table = pd.DataFrame(records, columns=COLUMNS)
     table.insert(0, "text", texts or ["one two three four"] * len(records))
     table.insert(1, "label", "good")
     return AttackResult(recipe, "a thesaurus", table)
@@ -33,7 +33,7 @@ RECORDS = [
     record("out of queries", queries=80),
     record("no word to change", queries=1),
     record("wrong before", queries=1),
-    NO_RESULT,
+    {"outcome": "out of time"},
 ]
 
 
