@@ -443,6 +443,8 @@ def test_nothing_behind_the_equals_sign_is_the_empty_text_where_that_is_the_defa
         ("training.backbone", "tiny", "tiny"),
         ("labels.encoder", "models/bert", "{cwd}/models/bert"),
         ("labels.encoder", None, None),
+        ("robustness.ood_data", "other.csv", "{cwd}/other.csv"),
+        ("robustness.ood_data", None, None),
         ("augmentation.masked_model", "models/bert", "{cwd}/models/bert"),
         ("augmentation.paraphraser", "models/bert", "{cwd}/models/bert"),
         ("augmentation.translators", ["models/bert", "a/b"], ("{cwd}/models/bert", "a/b")),

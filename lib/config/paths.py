@@ -6,17 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-SOURCE = "data.source"
+SOURCES = ("data.source", "robustness.ood_data")
 MODELS = (
     "training.backbone",
     "labels.encoder",
     "augmentation.masked_model",
     "augmentation.translators",
     "augmentation.paraphraser",
+    "robustness.masked_model",
+    "robustness.thesaurus",
+    "robustness.encoder",
 )
 # settings of trainings, by the name of a member or by the name of the setting
 TRAININGS = ("cross_validation.members", "search.space")
-KEYS = (SOURCE, *MODELS, *TRAININGS)
+KEYS = (*SOURCES, *MODELS, *TRAININGS)
 BUILT_IN = ("minilm", "tiny")  # backbones that are no folders
 
 
@@ -36,7 +39,7 @@ def absolute(key: str, value: Any) -> Any:
     >>> absolute("data.source", "my.csv") == str(Path.cwd() / "my.csv")
     True
     """
-    if key == SOURCE:
+    if key in SOURCES:
         return _absolute_source(value)
     if key in MODELS:
         return _absolute_models(value)

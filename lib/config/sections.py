@@ -476,6 +476,9 @@ Perturbation = Literal[
 ]
 
 
+Attack = Literal["textfooler", "bert-attack", "deepwordbug"]
+
+
 class RobustnessConfig(Section):
     """What the classifier is put to: texts spoiled, changed and compared."""
 
@@ -494,6 +497,29 @@ class RobustnessConfig(Section):
     fairness_rows: int | None = Field(3_000, ge=10)
     # texts that a group and the others need; with fewer nothing is claimed
     min_group_rows: int = Field(30, ge=2)
+    # --- attacks
+    attacks: tuple[Attack, ...] = ("textfooler", "bert-attack", "deepwordbug")
+    # validation rows that each attack is run on, at least 4 of each class; None takes all
+    attack_rows: int | None = Field(300, ge=10)
+    attack_budget: int = Field(400, ge=1)  # texts that may be predicted for one text
+    # of each attack; texts that do not get their turn have no result
+    attack_seconds: float = Field(600.0, gt=0)
+    # a masked language model with its head, for BERT-Attack's candidates; None: the encoder's
+    # word embeddings
+    masked_model: str | None = None
+    # a folder with WordNet's files data.noun, data.verb, data.adj, data.adv, for TextFooler's
+    # candidates; None: the encoder's word embeddings
+    thesaurus: str | None = None
+    # a backbone that says how similar two texts are
+    encoder: str = "minilm"
+    # of a changed text with the original, at which its meaning counts as kept
+    similarity_levels: tuple[float, float] = (0.8, 0.9)
+    # --- texts unlike those of the training
+    ood_data: str | None = None  # a table of texts that belong to no class
+    # training rows that a text is compared with, and rows on which scores are compared
+    ood_rows: int = Field(4_000, ge=100)
+    # share of texts like those of the training that may be taken for others
+    ood_false_alarms: float = Field(0.05, gt=0, lt=1)
 
     @model_validator(mode="after")
     def _raw_kinds_are_measured(self) -> RobustnessConfig:

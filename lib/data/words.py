@@ -8,6 +8,8 @@ from functools import cache
 import numpy as np
 import regex
 
+Span = tuple[int, int]  # of a text: from, to
+
 # Kinds of characters, the values of `character_kinds`
 SEPARATOR, LETTER, KATAKANA, UNSPACED, SYMBOL, EXTENDING = range(6)
 # vowel signs, accents, joiners: they belong to the character before them
@@ -53,6 +55,30 @@ def words(text: str) -> list[str]:
     ['C3PO', 's', 'किताब', '东', '京', 'タワー']
     """
     return _PLAIN_WORD.findall(text) if _is_plain(text) else _WORD.findall(text)
+
+
+def word_spans(text: str) -> list[Span]:
+    """Return where each word of `words` begins and ends.
+
+    Examples
+    --------
+    >>> word_spans("it's 东京")
+    [(0, 2), (3, 4), (5, 6), (6, 7)]
+    """
+    pattern = _PLAIN_WORD if _is_plain(text) else _WORD
+    return [match.span() for match in pattern.finditer(text)]
+
+
+def run_spans(text: str) -> list[Span]:
+    """Return where each run of `runs` begins and ends.
+
+    Examples
+    --------
+    >>> run_spans("it's 东京")
+    [(0, 2), (3, 4), (5, 7)]
+    """
+    pattern = _PLAIN_WORD if _is_plain(text) else _RUN
+    return [match.span() for match in pattern.finditer(text)]
 
 
 def count_words(text: str) -> int:

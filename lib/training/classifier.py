@@ -23,6 +23,7 @@ from lib.data.cleaning import clean_texts
 from lib.errors import WorkbookError
 from lib.evaluation.calibration import Calibrator
 from lib.evaluation.selective import prediction_sets
+from lib.robustness.ood import OodScores
 from lib.training import baseline, classifier_folder
 from lib.training.classifier_folder import Description, MemberEntry
 from lib.training.ensembles.combining import Ensemble
@@ -84,6 +85,7 @@ class Classifier:
     abstain_below : texts whose most probable class is less probable are not answered, 0..1
     set_thresholds : promised coverage -> ndarray of shape (k,): how probable a class must be to
         join a prediction set
+    ood : what says how unlike the training texts a text is, for cleaned texts; None says nothing
     origin : what it was made from and by: data set, its fingerprint, versions, commit
     """
 
@@ -94,6 +96,7 @@ class Classifier:
     calibrator: Calibrator
     abstain_below: float = 0.0
     set_thresholds: Mapping[float, np.ndarray] = field(default_factory=dict)
+    ood: OodScores | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)
 
     def predict(
@@ -115,6 +118,9 @@ class Classifier:
         - `confidence`: the calibrated probability of that class, 0..1; NaN where there are no words
         - `abstained`: whether the label should not be used
         - `reason`: why it abstained, else ""
+        - `ood_score`, where the classifier has it: share of texts like those of the training that
+          are less unusual than this one, 0..1; NaN where there are no words
+        - `is_ood`, next to it: whether that is so unusual that the text may belong to no class
         - `prediction_set`, with `coverage`: a tuple of labels, the most probable first; all of them
           where there are no words
 
@@ -134,6 +140,12 @@ class Classifier:
         answers["abstained"] = unsure | ~has_words
         answers["reason"] = reasons
         answers.loc[unsure, "reason"] = f"confidence below {self.abstain_below:.3g}"
+        if self.ood is not None:
+            answers["ood_score"] = np.nan
+            familiar = [text for text in cleaned if text]
+            scores = self.ood.score(familiar, probs=probs[has_words])
+            answers.loc[has_words, "ood_score"] = scores
+            answers["is_ood"] = answers["ood_score"] >= self.ood.threshold
         if thresholds is not None:
             in_set = prediction_sets(probs, thresholds) | ~has_words[:, None]
             answers["prediction_set"] = [
@@ -176,7 +188,7 @@ class Classifier:
         """
         sources = {member.name: member.folder for member in self.members}
         classifier_folder.write(
-            Path(folder), self._description(), members=sources, origin=self.origin
+            Path(folder), self._description(), members=sources, ood=self.ood, origin=self.origin
         )
 
     @classmethod
@@ -211,6 +223,7 @@ class Classifier:
             calibrator=Calibrator(scale, shift),
             abstain_below=description.abstain_below,
             set_thresholds={float(key): np.array(values) for key, values in thresholds.items()},
+            ood=classifier_folder.read_ood(folder),
             origin=origin,
         )
 

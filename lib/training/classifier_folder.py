@@ -12,9 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lib import provenance, workspace
 from lib.config import CleaningConfig
 from lib.errors import WorkbookError
+from lib.robustness.ood import OodScores
 
+# `ood` came later and changes no label: a version of the workbook without it reads all the rest
 FORMAT_VERSION = 1
 DESCRIPTION, ORIGIN, MANIFEST = "classifier.json", "origin.json", "manifest.json"
+OOD = "ood"
 FORMATS = {".json", ".safetensors", ".txt", ".model", ".jinja"}  # data: nothing runs when read
 
 
@@ -53,6 +56,7 @@ def write(
     description: Description,
     *,
     members: Mapping[str, Path],
+    ood: OodScores | None,
     origin: Mapping[str, Any],
 ) -> None:
     """Write a classifier's folder, whole or not at all.
@@ -60,6 +64,7 @@ def write(
     Parameters
     ----------
     members : name -> folder to copy the member's files from
+    ood : what says how unlike the training texts a text is; None leaves it out
     origin : what the classifier was made from and by
 
     Raises
@@ -72,6 +77,8 @@ def write(
             shutil.copytree(members[entry.name], scratch / entry.folder)
         workspace.write_json(description.model_dump(mode="json"), scratch / DESCRIPTION)
         workspace.write_json(dict(origin), scratch / ORIGIN)
+        if ood is not None:
+            ood.save(scratch / OOD)
         hashes = {name: provenance.path_fingerprint(scratch / name) for name in _files(scratch)}
         workspace.write_json({"sha256": hashes}, scratch / MANIFEST)
 
@@ -98,6 +105,16 @@ def read(folder: Path) -> tuple[Description, dict[str, Any]]:
         f"{path} has format version {version}, and this version of the workbook reads "
         f"{FORMAT_VERSION}: {ORIGIN} names the version that wrote it"
     )
+
+
+def read_ood(folder: Path) -> OodScores | None:
+    """Return what says how unlike the training texts a text is, None where the folder has none.
+
+    Raises
+    ------
+    WorkbookError : it cannot be read.
+    """
+    return OodScores.load(folder / OOD) if (folder / OOD).exists() else None
 
 
 def fingerprint(folder: Path) -> str:

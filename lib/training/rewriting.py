@@ -150,9 +150,9 @@ def replace_in_context(
     Kobayashi 2018, "Contextual Augmentation"; Wu et al. 2019, "Conditional BERT Contextual
     Augmentation" (here without the label).
     """
-    tokenizer, network = _load_masked(model, setting)
+    tokenizer, network = load_masked_model(model, setting)
     mask = str(tokenizer.mask_token)
-    vocabulary = _whole_words(tokenizer, network.config.vocab_size)
+    vocabulary = whole_words(tokenizer, network.config.vocab_size)
     words = [text.split() for text in texts]
     chosen: dict[int, list[int]] = {}  # text -> positions of the words to replace
     for i, text in enumerate(texts):
@@ -162,8 +162,8 @@ def replace_in_context(
     rows = list(chosen)
     masked = [_with_masks(words[i], chosen[i], mask) for i in rows]
     ids = _token_ids(tokenizer, masked, truncation=True, max_length=max_tokens)
-    for batch in _batches(ids, network.device, progress=progress, setting=setting):
-        tokens, attended = _padded(tokenizer, [ids[k] for k in batch], network.device)
+    for batch in batches(ids, network.device, progress=progress, setting=setting):
+        tokens, attended = padded(tokenizer, [ids[k] for k in batch], network.device)
         with torch.inference_mode():
             output = network(input_ids=tokens, attention_mask=attended)
         for k, text_tokens, logits in zip(batch, tokens, output.logits):
@@ -188,9 +188,10 @@ def _token_ids(
     return tokenizer(texts, **options)["input_ids"] if texts else []
 
 
-def _padded(
+def padded(
     tokenizer: PreTrainedTokenizerBase, ids: list[list[int]], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return token ids, padded, and their mask: tensors of shape (batch, tokens)."""
     return tokenization.padded(ids, pad=tokenizer.pad_token_id or 0, device=device)
 
 
@@ -233,8 +234,8 @@ def generate(
     written = [""] * len(texts)
     with torch.random.fork_rng(), torch.inference_mode():
         torch.manual_seed(seed)
-        for batch in _batches(ids, network.device, progress=progress, setting=setting):
-            tokens, attended = _padded(tokenizer, [ids[k] for k in batch], network.device)
+        for batch in batches(ids, network.device, progress=progress, setting=setting):
+            tokens, attended = padded(tokenizer, [ids[k] for k in batch], network.device)
             for k, text in zip(batch, _sampled(tokenizer, network, tokens, attended)):
                 written[rows[k]] = text
     return written
@@ -263,7 +264,13 @@ def _sampled(
     return [text.strip() if ended else "" for text, ended in zip(texts, is_ended)]
 
 
-def _load_masked(model: str, setting: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+def load_masked_model(model: str, setting: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """Load a masked language model with its tokenizer, ready to predict.
+
+    Raises
+    ------
+    WorkbookError : it cannot be loaded, or has no trained head or no mask token; `setting` is named
+    """
     from transformers import AutoModelForMaskedLM
 
     tokenizer, network, info = backbones.load_checkpoint(
@@ -289,7 +296,7 @@ def _check_whole(info: dict[str, Any], model: str, setting: str) -> None:
         )
 
 
-def _batches(
+def batches(
     ids: list[list[int]], device: torch.device, *, progress: bool, setting: str
 ) -> Iterator[list[int]]:
     """Yield positions in batches of like length, with a progress bar."""
@@ -310,7 +317,7 @@ def _chosen_words(words: list[str], share: float, random: np.random.Generator) -
     return sorted(random.choice(replaceable, n, replace=False).tolist())
 
 
-def _whole_words(tokenizer: PreTrainedTokenizerBase, size: int) -> np.ndarray:
+def whole_words(tokenizer: PreTrainedTokenizerBase, size: int) -> np.ndarray:
     """Return the word that each token stands for.
 
     Returns

@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ from lib.config import CleaningConfig, TrainingConfig
 from lib.data.cleaning import clean_texts
 from lib.errors import WorkbookError
 from lib.evaluation.calibration import Calibrator
+from lib.robustness import ood
 from lib.training import backbones, baseline, classifier_folder, finetune
 from lib.training.classifier import Classifier, Member
 from lib.training.ensembles import Ensemble
@@ -179,6 +181,46 @@ def test_prediction_sets_hold_the_classes_that_reach_their_thresholds():
     assert "prediction_set" not in classifier.predict(["one two three", "four five six"])
     with pytest.raises(WorkbookError, match=r"coverage=0\.8; there are 0\.9 \(setting ensemble"):
         classifier.predict(["one two three"], coverage=0.8)
+
+
+@pytest.fixture(scope="module")
+def unusual():
+    """Scores of how unlike `TEXTS` a text is: 24 of 26 held-out texts have few new terms."""
+    held_out = [*(f"the {a} and the {b} of 7" for a in "ab" for b in TEXTS), *["qqq zzz xxx"] * 2]
+    uniform = np.full((len(held_out), 3), 1 / 3)
+    scores = ood.fit_scores(TEXTS, LABELS, held_out, held_out_probs=uniform)
+    return replace(scores, chosen="novelty", false_alarms=0.1)
+
+
+def test_it_says_how_unusual_a_text_is(classifier, unusual):
+    texts = ["<b>the crow</b> and the finch of 1", None, "zzz qqq xxx"]
+    plain = classifier.predict(texts)
+    answers = replace(classifier, ood=unusual).predict(texts)
+    pd.testing.assert_frame_equal(answers.drop(columns=["ood_score", "is_ood"]), plain)
+    assert answers["ood_score"].isna().tolist() == [False, True, False]
+    assert answers["ood_score"][0] == 0
+    assert answers["ood_score"][2] == pytest.approx(24 / 27)
+    assert answers["is_ood"].tolist() == [False, False, False]
+    often = replace(classifier, ood=replace(unusual, false_alarms=0.2)).predict(texts)
+    assert often["is_ood"].tolist() == [False, False, True]
+    assert list(replace(classifier, ood=unusual).predict([])) == list(answers)
+
+
+def test_what_is_unusual_is_saved_with_the_classifier(classifier, unusual, tmp_path):
+    replace(classifier, ood=unusual).save(tmp_path / "classifier")
+    texts = [*RAW, None, "zzz qqq xxx"]
+    before = replace(classifier, ood=unusual).predict(texts)
+    pd.testing.assert_frame_equal(Classifier.load(tmp_path / "classifier").predict(texts), before)
+    manifest = json.loads((tmp_path / "classifier" / "manifest.json").read_text())["sha256"]
+    assert {"ood/ood.json", "ood/ood.safetensors"} <= set(manifest)
+    (tmp_path / "classifier" / "ood" / "ood.safetensors").unlink()
+    with pytest.raises(WorkbookError, match=r"ood\.safetensors is missing; copy the folder again"):
+        Classifier.load(tmp_path / "classifier")
+
+
+def test_a_folder_from_before_there_were_such_scores_is_read(saved):
+    assert not (saved / "ood").exists()
+    assert Classifier.load(saved).ood is None
 
 
 def test_one_text_in_place_of_a_list_is_an_error(classifier):
