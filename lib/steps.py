@@ -79,6 +79,9 @@ STEPS = (
         (
             "ensemble",
             "cleaning",
+            "robustness.ood_data",
+            "robustness.ood_rows",
+            "robustness.ood_false_alarms",
             "cross_validation",
             "search.cross_validate",
             "training",
@@ -124,6 +127,7 @@ STEPS = (
             "val.parquet",
             "classifier",
             "best_settings.yaml",
+            "test.parquet",
             "behaviour.csv",
             "identity_terms.csv",
         ),

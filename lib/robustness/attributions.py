@@ -125,7 +125,7 @@ def grouped(spans: Sequence[Span], n_groups: int) -> list[list[Span]]:
     [[(0, 1), (2, 3)], [(4, 5)]]
     """
     n = min(len(spans), n_groups)
-    ends = np.linspace(0, len(spans), n + 1).round().astype(int) if n else []
+    ends = np.linspace(0, len(spans), n + 1).round().astype(int)
     return [list(spans[start:stop]) for start, stop in pairwise(ends)]
 
 

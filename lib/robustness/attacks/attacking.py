@@ -140,9 +140,9 @@ def _answers(
     deadline = time.monotonic() + options.get("seconds", float("inf"))
     plain: dict[str, Callable[..., Any]] = {
         "predict": predict,
-        "candidates": lambda items: candidates(*zip(*items)),
+        "candidates": lambda items: candidates(*map(list, zip(*items))),
         "encode": lambda texts: np.asarray(tools.encode(texts), float),  # type: ignore[misc]
-        "tags": lambda items: tools.tagger(*zip(*items)),  # type: ignore[misc]
+        "tags": lambda items: tools.tagger(*map(list, zip(*items))),  # type: ignore[misc]
     }
     return {
         kind: rounds.until(deadline, answer, batch=options.get("batch", 512))
