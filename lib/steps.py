@@ -127,7 +127,6 @@ STEPS = (
             "val.parquet",
             "classifier",
             "best_settings.yaml",
-            "test.parquet",
             "behaviour.csv",
             "identity_terms.csv",
         ),

@@ -135,17 +135,24 @@ def out_of_fold(
     return cross_fitted(fit, fold, n_classes=n_classes)
 
 
-def choose(method_probs: Mapping[str, np.ndarray], y_true: np.ndarray, **options: Any) -> str:
+def choose(
+    method_probs: Mapping[str, np.ndarray], y_true: np.ndarray, *, n_train: int, **options: Any
+) -> str:
     """Return the simplest way of combining, or the one that gains most over it.
 
-    Only ways that are better than the simplest by a paired test are considered.
+    Only ways that are better than the simplest by a paired test are considered; none where the
+    members learned a sample: a transformer gains more from further rows than TF-IDF, so that the
+    weights of small members are not those of the ones that are used.
 
     Parameters
     ----------
     method_probs : method -> its out-of-fold probabilities
+    n_train : training rows that the members which are used learn
     options : of `significance.paired_tests`
     """
     first = simplest(method_probs)
+    if len(y_true) < n_train:
+        return first
     predicted = {name: probs.argmax(axis=1) for name, probs in method_probs.items()}
     y_first = predicted.pop(first)
     tests = paired_tests(y_true, y_first, predicted, **options)
@@ -158,17 +165,22 @@ def simplest(methods: Iterable[str]) -> str:
     return min(methods, key=METHODS.index)
 
 
-def describe_choice(tests: pd.DataFrame, method: str, *, best_member: str, n: int) -> str:
+def describe_choice(
+    tests: pd.DataFrame, method: str, *, best_member: str, n: int, n_train: int
+) -> str:
     """Return in words how the chosen way compares with the best member, and why it is chosen.
 
     Parameters
     ----------
     tests : `significance.paired_tests` of all ways against the best member, over n rows
     method : from `choose`
+    n_train : as there
     """
     first = simplest(tests.index)
     reason = f"it gains most of those better than {first}"
-    if method == first:
+    if n < n_train:
+        reason = f"the simplest way, since weights of members of {n:,} rows do not hold for more"
+    elif method == first:
         reason = "it is the simplest way, and none is better than it"
     gain = describe_gain(tests.loc[method], best_member, n=n)
     return f"{gain} {method} is used: {reason}."

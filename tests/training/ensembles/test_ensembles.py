@@ -158,13 +158,29 @@ def test_greedy_selection_is_never_worse_than_the_best_member():
 def test_the_simplest_way_is_chosen_unless_another_is_better():
     oof, y = drawn(strengths=(2.0, 2.0))
     ways = {"soft": oof["m0"], "weighted": oof["m1"]}
-    assert ensembles.choose(ways, y, n_resamples=200) == "soft"
+    assert ensembles.choose(ways, y, n_train=len(y), n_resamples=200) == "soft"
     better = {"soft": oof["m0"], "weighted": np.eye(3)[y], "greedy": oof["m1"]}
-    assert ensembles.choose(better, y, n_resamples=200) == "weighted"
-    assert ensembles.choose({"stacking": oof["m0"]}, y, n_resamples=200) == "stacking"
+    assert ensembles.choose(better, y, n_train=len(y), n_resamples=200) == "weighted"
     assert (
-        ensembles.choose(dict(reversed(ways.items())), y, n_resamples=200) == "soft"
+        ensembles.choose({"stacking": oof["m0"]}, y, n_train=len(y), n_resamples=200) == "stacking"
+    )
+    assert (
+        ensembles.choose(dict(reversed(ways.items())), y, n_train=len(y), n_resamples=200) == "soft"
     )  # whatever the order they are named in
+
+
+def test_the_simplest_way_is_chosen_where_the_members_learned_a_sample():
+    oof, y = drawn(strengths=(2.0, 2.0))
+    ways = {"soft": oof["m0"], "weighted": np.eye(3)[y]}
+    assert ensembles.choose(ways, y, n_train=len(y) + 1, n_resamples=200) == "soft"
+    tests = pd.DataFrame(
+        {"macro_f1": 0.8, "gain": 0.02, "low": 0.01, "high": 0.03, "verdict": "better"},
+        index=["greedy", "soft"],
+    )
+    said = ensembles.describe_choice(tests, "soft", best_member="big", n=900, n_train=1_800)
+    assert said.endswith(
+        "soft is used: the simplest way, since weights of members of 900 rows do not hold for more."
+    )
 
 
 def test_the_gain_curve_starts_with_the_best_and_ends_with_all():
@@ -265,6 +281,6 @@ def test_the_chosen_way_is_described_with_the_reason(method, reason):
         {"macro_f1": 0.8, "gain": 0.02, "low": 0.01, "high": 0.03, "verdict": "better"},
         index=["greedy", "soft"],
     )
-    assert ensembles.describe_choice(tests, method, best_member="big", n=900) == (
+    assert ensembles.describe_choice(tests, method, best_member="big", n=900, n_train=900) == (
         f"{method} is better than big: macro F1 0.800, +0.020 [+0.010, +0.030], n = 900. {reason}"
     )
