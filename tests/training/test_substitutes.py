@@ -4,6 +4,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
+from lib.config import RobustnessConfig
 from lib.errors import WorkbookError
 from lib.training import substitutes
 
@@ -74,6 +75,21 @@ def test_neighbours_in_the_offline_encoders_embeddings_are_related_words():
     assert "movie" in synonyms("film")
     assert "film" not in synonyms("film")
     assert synonyms("qqqqqqq") == []
+
+
+def test_an_attack_is_handed_what_the_settings_name(tmp_path, masked_model):
+    for name in ("noun", "verb", "adj", "adv"):
+        (tmp_path / f"data.{name}").write_text("00001740 03 n 02 film 0 movie 0 000 | a film\n")
+    settings = RobustnessConfig(masked_model=masked_model, thesaurus=str(tmp_path))
+    found = {}
+    for recipe in ("textfooler", "bert-attack", "deepwordbug"):
+        tools = substitutes.attack_tools(recipe, settings=settings, class_names=["A film"])
+        found[recipe] = tools.source
+        assert "film" in tools.kept
+        assert tools.encode is not None
+    assert found["textfooler"] == f"the thesaurus {tmp_path}"
+    assert found["bert-attack"] == f"the masked language model {masked_model}"
+    assert found["deepwordbug"].startswith("neighbours in the word embeddings of minilm, since")
 
 
 def test_the_offline_encoder_finds_paraphrases_alike():

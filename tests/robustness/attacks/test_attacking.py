@@ -177,7 +177,7 @@ def test_searches_side_by_side_find_what_they_find_alone_in_fewer_calls():
 
 
 def test_the_same_seed_gives_the_same_misspellings_and_another_one_others():
-    texts = ["a truly great movie that everyone should watch"] * 2 + ["another great movie"]
+    texts = ["a truly nice great movie"] * 2 + ["another nice great movie"]
     options = {"recipe": "deepwordbug", "with_tools": Tools()}
     first, again = (run(texts, seed=1, **options).table for _ in range(2))
     assert first.equals(again)
