@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -143,8 +143,8 @@ def compare(results: Sequence[AttackResult], **options: Any) -> pd.DataFrame:
 
     Returns
     -------
-    DataFrame of `value`, `low`, `high`, `n`, `confidence`, indexed by what is measured and attack;
-    `queries a text` is no share and is left out
+    DataFrame of `value`, `low`, `high`, `n`, `confidence`, indexed by what is measured and attack,
+    empty where no text got its turn; `queries a text` is no share and is left out
     """
     found = {result.recipe: result.intervals(**options) for result in results}
     names = dict.fromkeys(name for intervals in found.values() for name in intervals)
@@ -153,7 +153,9 @@ def compare(results: Sequence[AttackResult], **options: Any) -> pd.DataFrame:
         for recipe, intervals in found.items():
             if name in intervals and name != QUERIES:
                 rows[name, recipe] = vars(intervals[name])
-    return pd.DataFrame(rows).T
+    index = pd.MultiIndex.from_tuples(list(rows), names=["measure", "attack"])
+    columns = [field.name for field in fields(Interval)]
+    return pd.DataFrame(list(rows.values()), index=index, columns=columns)
 
 
 def _kept(level: float) -> str:

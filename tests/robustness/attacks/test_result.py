@@ -99,3 +99,9 @@ def test_no_texts_have_no_rates():
     assert list(empty.table) == list(result_of(RECORDS).table)
     assert "no text to attack" in empty.describe()
     assert repr(empty.diffs()) == "TextFooler changed no answer."
+
+
+def test_attacks_of_which_no_text_got_its_turn_are_an_empty_table():
+    table = compare([result_of([])])
+    assert len(table) == 0
+    assert table.index.nlevels == 2
