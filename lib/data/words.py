@@ -108,7 +108,7 @@ def runs(text: str) -> list[str]:
     return _PLAIN_WORD.findall(text) if _is_plain(text) else _RUN.findall(text)
 
 
-def written_spans(text: str) -> list[tuple[int, int]]:
+def written_spans(text: str) -> list[Span]:
     """Return where the words of a text begin and end, with the signs that are written to them.
 
     A word is a run without white space; in scripts without blanks, a character with its marks.

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from lib.data.words import Span, word_spans
 from lib.robustness.marking import Mark, MarkedTexts, titled, with_marks
 from lib.robustness.prediction import Predict, checked
+from lib.robustness.substitution import edited
 
 FOR, AGAINST = "0, 114, 178", "213, 94, 0"  # blue and vermilion of Okabe and Ito 2008
 _SHOWN_EFFECT = 0.005  # of the probability; smaller ones have no colour
@@ -137,6 +138,4 @@ def without(text: str, spans: Sequence[Span]) -> str:
     >>> without("one two three", [(4, 8)])
     'one three'
     """
-    starts = [0, *(stop for _, stop in spans)]
-    stops = [*(start for start, _ in spans), len(text)]
-    return "".join(text[start:stop] for start, stop in zip(starts, stops))
+    return edited(text, dict.fromkeys(spans, ""))

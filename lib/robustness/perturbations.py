@@ -11,7 +11,7 @@ from typing import Any
 import regex
 
 from lib.config import closest
-from lib.data.words import words, written_spans
+from lib.data.words import Span, words, written_spans
 from lib.errors import WorkbookError, quoted
 from lib.robustness.confusions import (
     ADDRESSES,
@@ -23,10 +23,10 @@ from lib.robustness.confusions import (
     MARKUP,
     OCR,
 )
-from lib.robustness.substitution import match_case, seeded, word_pattern
+from lib.robustness.substitution import edited, match_case, seeded, word_pattern
 
 SEVERITIES = (1, 2, 3, 4, 5)
-Spans = list[tuple[int, int]]
+Spans = list[Span]
 Synonyms = Callable[[str], Sequence[str]]
 Change = Callable[[str, Random], str]
 Edit = Callable[[str, int, Random], str]
@@ -117,20 +117,13 @@ def _edit(
     spans = places(text)
     wanted = max(1, round(shares[severity - 1] * len(spans)))
     n = min(wanted, len(spans) - keep_one)
-    changed: dict[int, str] = {}
+    changed: dict[Span, str] = {}
     # places are drawn one by one, so that a lower severity draws the first of the same ones
     while len(changed) < n:
-        place = int(random.random() * len(spans))
-        if place not in changed:
-            start, stop = spans[place]
-            changed[place] = change(text[start:stop], random)
-    pieces = []
-    end = 0
-    for place in sorted(changed):
-        start, stop = spans[place]
-        pieces += [text[end:start], changed[place]]
-        end = stop
-    return "".join([*pieces, text[end:]])
+        span = spans[int(random.random() * len(spans))]
+        if span not in changed:
+            changed[span] = change(text[slice(*span)], random)
+    return edited(text, changed)
 
 
 def _matches(text: str, *, pattern: regex.Pattern | re.Pattern) -> Spans:

@@ -7,7 +7,7 @@ from random import Random
 
 import regex
 
-from lib.data.words import has_unspaced
+from lib.data.words import Span, has_unspaced
 
 
 def match_case(new: str, old: str) -> str:
@@ -53,6 +53,22 @@ def replace_words(text: str, substitutes: Mapping[str, str]) -> str:
         return match_case(substitutes.get(old.lower(), old), old)
 
     return word_pattern(substitutes).sub(substitute, text)
+
+
+def edited(text: str, edits: Mapping[Span, str]) -> str:
+    """Return a text with spans of it replaced.
+
+    Examples
+    --------
+    >>> edited("a good film", {(7, 11): "movie", (2, 6): "fine"})
+    'a fine movie'
+    """
+    parts = []
+    done = 0
+    for start, stop in sorted(edits):
+        parts += [text[done:start], edits[start, stop]]
+        done = stop
+    return "".join([*parts, text[done:]])
 
 
 def seeded(*parts: object) -> Random:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from lib.data.words import Span, is_unspaced
 from lib.robustness.attacks.recipes import Recipe, Tools
 from lib.robustness.attributions import grouped, without
-from lib.robustness.substitution import match_case
+from lib.robustness.substitution import edited, match_case
 
 # outcomes
 SUCCEEDED = "succeeded"
@@ -56,22 +56,6 @@ def changeable_spans(text: str, recipe: Recipe, kept: frozenset[str]) -> list[Sp
         and not _NO_LETTER.search(text[start:stop])
         and text[start:stop].casefold() not in kept
     ]
-
-
-def edited(text: str, edits: Mapping[Span, str]) -> str:
-    """Return a text with spans of it replaced.
-
-    Examples
-    --------
-    >>> edited("a good film", {(7, 11): "movie", (2, 6): "fine"})
-    'a fine movie'
-    """
-    parts = []
-    done = 0
-    for start, stop in sorted(edits):
-        parts += [text[done:start], edits[start, stop]]
-        done = stop
-    return "".join([*parts, text[done:]])
 
 
 def search(text: str, code: int, *, recipe: Recipe, tools: Tools, budget: int) -> Search:
