@@ -9,7 +9,10 @@ from typing import Any
 
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.provisioning import LocalProvisioner
 from traitlets import default
+
+from lib.delivery import preloading
 
 LAST_ANSWER_SECONDS = 0.5  # that a kernel has to finish its last answer before it is ended
 MAX_SOCKET_BYTES = 103  # of a socket's path on macOS; Linux takes 107
@@ -34,6 +37,18 @@ class OwnKernel(AsyncKernelManager):
     @default("kernel_spec_manager")
     def _own_kernels(self) -> OwnKernels:
         return OwnKernels()
+
+    async def _async_launch_kernel(self, kernel_cmd: list[str], **options: Any) -> None:
+        arguments = kernel_cmd[kernel_cmd.index("ipykernel_launcher") + 1 :]
+        folder = options.get("cwd") or os.getcwd()
+        forked = preloading.fork(arguments, env=options["env"], cwd=folder)
+        if forked is None:
+            await super()._async_launch_kernel(kernel_cmd, **options)
+            return
+        provisioner = self.provisioner
+        assert isinstance(provisioner, LocalProvisioner)
+        provisioner.process = forked  # type: ignore[assignment]  # answers what is asked
+        provisioner.pid = provisioner.pgid = forked.pid  # it leads a session of its own
 
     async def shutdown_kernel(self, **options: bool) -> None:  # type: ignore[override]
         """End the kernel."""

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from lib import provenance, workspace
 from lib.config import Config
 from lib.data import sources
-from lib.delivery import execution, recording, site
+from lib.delivery import execution, preloading, recording, site
 from lib.errors import WorkbookError
 from lib.steps import STEPS, Step
 from lib.training import backbones, engine, tracking
@@ -204,7 +204,8 @@ class Session:
         """Execute the steps that are not up to date; return their notebooks."""
         executed = []
         bar = tqdm(steps, desc="notebooks", unit="notebook", disable=not self.progress)
-        with bar, execution.live_output(bar):
+        several = preloading.preloaded(enabled=len(steps) > 2)
+        with bar, execution.live_output(bar), several:
             for step in steps:
                 bar.set_description_str(step.notebook)
                 if force or not self.is_up_to_date(step):

@@ -1,0 +1,82 @@
+"""Kernels forked from a process that has imported already."""
+
+import os
+import sys
+import time
+
+import nbformat
+import pytest
+
+from lib import workspace
+from lib.delivery import execution, preloading
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux")
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A server that has imported `wave`, which a kernel has not by itself, and `this`, which prints."""
+    monkeypatch.setattr(preloading, "MODULES", ("this", "wave"))
+    with preloading.preloaded():
+        (server,) = preloading._servers
+        deadline = time.monotonic() + 60
+        while not server.is_ready():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield server
+
+
+def printed(folder, source, monkeypatch):
+    """Execute a notebook of one cell; return what it printed."""
+    monkeypatch.setattr(workspace, "NOTEBOOKS", folder)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    nbformat.write(notebook, folder / "one.ipynb")
+    said = execution.execute("one", folder / "one.out.ipynb", {}, progress=False)
+    if said is not None:
+        return said
+    outputs = nbformat.read(folder / "one.out.ipynb", as_version=4).cells[-1].outputs
+    return "".join(output.text for output in outputs).splitlines()
+
+
+def test_a_forked_kernel_has_the_imports_and_the_environment_of_now(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("SET_AFTER_THE_SERVER", "yes")
+    source = (
+        "import os, sys\n"
+        "print('wave' in sys.modules, os.environ['SET_AFTER_THE_SERVER'], os.getcwd())\n"
+        "print(os.getpid(), os.getppid())"
+    )
+    first, numbers = printed(tmp_path, source, monkeypatch)
+    assert first == f"True yes {tmp_path}"
+    pid, parent = map(int, numbers.split())
+    assert parent == server._process.pid
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)  # it has ended with its notebook
+
+
+def test_a_forked_kernel_that_dies_is_noticed(server, tmp_path, monkeypatch):
+    said = printed(tmp_path, "import os\nos._exit(3)", monkeypatch)
+    assert "its kernel died" in said
+    assert printed(tmp_path, "print(1)", monkeypatch) == ["1"]
+
+
+def test_without_a_server_a_kernel_imports_for_itself(tmp_path, monkeypatch):
+    source = "import sys\nprint('wave' in sys.modules)"
+    assert printed(tmp_path, source, monkeypatch) == ["False"]
+    monkeypatch.setattr(preloading, "MODULES", ("no_such_module",))
+    with preloading.preloaded():
+        assert printed(tmp_path, source, monkeypatch) == ["False"]
+        time.sleep(1)
+        assert printed(tmp_path, source, monkeypatch) == ["False"]
+
+
+def test_a_server_is_started_by_the_first_kernel_and_ends_with_the_run(monkeypatch):
+    monkeypatch.setattr(preloading, "MODULES", ("wave",))
+    with preloading.preloaded():
+        (server,) = preloading._servers
+        assert server._process is None
+        server.is_ready()
+        process = server._process
+        assert process.poll() is None
+    assert process.returncode is not None and preloading._servers == []
+    with preloading.preloaded(enabled=False):
+        assert preloading._servers == []
