@@ -40,7 +40,7 @@ class OwnKernel(AsyncKernelManager):
 
     async def _async_launch_kernel(self, kernel_cmd: list[str], **options: Any) -> None:
         arguments = kernel_cmd[kernel_cmd.index("ipykernel_launcher") + 1 :]
-        folder = options.get("cwd") or os.getcwd()
+        folder = str(options.get("cwd") or Path.cwd())
         forked = preloading.fork(arguments, env=options["env"], cwd=folder)
         if forked is None:
             await super()._async_launch_kernel(kernel_cmd, **options)
