@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kernels are for
 
 @pytest.fixture
 def server(monkeypatch):
-    """A server that has imported `wave`, which no kernel has by itself, and `this`, which prints."""
+    """A server that has imported `wave`, which no kernel has by itself; `this` prints."""
     monkeypatch.setattr(preloading, "MODULES", ("this", "wave"))
     with preloading.preloaded():
         (server,) = preloading._servers
