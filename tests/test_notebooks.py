@@ -140,14 +140,13 @@ def test_nbval_runs_all_notebooks_with_the_results_of_the_runner(make_home, smok
 def assert_same_results(one, other):
     place = "reports/smoke/metrics.json"
     assert workspace.read_json(one / place) == workspace.read_json(other / place)
-    assert_same_tables(one, other, "models/smoke/test_probs.parquet")
-    assert_same_tables(one, other, *UP_TO_05)
+    probs = [f"models/smoke/{name}_probs.parquet" for name in ("val", "oof", "test")]
+    assert_same_tables(one, other, *UP_TO_03, *probs)
 
 
-UP_TO_05 = (
+UP_TO_03 = (
     "data/processed/docstrings/smoke/label_issues.parquet",
-    "models/smoke/val_probs.parquet",
-    "models/smoke/oof_probs.parquet",
+    "data/processed/docstrings/smoke/train.parquet",
 )
 
 

@@ -21,15 +21,12 @@ _servers: list[KernelServer] = []  # the one of the run that goes on, if any
 
 
 @contextmanager
-def preloaded(*, enabled: bool = True) -> Iterator[None]:
-    """Let `fork` give kernels; the first that is asked for starts what they are forked from."""
-    if not enabled or sys.platform != "linux":
-        yield
-        return
+def preloaded() -> Iterator[KernelServer]:
+    """Let `fork` give kernels, once the server has been started."""
     server = KernelServer()
     _servers.append(server)
     try:
-        yield
+        yield server
     finally:
         _servers.remove(server)
         server.stop()
@@ -54,12 +51,17 @@ class KernelServer:
         self._process: subprocess.Popen[str] | None = None
         self._is_ready = False
 
-    def is_ready(self) -> bool:
-        """Return whether its imports are done. The first call starts it."""
-        if self._process is None:
+    def start(self) -> None:
+        """Begin to import, unless it has begun. On Linux alone."""
+        if self._process is None and sys.platform == "linux":
             command = [sys.executable, "-c", f"from {__name__} import serve; serve({MODULES})"]
             pipe = subprocess.PIPE
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+
+    def is_ready(self) -> bool:
+        """Return whether its imports are done."""
+        if self._process is None:
+            return False
         assert self._process.stdout is not None
         if not self._is_ready and select.select([self._process.stdout], [], [], 0)[0]:
             self._is_ready = self._answer() != ""  # where an import failed, it has ended

@@ -24,6 +24,8 @@ from lib.training import backbones, engine, tracking
 from lib.workspace import FILES, Workspace
 
 NEEDED_DISK_BYTES = 1e9  # a run on 20,000 texts writes some 300 MB, most of it the model
+WITH_MODELS = "04"  # notebooks from here on import torch
+WORTH_PRELOADING = 3  # such notebooks left in a run; the first is often there before the server is
 
 
 @dataclass(frozen=True)
@@ -204,14 +206,16 @@ class Session:
         """Execute the steps that are not up to date; return their notebooks."""
         executed = []
         bar = tqdm(steps, desc="notebooks", unit="notebook", disable=not self.progress)
-        several = preloading.preloaded(enabled=len(steps) > 2)
-        with bar, execution.live_output(bar), several:
-            for step in steps:
+        with bar, execution.live_output(bar), preloading.preloaded() as kernels:
+            for place, step in enumerate(steps):
                 bar.set_description_str(step.notebook)
                 if force or not self.is_up_to_date(step):
                     executed.append(step.notebook)
                     if tracked:
                         tracked.start()
+                    left = [later for later in steps[place:] if later.number >= WITH_MODELS]
+                    if len(left) >= WORTH_PRELOADING:
+                        kernels.start()
                     self.execute(step)
                 bar.update()
             bar.set_description_str("notebooks")

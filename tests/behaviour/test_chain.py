@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from conftest import NEWSGROUPS, REPOSITORY, workbook
 from mlflow import MlflowClient
-from test_notebooks import UP_TO_05, assert_same_tables
+from test_notebooks import UP_TO_03, assert_same_tables
 
 from lib import workspace
 from lib.steps import STEPS
@@ -29,7 +29,7 @@ def pages(home, run="smoke"):
 
 
 @pytest.mark.xdist_group("chain-b")
-def test_a_run_killed_in_notebook_03_resumes_to_the_same_results(make_home, request):
+def test_a_run_killed_in_notebook_02_resumes_to_the_same_results(make_home, request):
     home = make_home("killed")
     command = [sys.executable, "-m", "lib.delivery.cli", "run", "--profile", "smoke", "--quiet"]
     process = subprocess.Popen(
@@ -54,16 +54,16 @@ def test_a_run_killed_in_notebook_03_resumes_to_the_same_results(make_home, requ
     second = workbook("run", "--profile", "smoke", "--quiet", home=home)
     assert second.returncode == 1
     assert "run 'smoke' is in use by another process" in second.stderr
-    wait_for("03_review_labels")
+    wait_for("02_clean_and_split")
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert workspace.read_json(record)["steps"]["03_review_labels"]["state"] == "started"
+    assert workspace.read_json(record)["steps"]["02_clean_and_split"]["state"] == "started"
 
-    resumed = workbook("run", "--profile", "smoke", "--quiet", "--to", "05", home=home)
+    resumed = workbook("run", "--profile", "smoke", "--quiet", "--to", "03", home=home)
     assert resumed.returncode == 0, resumed.stderr
-    assert "3 notebooks run, 2 up to date" in resumed.stdout
+    assert "2 notebooks run, 1 up to date" in resumed.stdout
     # not earlier: the other worker makes it meanwhile
-    assert_same_tables(home, request.getfixturevalue("smoke_home"), *UP_TO_05)
+    assert_same_tables(home, request.getfixturevalue("smoke_home"), *UP_TO_03)
     assert [path.name for path in home.rglob(".*") if path.is_dir()] == [".tokens"], (
         "a killed run's scratch folders are cleared"
     )
@@ -75,7 +75,8 @@ def test_a_finished_run_is_skipped_and_a_change_runs_what_depends_on_it(smoke_ho
     shutil.copytree(smoke_home, home)
     again = workbook("run", "--profile", "smoke", "--quiet", home=home)
     assert f"0 notebooks run, {len(STEPS)} up to date" in again.stdout, again.stderr
-    forced = workbook("run", "--profile", "smoke", "--quiet", "--to", "01", "--force", home=home)
+    only_02 = ("--from", "02", "--to", "02", "--force")
+    forced = workbook("run", "--profile", "smoke", "--quiet", *only_02, home=home)
     assert "1 notebooks run, 0 up to date" in forced.stdout, forced.stderr
     changed = workbook(
         "run", "--profile", "smoke", "--quiet", "--set", "evaluation.n_mistakes=3", home=home

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kernels are for
 def server(monkeypatch):
     """A server that has imported `wave`, which no kernel has by itself; `this` prints."""
     monkeypatch.setattr(preloading, "MODULES", ("this", "wave"))
-    with preloading.preloaded():
-        (server,) = preloading._servers
+    with preloading.preloaded() as server:
+        server.start()
         deadline = time.monotonic() + 60
         while not server.is_ready():
             assert time.monotonic() < deadline
@@ -63,20 +63,19 @@ def test_without_a_server_a_kernel_imports_for_itself(tmp_path, monkeypatch):
     source = "import sys\nprint('wave' in sys.modules)"
     assert printed(tmp_path, source, monkeypatch) == ["False"]
     monkeypatch.setattr(preloading, "MODULES", ("no_such_module",))
-    with preloading.preloaded():
+    with preloading.preloaded() as server:
         assert printed(tmp_path, source, monkeypatch) == ["False"]
-        time.sleep(1)
+        server.start()
+        server._process.wait()
         assert printed(tmp_path, source, monkeypatch) == ["False"]
 
 
-def test_a_server_is_started_by_the_first_kernel_and_ends_with_the_run(monkeypatch):
+def test_a_server_ends_with_the_run(monkeypatch):
     monkeypatch.setattr(preloading, "MODULES", ("wave",))
-    with preloading.preloaded():
-        (server,) = preloading._servers
-        assert server._process is None
-        server.is_ready()
+    with preloading.preloaded() as server:
+        assert not server.is_ready()
+        server.start()
         process = server._process
-        assert process.poll() is None
+        server.start()
+        assert server._process is process and process.poll() is None
     assert process.returncode is not None and preloading._servers == []
-    with preloading.preloaded(enabled=False):
-        assert preloading._servers == []

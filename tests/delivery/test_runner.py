@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 from lib import provenance, workspace
 from lib.config import Config
-from lib.delivery import execution, kernels, runner
+from lib.delivery import execution, kernels, preloading, runner
 from lib.delivery.cli import main
 from lib.errors import WorkbookError
 from lib.steps import STEPS, Step
@@ -296,6 +296,23 @@ def test_relative_paths_mean_the_same_in_the_notebooks(tmp_path, monkeypatch):
     assert first.record["overrides"] == absolute
     assert os.environ["WORKBOOK_HOME"] == str(tmp_path / "out" / "here")
     assert result.folder == tmp_path / "out" / "here" / "reports" / "good"
+
+
+@pytest.mark.parametrize(
+    "span, started", [(("03", "08"), True), (("06", "08"), True), (("01", "05"), False)]
+)
+def test_kernels_are_preloaded_where_three_notebooks_with_models_are_left(
+    span, started, tmp_path, monkeypatch
+):
+    calls = []
+    monkeypatch.setattr(preloading.KernelServer, "start", lambda _: calls.append(True))
+    monkeypatch.setattr(runner.Session, "is_up_to_date", lambda *_: False)
+    monkeypatch.setattr(runner.Session, "execute", lambda *_: None)
+    monkeypatch.setattr(runner.Session, "_save_record", lambda _: None)
+    steps = [step for step in STEPS if span[0] <= step.number <= span[1]]
+    session = runner.Session(None, None, {}, {}, progress=False)
+    session.run(steps, None, force=False)
+    assert bool(calls) == started
 
 
 def test_kernels_side_by_side_share_no_socket_and_leave_none(tmp_path, monkeypatch):
