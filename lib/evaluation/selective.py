@@ -167,7 +167,8 @@ def accuracy_coverage_curve(
 
     Returns
     -------
-    DataFrame by share answered: `threshold` (it answers from this confidence on), `accuracy` with `low`, `high` (see `significance.grouped_share`), `n`
+    DataFrame by share answered: `threshold` (it answers from this confidence on), `accuracy` with
+    `low`, `high` (see `significance.grouped_share`), `n`
 
     Source
     ------

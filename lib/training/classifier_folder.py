@@ -111,7 +111,7 @@ def read(folder: Path) -> tuple[Description, dict[str, Any]]:
 
 
 def _content(description: Description) -> dict[str, Any]:
-    """Return what classifier.json holds: decision weights, and the version, where there are some."""
+    """Return what classifier.json holds: decision weights where there are any."""
     content = description.model_dump(mode="json")
     if description.decision_weights is None:
         del content["decision_weights"]
