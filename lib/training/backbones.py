@@ -131,11 +131,11 @@ def _as_sentencepiece(tokenizer: Any) -> PreTrainedTokenizerBase:
     Of that file transformers' DebertaV2Tokenizer takes the pieces only: what the character map
     replaces, and what single bytes spell, is unknown to it.
     """
-    from sentencepiece import sentencepiece_model_pb2
     from tokenizers import Regex, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
+    from transformers.convert_slow_tokenizer import import_protobuf
 
-    saved = sentencepiece_model_pb2.ModelProto.FromString(Path(tokenizer.vocab_file).read_bytes())
+    saved = import_protobuf().ModelProto.FromString(Path(tokenizer.vocab_file).read_bytes())
     pieces = [(piece.piece, piece.score) for piece in saved.pieces]
     has_bytes = saved.trainer_spec.byte_fallback
     backend = tokenizer.backend_tokenizer
