@@ -68,7 +68,7 @@ class DecisionFit:
     Attributes
     ----------
     rule : what labels are chosen by
-    gains : DataFrame of `macro_f1`, `gain`, `low`, `high` and `verdict` (of that interval alone) by
+    gains : DataFrame of `gain` in macro F1, `low`, `high` and `verdict` (of that interval alone) by
         power of rarity; in the last row, each fold has the power that is best on the others
     cross_fitted : the paired test of that last row
     reason : why the rule is what it is
@@ -118,27 +118,35 @@ def fit_decision(
     options["confidence"] = confidence
     rules = {power: DecisionRule.by_rarity(class_counts, power=power) for power in POWERS}
     labels = {power: rule.labels(probs) for power, rule in rules.items()}
-    held_out = np.empty_like(y_true)
-    for number in np.unique(fold):
-        others = fold != number
-        held_out[~others] = labels[_best_power(labels, y_true, others)][~others]
+    held_out = _cross_fitted(labels, y_true, fold)
     test = paired_test(y_true, labels[0], held_out, **options)
-    imbalance = class_counts.max() / class_counts.min()
     rule = MOST_PROBABLE
-    if method == "most_probable":
-        reason = "the setting ensemble.decision"
-    elif imbalance < MIN_IMBALANCE:
-        reason = f"the largest class has {imbalance:.1f} times the rows of the smallest"
-    elif test.macro_f1_gain.verdict != "better" or test.p_macro_f1 >= 1 - confidence:
-        reason = "no significant gain"
-    else:
+    reason = _why_not(test, class_counts, method=method, alpha=1 - confidence)
+    if not reason:
         power = _best_power(labels, y_true, np.ones(len(y_true), dtype=bool))
         rule = rules[power]
         reason = f"power {power:g} has the highest macro F1 on all folds"
-    named = {f"power {value:g}": labels[value] for value in POWERS[1:]}
+    named = {f"power {power:g}": labels[power] for power in POWERS[1:]}
     named["chosen on other folds"] = held_out
-    gains = _gains_table(y_true, labels[0], named, n_classes=probs.shape[1], **options)
+    intervals = macro_f1_gains(
+        y_true, labels[0], list(named.values()), n_classes=probs.shape[1], **options
+    )
+    columns = ["gain", "low", "high", "verdict"]
+    rows = [(*gain.with_ends, gain.verdict) for gain in intervals]
+    gains = pd.DataFrame(rows, index=list(named), columns=columns)
     return DecisionFit(rule, gains, test, reason)
+
+
+def _cross_fitted(
+    labels: Mapping[float, np.ndarray], y_true: np.ndarray, fold: np.ndarray
+) -> np.ndarray:
+    """Return for each fold the labels by the power that is best on the others."""
+    chosen = np.empty_like(y_true)
+    for number in np.unique(fold):
+        others = fold != number
+        power = _best_power(labels, y_true, others)
+        chosen[~others] = labels[power][~others]
+    return chosen
 
 
 def _best_power(labels: Mapping[float, np.ndarray], y_true: np.ndarray, rows: np.ndarray) -> float:
@@ -146,18 +154,13 @@ def _best_power(labels: Mapping[float, np.ndarray], y_true: np.ndarray, rows: np
     return max(labels, key=lambda power: macro_f1(y_true[rows], labels[power][rows]))
 
 
-def _gains_table(
-    y_true: np.ndarray,
-    first: np.ndarray,
-    others: Mapping[str, np.ndarray],
-    *,
-    n_classes: int,
-    **options: Any,
-) -> pd.DataFrame:
-    intervals = macro_f1_gains(y_true, first, list(others.values()), n_classes=n_classes, **options)
-    rows = {
-        name: (macro_f1(y_true, y_pred, n_classes=n_classes), *gain.with_ends, gain.verdict)
-        for (name, y_pred), gain in zip(others.items(), intervals)
-    }
-    columns = ["macro_f1", "gain", "low", "high", "verdict"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+def _why_not(test: PairedTest, class_counts: np.ndarray, *, method: str, alpha: float) -> str:
+    """Return why the most probable class stays the label, "" where it does not."""
+    imbalance = class_counts.max() / class_counts.min()
+    if method == "most_probable":
+        return "the setting ensemble.decision"
+    if imbalance < MIN_IMBALANCE:
+        return f"the largest class has {imbalance:.1f} times the rows of the smallest"
+    if test.macro_f1_gain.verdict != "better" or test.p_macro_f1 >= alpha:
+        return "no significant gain"
+    return ""
