@@ -1,7 +1,7 @@
 """Which class is the label: the most probable one, or one that gives rare classes more weight.
 
-The most probable class is right most often. Macro F1 counts all classes alike, and rare ones are
-seldom the most probable.
+The most probable class is right most often, but it is seldom a rare one. Macro F1 counts all
+classes alike.
 """
 
 from __future__ import annotations
