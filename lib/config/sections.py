@@ -363,6 +363,8 @@ class EnsembleConfig(Section):
         ("soft", "weighted", "greedy", "stacking"), min_length=1
     )
     calibration: Literal["none", "temperature", "vector"] = "temperature"
+    # auto: rare classes weigh more in the choice of the label where macro F1 gains significantly
+    decision: Literal["auto", "most_probable"] = "auto"
     # that prediction sets promise
     coverages: tuple[float, ...] = Field((0.8, 0.9, 0.95, 0.99), min_length=1)
     # of texts that the classifier answers, the most confident ones; it abstains from the rest

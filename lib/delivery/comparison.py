@@ -29,7 +29,7 @@ class Predictions:
     name : shown in errors, for instance "run 'base'"
     model : as the columns of `probs` name it
     class_names : its classes, in order
-    probs : DataFrame of `row_id` and a column "<model>: <class>" for each model and class
+    probs : as `evaluation.probs_table` makes it; without labels where an earlier version wrote it
     test_set : SHA-256 of the sealed test set
     """
 
@@ -51,6 +51,8 @@ class Predictions:
                 f"the probabilities of {self.name} are of other rows than the sealed test set's: "
                 "evaluate it again with notebook 07"
             )
+        if self.model in self.probs:
+            return _codes(self.probs[self.model], self.class_names)
         columns = [f"{self.model}: {label}" for label in self.class_names]
         return self.probs[columns].to_numpy().argmax(axis=1)
 
@@ -211,7 +213,11 @@ def paired_test(
 
 def true_classes(test: pd.DataFrame, class_names: list[str]) -> np.ndarray:
     """Return the labels as ndarray of int of shape (n,), in the order of `class_names`."""
-    return pd.Categorical(test["label"], categories=class_names).codes.astype(int)
+    return _codes(test["label"], class_names)
+
+
+def _codes(labels: pd.Series, class_names: list[str]) -> np.ndarray:
+    return pd.Categorical(labels, categories=class_names).codes.astype(int)
 
 
 def _run_record(run_name: str) -> tuple[Workspace, dict[str, Any], dict[str, Any]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, special, stats
 
-from lib.evaluation.metrics import checked_probs
+from lib.evaluation.metrics import checked_probs, with_confidence
 from lib.evaluation.significance import Interval
 
 MIN_BIN_SIZE = 10  # rows that the accuracy of a bin is estimated from
@@ -150,7 +150,12 @@ def _log_loss(scores: np.ndarray, y_true: np.ndarray) -> float:
 
 
 def debiased_calibration_error(
-    probs: np.ndarray, y_true: np.ndarray, *, n_bins: int = 15, confidence: float = 0.95
+    probs: np.ndarray,
+    y_true: np.ndarray,
+    *,
+    y_pred: np.ndarray | None = None,
+    n_bins: int = 15,
+    confidence: float = 0.95,
 ) -> Interval:
     """Return the root mean square gap between confidence and accuracy in bins, less chance's part.
 
@@ -161,6 +166,7 @@ def debiased_calibration_error(
     ----------
     probs : ndarray of shape (n, k), rows summing to 1
     y_true : ndarray of int of shape (n,), columns of `probs`
+    y_pred : as `metrics.with_confidence` takes it
     n_bins : bins of equally many rows, at most: a bin has ten or more
 
     Returns
@@ -181,8 +187,8 @@ def debiased_calibration_error(
     n = len(probs)
     if n < 2:
         raise ValueError(f"the calibration error needs 2 rows or more, got {n}")
-    confidences = probs.max(axis=1)
-    right = probs.argmax(axis=1) == y_true
+    y_pred, confidences = with_confidence(probs, y_pred)
+    right = y_pred == y_true
     order = np.argsort(confidences, kind="stable")
     n_bins = max(1, min(n_bins, n // MIN_BIN_SIZE))
     bins = np.array_split(order, n_bins)

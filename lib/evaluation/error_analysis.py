@@ -8,11 +8,17 @@ import numpy as np
 import pandas as pd
 
 from lib.data.words import count_words
+from lib.evaluation.metrics import with_confidence
 from lib.evaluation.significance import Interval, grouped_share
 
 
 def mistakes_table(
-    rows: pd.DataFrame, y_true: np.ndarray, probs: np.ndarray, *, class_names: Sequence[str]
+    rows: pd.DataFrame,
+    y_true: np.ndarray,
+    probs: np.ndarray,
+    *,
+    class_names: Sequence[str],
+    y_pred: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """Return the rows a model gets wrong, the most confident first.
 
@@ -21,6 +27,7 @@ def mistakes_table(
     rows : n rows with `row_id` and `text`
     y_true : ndarray of int of shape (n,), columns of `probs`
     probs : ndarray of shape (n, k)
+    y_pred : as `metrics.with_confidence` takes it
 
     Returns
     -------
@@ -28,13 +35,13 @@ def mistakes_table(
     `label_prob` (of the right one), 0..1, and `text`
     """
     names = np.asarray(class_names, dtype=object)
-    y_pred = probs.argmax(axis=1)
+    y_pred, confidence = with_confidence(probs, y_pred)
     table = pd.DataFrame(
         {
             "row_id": rows["row_id"].to_numpy(),
             "label": names[y_true],
             "predicted": names[y_pred],
-            "confidence": probs.max(axis=1),
+            "confidence": confidence,
             "label_prob": probs[np.arange(len(probs)), y_true],
             "text": rows["text"].to_numpy(),
         }

@@ -100,6 +100,7 @@ def score_model(
     probs: np.ndarray,
     *,
     class_names: list[str],
+    y_pred: np.ndarray | None = None,
     groups: np.ndarray | None = None,
     n_resamples: int = 2_000,
     confidence: float = 0.95,
@@ -111,20 +112,22 @@ def score_model(
     ----------
     y_true : ndarray of int of shape (n,), columns of `probs`
     probs : ndarray of shape (n, k), rows summing to 1, columns in `class_names` order
+    y_pred : as `metrics.with_confidence` takes it
     groups : (n,) of anything; the bootstrap draws rows of a group together
     """
     intervals = significance.metric_intervals(
         y_true,
         probs,
+        y_pred=y_pred,
         groups=groups,
         n_resamples=n_resamples,
         confidence=confidence,
         seed=seed,
     )
     intervals["calibration_error"] = calibration.debiased_calibration_error(
-        probs, y_true, confidence=confidence
+        probs, y_true, y_pred=y_pred, confidence=confidence
     )
-    scores = metrics.classification_metrics(y_true, probs, class_names=class_names)
+    scores = metrics.classification_metrics(y_true, probs, class_names=class_names, y_pred=y_pred)
     return ModelScores(scores, intervals)
 
 
@@ -160,6 +163,7 @@ def corrected_warning(
     ledger: pd.DataFrame,
     y_true: np.ndarray,
     probs: Mapping[str, np.ndarray],
+    y_pred: Mapping[str, np.ndarray],
     *,
     confidence: float = 0.95,
     **options: Any,
@@ -171,6 +175,7 @@ def corrected_warning(
     ledger : of the sealed test set
     y_true : ndarray of int of shape (n,)
     probs : by model, ndarrays of shape (n, k)
+    y_pred : by model, the labels given, ndarrays of int of shape (n,)
     confidence : of one interval at the first evaluation, 0..1
     options : of `metric_intervals`
     """
@@ -179,7 +184,9 @@ def corrected_warning(
         return ""
     macro_f1 = {}
     for name, of_model in probs.items():
-        intervals = significance.metric_intervals(y_true, of_model, confidence=corrected, **options)
+        intervals = significance.metric_intervals(
+            y_true, of_model, y_pred=y_pred[name], confidence=corrected, **options
+        )
         macro_f1[name] = intervals["macro_f1"]
     return sealed.describe_corrected(ledger, macro_f1)
 
@@ -213,20 +220,28 @@ def class_f1_title(class_names: Sequence[str], *, n: int) -> str:
 
 
 def probs_table(
-    row_ids: pd.Series, probs: Mapping[str, np.ndarray], class_names: Sequence[str]
+    row_ids: pd.Series,
+    probs: Mapping[str, np.ndarray],
+    y_pred: Mapping[str, np.ndarray],
+    class_names: Sequence[str],
 ) -> pd.DataFrame:
-    """Return the probabilities of all models: `row_id` and a column "<model>: <class>" for each.
+    """Return what all models say: `row_id`, and for each a column "<model>", the label it gives.
+
+    Its probabilities follow, a column "<model>: <class>" for each class.
 
     Parameters
     ----------
     probs : by model, ndarrays of shape (n, k), columns in `class_names` order
+    y_pred : by model, ndarrays of int of shape (n,)
     """
+    names = np.asarray(class_names, dtype=object)
+    labels = {name: names[of_model] for name, of_model in y_pred.items()}
     columns = {
         f"{name}: {label}": of_model[:, code]
         for name, of_model in probs.items()
         for code, label in enumerate(class_names)
     }
-    return pd.DataFrame({"row_id": row_ids, **columns})
+    return pd.DataFrame({"row_id": row_ids, **labels, **columns})
 
 
 def _scores(saved: dict[str, Any]) -> ModelScores:

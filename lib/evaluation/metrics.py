@@ -73,13 +73,30 @@ def class_aucs(probs: np.ndarray, y_true: np.ndarray) -> np.ndarray:
     return areas
 
 
-def expected_calibration_error(probs: np.ndarray, y_true: np.ndarray, *, n_bins: int = 15) -> float:
+def with_confidence(
+    probs: np.ndarray, y_pred: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the label of each row and the probability of it, both of shape (n,).
+
+    Parameters
+    ----------
+    probs : ndarray of shape (n, k)
+    y_pred : ndarray of int of shape (n,); None: the most probable classes
+    """
+    y_pred = probs.argmax(axis=1) if y_pred is None else y_pred
+    return y_pred, probs[np.arange(len(probs)), y_pred]
+
+
+def expected_calibration_error(
+    probs: np.ndarray, y_true: np.ndarray, *, y_pred: np.ndarray | None = None, n_bins: int = 15
+) -> float:
     """Return the mean gap between confidence and accuracy, weighted by bin size.
 
     Parameters
     ----------
     probs : ndarray of shape (n, k), rows summing to 1
     y_true : ndarray of int of shape (n,), columns of `probs`
+    y_pred : as `with_confidence` takes it
     n_bins : equal-width bins over [0, 1]
 
     Returns
@@ -99,26 +116,30 @@ def expected_calibration_error(probs: np.ndarray, y_true: np.ndarray, *, n_bins:
     >>> expected_calibration_error(np.array([[0.8, 0.2], [0.8, 0.2]]), np.array([0, 1]))
     0.3
     """
-    rows = _binned(probs, y_true, n_bins)
+    rows = _binned(probs, y_true, y_pred, n_bins)
     gaps = np.bincount(rows["bin"], weights=rows["confidence"] - rows["accuracy"])
     error = np.abs(gaps).sum() / len(y_true)
     return float(error.round(12))
 
 
-def reliability_bins(probs: np.ndarray, y_true: np.ndarray, *, n_bins: int = 15) -> pd.DataFrame:
+def reliability_bins(
+    probs: np.ndarray, y_true: np.ndarray, *, y_pred: np.ndarray | None = None, n_bins: int = 15
+) -> pd.DataFrame:
     """Return mean `confidence`, `accuracy` and `n` of each bin of confidence that holds a row."""
-    bins = _binned(probs, y_true, n_bins).groupby("bin")
+    bins = _binned(probs, y_true, y_pred, n_bins).groupby("bin")
     return bins.mean().assign(n=bins.size())
 
 
-def _binned(probs: np.ndarray, y_true: np.ndarray, n_bins: int) -> pd.DataFrame:
+def _binned(
+    probs: np.ndarray, y_true: np.ndarray, y_pred: np.ndarray | None, n_bins: int
+) -> pd.DataFrame:
     """Return the `bin` of each row, its `confidence`, and `accuracy`: whether it is right."""
     probs = checked_probs(probs, y_true)
     if n_bins < 1:
         raise ValueError(f"n_bins must be at least 1, got {n_bins}")
-    confidence = probs.max(axis=1)
+    y_pred, confidence = with_confidence(probs, y_pred)
     bins = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
-    right = probs.argmax(axis=1) == y_true
+    right = y_pred == y_true
     return pd.DataFrame({"bin": bins, "confidence": confidence, "accuracy": right})
 
 
@@ -151,7 +172,11 @@ def row_log_losses(probs: np.ndarray, y_true: np.ndarray, *, floor: float = EPSI
 
 
 def classification_metrics(
-    y_true: np.ndarray, probs: np.ndarray, *, class_names: Sequence[str]
+    y_true: np.ndarray,
+    probs: np.ndarray,
+    *,
+    class_names: Sequence[str],
+    y_pred: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Return all metrics of one model.
 
@@ -160,6 +185,7 @@ def classification_metrics(
     y_true : ndarray of int of shape (n,), columns of `probs`
     probs : ndarray of shape (n, k), rows summing to 1
     class_names : names of the k columns
+    y_pred : as `with_confidence` takes it
 
     Returns
     -------
@@ -174,7 +200,7 @@ def classification_metrics(
     n_classes = len(class_names)
     if scaled.shape[1] != n_classes:
         raise ValueError(f"probs has {scaled.shape[1]} columns, class_names {n_classes}")
-    y_pred = scaled.argmax(axis=1)
+    y_pred, _ = with_confidence(scaled, y_pred)
     codes = np.arange(n_classes)
     scores = precision_recall_fscore_support(y_true, y_pred, labels=codes, zero_division=0.0)
     by_class = dict(zip(["precision", "recall", "f1", "n"], scores))
@@ -188,7 +214,7 @@ def classification_metrics(
         "macro_f1": macro_f1(y_true, y_pred, n_classes=n_classes),
         "weighted_f1": float(np.average(table["f1"], weights=table["n"])),
         "roc_auc": auc,
-        "ece": expected_calibration_error(scaled, y_true),
+        "ece": expected_calibration_error(scaled, y_true, y_pred=y_pred),
         "brier_loss": brier_score_loss(scaled, y_true),
         "nll_loss": float(log_loss(y_true, scaled, labels=codes)),
         "classes": table.to_dict("index"),

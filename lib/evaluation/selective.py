@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lib.evaluation.metrics import checked_probs
+from lib.evaluation.metrics import checked_probs, with_confidence
 from lib.evaluation.significance import Interval, grouped_share
 
 
@@ -154,23 +154,28 @@ def accuracy_coverage_curve(
     probs: np.ndarray,
     y_true: np.ndarray,
     *,
+    y_pred: np.ndarray | None = None,
     shares: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0),
     groups: np.ndarray | None = None,
     confidence: float = 0.95,
 ) -> pd.DataFrame:
     """Return how accurate the model is where it answers only the texts that it is surest of.
 
+    Parameters
+    ----------
+    y_pred : as `metrics.with_confidence` takes it
+
     Returns
     -------
-    DataFrame by share answered: `threshold` (it answers from this probability of the first class
-    on), `accuracy` with `low`, `high` (see `significance.grouped_share`), `n`
+    DataFrame by share answered: `threshold` (it answers from this confidence on), `accuracy` with
+    `low`, `high` (see `significance.grouped_share`), `n`
 
     Source
     ------
     Chow 1970, "On Optimum Recognition Error and Reject Tradeoff"; El-Yaniv and Wiener 2010.
     """
-    confidences = probs.max(axis=1)
-    right = probs.argmax(axis=1) == y_true
+    y_pred, confidences = with_confidence(probs, y_pred)
+    right = y_pred == y_true
     surest_first = np.argsort(-confidences, kind="stable")
     rows = []
     for share in shares:
@@ -184,13 +189,16 @@ def accuracy_coverage_curve(
     return pd.DataFrame(rows, columns=columns).set_index("share")
 
 
-def abstention_threshold(probs: np.ndarray, *, answered_share: float) -> float:
+def abstention_threshold(
+    probs: np.ndarray, *, answered_share: float, y_pred: np.ndarray | None = None
+) -> float:
     """Return the confidence below which a classifier abstains, so that it answers a share of texts.
 
     Parameters
     ----------
     probs : ndarray of shape (n, k) of rows that the model did not learn from
     answered_share : of texts like these, above 0 and at most 1
+    y_pred : as `metrics.with_confidence` takes it
 
     Returns
     -------
@@ -206,7 +214,8 @@ def abstention_threshold(probs: np.ndarray, *, answered_share: float) -> float:
     """
     if answered_share == 1:
         return 0.0
-    surest_first = np.sort(probs.max(axis=1))[::-1]
+    _, confidences = with_confidence(probs, y_pred)
+    surest_first = np.sort(confidences)[::-1]
     n_answered = max(1, round(answered_share * len(probs)))
     return float(surest_first[n_answered - 1])
 
@@ -245,7 +254,7 @@ def describe_coverage_curve(curve: pd.DataFrame, *, model: str, share: float = 0
     row = curve.loc[share]
     accuracy = Interval(row["accuracy"], row["low"], row["high"], n=int(row["n"]))
     on_all = curve.loc[1.0, "accuracy"]
-    surest = f"the surest {share:.0%} of the texts (first class at {row['threshold']:.2f} or more)"
+    surest = f"the surest {share:.0%} of the texts (confidence {row['threshold']:.2f} or more)"
     return (
         f"Answering {surest}, the {model} is right in {accuracy.percent()}; "
         f"on all texts in {on_all:.1%}."

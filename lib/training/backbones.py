@@ -106,7 +106,7 @@ def load_tokenizer(
     ------
     WorkbookError : it cannot be found, fetched or read.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, DebertaV2Tokenizer
 
     if name == "tiny" and texts is not None:
         return _train_tokenizer([text[:500] for text in texts[:200]])
@@ -118,9 +118,41 @@ def load_tokenizer(
         tokenizer = AutoTokenizer.from_pretrained(_source(name))
     except (OSError, ValueError, RuntimeError) as error:
         raise WorkbookError(_advice(name, error, setting)) from error
+    if isinstance(tokenizer, DebertaV2Tokenizer) and getattr(tokenizer, "vocab_file", None):
+        tokenizer = _as_sentencepiece(tokenizer)
     if placeholders:
         tokenizer.add_tokens([URL_TOKEN, EMAIL_TOKEN])
     return tokenizer
+
+
+def _as_sentencepiece(tokenizer: Any) -> PreTrainedTokenizerBase:
+    """Return a tokenizer that reads characters and bytes as its spm.model does.
+
+    Of that file transformers' DebertaV2Tokenizer takes the pieces only: what the character map
+    replaces, and what single bytes spell, is unknown to it.
+    """
+    from tokenizers import Regex, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+    from transformers.convert_slow_tokenizer import import_protobuf
+
+    saved = import_protobuf().ModelProto.FromString(Path(tokenizer.vocab_file).read_bytes())
+    pieces = [(piece.piece, piece.score) for piece in saved.pieces]
+    has_bytes = saved.trainer_spec.byte_fallback
+    backend = tokenizer.backend_tokenizer
+    backend.model = models.Unigram(pieces, unk_id=tokenizer.unk_token_id, byte_fallback=has_bytes)
+    character_map = saved.normalizer_spec.precompiled_charsmap
+    if character_map:
+        replaced = normalizers.Precompiled(character_map)
+        backend.normalizer = normalizers.Sequence([replaced, backend.normalizer])
+    if has_bytes:  # a text with the name of a byte does not mean that byte
+        in_names = pre_tokenizers.Split(Regex("<(?=0x[0-9A-F]{2}>)"), "merged_with_previous")
+        backend.pre_tokenizer = pre_tokenizers.Sequence([backend.pre_tokenizer, in_names])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=tokenizer.model_max_length,
+        model_input_names=tokenizer.model_input_names,
+        **tokenizer.special_tokens_map,
+    )
 
 
 def _source(name: str) -> str:

@@ -22,6 +22,8 @@ from lib.data import sources
 from lib.data.cleaning import clean_texts
 from lib.errors import WorkbookError
 from lib.evaluation.calibration import Calibrator
+from lib.evaluation.decision_rule import MOST_PROBABLE, DecisionRule
+from lib.evaluation.metrics import with_confidence
 from lib.evaluation.selective import prediction_sets
 from lib.robustness.ood import OodScores
 from lib.training import baseline, classifier_folder
@@ -82,7 +84,8 @@ class Classifier:
     members : the models
     ensemble : how the members' probabilities become one
     calibrator : what makes the probabilities as sure as they are right
-    abstain_below : texts whose most probable class is less probable are not answered, 0..1
+    decision : how calibrated probabilities become a label
+    abstain_below : texts whose label is less probable are not answered, 0..1
     set_thresholds : promised coverage -> ndarray of shape (k,): how probable a class must be to
         join a prediction set
     ood : what says how unlike the training texts a text is, for cleaned texts; None says nothing
@@ -94,6 +97,7 @@ class Classifier:
     members: Sequence[Member]
     ensemble: Ensemble
     calibrator: Calibrator
+    decision: DecisionRule = MOST_PROBABLE
     abstain_below: float = 0.0
     set_thresholds: Mapping[float, np.ndarray] = field(default_factory=dict)
     ood: OodScores | None = None
@@ -114,7 +118,8 @@ class Classifier:
         -------
         DataFrame of n rows in the order of `texts`:
 
-        - `label`: the most probable class, also where it abstains; None where there are no words
+        - `label`: the class that `decision` chooses, also where it abstains; None where there are
+          no words
         - `confidence`: the calibrated probability of that class, 0..1; NaN where there are no words
         - `abstained`: whether the label should not be used
         - `reason`: why it abstained, else ""
@@ -122,7 +127,7 @@ class Classifier:
           are less unusual than this one, 0..1; NaN where there are no words
         - `is_ood`, next to it: whether that is so unusual that the text may belong to no class
         - `prediction_set`, with `coverage`: a tuple of labels, the most probable first; all of them
-          where there are no words
+          where there are no words; by probability alone, so that a set may lack the label
 
         Raises
         ------
@@ -132,8 +137,9 @@ class Classifier:
         cleaned, reasons = self._clean(texts)
         probs = self._probs(cleaned, progress=progress)
         has_words = ~_without_words(cleaned)
-        labels = np.array(self.class_names, dtype=object)[probs.argmax(axis=1)]
-        answers = pd.DataFrame({"label": labels, "confidence": probs.max(axis=1)})
+        y_pred, confidence = with_confidence(probs, self.decision.labels(probs))
+        labels = np.array(self.class_names, dtype=object)[y_pred]
+        answers = pd.DataFrame({"label": labels, "confidence": confidence})
         answers.loc[~has_words, "label"] = None
         answers.loc[~has_words, "confidence"] = np.nan
         unsure = answers["confidence"] < self.abstain_below
@@ -215,12 +221,16 @@ class Classifier:
         scale = np.array(description.calibration_scale)
         shift = np.array(description.calibration_shift)
         thresholds = description.set_thresholds
+        decision = MOST_PROBABLE
+        if description.decision_weights is not None:
+            decision = DecisionRule(np.array(description.decision_weights))
         return cls(
             class_names=description.class_names,
             cleaning=description.cleaning,
             members=members,
             ensemble=Ensemble(description.method, names, description.class_names, weights, bias),
             calibrator=Calibrator(scale, shift),
+            decision=decision,
             abstain_below=description.abstain_below,
             set_thresholds={float(key): np.array(values) for key, values in thresholds.items()},
             ood=classifier_folder.read_ood(folder),
@@ -235,7 +245,8 @@ class Classifier:
         answered = "answers every text that has words"
         if self.abstain_below:
             answered = f"abstains where its confidence is below {self.abstain_below:.2f}"
-        return f"{names}{combined}: {len(self.class_names)} classes, {answered}."
+        weighted = "" if self.decision.is_most_probable else " (rare ones weigh more)"
+        return f"{names}{combined}: {len(self.class_names)} classes{weighted}, {answered}."
 
     def _clean(self, texts: Sequence[Any]) -> tuple[list[str], list[str]]:
         """Return cleaned texts, and for each that has too few words the reason, else ""."""
@@ -285,6 +296,7 @@ class Classifier:
         return tuple(self.class_names[code] for code in order if included[code])
 
     def _description(self) -> Description:
+        is_plain = self.decision.is_most_probable
         return Description(
             class_names=self.class_names,
             cleaning=self.cleaning,
@@ -298,6 +310,7 @@ class Classifier:
             set_thresholds={
                 f"{coverage:g}": values.tolist() for coverage, values in self.set_thresholds.items()
             },
+            decision_weights=None if is_plain else self.decision.weights.tolist(),
         )
 
 

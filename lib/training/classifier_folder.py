@@ -14,8 +14,10 @@ from lib.config import CleaningConfig
 from lib.errors import WorkbookError
 from lib.robustness.ood import OodScores
 
-# `ood` came later and changes no label: a version of the workbook without it reads all the rest
+# `ood` came later and changes no label: a version of the workbook without it reads all the rest;
+# decision weights do, so that a folder with them has the version that follows
 FORMAT_VERSION = 1
+WEIGHTED_VERSION = 2
 DESCRIPTION, ORIGIN, MANIFEST = "classifier.json", "origin.json", "manifest.json"
 OOD = "ood"
 FORMATS = {".json", ".safetensors", ".txt", ".model", ".jinja"}  # data: nothing runs when read
@@ -49,6 +51,7 @@ class Description(_Part):
     calibration_shift: list[float]
     abstain_below: float = Field(ge=0, le=1)
     set_thresholds: dict[str, list[float]]  # coverage -> a threshold for each class
+    decision_weights: list[float] | None = None  # of each class; None: the most probable one
 
 
 def write(
@@ -75,7 +78,7 @@ def write(
         scratch.mkdir()
         for entry in description.members:
             shutil.copytree(members[entry.name], scratch / entry.folder)
-        workspace.write_json(description.model_dump(mode="json"), scratch / DESCRIPTION)
+        workspace.write_json(_content(description), scratch / DESCRIPTION)
         workspace.write_json(dict(origin), scratch / ORIGIN)
         if ood is not None:
             ood.save(scratch / OOD)
@@ -96,15 +99,25 @@ def read(folder: Path) -> tuple[Description, dict[str, Any]]:
     try:
         content = workspace.read_json(path)
         version = content.get("format_version")
-        if version == FORMAT_VERSION:
+        if version in (FORMAT_VERSION, WEIGHTED_VERSION):
             return Description(**content), workspace.read_json(folder / ORIGIN)
     except (ValidationError, ValueError, AttributeError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise WorkbookError(f"{path} cannot be read: {reason}; copy the folder again") from error
     raise WorkbookError(
         f"{path} has format version {version}, and this version of the workbook reads "
-        f"{FORMAT_VERSION}: {ORIGIN} names the version that wrote it"
+        f"{FORMAT_VERSION} and {WEIGHTED_VERSION}: {ORIGIN} names the version that wrote it"
     )
+
+
+def _content(description: Description) -> dict[str, Any]:
+    """Return what classifier.json holds: decision weights where there are any."""
+    content = description.model_dump(mode="json")
+    if description.decision_weights is None:
+        del content["decision_weights"]
+    else:
+        content["format_version"] = WEIGHTED_VERSION
+    return content
 
 
 def read_ood(folder: Path) -> OodScores | None:

@@ -159,6 +159,8 @@ def assert_answers_as_measured(classifier, home):
     columns = [f"ensemble: {label}" for label in classifier.class_names]
     probs = classifier.predict_probs(raw["text"].loc[measured["row_id"]])
     np.testing.assert_allclose(probs, measured[columns].to_numpy(), rtol=0, atol=1e-6)
+    names = np.array(classifier.class_names, dtype=object)
+    assert measured["ensemble"].tolist() == names[classifier.decision.labels(probs)].tolist()
 
 
 @pytest.mark.xdist_group("chain-a")

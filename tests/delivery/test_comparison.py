@@ -1,5 +1,6 @@
 import re
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 from finished_runs import CLASSES, NOTEBOOK, answers, finished_run, sealed_rows
@@ -55,6 +56,17 @@ def test_each_runs_best_model_is_compared(home):
     assert found.verdict.startswith("The ensemble of two ")
     assert " the TF-IDF baseline of one: " in found.verdict
     assert found.paired.accuracy_gain.value == pytest.approx(-10 / 240)
+
+
+def test_labels_are_compared_as_they_were_given():
+    probs = pd.DataFrame({"row_id": [4, 9], "m: a": [0.8, 0.3], "m: b": [0.2, 0.7]})
+    test = pd.DataFrame({"row_id": [4, 9]})
+
+    def codes(table):
+        return comparison.Predictions("a run", "m", ["a", "b"], table, "t").classes(test).tolist()
+
+    assert codes(probs.assign(m=["b", "b"])) == [1, 1]
+    assert codes(probs) == [0, 1]  # of an earlier version, whose labels are the most probable
 
 
 def test_near_copies_are_drawn_together(home):

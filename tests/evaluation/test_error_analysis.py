@@ -27,6 +27,16 @@ def test_mistakes_are_listed_most_confident_first():
     pd.testing.assert_frame_equal(found, expected)
 
 
+def test_mistakes_are_those_of_the_labels_that_were_given():
+    y_pred = np.array([0, 1, 1, 2])  # the second is wrong, where the most probable class is right
+    found = error_analysis.mistakes_table(
+        ROWS, np.array([0, 0, 1, 2]), PROBS, y_pred=y_pred, class_names=["a", "b", "c"]
+    )
+    assert found["text"].tolist() == [ROWS["text"].iloc[1]]
+    assert found["confidence"].tolist() == [PROBS[1, 1]]
+    assert found["label_prob"].tolist() == [PROBS[1, 0]]
+
+
 def test_no_mistake_gives_an_empty_table_with_its_columns():
     found = error_analysis.mistakes_table(
         ROWS, PROBS.argmax(axis=1), PROBS, class_names=["a", "b", "c"]

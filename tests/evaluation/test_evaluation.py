@@ -108,6 +108,31 @@ def test_a_model_is_scored_with_intervals_and_calibration_error(answers):
     assert scores.intervals == significance.metric_intervals(y_true, probs, **options)
 
 
+def test_a_model_is_scored_by_the_labels_it_gives(answers):
+    y_true, probs = answers
+    y_pred = np.r_[y_true[:45], (y_true[45:] + 1) % 3]
+    assert metrics.accuracy(y_true, probs.argmax(axis=1)) != 0.75
+    scores = evaluation.score_model(
+        y_true, probs, y_pred=y_pred, class_names=CLASSES, n_resamples=100
+    )
+    plain = evaluation.score_model(y_true, probs, class_names=CLASSES, n_resamples=100)
+    of_labels = {"accuracy": 0.75, "macro_f1": metrics.macro_f1(y_true, y_pred)}
+    gap = np.abs(probs[np.arange(60), y_pred].mean() - 0.75)
+    for name, expected in of_labels.items():
+        assert scores.metrics[name] == pytest.approx(expected)
+        assert scores.intervals[name].value == pytest.approx(expected)
+    recall = {name: of_class["recall"] for name, of_class in scores.metrics["classes"].items()}
+    assert recall == pytest.approx(dict(zip(CLASSES, [0.75] * 3)))
+    assert scores.intervals["weighted_f1"].value == pytest.approx(scores.metrics["weighted_f1"])
+    one_bin = metrics.expected_calibration_error(probs, y_true, y_pred=y_pred, n_bins=1)
+    assert one_bin == pytest.approx(gap)
+    for name in ("ece", "accuracy"):
+        assert scores.metrics[name] != plain.metrics[name]
+    assert scores.intervals["calibration_error"] != plain.intervals["calibration_error"]
+    for name in ("brier_loss", "nll_loss", "roc_auc"):
+        assert scores.intervals[name] == plain.intervals[name]
+
+
 def test_scores_side_by_side():
     names = evaluation.SHOWN
     models = {
@@ -161,11 +186,13 @@ def test_any_string_is_a_class_of_the_tables_and_the_saved_evaluation(tmp_path, 
     whole = Evaluation(k, odd_names, {"a": scores})
     whole.save(tmp_path / "metrics.json")
     assert Evaluation.load(tmp_path / "metrics.json") == whole
-    saved = evaluation.probs_table(pd.Series(range(k)), {"a": probs}, odd_names)
+    y_pred = {"a": np.arange(k)[::-1]}
+    saved = evaluation.probs_table(pd.Series(range(k)), {"a": probs}, y_pred, odd_names)
     workspace.write_table(saved, tmp_path / "probs.parquet")
     again = workspace.read_table(tmp_path / "probs.parquet")
-    assert again.columns.tolist() == ["row_id", *(f"a: {name}" for name in odd_names)]
-    assert again.iloc[:, 1:].to_numpy().tolist() == probs.tolist()
+    assert again.columns.tolist() == ["row_id", "a", *(f"a: {name}" for name in odd_names)]
+    assert again["a"].tolist() == odd_names[::-1]
+    assert again.iloc[:, 2:].to_numpy().tolist() == probs.tolist()
 
 
 def test_the_best_score_in_words():
@@ -182,15 +209,23 @@ def test_several_evaluations_are_warned_of_with_wider_intervals(answers):
     y_true, probs = answers
     ledger = pd.DataFrame({"model": ["a", "b"]})
     options = {"n_resamples": 100, "seed": 3}
-    one = evaluation.corrected_warning(ledger[:1], y_true, {"m": probs}, **options)
+    y_pred = (y_true + (np.arange(60) < 15)) % 3
+    models = {"m": probs}, {"m": y_pred}
+    one = evaluation.corrected_warning(ledger[:1], y_true, *models, **options)
     assert one == ""
-    two = evaluation.corrected_warning(ledger, y_true, {"m": probs}, confidence=0.9, **options)
-    wider = significance.metric_intervals(y_true, probs, confidence=0.95, **options)["macro_f1"]
+    two = evaluation.corrected_warning(ledger, y_true, *models, confidence=0.9, **options)
+    options |= {"y_pred": y_pred, "confidence": 0.95}
+    wider = significance.metric_intervals(y_true, probs, **options)["macro_f1"]
+    assert wider.value == pytest.approx(metrics.macro_f1(y_true, y_pred))
     assert two == sealed.describe_corrected(ledger, {"m": wider}) != ""
 
 
-def test_probabilities_of_all_models_stand_side_by_side():
+def test_labels_and_probabilities_of_all_models_stand_side_by_side():
     probs = {"a": np.array([[0.75, 0.25], [0.5, 0.5]]), "b": np.array([[1.0, 0.0], [0.0, 1.0]])}
-    table = evaluation.probs_table(pd.Series([7, 3]), probs, ["x", "y"])
-    assert table.columns.tolist() == ["row_id", "a: x", "a: y", "b: x", "b: y"]
-    assert table.to_numpy().tolist() == [[7, 0.75, 0.25, 1, 0], [3, 0.5, 0.5, 0, 1]]
+    y_pred = {"a": np.array([1, 0]), "b": np.array([0, 1])}
+    table = evaluation.probs_table(pd.Series([7, 3]), probs, y_pred, ["x", "y"])
+    assert table.columns.tolist() == ["row_id", "a", "b", "a: x", "a: y", "b: x", "b: y"]
+    assert table.to_numpy().tolist() == [
+        [7, "y", "x", 0.75, 0.25, 1, 0],
+        [3, "x", "y", 0.5, 0.5, 0, 1],
+    ]

@@ -82,6 +82,11 @@ def test_the_surest_texts_are_answered_first():
     assert table["threshold"].tolist() == [0.9, 0.8, 0.7, 0.6]
     assert table["n"].tolist() == [1, 2, 3, 4]
     assert (table["low"] <= table["accuracy"]).all() and (table["accuracy"] <= table["high"]).all()
+    given = selective.accuracy_coverage_curve(  # of the labels 1, 0, 1, 1: surest 0.8, 0.7
+        probs, np.array([0, 0, 0, 1]), y_pred=np.array([1, 0, 1, 1]), shares=[0.25, 0.75]
+    )
+    assert given["threshold"].tolist() == [0.8, 0.4]
+    assert given["accuracy"].tolist() == [1, pytest.approx(2 / 3)]
 
 
 def test_a_coverage_out_of_range_is_named():
@@ -125,12 +130,12 @@ def test_what_unanswered_texts_gain_is_a_sentence():
         index=[0.5, 0.8, 1.0],
     )
     assert selective.describe_coverage_curve(curve, model="ensemble") == (
-        "Answering the surest 80% of the texts (first class at 0.62 or more), the ensemble is "
+        "Answering the surest 80% of the texts (confidence 0.62 or more), the ensemble is "
         "right "
         "in 91.0% [89.0%, 93.0%]; on all texts in 85.0%."
     )
     half = selective.describe_coverage_curve(curve, model="ensemble", share=0.5)
-    assert half.startswith("Answering the surest 50% of the texts (first class at 0.90 or more)")
+    assert half.startswith("Answering the surest 50% of the texts (confidence 0.90 or more)")
 
 
 @pytest.mark.parametrize(("share", "answered"), [(0.01, 1), (0.25, 1), (0.5, 2), (0.75, 3), (1, 4)])
@@ -138,6 +143,10 @@ def test_the_threshold_of_abstention_answers_the_surest_share(share, answered):
     probs = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]])
     threshold = selective.abstention_threshold(probs, answered_share=share)
     assert (probs.max(axis=1) >= threshold).sum() == answered
+    given = selective.abstention_threshold(
+        probs, answered_share=share, y_pred=np.array([1, 1, 1, 1])
+    )
+    assert given == (0 if share == 1 else [0.8, 0.7, 0.4][answered - 1])
 
 
 def test_each_promised_coverage_has_its_thresholds():

@@ -14,6 +14,7 @@ from transformers import (
     AlbertConfig,
     AlbertForSequenceClassification,
     AutoModel,
+    AutoTokenizer,
     BertConfig,
     BertForSequenceClassification,
 )
@@ -34,12 +35,12 @@ def sentences(n=300):
     return [" ".join(rng.choices(words, k=8)) + "." for _ in range(n)]
 
 
-def sentencepiece_model(**more):
+def sentencepiece_model(*, vocab_size=150, **more):
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(sentences()),
         model_writer=model,
-        vocab_size=150,
+        vocab_size=vocab_size,
         hard_vocab_limit=False,
         pad_id=0,
         bos_id=1,
@@ -115,6 +116,35 @@ def test_the_hubs_sentencepiece_model_becomes_the_tokenizer(hub_layout):
         tokenizer.sep_token_id,
         tokenizer.unk_token_id,
     ) == (0, 1, 2, 3)
+
+
+RARE = [
+    *("ba\u00a0co", "b\u200ba co", "\u200b", "ba\u3000\u3000co", "½ ba", "ba ﬁ", "①② ba", "ｂａ"),
+    *("ba 漢字 co", "ba😀😀", "é ba", "e\u0301 ba", "ba ☃ ☂", "ba\x00co", "ba\u00adco", "…ba"),
+    *("ba co.", "  ba   co ", "ba\tco\nfe", "ba <0x41> co", "<0x41><0x42>", ""),
+]
+
+
+@pytest.mark.parametrize(
+    ("model", "n_unknown"),
+    [({}, 15), ({"byte_fallback": True, "vocab_size": 420}, 0)],
+    ids=["no bytes", "bytes"],
+)
+def test_rare_characters_are_read_as_sentencepiece_reads_them(model, n_unknown, tmp_path):
+    (tmp_path / "spm.model").write_bytes(sentencepiece_model(**model))
+    settings = {**backbones.deberta_config(500).to_dict(), "model_type": "deberta-v2"}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    pieces = sentencepiece.SentencePieceProcessor(str(tmp_path / "spm.model"))
+    expected = [[1, *pieces.encode(text), 2] for text in RARE]
+    tokenizer = backbones.load_tokenizer(str(tmp_path))
+    tokenizer.save_pretrained(tmp_path / "saved")
+    (tmp_path / "saved" / "config.json").write_text(json.dumps(settings))
+    for source in (tokenizer, AutoTokenizer.from_pretrained(tmp_path / "saved")):
+        assert source(RARE)["input_ids"] == expected
+        assert source("ba [URL] 漢 [MASK]") == tokenizer("ba [URL] 漢 [MASK]")
+    counts = backbones.token_counts(str(tmp_path), RARE)
+    assert counts.tolist() == [[len(ids), ids.count(3)] for ids in expected]
+    assert counts[:, 1].sum() == n_unknown
 
 
 def test_placeholders_are_one_token_each(hub_layout):

@@ -11,6 +11,7 @@ from lib.config import CleaningConfig, TrainingConfig
 from lib.data.cleaning import clean_texts
 from lib.errors import WorkbookError
 from lib.evaluation.calibration import Calibrator
+from lib.evaluation.decision_rule import MOST_PROBABLE, DecisionRule
 from lib.robustness import ood
 from lib.training import backbones, baseline, classifier_folder, finetune
 from lib.training.classifier import Classifier, Member
@@ -170,6 +171,47 @@ def test_it_abstains_below_its_threshold_and_still_names_the_best_guess():
     assert classifier.describe() == (
         "fixed: 3 classes, abstains where its confidence is below 0.55."
     )
+
+
+def test_the_label_is_the_class_that_the_decision_rule_chooses():
+    probs = [[0.6, 0.3, 0.1], [0.5, 0.2, 0.3], [1.0, 0.0, 0.0]]
+    rule = DecisionRule(np.array([1.0, 1.0, 2.0]))
+    parts = {"abstain_below": 0.35, "set_thresholds": {0.9: np.array([0.4, 0.4, 0.4])}}
+    classifier = of_fixed_probs(probs, decision=rule, **parts)
+    texts = ["one two three", "four five six", "seven eight nine"]
+    answers = classifier.predict(texts, coverage=0.9)
+    assert answers["label"].tolist() == ["bird", "tool", "bird"]
+    assert answers["confidence"].tolist() == pytest.approx([0.6, 0.3, 1.0])
+    assert answers["abstained"].tolist() == [False, True, False]
+    plain = of_fixed_probs(probs, **parts)
+    expected = plain.predict(texts, coverage=0.9)
+    assert expected["label"].tolist() == ["bird", "bird", "bird"]
+    assert answers["prediction_set"].tolist() == expected["prediction_set"].tolist()
+    np.testing.assert_array_equal(classifier.predict_probs(texts), plain.predict_probs(texts))
+    assert "3 classes (rare ones weigh more), abstains" in classifier.describe()
+
+
+def test_the_decision_rule_is_saved_with_the_classifier(classifier, tmp_path):
+    rule = DecisionRule(np.array([1.0, 1.5, 40.0]))
+    weighted = replace(classifier, decision=rule)
+    weighted.save(tmp_path / "classifier")
+    before = weighted.predict(RAW)
+    assert before["label"].tolist() != classifier.predict(RAW)["label"].tolist()
+    loaded = Classifier.load(tmp_path / "classifier")
+    pd.testing.assert_frame_equal(loaded.predict(RAW), before)
+    assert loaded.decision.weights.tolist() == [1, 1.5, 40]
+    description = json.loads((tmp_path / "classifier" / "classifier.json").read_text())
+    assert description["decision_weights"] == [1, 1.5, 40]
+    assert description["format_version"] == 2  # earlier versions of the workbook refuse it
+
+
+def test_a_folder_without_a_decision_rule_is_as_before(classifier, saved, tmp_path):
+    description = json.loads((saved / "classifier.json").read_text())
+    assert "decision_weights" not in description and description["format_version"] == 1
+    assert Classifier.load(saved).decision is MOST_PROBABLE
+    plain = replace(classifier, decision=DecisionRule(np.ones(3)))
+    plain.save(tmp_path / "plain")
+    assert classifier_folder.fingerprint(tmp_path / "plain") == classifier_folder.fingerprint(saved)
 
 
 def test_prediction_sets_hold_the_classes_that_reach_their_thresholds():
@@ -371,7 +413,7 @@ def rewrite(folder, **changed):
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"format_version": 2}, "has format version 2, and this version of the workbook reads 1"),
+        ({"format_version": 3}, "has format version 3, and this version of the workbook reads 1"),
         ({"method": "magic"}, "cannot be read: 1 validation error"),
         ({"members": [{"name": "x", "folder": "members/../../etc"}]}, "cannot be read: 1 valid"),
         ({"class_names": ["bird", "fruit", "zebra"]}, "has the classes bird, fruit, tool"),

@@ -11,7 +11,12 @@ import numpy as np
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
-from lib.evaluation.metrics import class_aucs, row_brier_losses, row_log_losses
+from lib.evaluation.metrics import (
+    class_aucs,
+    row_brier_losses,
+    row_log_losses,
+    with_confidence,
+)
 from lib.evaluation.resampling import (
     ResamplingPlan,
     WeightedStatistic,
@@ -88,6 +93,7 @@ def metric_intervals(
     y_true: np.ndarray,
     probs: np.ndarray,
     *,
+    y_pred: np.ndarray | None = None,
     groups: np.ndarray | None = None,
     **options: Unpack[ResamplingOptions],
 ) -> dict[str, Interval]:
@@ -95,6 +101,7 @@ def metric_intervals(
 
     Parameters
     ----------
+    y_pred : as `metrics.with_confidence` takes it
     groups : (n,) of anything; rows of a group (near-copies) are drawn together, since they are
         right or wrong together
     options : of `intervals_of`: `n_resamples`, `confidence`, `seed`
@@ -108,7 +115,7 @@ def metric_intervals(
     that of `roc_auc` is always
     """
     k = probs.shape[1]
-    y_pred = probs.argmax(axis=1)
+    y_pred, _ = with_confidence(probs, y_pred)
     right = y_pred == y_true
     brier_losses = row_brier_losses(probs, y_true)
     log_losses = row_log_losses(probs, y_true)

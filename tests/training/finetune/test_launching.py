@@ -273,6 +273,26 @@ def test_a_launcher_s_file_that_shares_out_gradients_is_refused_by_its_processes
         worker.main(tmp_path)
 
 
+def test_a_zero_2_configuration_as_accelerate_reads_it_is_refused(monkeypatch, tmp_path):
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_deepspeed_cmd_env
+
+    (tmp_path / "zero2.yaml").write_text(
+        "{compute_environment: LOCAL_MACHINE, distributed_type: DEEPSPEED, num_machines: 1, "
+        "deepspeed_config: {zero_stage: 2}, mixed_precision: bf16, main_process_port: 0}"
+    )
+    monkeypatch.setattr(launching.torch.cuda, "is_available", lambda: True)
+    words = ["--config_file", str(tmp_path / "zero2.yaml")]
+    command = launching.launch_command(configured(processes=2, launch_options=words), "folder")
+    options, _, _ = _validate_launch_command(launch_command_parser().parse_args(command[3:]))
+    options.deepspeed_fields_from_accelerate_config = "zero_stage"  # as the launcher sets it
+    _, environment = prepare_deepspeed_cmd_env(options)
+    assert (options.num_processes, environment["ACCELERATE_DEEPSPEED_ZERO_STAGE"]) == (2, "2")
+    monkeypatch.setattr(os, "environ", environment)
+    with pytest.raises(WorkbookError, match="asks for DeepSpeed, which shares out gradients"):
+        worker.main(tmp_path)
+
+
 def test_on_cpus_the_launcher_is_torchrun_with_a_port_of_its_own_or_the_words_given(monkeypatch):
     monkeypatch.setattr(launching.torch.cuda, "is_available", lambda: False)
     start = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
