@@ -124,6 +124,7 @@ STEPS = (
         ),
         (
             "source",
+            "train.parquet",
             "val.parquet",
             "classifier",
             "best_settings.yaml",

@@ -516,6 +516,8 @@ class RobustnessConfig(Section):
     encoder: str = "minilm"
     # of a changed text with the original, at which its meaning counts as kept
     similarity_levels: tuple[float, float] = (0.8, 0.9)
+    # training rows, at least 4 of each class, on which a linear model learns from spoiled texts too
+    remedy_rows: int = Field(4_000, ge=10)
     # --- texts unlike those of the training
     ood_data: str | None = None  # a table of texts that belong to no class
     # training rows that a text is compared with, and rows on which scores are compared
