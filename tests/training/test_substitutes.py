@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import spacy
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
@@ -89,7 +90,30 @@ def test_an_attack_is_handed_what_the_settings_name(tmp_path, masked_model):
         assert tools.encode is not None
     assert found["textfooler"] == f"the thesaurus {tmp_path}"
     assert found["bert-attack"] == f"the masked language model {masked_model}"
-    assert found["deepwordbug"].startswith("neighbours in the word embeddings of minilm, since")
+    assert tools.tagger is None
+
+
+def test_synonyms_are_a_thesaurus_s_or_else_the_encoder_s_neighbours(tmp_path):
+    synonyms, source = substitutes.synonyms_of(RobustnessConfig(), n=2)
+    assert source.startswith("neighbours in the word embeddings of minilm, since")
+    assert len(synonyms("film")) == 2
+    for name in ("noun", "verb", "adj", "adv"):
+        (tmp_path / f"data.{name}").write_text("00001740 03 n 02 film 0 movie 0 000 | a film\n")
+    synonyms, source = substitutes.synonyms_of(RobustnessConfig(thesaurus=str(tmp_path)), n=2)
+    assert (synonyms("film"), source) == (["movie"], f"the thesaurus {tmp_path}")
+
+
+def test_a_word_s_part_of_speech_is_that_of_the_pipeline(tmp_path):
+    pipeline = spacy.blank("en")
+    ruler = pipeline.add_pipe("attribute_ruler")
+    ruler.add([[{"LOWER": {"IN": ["cat", "dog"]}}]], {"POS": "NOUN"})
+    ruler.add([[{"LOWER": "runs"}]], {"POS": "VERB"})
+    pipeline.to_disk(tmp_path / "tagger")
+    settings = RobustnessConfig(tagger=str(tmp_path / "tagger"))
+    tools = substitutes.attack_tools("textfooler", settings=settings, class_names=[])
+    assert tools.tagger(["a cat runs", "the dog runs"], [(2, 5), (8, 12)]) == ["NOUN", "VERB"]
+    with pytest.raises(WorkbookError, match=r"robustness\.tagger: no spaCy pipeline 'en_none'"):
+        substitutes.part_of_speech("en_none")
 
 
 def test_the_offline_encoder_finds_paraphrases_alike():
