@@ -105,6 +105,8 @@ STEPS = (
             "source",
             "test.parquet",
             "seal.json",
+            "val.parquet",
+            "val_probs.parquet",
             "baseline",
             "transformer",
             "classifier",

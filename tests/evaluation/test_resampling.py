@@ -41,7 +41,8 @@ def test_a_row_of_weight_three_counts_as_three_rows(seed):
         assert resampling.weighted_class_f1(of, y, y_pred, n_classes=4)[0][0] == pytest.approx(
             metrics.class_f1(repeated, predicted, n_classes=4)
         )
-        assert resampling.weighted_balanced_accuracy(of, y, y_pred, n_classes=4)[0] == pytest.approx(
+        balanced = resampling.weighted_balanced_accuracy(of, y, y_pred, n_classes=4)[0]
+        assert balanced == pytest.approx(
             recall_score(repeated, predicted, labels=np.unique(repeated), average="macro")
         )
         assert resampling.weighted_matthews(of, y, y_pred, n_classes=4)[0] == pytest.approx(

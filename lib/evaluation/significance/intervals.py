@@ -287,6 +287,24 @@ def grouped_share(
     return Interval(share, float(low), float(high), n, confidence)
 
 
+def share_gap(first: Interval, second: Interval) -> Interval:
+    """Return the first of two independent shares less the second.
+
+    Source
+    ------
+    Newcombe 1998, method 10; Zou and Donner 2008: from the intervals of each, whatever their kind.
+
+    Examples
+    --------
+    >>> share_gap(share_interval(56, 70), share_interval(48, 80)).signed(4)
+    '+0.2000 [+0.0524, +0.3339]'
+    """
+    gap = first.value - second.value
+    below = np.hypot(first.value - first.low, second.high - second.value)
+    above = np.hypot(first.high - first.value, second.value - second.low)
+    return replace(first, value=gap, low=float(gap - below), high=float(gap + above))
+
+
 def student_interval(
     value: float,
     error: float,

@@ -151,9 +151,7 @@ def average_precision_ends(
     rows. Wilson's interval of it, in place of the normal one, holds for shares of 1 too.
     """
     n_positive = np.array([len(np.unique(unit[y_true == code])) for code in range(len(areas))])
-    ends = proportion_confint(
-        areas * n_positive, n_positive, alpha=1 - confidence, method="wilson"
-    )
+    ends = proportion_confint(areas * n_positive, n_positive, alpha=1 - confidence, method="wilson")
     low, high = np.mean(ends, axis=1).tolist()
     return low, high
 
