@@ -58,6 +58,7 @@ FILES = {
     "metrics.json": (REPORTS, "07_evaluate_and_analyse_errors"),
     "test_probs.parquet": (MODELS, "07_evaluate_and_analyse_errors"),
     "mistakes.parquet": (PROCESSED, "07_evaluate_and_analyse_errors"),
+    "judgements.csv": (REVIEW, "07_evaluate_and_analyse_errors"),
     "behaviour.csv": (REVIEW, "08_test_robustness"),
     "identity_terms.csv": (REVIEW, "08_test_robustness"),
     "severity_curves.parquet": (PROCESSED, "08_test_robustness"),
