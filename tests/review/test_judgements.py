@@ -63,6 +63,7 @@ def test_what_a_person_filled_in_stays_when_others_are_added(path):
         ("3", "", ""),
     ]
     assert judgements.read_judgements(path).equals(asked)
+    fill_in(path, {"3": "Model"})
     before = path.read_bytes()
     judgements.ask(path, MISTAKES.assign(confidence=0.5), n_rows=3)
     judgements.ask(path, MISTAKES[:0], n_rows=3)
