@@ -111,6 +111,7 @@ STEPS = (
             "transformer",
             "classifier",
             "best_settings.yaml",
+            "audit.json",
             "judgements.csv",
         ),
     ),

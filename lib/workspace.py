@@ -55,6 +55,8 @@ FILES = {
     "members": (MODELS, "06_build_ensemble"),
     "classifier": (MODELS, "06_build_ensemble"),
     "ensemble_probs.parquet": (MODELS, "06_build_ensemble"),
+    "model_card.md": (REPORTS, "07_evaluate_and_analyse_errors"),
+    "README.md": (MODELS, "07_evaluate_and_analyse_errors"),
     "metrics.json": (REPORTS, "07_evaluate_and_analyse_errors"),
     "test_probs.parquet": (MODELS, "07_evaluate_and_analyse_errors"),
     "mistakes.parquet": (PROCESSED, "07_evaluate_and_analyse_errors"),

@@ -18,7 +18,7 @@ SLICES = pd.DataFrame(
 )
 LABELS = np.array(["a", "b"]).repeat(100)
 RIGHT = np.r_[np.arange(100) < 60, np.arange(100) < 90]
-TEXTS = ["one two three"] * 50 + ["one"] * 150
+TEXTS = ["one two three"] * 50 + ["one two"] * 150
 NONE = WeakSlices(SLICES[:0], 0, 200, 200)
 
 
