@@ -11,7 +11,9 @@ import pandas as pd
 from lib.evaluation.evaluation import Evaluation
 from lib.evaluation.significance import Interval
 
-MIN_LANGUAGE_SHARE = 0.05  # of the texts, for a language to be named; a few texts are often mistaken
+MIN_LANGUAGE_SHARE = (
+    0.05  # of the texts, for a language to be named; a few texts are often mistaken
+)
 # the hub's names of metrics, where they are others
 _HUB_METRICS = {"macro_f1": "f1", "weighted_f1": "f1", "brier_loss": "brier_score"}
 
@@ -126,7 +128,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return text as one line of Markdown in which nothing is markup, and no cell of a table ends."""
+    """Return text as one line of Markdown in which nothing is markup and no cell ends."""
     line = html.escape(" ".join(str(text).split()), quote=False)
     for sign in "\\`*_[]|":
         line = line.replace(sign, f"\\{sign}")
