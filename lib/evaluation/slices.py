@@ -145,7 +145,7 @@ def _clusters(
     cluster = KMeans(n_clusters, n_init=1, random_state=seed).fit_predict(topics)
     overall = np.asarray(tfidf.mean(axis=0)).ravel()
     slices = {}
-    for code in range(n_clusters):
+    for code in np.unique(cluster):
         rows = cluster == code
         excess = np.asarray(tfidf[rows].mean(axis=0)).ravel() - overall
         slices[f"about {', '.join(terms[np.argsort(-excess, kind='stable')[:3]])}"] = rows
