@@ -17,6 +17,8 @@ from scipy import special
 from tqdm import tqdm
 
 from lib.evaluation import calibration, selective, significance
+from lib.evaluation.metrics import class_average_precisions
+from lib.evaluation.significance.rare import average_precision_ends
 
 N_DRAWS, N_ROWS, N_CLASSES, N_RESAMPLES = 1_000, 1_000, 5, 1_000
 RECALL = np.array(
@@ -26,6 +28,8 @@ COVERAGE = (
     "accuracy",
     "macro F1",
     "weighted F1",
+    "balanced accuracy",
+    "Matthews correlation",
     "F1 of a class",
     "Brier",
     "gain in macro F1",
@@ -63,9 +67,26 @@ def main() -> None:
         f"a true gain of {truth_of(0.03)['macro F1'] - truth_of(0)['macro F1']:.3f} is seen in "
         f"{np.mean([row['seen'] for row in rows]):7.1%}"
     )
+    average_precision()
     conformal()
     calibration_error()
     speed()
+
+
+def average_precision() -> None:
+    probs, y = unsure(0, sharpen=1, n=1_000_000)
+    truth = class_average_precisions(probs, y).mean()
+    for n in (300, 1_000, 3_000):
+        held = []
+        for seed in range(N_DRAWS):
+            probs, y = unsure(1 + seed, sharpen=1, n=n)
+            areas = class_average_precisions(probs, y)
+            low, high = average_precision_ends(y, areas, np.arange(n), confidence=0.95)
+            held.append(low <= truth <= high)
+        print(
+            f"95 % intervals of average precision, n = {n:>5,}, truth {truth:.3f}: hold it in "
+            f"{np.mean(held):6.1%}   (at least 95 %: the classes' ends at the same time)"
+        )
 
 
 def calibration_error() -> None:
@@ -154,8 +175,12 @@ def truth_of(lift: float) -> dict[str, float]:
     """Return the scores of a model on endless rows, all classes alike."""
     table = confusions(lift) / N_CLASSES
     f1 = 2 * table.diagonal() / (table.sum(axis=0) + table.sum(axis=1))
+    of_rows, of_predicted = table.sum(axis=1), table.sum(axis=0)
+    spread = np.sqrt((1 - (of_rows**2).sum()) * (1 - (of_predicted**2).sum()))
     return {
         "accuracy": table.trace(),
+        "balanced accuracy": table.trace(),
+        "Matthews correlation": (table.trace() - of_rows @ of_predicted) / spread,
         "macro F1": f1.mean(),
         "weighted F1": f1.mean(),
         "F1 of a class": f1[4],
@@ -212,6 +237,10 @@ def draw(seed: int) -> dict[str, bool]:
         "accuracy": holds(metric["accuracy"], truth["accuracy"]),
         "macro F1": holds(metric["macro_f1"], truth["macro F1"]),
         "weighted F1": holds(metric["weighted_f1"], truth["weighted F1"]),
+        "balanced accuracy": holds(metric["balanced_accuracy"], truth["balanced accuracy"]),
+        "Matthews correlation": holds(
+            metric["matthews_correlation"], truth["Matthews correlation"]
+        ),
         "Brier": holds(
             metric["brier_loss"],
             truth["accuracy"] * loss(right=True) + (1 - truth["accuracy"]) * loss(right=False),

@@ -12,7 +12,7 @@ from lib import provenance, workspace
 from lib.config import closest
 from lib.errors import WorkbookError
 from lib.evaluation import sealed, significance
-from lib.evaluation.evaluation import Evaluation
+from lib.evaluation.evaluation import Evaluation, model_probs
 from lib.workspace import FILES, Workspace
 
 WHY = "comparison"  # how a reading of the labels that is made here begins in the ledger
@@ -53,8 +53,7 @@ class Predictions:
             )
         if self.model in self.probs:
             return _codes(self.probs[self.model], self.class_names)
-        columns = [f"{self.model}: {label}" for label in self.class_names]
-        return self.probs[columns].to_numpy().argmax(axis=1)
+        return model_probs(self.probs, self.model, self.class_names).argmax(axis=1)
 
 
 @dataclass(frozen=True)

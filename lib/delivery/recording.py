@@ -14,7 +14,7 @@ from lib.evaluation.evaluation import Evaluation
 from lib.training.tracking import Record
 from lib.workspace import Workspace
 
-FILES = ("*.html", "*.csv", "metrics.json", "robustness.json", "run.json")
+FILES = ("*.html", "*.csv", "*.md", "metrics.json", "robustness.json", "run.json")
 
 
 def record_results(record: Record, ws: Workspace, *, evaluated: bool) -> None:

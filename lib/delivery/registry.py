@@ -272,6 +272,9 @@ def _tags(run: EvaluatedRun) -> dict[str, str]:
 def _log_files(client: Any, run_id: str, label: str, run: EvaluatedRun) -> None:
     """Log the model, and what it is compared by when its run has been made again."""
     client.log_artifacts(run_id, str(run.ws.path(FOLDER)), f"{label}/model")
+    card = run.ws.path(classifier_folder.CARD)
+    if card.exists():  # runs of earlier versions have none
+        client.log_artifact(run_id, str(card), f"{label}/model")
     with tempfile.TemporaryDirectory() as scratch:
         for name in comparison.EVALUATED:
             shutil.copy(run.ws.path(name), scratch)

@@ -244,6 +244,11 @@ def probs_table(
     return pd.DataFrame({"row_id": row_ids, **labels, **columns})
 
 
+def model_probs(table: pd.DataFrame, model: str, class_names: Sequence[str]) -> np.ndarray:
+    """Return the probabilities of a model in a `probs_table`: ndarray of shape (n, k)."""
+    return table[[f"{model}: {label}" for label in class_names]].to_numpy()
+
+
 def _scores(saved: dict[str, Any]) -> ModelScores:
     intervals = {metric: Interval(**ends) for metric, ends in saved["intervals"].items()}
     numbers = {metric: value for metric, value in saved.items() if metric != "intervals"}

@@ -1,4 +1,4 @@
-"""Accuracy, F1s, ranking and calibration from true classes and probabilities."""
+"""Accuracy, F1s, correlation, ranking and calibration from true classes and probabilities."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import stats
-from sklearn.metrics import log_loss, precision_recall_fscore_support
+from sklearn.metrics import (
+    average_precision_score,
+    log_loss,
+    matthews_corrcoef,
+    precision_recall_fscore_support,
+)
 
 EPSILON = float(np.finfo(float).eps)
 
@@ -71,6 +76,27 @@ def class_aucs(probs: np.ndarray, y_true: np.ndarray) -> np.ndarray:
             beaten = ranks[positive].sum() - n_positive * (n_positive + 1) / 2
             areas[code] = beaten / n_pairs
     return areas
+
+
+def class_average_precisions(probs: np.ndarray, y_true: np.ndarray) -> np.ndarray:
+    """Return the average precision of each class against the rest: ndarray of shape (k,).
+
+    The share of the class's rows is chance. NaN for a class without a row, where scikit-learn's is
+    0.
+    """
+    areas = np.full(probs.shape[1], np.nan)
+    for code in np.unique(y_true):
+        areas[code] = average_precision_score(y_true == code, probs[:, code])
+    return areas
+
+
+def matthews_correlation(y_true: np.ndarray, y_pred: np.ndarray) -> float | None:
+    """Return the correlation of true and predicted classes, -1..1 (Gorodkin 2004).
+
+    0 where all predictions are of one class, None where all rows are.
+    """
+    is_defined = len(np.unique(y_true)) > 1
+    return float(matthews_corrcoef(y_true, y_pred)) if is_defined else None
 
 
 def with_confidence(
@@ -189,8 +215,10 @@ def classification_metrics(
 
     Returns
     -------
-    dict: n, accuracy, macro_f1, weighted_f1, roc_auc (one against the rest, macro; None where a
-    class has no row), ece, brier_loss, nll_loss, and `classes`: {name: {precision, recall, f1, n}}
+    dict: n, accuracy, macro_f1, weighted_f1, balanced_accuracy (mean recall of the classes that
+    have rows), matthews_correlation (None where one class alone has rows), roc_auc and
+    average_precision (one against the rest, macro; None where a class has no row), ece, brier_loss,
+    nll_loss, and `classes`: {name: {precision, recall, f1, n}}
 
     Raises
     ------
@@ -205,15 +233,20 @@ def classification_metrics(
     scores = precision_recall_fscore_support(y_true, y_pred, labels=codes, zero_division=0.0)
     by_class = dict(zip(["precision", "recall", "f1", "n"], scores))
     table = pd.DataFrame(by_class, index=class_names)
-    auc = None
+    auc = average_precision = None
     if table["n"].min() > 0:
-        auc = roc_auc(np.asarray(probs), y_true)  # ranks of probabilities as they are given
+        given = np.asarray(probs)  # ranks of probabilities as they are given
+        auc = roc_auc(given, y_true)
+        average_precision = float(class_average_precisions(given, y_true).mean())
     return {
         "n": len(y_true),
         "accuracy": accuracy(y_true, y_pred),
         "macro_f1": macro_f1(y_true, y_pred, n_classes=n_classes),
         "weighted_f1": float(np.average(table["f1"], weights=table["n"])),
+        "balanced_accuracy": float(table.loc[table["n"] > 0, "recall"].mean()),
+        "matthews_correlation": matthews_correlation(y_true, y_pred),
         "roc_auc": auc,
+        "average_precision": average_precision,
         "ece": expected_calibration_error(scaled, y_true, y_pred=y_pred),
         "brier_loss": brier_score_loss(scaled, y_true),
         "nll_loss": float(log_loss(y_true, scaled, labels=codes)),

@@ -230,6 +230,33 @@ def weighted_macro_f1(
     return f1.sum(axis=1) / np.maximum(1, n_present)
 
 
+def weighted_balanced_accuracy(
+    weights: np.ndarray, y_true: np.ndarray, y_pred: np.ndarray, *, n_classes: int
+) -> np.ndarray:
+    """Return the mean recall of the classes that have rows: ndarray of shape (b,)."""
+    correct = (y_true == y_pred).astype(float)
+    n_rows = weighted_sums(weights, y_true, n_codes=n_classes)
+    right = weighted_sums(weights, y_true, n_codes=n_classes, values=correct)
+    recall = right / np.maximum(n_rows, np.finfo(float).tiny)
+    return recall.sum(axis=1) / np.maximum(1, (n_rows > 0).sum(axis=1))
+
+
+def weighted_matthews(
+    weights: np.ndarray, y_true: np.ndarray, y_pred: np.ndarray, *, n_classes: int
+) -> np.ndarray:
+    """Return `metrics.matthews_correlation` under each of the weights, NaN where it is None."""
+    n_rows = weighted_sums(weights, y_true, n_codes=n_classes)
+    n_predicted = weighted_sums(weights, y_pred, n_codes=n_classes)
+    total = n_rows.sum(axis=1)
+    right = weights @ (y_true == y_pred).astype(float)
+    together = right * total - (n_rows * n_predicted).sum(axis=1)
+    of_rows = total**2 - (n_rows**2).sum(axis=1)
+    of_predicted = total**2 - (n_predicted**2).sum(axis=1)
+    spread = np.sqrt(of_rows) * np.sqrt(np.where(of_predicted > 0, of_predicted, 1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return together / spread
+
+
 def stacked_macro_f1(
     weights: np.ndarray,
     y_true: np.ndarray,

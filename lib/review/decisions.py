@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import getpass
-import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,15 +12,13 @@ import pandas as pd
 
 from lib import workspace
 from lib.config import closest
-from lib.data.formats import decode
 from lib.errors import WorkbookError, listed, quoted
 from lib.review.issues import QUEUE_COLUMNS
+from lib.review.sheets import read_sheet, save_sheet, to_csv, unquote, write_lock
 
 DECISIONS = ("keep", "relabel", "drop", "unsure")
 ANSWER_COLUMNS = ["fingerprint", "decision", "old_label", "new_label", "why"]
 DECISION_COLUMNS = ["fingerprint", "decision", "old_label", "new_label", "who", "when", "why"]
-# A spreadsheet takes a cell that begins with one of these for a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
@@ -63,8 +58,7 @@ class Replay:
 def save_queue(queue: pd.DataFrame, path: Path) -> None:
     """Write the queue as CSV that a spreadsheet opens; no cell can be a formula."""
     rounded = queue.assign(score=queue["score"].astype(float).round(4))
-    # The byte order mark tells spreadsheets that the file is UTF-8.
-    workspace.write_text("\ufeff" + _to_csv(rounded), path)
+    save_sheet(rounded, path)
 
 
 def collect_decisions(queue_path: Path, decisions_path: Path, *, class_names: Sequence[str]) -> int:
@@ -79,10 +73,10 @@ def collect_decisions(queue_path: Path, decisions_path: Path, *, class_names: Se
         return 0
     recorded = last_decisions(read_decisions(decisions_path))
     new_answers = []
-    for line, row in _read_csv(queue_path, required=QUEUE_COLUMNS):
+    for line, row in read_sheet(queue_path, required=QUEUE_COLUMNS):
         decision = row["decision"].strip().lower()
-        new_label = _class_named(_unquote(row["new_label"]), class_names)
-        old_label = _unquote(row["label"])
+        new_label = _class_named(unquote(row["new_label"]), class_names)
+        old_label = unquote(row["label"])
         if not decision and not new_label:
             continue
         decision = decision or "relabel"
@@ -95,7 +89,7 @@ def collect_decisions(queue_path: Path, decisions_path: Path, *, class_names: Se
                 f"{listed(map(quoted, class_names))}"
             )
         if recorded.get((row["fingerprint"], old_label)) != (decision, new_label):
-            why = _unquote(row["why"])
+            why = unquote(row["why"])
             new_answers.append((row["fingerprint"], decision, old_label, new_label, why))
     if new_answers:
         record_decisions(decisions_path, new_answers)
@@ -124,9 +118,9 @@ def record_decisions(path: Path, answers: Sequence[tuple[str, str, str, str, str
     added = pd.DataFrame(answers, columns=ANSWER_COLUMNS, dtype=object)
     added["who"] = _user_name()
     added["when"] = datetime.now(UTC).isoformat(timespec="seconds")
-    with _write_lock(path):
+    with write_lock(path):
         decisions = pd.concat([read_decisions(path), added[DECISION_COLUMNS]], ignore_index=True)
-        workspace.write_text(_to_csv(decisions), path)
+        workspace.write_text(to_csv(decisions), path)
     return decisions
 
 
@@ -148,12 +142,12 @@ def withdraw_decision(path: Path, decision: Sequence[str]) -> pd.DataFrame | Non
     WorkbookError : the recorded decisions have a broken line, or the file cannot be written;
         nothing changes.
     """
-    with _write_lock(path):
+    with write_lock(path):
         decisions = read_decisions(path)
         if decisions.empty or decisions.iloc[-1].tolist() != list(decision):
             return None
         remaining = decisions.iloc[:-1]
-        workspace.write_text(_to_csv(remaining), path)
+        workspace.write_text(to_csv(remaining), path)
     return remaining
 
 
@@ -164,10 +158,10 @@ def read_decisions(path: Path) -> pd.DataFrame:
     ------
     WorkbookError : a line has an unknown decision or lacks a cell; it is named.
     """
-    lines = _read_csv(path, required=DECISION_COLUMNS) if path.exists() else []
+    lines = read_sheet(path, required=DECISION_COLUMNS) if path.exists() else []
     for line, row in lines:
         _check_decision(row["decision"], row["new_label"], where=f"{path}, line {line}")
-    cells = [[_unquote(row[column]) for column in DECISION_COLUMNS] for _, row in lines]
+    cells = [[unquote(row[column]) for column in DECISION_COLUMNS] for _, row in lines]
     return pd.DataFrame(cells, columns=DECISION_COLUMNS, dtype=object)
 
 
@@ -229,67 +223,6 @@ def _check_decision(decision: str, new_label: str, *, where: str) -> None:
         )
     if decision == "relabel" and not new_label:
         raise WorkbookError(f"{where}: `relabel` needs a new_label")
-
-
-def _read_csv(path: Path, *, required: list[str]) -> list[tuple[int, dict[str, str]]]:
-    """Return each row with the number of the line where it ends."""
-    csv.field_size_limit(2**31 - 1)
-    content = decode(path.read_bytes(), name=str(path))
-    reader = csv.DictReader(io.StringIO(content, newline=""))
-    header = reader.fieldnames or []
-    missing = [column for column in required if column not in header]
-    if missing:
-        raise WorkbookError(f"{path}: no column {missing[0]!r}; it needs {', '.join(required)}")
-    rows = []
-    for row in reader:
-        # DictReader puts surplus cells under the key None, and None into missing ones.
-        if None in row or None in row.values():
-            where = f"{path}, line {reader.line_num}"
-            raise WorkbookError(f"{where}: not {len(header)} cells as in the header")
-        rows.append((reader.line_num, row))
-    return rows
-
-
-@contextmanager
-def _write_lock(path: Path) -> Iterator[None]:
-    """Hold the lock of a file that several people may add to.
-
-    The system releases it however the process ends.
-    """
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=10)
-    except Timeout:
-        raise WorkbookError(
-            f"cannot write {path}: another process has held {lock.lock_file} for 10 seconds"
-        ) from None
-    except OSError as error:
-        raise WorkbookError(f"cannot write {path}: {error}") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _to_csv(table: pd.DataFrame) -> str:
-    quoted = table.map(_quote)
-    return quoted.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-
-
-def _quote(cell: object) -> object:
-    return f"'{cell}" if isinstance(cell, str) and _is_formula(cell) else cell
-
-
-def _unquote(cell: str) -> str:
-    return cell[1:] if cell.startswith("'") and _is_formula(cell) else cell
-
-
-def _is_formula(cell: str) -> bool:
-    """Return whether a spreadsheet takes a cell for a formula, apostrophes before it aside."""
-    return cell.lstrip("'").startswith(_FORMULA)
 
 
 def _user_name() -> str:

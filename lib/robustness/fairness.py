@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lib.errors import listed
-from lib.evaluation.significance import Interval, grouped_share
+from lib.evaluation.significance import Interval, grouped_share, share_gap
 from lib.robustness.editable import read_own
 from lib.robustness.prediction import Predict, checked
 from lib.robustness.rates import rates_by_name, units_of
@@ -116,8 +116,8 @@ def group_gaps(
 
     Source
     ------
-    Gaps of two independent shares from the intervals of each: Newcombe 1998, method 10; Zou and
-    Donner 2008. Overconfidence is measured given the confidences: only the accuracy has chance.
+    `significance.share_gap`. Overconfidence is measured given the confidences: only the accuracy
+    has chance.
     """
     known = np.ones(len(y_true), dtype=bool) if known is None else known
     unit = units_of(len(y_true), groups)
@@ -149,17 +149,15 @@ def group_gaps(
 
 def _gap(shares: Sequence[Interval], shifts: Sequence[float]) -> tuple:
     """Return two shares that are shifted by so much, their gap with its ends, and the verdict."""
-    group, others = shares
-    below = np.hypot(group.value - group.low, others.high - others.value)
-    above = np.hypot(group.high - group.value, others.value - others.low)
-    values = (group.value + shifts[0], others.value + shifts[1])
-    gap = values[0] - values[1]
+    gap = share_gap(*shares)
+    values = [share.value + shift for share, shift in zip(shares, shifts)]
+    low, high = (end + shifts[0] - shifts[1] for end in (gap.low, gap.high))
     verdict = "inconclusive"
-    if gap - below > 0:
+    if low > 0:
         verdict = "higher"
-    elif gap + above < 0:
+    elif high < 0:
         verdict = "lower"
-    return *values, gap, gap - below, gap + above, verdict
+    return *values, values[0] - values[1], low, high, verdict
 
 
 def read_terms(path: Path) -> pd.DataFrame:

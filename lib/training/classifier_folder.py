@@ -19,6 +19,7 @@ from lib.robustness.ood import OodScores
 FORMAT_VERSION = 1
 WEIGHTED_VERSION = 2
 DESCRIPTION, ORIGIN, MANIFEST = "classifier.json", "origin.json", "manifest.json"
+CARD = "README.md"  # a model card may be put in later: nothing reads it, so it is not checked
 OOD = "ood"
 FORMATS = {".json", ".safetensors", ".txt", ".model", ".jinja"}  # data: nothing runs when read
 
@@ -160,17 +161,18 @@ def _check_files(folder: Path) -> None:
 
 
 def _files(folder: Path) -> list[str]:
-    """Return the relative names of a folder's files, but the manifest's."""
+    """Return the relative names of a folder's files, but the manifest's and the card's."""
     names = []
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
             raise WorkbookError(f"{path} is a link; a classifier's folder holds all of its files")
         if path.is_file():
             names.append(path.relative_to(folder).as_posix())
+    names = [name for name in names if name not in (MANIFEST, CARD)]
     for name in names:
         if PurePosixPath(name).suffix not in FORMATS:
             formats = ", ".join(sorted(FORMATS))
             raise WorkbookError(
                 f"{folder / name} is not in a format that a classifier has ({formats}); remove it"
             )
-    return [name for name in names if name != MANIFEST]
+    return names

@@ -76,6 +76,7 @@ def test_the_rule_of_versions(last, changed, version):
 
 def test_a_version_says_what_it_was_made_from(home):
     ws = finished_run("one", answers(ROWS, 20))
+    workspace.write_text("# card\n", ws.path("README.md"))
     version, new = registry.register("one")
     assert (version.label, new, version.aliases) == (FIRST, True, ("challenger",))
     tags = version.tags
@@ -99,6 +100,7 @@ def test_a_version_says_what_it_was_made_from(home):
     )
     loaded = client.download_artifacts(version.run_id, f"{FIRST}/model", str(home))
     assert classifier_folder.fingerprint(home / loaded) == tags["model"]
+    assert (home / loaded / "README.md").read_text() == "# card\n"
 
 
 def test_versions_follow_what_was_changed(home):

@@ -32,6 +32,11 @@ def test_every_metric_equals_scikit_learn(scored):
     assert found["roc_auc"] == pytest.approx(
         sk.roc_auc_score(y_true, probs, multi_class="ovr"), abs=1e-12
     )
+    assert found["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(y_true, y_pred))
+    assert found["matthews_correlation"] == pytest.approx(sk.matthews_corrcoef(y_true, y_pred))
+    assert found["average_precision"] == pytest.approx(
+        sk.average_precision_score(np.eye(4)[y_true], probs, average="macro")
+    )
     assert found["nll_loss"] == pytest.approx(sk.log_loss(y_true, probs), abs=1e-12)
     for average, column in (
         ("precision", sk.precision_score),
@@ -112,6 +117,27 @@ def test_auc_is_none_where_a_class_has_no_row():
     )
     assert found["roc_auc"] is None
     assert found["classes"]["c"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "n": 0}
+
+
+def test_what_a_class_without_a_row_leaves_undefined_is_none_and_never_0():
+    probs = np.array([[0.7, 0.2, 0.1], [0.2, 0.7, 0.1], [0.1, 0.2, 0.7]])
+    found = metrics.classification_metrics(np.array([0, 1, 0]), probs, class_names=["a", "b", "c"])
+    assert found["balanced_accuracy"] == 0.75  # of a and b: one of two, and one of one
+    assert found["average_precision"] is None
+    assert metrics.class_average_precisions(probs, np.array([0, 1, 0])) == pytest.approx(
+        [(1 + 2 / 3) / 2, 1, np.nan], nan_ok=True
+    )
+    one = metrics.classification_metrics(np.zeros(3, int), probs, class_names=["a", "b", "c"])
+    assert one["matthews_correlation"] is None
+    assert one["balanced_accuracy"] == 1 / 3
+
+
+def test_matthews_correlation_by_hand():
+    # of the four cells 2, 1, 1, 2: (2 * 2 - 1 * 1) / 9
+    y_true, y_pred = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 0, 1, 0, 1, 1])
+    assert metrics.matthews_correlation(y_true, y_pred) == pytest.approx(1 / 3)
+    assert metrics.matthews_correlation(y_true, np.zeros(6, int)) == 0
+    assert metrics.matthews_correlation(np.zeros(6, int), y_pred) is None
 
 
 def test_rows_nearly_summing_to_1_are_made_to_sum_to_1():

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn.metrics import recall_score
 
 from lib.evaluation import metrics, resampling, significance
 
@@ -40,10 +41,24 @@ def test_a_row_of_weight_three_counts_as_three_rows(seed):
         assert resampling.weighted_class_f1(of, y, y_pred, n_classes=4)[0][0] == pytest.approx(
             metrics.class_f1(repeated, predicted, n_classes=4)
         )
+        balanced = resampling.weighted_balanced_accuracy(of, y, y_pred, n_classes=4)[0]
+        assert balanced == pytest.approx(
+            recall_score(repeated, predicted, labels=np.unique(repeated), average="macro")
+        )
+        assert resampling.weighted_matthews(of, y, y_pred, n_classes=4)[0] == pytest.approx(
+            metrics.matthews_correlation(repeated, predicted)
+        )
         error = np.abs(resampling.weighted_sums(of, bins, n_codes=15, values=gap)).sum() / w.sum()
         assert error == pytest.approx(
             metrics.expected_calibration_error(probs[often], repeated), abs=1e-6
         )
+
+
+def test_a_correlation_with_a_single_class_is_undefined_and_with_a_single_prediction_0():
+    y, y_pred = np.array([0, 0, 1]), np.array([0, 1, 1])
+    weights = np.array([[1.0, 1, 0], [1, 0, 1], [0, 1, 1]])
+    found = resampling.weighted_matthews(weights, y, y_pred, n_classes=2)
+    assert found == pytest.approx([np.nan, 1, 0], nan_ok=True)
 
 
 def test_rows_of_a_cell_are_alike_and_the_cells_give_the_rows_back():

@@ -138,10 +138,24 @@ def test_auc_has_an_interval_also_where_a_class_is_so_rare_that_resamples_miss_i
     assert found.low <= found.value <= found.high
 
 
-def test_auc_is_left_out_where_a_class_has_no_row():
+def test_ranking_is_left_out_where_a_class_has_no_row_and_correlation_where_one_alone_has():
     y_true, probs = scored(70, 30, 20)
-    seen = y_true < 2
-    assert "roc_auc" not in significance.metric_intervals(y_true[seen], probs[seen], **FEW)
+    some = significance.metric_intervals(y_true[y_true < 2], probs[y_true < 2], **FEW)
+    assert not {"roc_auc", "average_precision"} & some.keys()
+    assert "matthews_correlation" in some
+    one = significance.metric_intervals(y_true[y_true < 1], probs[y_true < 1], **FEW)
+    assert "matthews_correlation" not in one
+    assert one["balanced_accuracy"].value == one["accuracy"].value
+
+
+def test_average_precision_has_wilsons_interval_of_a_classs_groups():
+    y, unit = np.array([0] * 10 + [1] * 10), np.arange(20) // 2
+    low, high = significance.rare.average_precision_ends(
+        y, np.array([1.0, 0.8]), unit, confidence=0.95
+    )
+    ends = [significance.share_interval(n_right, 5) for n_right in (5, 4)]
+    assert low == pytest.approx(np.mean([end.low for end in ends]))
+    assert high == pytest.approx(np.mean([end.high for end in ends]))
 
 
 def test_class_f1_intervals_are_in_the_order_of_the_classes():
@@ -160,9 +174,11 @@ def test_rows_that_are_all_right_have_the_interval_of_as_many_groups():
         np.arange(40) // 2 // 4 * 4 + np.arange(40) % 4,
     )  # pairs of near-copies: five groups a class
     found = significance.metric_intervals(y, np.eye(4)[y], groups=groups, **FEW)
-    for name in ("accuracy", "macro_f1", "weighted_f1"):
+    for name in ("accuracy", "macro_f1", "weighted_f1", "balanced_accuracy"):
         assert found[name].low == pytest.approx(1 - NONE_OF_POISSON / 20)
         assert found[name].high == 1
+    correlation = found["matthews_correlation"]  # rises by 1 / (1 - 4 / 16) as accuracy does by 1
+    assert (correlation.low, correlation.high) == pytest.approx((1 - NONE_OF_POISSON / 15, 1))
     wrong = significance.metric_intervals(y, np.eye(4)[(y + 1) % 4], groups=groups, **FEW)
     assert (wrong["accuracy"].value, wrong["accuracy"].low) == (0, 0)
     assert wrong["accuracy"].high == pytest.approx(NONE_OF_POISSON / 20)

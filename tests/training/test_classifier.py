@@ -292,6 +292,17 @@ def test_a_folder_that_was_moved_answers_the_same(classifier, saved, tmp_path):
     assert manifests[0] == manifests[1]
 
 
+def test_a_model_card_may_be_put_in_and_changes_no_answer(classifier, saved):
+    before = classifier_folder.fingerprint(saved)
+    (saved / "README.md").write_text("# card", encoding="utf-8")
+    loaded = Classifier.load(saved)
+    np.testing.assert_array_equal(loaded.predict_probs(RAW), classifier.predict_probs(RAW))
+    assert classifier_folder.fingerprint(saved) == before
+    (saved / "members" / "README.md").write_text("# card", encoding="utf-8")
+    with pytest.raises(WorkbookError, match=r"README\.md is not in a format that a classifier has"):
+        Classifier.load(saved)
+
+
 def test_the_folder_is_data_with_relative_names(saved, tmp_path):
     files = [path for path in saved.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} <= {".json", ".safetensors", ".txt", ".model"}

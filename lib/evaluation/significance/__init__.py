@@ -9,6 +9,7 @@ from lib.evaluation.significance.intervals import (
     intervals_of,
     macro_f1_gains,
     metric_intervals,
+    share_gap,
     share_interval,
     student_interval,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "minimum_detectable_effect",
     "paired_test",
     "paired_tests",
+    "share_gap",
     "share_interval",
     "student_interval",
 ]

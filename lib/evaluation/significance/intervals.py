@@ -13,6 +13,8 @@ from statsmodels.stats.proportion import proportion_confint
 
 from lib.evaluation.metrics import (
     class_aucs,
+    class_average_precisions,
+    matthews_correlation,
     row_brier_losses,
     row_log_losses,
     with_confidence,
@@ -24,14 +26,24 @@ from lib.evaluation.resampling import (
     cell_draws,
     draws,
     stacked_macro_f1,
+    weighted_balanced_accuracy,
     weighted_class_f1,
     weighted_macro_f1,
+    weighted_matthews,
     weighted_mean,
     weighted_sums,
 )
 from lib.evaluation.significance import rare
 
-RESAMPLED = ("accuracy", "macro_f1", "weighted_f1", "brier_loss", "nll_loss")
+RESAMPLED = (
+    *("accuracy", "macro_f1", "weighted_f1", "balanced_accuracy", "matthews_correlation"),
+    *("brier_loss", "nll_loss"),
+)
+# that every class has a say in: they need a row of each
+RANKING = {
+    "roc_auc": (class_aucs, rare.auc_ends),
+    "average_precision": (class_average_precisions, rare.average_precision_ends),
+}
 
 
 class ResamplingOptions(TypedDict, total=False):
@@ -108,11 +120,12 @@ def metric_intervals(
 
     Returns
     -------
-    dict of Interval under the metric's name. `roc_auc` is left out where a class has no row, `ece`
-    always: chance adds to it, more so in a resample (`calibration.debiased_calibration_error` has
-    an interval). Where fewer than `rare.FEW` groups are wrong (or right), resamples vary too
-    little: the intervals of accuracy and of the F1s are then conservative ones (see `rare`), and
-    that of `roc_auc` is always
+    dict of Interval under the metric's name. `roc_auc` and `average_precision` are left out where
+    a class has no row, `matthews_correlation` where one alone has, `ece` always: chance adds to it,
+    more so in a resample (`calibration.debiased_calibration_error` has an interval). Where fewer
+    than `rare.FEW` groups are wrong (or right), resamples vary too little: the intervals of
+    accuracies, F1s and the correlation are then conservative ones (see `rare`), and those of
+    `RANKING` always
     """
     k = probs.shape[1]
     y_pred, _ = with_confidence(probs, y_pred)
@@ -125,6 +138,8 @@ def metric_intervals(
             weighted_mean(weights, right),
             weighted_macro_f1(weights, y_true, y_pred, n_classes=k),
             _support_weighted_f1(weights, y_true, y_pred, n_classes=k),
+            weighted_balanced_accuracy(weights, y_true, y_pred, n_classes=k),
+            weighted_matthews(weights, y_true, y_pred, n_classes=k),
             weighted_mean(weights, brier_losses),
             weighted_mean(weights, log_losses),
         ]
@@ -136,12 +151,14 @@ def metric_intervals(
     ends = _score_ends(y_true, y_pred, plan.unit, n_classes=k, confidence=confidence)
     for name, (low, high) in ends.items():
         intervals[name] = replace(intervals[name], low=low, high=high)
+    if np.isnan(intervals["matthews_correlation"].value):
+        del intervals["matthews_correlation"]
     if len(np.unique(y_true)) == k:
-        areas = class_aucs(probs, y_true)
-        low, high = rare.auc_ends(y_true, areas, plan.unit, confidence=confidence)
-        intervals["roc_auc"] = replace(
-            intervals["accuracy"], value=float(areas.mean()), low=low, high=high
-        )
+        for name, (class_areas, ends_of) in RANKING.items():
+            areas = class_areas(probs, y_true)
+            low, high = ends_of(y_true, areas, plan.unit, confidence=confidence)
+            mean = float(areas.mean())
+            intervals[name] = replace(intervals["accuracy"], value=mean, low=low, high=high)
     return intervals
 
 
@@ -270,6 +287,24 @@ def grouped_share(
     return Interval(share, float(low), float(high), n, confidence)
 
 
+def share_gap(first: Interval, second: Interval) -> Interval:
+    """Return the first of two independent shares less the second.
+
+    Source
+    ------
+    Newcombe 1998, method 10; Zou and Donner 2008: from the intervals of each, whatever their kind.
+
+    Examples
+    --------
+    >>> share_gap(share_interval(56, 70), share_interval(48, 80)).signed(4)
+    '+0.2000 [+0.0524, +0.3339]'
+    """
+    gap = first.value - second.value
+    below = np.hypot(first.value - first.low, second.high - second.value)
+    above = np.hypot(first.high - first.value, second.value - second.low)
+    return replace(first, value=gap, low=float(gap - below), high=float(gap + above))
+
+
 def student_interval(
     value: float,
     error: float,
@@ -365,15 +400,30 @@ def intervals_of(
 def _score_ends(
     y_true: np.ndarray, y_pred: np.ndarray, unit: np.ndarray, *, n_classes: int, confidence: float
 ) -> dict[str, tuple[float, float]]:
-    """Return the ends of accuracy and of the mean F1s where few rows are wrong, or few right."""
+    """Return the ends of scores of classes where few rows are wrong, or few right.
+
+    Those of the correlation are as far from it as those of accuracy are, by how much the
+    correlation rises with it (a first order approximation).
+    """
+    n = len(y_true)
+    right = y_pred == y_true
     n_rows = np.bincount(y_true, minlength=n_classes)
+    alike = 1 / (np.count_nonzero(n_rows) * n_rows[y_true])  # each class counts as much
     occurs = n_rows + np.bincount(y_pred, minlength=n_classes) > 0
     f1 = partial(rare.f1_ends, y_true, y_pred, unit, confidence=confidence)
+    accuracy = partial(rare.accuracy_ends, right, unit, confidence=confidence)
     found = {
-        "accuracy": rare.accuracy_ends(y_pred == y_true, unit, confidence=confidence),
+        "accuracy": accuracy(of_row=np.full(n, 1 / n)),
+        "balanced_accuracy": accuracy(of_row=alike),
         "macro_f1": f1(class_weights=occurs / occurs.sum()),
         "weighted_f1": f1(class_weights=n_rows / n_rows.sum()),
     }
+    correlation = matthews_correlation(y_true, y_pred)
+    if found["accuracy"] is not None and correlation is not None:
+        rise = 1 / (1 - np.sum((n_rows / n) ** 2))
+        distances = np.subtract(found["accuracy"], right.mean())
+        low, high = np.clip(correlation + rise * distances, -1, 1).tolist()
+        found["matthews_correlation"] = low, high
     return {name: ends for name, ends in found.items() if ends is not None}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from scipy import optimize, stats
+from statsmodels.stats.proportion import proportion_confint
 
 # of groups or single rows that are wrong (or right): from as many on, the bootstrap is taken
 FEW = 10
@@ -11,16 +12,16 @@ _EDGE = 1e-12  # of the search for an AUC: at 0 and 1 its variance is 0
 
 
 def accuracy_ends(
-    right: np.ndarray, unit: np.ndarray, *, confidence: float
+    right: np.ndarray, unit: np.ndarray, *, of_row: np.ndarray, confidence: float
 ) -> tuple[float, float] | None:
-    """Return the ends of the interval of accuracy, None where neither side is rare.
+    """Return the ends of the interval of an accuracy, None where neither side is rare.
 
     Parameters
     ----------
     right : ndarray of bool of shape (n,)
     unit : ndarray of int of shape (n,); rows of a unit are right or wrong together
+    of_row : ndarray of shape (n,) that sums to 1: what each row counts
     """
-    of_row = np.full(len(right), 1 / len(right))
     return _ends(right, unit, loss=of_row, gain=of_row, confidence=confidence)
 
 
@@ -132,6 +133,26 @@ def auc_ends(
         n_negative = len(np.unique(unit[y_true != code]))
         ends.append(_area_ends(area, n_positive, n_negative, confidence=confidence))
     low, high = np.mean(ends, axis=0).tolist()
+    return low, high
+
+
+def average_precision_ends(
+    y_true: np.ndarray, areas: np.ndarray, unit: np.ndarray, *, confidence: float
+) -> tuple[float, float]:
+    """Return the ends of the interval of the mean average precision, one class against the rest.
+
+    Parameters
+    ----------
+    as of `auc_ends`, and every class is at its end at the same time there too
+
+    Source
+    ------
+    Boyd, Eng, Page 2013, "Area under the Precision-Recall Curve": a binomial share of the class's
+    rows. Wilson's interval of it, in place of the normal one, holds for shares of 1 too.
+    """
+    n_positive = np.array([len(np.unique(unit[y_true == code])) for code in range(len(areas))])
+    ends = proportion_confint(areas * n_positive, n_positive, alpha=1 - confidence, method="wilson")
+    low, high = np.mean(ends, axis=1).tolist()
     return low, high
 
 
