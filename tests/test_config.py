@@ -243,7 +243,7 @@ def test_flat_has_every_key_with_its_value():
 
 
 def test_every_kind_of_perturbation_can_be_set():
-    assert Config.load("base").robustness.kinds == tuple(KINDS)
+    assert Config.load("base").robustness.kinds == (*KINDS, "synonyms")
     with pytest.raises(WorkbookError, match="raw_kinds has 'white_space', which kinds has not"):
         Config.load("smoke", {"robustness.kinds": ["html", "url", "homoglyphs"]})
 
