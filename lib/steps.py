@@ -103,6 +103,7 @@ STEPS = (
         ("evaluation", "training", "cross_validation", "search.cross_validate"),
         (
             "source",
+            "train.parquet",
             "test.parquet",
             "seal.json",
             "val.parquet",

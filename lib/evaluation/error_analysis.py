@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from sklearn.feature_extraction.text import TfidfVectorizer
 
+from lib.data import profiling
 from lib.data.words import count_words
 from lib.evaluation.metrics import with_confidence
 from lib.evaluation.significance import Interval, grouped_share
@@ -78,6 +80,70 @@ def confused_pairs(counts: pd.DataFrame, *, n_pairs: int = 10) -> pd.DataFrame:
     share = n / np.maximum(1, values.sum(axis=1))[rows]
     pairs = {"label": names[rows], "predicted": names[columns], "n": n, "share": share}
     return pd.DataFrame(pairs)[n > 0]
+
+
+def confusing_terms(
+    texts: Sequence[str],
+    y_true: np.ndarray,
+    y_pred: np.ndarray,
+    pairs: pd.DataFrame,
+    *,
+    class_names: Sequence[str],
+    n_terms: int = 5,
+) -> list[str]:
+    """Return the terms that set the confused texts of each pair apart from the class's other texts.
+
+    Parameters
+    ----------
+    texts, y_true, y_pred : of n rows
+    pairs : as `confused_pairs` returns them
+    n_terms : of a pair at most
+
+    Returns
+    -------
+    for each pair, terms with a log-odds interval above 0 (`profiling.distinctive_terms`), joined by
+    commas; "" where there are none
+    """
+    given = np.asarray(texts, dtype=object)
+    codes = {name: code for code, name in enumerate(class_names)}
+    found = []
+    for label, predicted in zip(pairs["label"], pairs["predicted"]):
+        of_class = y_true == codes[label]
+        is_confused = (y_pred == codes[predicted])[of_class]
+        sides = np.where(is_confused, "confused", "others")
+        terms = profiling.distinctive_terms(given[of_class].tolist(), sides.tolist(), n=n_terms)
+        terms = terms[(terms["label"] == "confused") & (terms["low"] > 0)]
+        found.append(", ".join(terms["term"]))
+    return found
+
+
+def nearest_neighbours(
+    texts: Sequence[str], train: pd.DataFrame, *, tfidf: TfidfVectorizer
+) -> pd.DataFrame:
+    """Return the training text that is nearest to each text, by cosine of TF-IDF.
+
+    Parameters
+    ----------
+    texts : n texts
+    train : rows with `text` and `label`
+    tfidf : fitted
+
+    Returns
+    -------
+    DataFrame of n rows: `similarity` 0..1, `nearest_label` and `nearest_text`
+    """
+    if not len(texts):
+        return pd.DataFrame(columns=["similarity", "nearest_label", "nearest_text"])
+    cosines = tfidf.transform(texts) @ tfidf.transform(train["text"].tolist()).T
+    nearest = np.asarray(cosines.argmax(axis=1)).ravel()
+    rows = train.iloc[nearest]
+    return pd.DataFrame(
+        {
+            "similarity": np.asarray(cosines.max(axis=1).todense()).ravel(),
+            "nearest_label": rows["label"].to_numpy(),
+            "nearest_text": rows["text"].to_numpy(),
+        }
+    )
 
 
 def accuracy_by_length(

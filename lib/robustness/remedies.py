@@ -140,9 +140,8 @@ def describe(gains: pd.DataFrame, *, remedy: str, score: str) -> str:
 
 def _right(table: pd.DataFrame) -> np.ndarray:
     """Return whether each text is right as it is, and under attack: shape (n, 2)."""
-    outcome = table["outcome"].to_numpy()
-    before = outcome != WRONG_BEFORE
-    return np.c_[before, before & (table["predicted"] == table["label"]).to_numpy()].astype(float)
+    was_right = table["outcome"] != WRONG_BEFORE
+    return np.c_[was_right, table["predicted"] == table["label"]].astype(float)
 
 
 def _gains(statistic: Any, plan: Any, ways: Sequence[str], options: dict[str, Any]) -> pd.DataFrame:

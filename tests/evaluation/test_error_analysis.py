@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 
+from lib.data.terms import fit_tfidf
 from lib.evaluation import error_analysis
 from lib.evaluation.significance import Interval
 
@@ -154,3 +155,34 @@ def test_the_lengths_of_best_and_worst_accuracy_are_named():
         "The ensemble is best on texts of 6-9 words (accuracy 0.900) "
         "and worst on texts of 1-5 words (0.700)."
     )
+
+
+def test_the_terms_of_a_confused_pair_set_its_texts_apart_from_the_class():
+    right = [f"ripe apple {i}" for i in range(30)]
+    confused = [f"saw an apple {i}" for i in range(30)]
+    confused[0] += " once"  # chance
+    texts = [*right, *confused, "a saw"]
+    y_true = np.array([0] * 60 + [1])
+    y_pred = np.array([0] * 30 + [1] * 31)
+    names = ["fruit", "tool"]
+    pairs = error_analysis.confused_pairs(
+        error_analysis.confusion_counts(y_true, y_pred, class_names=names)
+    )
+    terms = error_analysis.confusing_terms(texts, y_true, y_pred, pairs, class_names=names)
+    assert len(terms) == len(pairs) == 1
+    assert set(terms[0].split(", ")) == {"saw", "an"}
+
+
+def test_the_nearest_training_text_is_shown_with_its_label():
+    train = pd.DataFrame(
+        {"text": ["ripe apple tree", "old rusty saw", "green pear"], "label": ["a", "b", "c"]}
+    )
+    tfidf, _ = fit_tfidf(train["text"].tolist())
+    near = error_analysis.nearest_neighbours(
+        ["rusty saw", "ripe apple tree", "nothing known"], train, tfidf=tfidf
+    )
+    assert near["nearest_label"].tolist()[:2] == ["b", "a"]
+    assert near["nearest_text"].tolist()[:2] == ["old rusty saw", "ripe apple tree"]
+    assert near["similarity"].round(6).tolist()[1:] == [1, 0]
+    assert 0 < near["similarity"][0] < 1
+    assert error_analysis.nearest_neighbours([], train, tfidf=tfidf).shape == (0, 3)
