@@ -35,6 +35,14 @@ ODD = {
     "open comment": "words before it <!-- a comment that never ends, <script>alert(2)</script> "
     "in it",
 }
+HOSTILE = [  # a class whose texts and name are code to a browser or a spreadsheet
+    (
+        "<img src=x onerror=alert(1)> &lt;script&gt;alert(2)&lt;/script&gt; =HYPERLINK(1) "
+        f"vector<int> number {i} of the green texts {i * 7}",
+        "<b>green</b>",
+    )
+    for i in range(20)
+]
 SHOWN = {  # what is left of them
     "right to left": "evil reversed a שלום among marks of right to left",
     "surrogates": "a lone ? surrogate and another ? in one text",
@@ -161,6 +169,7 @@ def odd_home(tmp_path_factory):
         for text, label in [
             *GOOD,
             *((text, kind) for text in ODD.values() for kind in ("red", "blue")),
+            *HOSTILE,
         ]
     ]
     (home / "odd.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
@@ -186,7 +195,9 @@ def test_odd_texts_run_through_and_are_shown_whole_and_escaped(odd_home):
             "<img src=x" not in html
             and "<script>alert" not in html
             and "<!-- a comment" not in html
+            and "<b>green</b>" not in html
         ), step.notebook
+        assert "&lt;b&gt;green&lt;/b&gt;" in html, step.notebook
         assert "xx" * 1_000 not in html, "a text of a megabyte is cut short"
     assert SHOWN["emoji"] in html and SHOWN["right to left"] in html
 
