@@ -284,6 +284,27 @@ def test_lengths_are_a_cumulative_share_with_the_median_in_the_legend():
     ]
 
 
+def test_of_many_classes_the_largest_are_shown_and_the_title_says_so():
+    names = [f"class {i:03}" for i in range(150)]
+    counts = list(range(1, 151))
+    drawn = {
+        40: plots.class_balance(balance(names[::-1], counts[::-1])),
+        12: plots.lengths(
+            pd.Series(range(sum(counts))), pd.Series(np.repeat(names, counts).tolist())
+        ),
+    }
+    labels = pd.Series(np.repeat(names, counts).tolist())
+    titles = {"a": "feature A"}
+    panel = plots.features_by_class(pd.DataFrame({"a": range(len(labels))}), labels, titles=titles)
+    for n, ax in drawn.items():
+        assert f"(n = 11,325; the {n} largest of 150 classes)" in ax.get_title(loc="left")
+    assert [text.get_text()[:9] for text in drawn[12].get_legend().get_texts()] == names[-12:]
+    assert [label.get_text() for label in panel.get_yticklabels()] == names[-12:][::-1]
+    assert "n = 11,325; the 12 largest of 150 classes" in panel.figure.get_suptitle()
+    heights = [ax.figure.get_size_inches()[1] for ax in (*drawn.values(), panel)]
+    assert max(heights) < 15
+
+
 def test_receipts_are_shares_of_n():
     ax = plots.receipts(
         pd.DataFrame({"n_texts": [3, 1], "chars_removed": [70, -5]}, index=["html", "urls"]), n=10
@@ -567,14 +588,14 @@ def test_telling_terms_have_a_panel_a_class_with_their_intervals():
         [segment[:, 0] for segment in ax.collections[0].get_segments()], [[1, 2], [1, 2]]
     )
     assert ax.get_ylim()[0] > ax.get_ylim()[1], "the first term is on top"
-    assert "n = 60 texts)" in titles(ax)
+    assert "n = 60)" in titles(ax)
 
 
 @pytest.mark.parametrize(
     ("n", "drawn", "words"),
     [
-        (2, 2, "texts)"),
-        (12, 12, "texts)"),
+        (2, 2, "(n = 199)"),
+        (12, 12, "(n = 1,134)"),
         (13, 12, "the 12 largest of 13 classes"),
         (20, 12, "the 12 largest of 20"),
     ],

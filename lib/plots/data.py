@@ -25,30 +25,46 @@ from lib.plots.style import (
     short,
 )
 
+MAX_CLASSES = 12  # the largest, where each has a line or a panel of its own
 
-def class_balance(balance: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Bars of rows a class, from `profiling.label_balance`."""
-    ax = ax or new_axes(height=0.9 + 0.35 * len(balance))
-    counts = balance["n"]
-    names = [short(name) for name in balance.index]
+
+def class_balance(balance: pd.DataFrame, *, max_classes: int = 40, ax: Axes | None = None) -> Axes:
+    """Bars of rows a class, from `profiling.label_balance`; of many classes the largest."""
+    shown = balance.head(max_classes)
+    ax = ax or new_axes(height=0.9 + 0.35 * len(shown))
+    counts = shown["n"]
+    names = [short(name) for name in shown.index]
     texts = []
-    for n, share in zip(counts, balance["share"]):
+    for n, share in zip(counts, shown["share"]):
         texts.append(f"{n:,} ({share:.1%})")
     horizontal_bars(ax, counts, names, texts)
-    set_labels(ax, title=f"Rows a class (n = {counts.sum():,})", xlabel="rows")
+    counted = _counted(balance["n"].sum(), shown=len(shown), of=len(balance))
+    set_labels(ax, title=f"Rows a class ({counted})", xlabel="rows")
     ax.set_xlim(0, counts.max() * 1.2)
     return ax
 
 
-def lengths(words: pd.Series, labels: pd.Series, *, ax: Axes | None = None) -> Axes:
-    """Cumulative share of texts by length in words, one line a class, on a logarithmic axis."""
+def lengths(
+    words: pd.Series,
+    labels: pd.Series,
+    *,
+    max_classes: int = MAX_CLASSES,
+    ax: Axes | None = None,
+) -> Axes:
+    """Cumulative share of texts by length in words, one line a class, on a logarithmic axis.
+
+    With more than `max_classes` classes the largest are shown.
+    """
     ax = ax or new_axes(height=3.6)
-    for (name, values), style in zip(words.groupby(labels), line_styles()):
+    names = _largest(labels, max_classes)
+    for name, style in zip(names, line_styles()):
+        values = words[labels == name]
         ordered = np.sort(values.clip(lower=1))
         share = np.arange(1, len(ordered) + 1) / len(ordered)
         label = f"{short(name)} (median {np.median(ordered):.0f})"
         ax.step(ordered, share, where="post", label=label, **style)
-    title = f"How long are the texts? (n = {len(words):,})"
+    counted = _counted(len(words), shown=len(names), of=labels.nunique())
+    title = f"How long are the texts? ({counted})"
     set_labels(ax, title=title, xlabel="words (logarithmic)", xscale="log")
     ax.set_ylabel("share of texts up to this length")
     ax.xaxis.set_major_formatter(THOUSANDS)
@@ -94,31 +110,49 @@ def _length_bins(values: np.ndarray, max_length: int) -> list[float]:
     return np.unique(np.floor(edges) + 0.5).tolist()
 
 
-def features_by_class(features: pd.DataFrame, labels: pd.Series, *, titles: dict[str, str]) -> Axes:
+def features_by_class(
+    features: pd.DataFrame,
+    labels: pd.Series,
+    *,
+    titles: dict[str, str],
+    max_classes: int = MAX_CLASSES,
+) -> Axes:
     """Box plots of features by class, a panel each, in two columns where they are many.
 
-    Whiskers go from the 5th to the 95th percentile.
+    Whiskers go from the 5th to the 95th percentile. With more than `max_classes` classes the
+    largest are shown.
     """
+    names = _largest(labels, max_classes)
+    counted = _counted(len(features), shown=len(names), of=labels.nunique())
     columns = 1 if len(titles) <= 5 else 2
     rows = -(-len(titles) // columns)
-    row_height = 0.7 + 0.24 * labels.nunique()
+    row_height = 0.7 + 0.24 * len(names)
     size = (4 + 4 * columns, 0.6 + row_height * rows)
     _, panels = new_panels(rows, columns, size=size)
     for ax in panels.flat[len(titles) :]:
         ax.remove()
     for ax, (column, title) in zip(panels.flat, titles.items()):
-        _boxes(ax, features[column], labels)
+        _boxes(ax, [features.loc[(labels == name).to_numpy(), column] for name in names], names)
         ax.set_title(title, loc="left")
-    title = f"Linguistic features by class (n = {len(features):,}; "
+    title = f"Linguistic features by class ({counted}; "
     set_figure_title(panels[0, 0], title + "boxes: quartiles, whiskers: 5 % to 95 %)")
     return panels[0, 0]
 
 
-def _boxes(ax: Axes, values: pd.Series, labels: pd.Series) -> None:
+def _largest(labels: pd.Series, n: int) -> list[str]:
+    """Return the n largest classes in the order of their names."""
+    return sorted(labels.value_counts().index[:n])
+
+
+def _counted(n: int, *, shown: int, of: int) -> str:
+    """Return how many texts there are, and which classes are shown where it is not all."""
+    return f"n = {n:,}" + (f"; the {shown} largest of {of} classes" if shown < of else "")
+
+
+def _boxes(ax: Axes, values: Sequence[pd.Series], names: Sequence[str]) -> None:
     """Draw a box a class, the first class on top."""
-    groups = dict(list(values.groupby(labels.to_numpy())))
-    names = list(groups)[::-1]
-    boxes = [groups[name].dropna() for name in names]
+    names = names[::-1]
+    boxes = [of_class.dropna() for of_class in values[::-1]]
     box = ax.boxplot(boxes, whis=(5, 95), showfliers=False, widths=0.6, orientation="horizontal")
     plt.setp(box["medians"], color=COLOURS[1])
     rows = range(1, len(names) + 1)
@@ -126,7 +160,11 @@ def _boxes(ax: Axes, values: pd.Series, labels: pd.Series) -> None:
 
 
 def distinctive_terms(
-    terms: pd.DataFrame, balance: pd.DataFrame, *, confidence: float = 0.95, max_classes: int = 12
+    terms: pd.DataFrame,
+    balance: pd.DataFrame,
+    *,
+    confidence: float = 0.95,
+    max_classes: int = MAX_CLASSES,
 ) -> Axes:
     """Most distinctive words of each class with their intervals, a panel a class.
 
@@ -149,9 +187,7 @@ def distinctive_terms(
         ax.set_ylim(n_terms - 0.4, -0.6)
     for ax in panels.flat[len(shown) :]:
         ax.remove()
-    counted = f"n = {balance['n'].sum():,} texts"
-    if len(shown) < len(balance):
-        counted += f"; the {len(shown)} largest of {len(balance)} classes"
+    counted = _counted(balance["n"].sum(), shown=len(shown), of=len(balance))
     set_figure_title(panels[0, 0], f"Which words tell a class from the others? ({counted})")
     measure = "log-odds ratio of the word in the class against all others"
     figure.supxlabel(f"{measure} (bars: {confidence:.0%} interval of the one word)", fontsize=9)
