@@ -6,11 +6,13 @@ Each copy knows its parent and stays on its side of the split.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 
 from lib.data.duplicates import group_ids, near_duplicate_pairs
+from lib.data.words import is_unspaced, written_spans
 
 COPY_COLUMNS = ["parent_id", "method", "text", "label", "group"]
 WORD_EDITS = ("insert", "delete", "swap")
@@ -29,8 +31,8 @@ def edit_words(
 
     Returns
     -------
-    n texts, words (split at white space) joined by one blank. Which words change depends on `seed`
-    and a text's position alone
+    n texts, words (of `words.written_spans`) joined by one blank, or by none next to characters of
+    scripts without blanks. Which words change depends on `seed` and a text's position alone
 
     Source
     ------
@@ -119,13 +121,13 @@ def with_copies(train: pd.DataFrame, copies: pd.DataFrame) -> pd.DataFrame:
 
 
 def _edited(text: str, operation: str, share: float, random: np.random.Generator) -> str:
-    words = text.split()
+    words = [text[start:stop] for start, stop in written_spans(text)]
     if len(words) < 2:
         return text
     n = max(1, round(share * len(words)))
     if operation == "delete":
         deleted = set(random.choice(len(words), min(n, len(words) - 1), replace=False).tolist())
-        return " ".join(word for i, word in enumerate(words) if i not in deleted)
+        return _joined([word for i, word in enumerate(words) if i not in deleted])
     for _ in range(n):
         if operation == "insert":
             position = int(random.integers(len(words) + 1))
@@ -133,4 +135,14 @@ def _edited(text: str, operation: str, share: float, random: np.random.Generator
         else:
             i, j = random.choice(len(words), 2, replace=False)
             words[i], words[j] = words[j], words[i]
-    return " ".join(words)
+    return _joined(words)
+
+
+def _joined(words: Sequence[str]) -> str:
+    if not any(map(is_unspaced, words)):
+        return " ".join(words)
+    text = words[0]
+    for before, word in pairwise(words):
+        blank = "" if is_unspaced(before) or is_unspaced(word) else " "
+        text += blank + word
+    return text

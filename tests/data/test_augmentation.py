@@ -1,5 +1,6 @@
 """Copies keep their words, know their parent, and never cross a split."""
 
+import re
 from collections import Counter
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.data import augmentation
+from lib.data.words import has_unspaced
 
 WORDS = "zero one two three four five six seven eight nine".split()
 TEXT = " ".join(WORDS)
@@ -42,6 +44,18 @@ def test_inserting_adds_words_of_the_text_and_keeps_the_others_in_order():
     assert all(word in rest for word in WORDS)  # a subsequence
 
 
+def test_in_scripts_without_blanks_a_character_is_a_word():
+    text = "这部电影真的非常好看"
+    (deleted,) = augmentation.edit_words([text], operation="delete", share=0.3)
+    assert len(deleted) == 7
+    assert list(deleted) == [sign for sign in text if sign in deleted]
+    (swapped,) = augmentation.edit_words([text], operation="swap", share=0.1)
+    assert sorted(swapped) == sorted(text) and swapped != text
+    (inserted,) = augmentation.edit_words(["我去 OK bar"], operation="insert", share=0.1)
+    assert len(inserted.replace(" ", "")) > len("我去OKbar")
+    assert not re.search("(OK|bar)(OK|bar)|[我去] | [我去]", inserted)
+
+
 def test_swapping_moves_two_words_and_loses_none():
     (changed,) = augmentation.edit_words([TEXT], operation="swap", share=0.1)
     assert Counter(changed.split()) == Counter(WORDS)
@@ -60,7 +74,10 @@ def test_a_text_is_never_emptied_and_never_gets_a_foreign_word(
         texts, augmentation.edit_words(texts, operation=operation, share=share), strict=True
     ):
         assert bool(new.split()) == bool(old.split())
-        assert set(new.split()) <= set(old.split())
+        if has_unspaced(old):  # blanks are no borders of words there
+            assert {*new} - {" "} <= {*old}
+        else:
+            assert {*new.split()} <= {*old.split()}
 
 
 def test_a_text_of_one_word_stays_as_it_is():
