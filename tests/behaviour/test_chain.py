@@ -64,7 +64,7 @@ def test_a_run_killed_in_notebook_02_resumes_to_the_same_results(make_home, requ
     assert "2 notebooks run, 1 up to date" in resumed.stdout
     # not earlier: the other worker makes it meanwhile
     assert_same_tables(home, request.getfixturevalue("smoke_home"), *UP_TO_03)
-    assert [path.name for path in home.rglob(".*") if path.is_dir()] == [".tokens"], (
+    assert [path.name for path in home.rglob(".*") if path.is_dir()] == [], (
         "a killed run's scratch folders are cleared"
     )
 
