@@ -122,7 +122,7 @@ def describe(asked: pd.DataFrame, judged: pd.DataFrame) -> str:
     if judged.empty:
         return (
             f"None of the {len(asked):,} mistakes in judgements.csv is judged: fill in its column "
-            f"`judgement` ({', '.join(JUDGEMENTS)}) and run again. {elsewhere}{unchanged}"
+            f"judgement ({', '.join(JUDGEMENTS)}) and run again. {elsewhere}{unchanged}"
         )
     found = [f"{name} {share.percent()}" for name, share in shares(judged).items()]
     return f"Of {len(judged):,} mistakes judged: {', '.join(found)}. {elsewhere}{unchanged}"

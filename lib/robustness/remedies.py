@@ -125,16 +125,21 @@ def attack_gains(
 def describe(gains: pd.DataFrame, *, remedy: str, score: str) -> str:
     """Return in words what a remedy gains and costs, from `curve_gains` or `attack_gains`."""
     spoiled = gains.drop(index=CLEAN)
-    better = [words_of(way) for way in spoiled.index[spoiled["verdict"] == "better"]]
+    n_better = (spoiled["verdict"] == "better").sum()
     best = spoiled["gain"].idxmax()
     shown = {
         way: f"{_interval(row).signed()}, from {row['before']:.3f}"
         for way, row in gains.loc[[CLEAN, best]].iterrows()
     }
+    found = f"{spoiled.loc[best, 'verdict']} {words_of(best)} ({shown[best]})"
+    if len(spoiled) > 1:
+        found = (
+            f"significantly better in {n_better} of {len(spoiled)} ways of spoiling; "
+            f"{words_of(best)} gains most ({shown[best]})"
+        )
     return (
-        f"With {remedy}, {score} is significantly better in {len(better)} of {len(spoiled)} ways "
-        f"of spoiling; {words_of(best)} gains most ({shown[best]}). What it costs on texts as they "
-        f"are: {shown[CLEAN]} ({gains.loc[CLEAN, 'verdict']}, n = {gains.loc[CLEAN, 'n']:,})."
+        f"With {remedy}, {score} is {found}. What it costs on texts as they are: {shown[CLEAN]} "
+        f"({gains.loc[CLEAN, 'verdict']}, n = {gains.loc[CLEAN, 'n']:,})."
     )
 
 

@@ -101,7 +101,7 @@ def test_nothing_judged_says_what_to_do(path):
     asked = judgements.ask(path, MISTAKES, n_rows=3)
     judged = judgements.judged_rows(asked, MISTAKES)
     assert judgements.describe(asked, judged) == (
-        "None of the 3 mistakes in judgements.csv is judged: fill in its column `judgement` "
+        "None of the 3 mistakes in judgements.csv is judged: fill in its column judgement "
         "(label error, ambiguous, model) and run again. "
         "No label of a test row is changed by a judgement."
     )
