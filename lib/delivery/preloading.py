@@ -132,6 +132,7 @@ def serve(modules: Sequence[str]) -> None:
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
+            answers.close()  # what a kernel leaves running would hold it open, and the run waits
             become_kernel(**json.loads(line))
             break
         print(pid, file=answers, flush=True)

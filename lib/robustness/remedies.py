@@ -131,14 +131,14 @@ def describe(gains: pd.DataFrame, *, remedy: str, score: str) -> str:
         way: f"{_interval(row).signed()}, from {row['before']:.3f}"
         for way, row in gains.loc[[CLEAN, best]].iterrows()
     }
-    found = f"{spoiled.loc[best, 'verdict']} {words_of(best)} ({shown[best]})"
+    found = f"{words_of(best)} changes by {shown[best]} ({spoiled.loc[best, 'verdict']})"
     if len(spoiled) > 1:
         found = (
-            f"significantly better in {n_better} of {len(spoiled)} ways of spoiling; "
+            f"is significantly better in {n_better} of {len(spoiled)} ways of spoiling; "
             f"{words_of(best)} gains most ({shown[best]})"
         )
     return (
-        f"With {remedy}, {score} is {found}. What it costs on texts as they are: {shown[CLEAN]} "
+        f"With {remedy}, {score} {found}. What it costs on texts as they are: {shown[CLEAN]} "
         f"({gains.loc[CLEAN, 'verdict']}, n = {gains.loc[CLEAN, 'n']:,})."
     )
 

@@ -1,6 +1,7 @@
 """Kernels forked from a process that has imported already."""
 
 import os
+import signal
 import sys
 import time
 
@@ -57,6 +58,24 @@ def test_a_forked_kernel_that_dies_is_noticed(server, tmp_path, monkeypatch):
     said = printed(tmp_path, "import os\nos._exit(3)", monkeypatch)
     assert "its kernel died" in said
     assert printed(tmp_path, "print(1)", monkeypatch) == ["1"]
+
+
+def test_what_a_kernel_leaves_running_does_not_hold_up_the_end(server, tmp_path, monkeypatch):
+    source = (
+        "import os, time\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    os.setsid()\n"
+        "    time.sleep(30)\n"
+        "    os._exit(0)\n"
+        "print(pid)"
+    )
+    (pid,) = printed(tmp_path, source, monkeypatch)
+    os.kill(int(pid), 0)
+    began = time.monotonic()
+    server.stop()
+    assert time.monotonic() - began < 10
+    os.kill(int(pid), signal.SIGKILL)
 
 
 def test_without_a_server_a_kernel_imports_for_itself(tmp_path, monkeypatch):

@@ -92,7 +92,7 @@ def test_accuracy_under_attack_counts_what_no_change_makes_wrong():
     assert (under["before"], under["after"]) == (pytest.approx(5 / 30), pytest.approx(20 / 30))
     assert under["verdict"] == "better" and under["gain"] == pytest.approx(0.5)
     said = remedies.describe(gains, remedy="copies", score="accuracy")
-    assert said.startswith("With copies, accuracy is better under attack (+0.500 [")
+    assert said.startswith("With copies, accuracy under attack changes by +0.500 [")
 
 
 def test_attacks_without_texts_in_common_are_named():
