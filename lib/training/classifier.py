@@ -104,7 +104,12 @@ class Classifier:
     origin: Mapping[str, Any] = field(default_factory=dict)
 
     def predict(
-        self, texts: Sequence[Any], *, coverage: float | None = None, progress: bool = False
+        self,
+        texts: Sequence[Any],
+        *,
+        coverage: float | None = None,
+        with_probs: bool = False,
+        progress: bool = False,
     ) -> pd.DataFrame:
         """Label raw texts.
 
@@ -113,6 +118,7 @@ class Classifier:
         texts : n values; one that is no text, or has too few words, is not answered
         coverage : adds sets that hold the right class with this probability, 0..1, for texts like
             those of the training; one of `set_thresholds`
+        with_probs : adds the probabilities of all classes
 
         Returns
         -------
@@ -128,6 +134,7 @@ class Classifier:
         - `is_ood`, next to it: whether that is so unusual that the text may belong to no class
         - `prediction_set`, with `coverage`: a tuple of labels, the most probable first; all of them
           where there are no words; by probability alone, so that a set may lack the label
+        - `probabilities`, with `with_probs`: k calibrated ones, as in `predict_probs`
 
         Raises
         ------
@@ -157,6 +164,8 @@ class Classifier:
             answers["prediction_set"] = [
                 self._labels(row, included) for row, included in zip(probs, in_set)
             ]
+        if with_probs:
+            answers["probabilities"] = list(probs)
         return answers
 
     def predict_probs(self, texts: Sequence[Any], *, progress: bool = False) -> np.ndarray:

@@ -142,6 +142,13 @@ def test_members_together_are_the_whole(classifier):
     np.testing.assert_array_equal(classifier.combine(parts)[:3], classifier.predict_probs(RAW))
 
 
+def test_the_probabilities_come_with_the_answers_where_they_are_asked_for(classifier):
+    texts = ["return the sorted list of numbers", ""]
+    answers = classifier.predict(texts, with_probs=True)
+    assert np.array_equal(np.stack(answers["probabilities"]), classifier.predict_probs(texts))
+    assert "probabilities" not in classifier.predict(texts)
+
+
 def test_no_texts_give_no_rows(classifier):
     assert classifier.predict_probs([]).shape == (0, 3)
     answers = classifier.predict([], coverage=0.9)
