@@ -19,7 +19,7 @@ from lib import provenance, workspace
 from lib.config import closest
 from lib.delivery import comparison
 from lib.delivery.comparison import EvaluatedRun, Predictions
-from lib.errors import WorkbookError
+from lib.errors import WorkbookError, listed, quoted, shown_path
 from lib.evaluation import sealed, significance
 from lib.evaluation.evaluation import Evaluation
 from lib.training import classifier_folder, tracking
@@ -34,6 +34,7 @@ OUR_TAGS = {
 }
 MAJOR_TAGS = ("dataset", "classes")  # a change of these raises the first number of a version
 CONFIDENCE = 0.95  # of a promotion
+LOCK_SECONDS = 60  # to wait for another process; an upload of a large model takes as long
 MINOR_TAGS = ("training_data", "recipe", "backbone")  # and of these the second
 COLUMNS = ["model", "alias", "macro F1", "accuracy", "data", "run", "date", "commit"]
 
@@ -215,6 +216,45 @@ def promote(
         return _find(label), words if is_better else f"forced ({reason}): {words}"
 
 
+def find(name: str, *, uri: str = "") -> Version:
+    """Return a registered model; cheap enough to be asked every few seconds.
+
+    Parameters
+    ----------
+    name : NAME (its champion), NAME@ALIAS or NAME-vX.Y.Z; "" is the only champion there is
+
+    Raises
+    ------
+    WorkbookError : there is none, or several (the message lists what there is), or the registry
+        cannot be used.
+    """
+    versions = _all_versions(uri)
+    wanted, _, alias = name.partition("@")
+    alias = alias or CHAMPION
+    found = [
+        version
+        for version in versions
+        if name == version.label or (wanted in ("", version.name) and alias in version.aliases)
+    ]
+    if len(found) == 1:
+        return found[0]
+    what = f"{len(found)} champions, name one" if found else f"no classifier {quoted(name, 80)}"
+    labels = [f"{version.label} ({', '.join(version.aliases)})" for version in found or versions]
+    raise WorkbookError(f"{what}; in the registry: {listed(labels) or 'none'}")
+
+
+def download(version: Version, folder: Path, *, uri: str = "") -> None:
+    """Copy the classifier's folder of a registered model to `folder`, which is not there yet.
+
+    Raises
+    ------
+    WorkbookError : the registry cannot be used, or has not its files any more.
+    """
+    with _registry(uri) as client, tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        found = client.download_artifacts(version.run_id, f"{version.label}/model", scratch)
+        shutil.move(found, folder)
+
+
 def models(*, uri: str = "") -> pd.DataFrame:
     """Return every registered version, newest first within its name.
 
@@ -222,10 +262,7 @@ def models(*, uri: str = "") -> pd.DataFrame:
     -------
     DataFrame of `model`, `alias`, `macro F1`, `accuracy`, `data`, `run`, `date`, `commit`
     """
-    if not uri and not (tracking.local_folder() / "mlflow.db").exists():
-        return pd.DataFrame(columns=COLUMNS)
-    with _registry(uri):
-        versions = sorted(_versions(), key=lambda version: version.order, reverse=True)
+    versions = sorted(_all_versions(uri), key=lambda version: version.order, reverse=True)
     versions.sort(key=lambda version: version.name)
     return pd.DataFrame([_row(version) for version in versions], columns=COLUMNS)
 
@@ -372,6 +409,13 @@ def _find(label: str) -> Version:
     return versions[label]
 
 
+def _all_versions(uri: str) -> list[Version]:
+    if not uri and not (tracking.local_folder() / "mlflow.db").exists():
+        return []
+    with _registry(uri):
+        return _versions()
+
+
 def _versions() -> list[Version]:
     """Return all that was registered here; what others registered has not our tags."""
     import mlflow
@@ -401,17 +445,23 @@ def _registry(uri: str) -> Iterator[Any]:
 
     Raises
     ------
-    WorkbookError : MLflow cannot do what is asked of it.
+    WorkbookError : MLflow cannot do what is asked of it, or another process holds the registry.
     """
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
+    lock = tracking.local_folder() / ".registry.lock"
     try:
         client = tracking.connect(uri)
-        tracking.local_folder().mkdir(parents=True, exist_ok=True)
-        with FileLock(tracking.local_folder() / ".registry.lock"):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock, timeout=LOCK_SECONDS):
             yield client
+    except Timeout as error:
+        raise WorkbookError(
+            f"the model registry is in use by another process, which has held {shown_path(lock)} "
+            f"for {LOCK_SECONDS:g} s; wait for it to end, or end it"
+        ) from error
     except (MlflowException, SQLAlchemyError, OSError) as error:
         address = tracking.without_password(uri) or tracking.local_uri()
         raise WorkbookError(

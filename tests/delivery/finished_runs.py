@@ -46,9 +46,11 @@ def finished_run(
     classes=CLASSES,
     train="a",
     dataset="data",
+    classifier=None,
     **settings,
 ):
-    """Write a run whose ensemble, and baseline, give these classes on the test rows."""
+    """Write a run whose ensemble, and baseline, give these classes on the test rows; what stands
+    for its model is no real one unless `classifier` is."""
     rows = sealed_rows(classes=classes) if rows is None else rows
     ws = Workspace(dataset=dataset, run=name)
     config = Config.load(
@@ -75,7 +77,10 @@ def finished_run(
             pd.DataFrame({"text": [train], "label": [classes[0]]}), ws.path(f"{part}.parquet")
         )
     sealed.seal(ws)
-    workspace.write_json({"weights of": name, **settings}, ws.path("classifier") / "config.json")
+    if classifier is None:
+        workspace.write_json({"weights": name, **settings}, ws.path("classifier") / "config.json")
+    else:
+        classifier.save(ws.path("classifier"))
     classifier_id = classifier_folder.fingerprint(ws.path("classifier"))
     sealed.open_test(
         ws, model=f"all models of {classifier_id}", why="final evaluation, notebook 07"
