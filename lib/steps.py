@@ -137,4 +137,10 @@ STEPS = (
             "identity_terms.csv",
         ),
     ),
+    Step(
+        "09_export_and_serve",
+        "Does what we ship equal what we measured?",
+        ("export",),
+        ("source", "val.parquet", "classifier"),
+    ),
 )

@@ -66,6 +66,8 @@ FILES = {
     "severity_curves.parquet": (PROCESSED, "08_test_robustness"),
     "flipped_texts.parquet": (PROCESSED, "08_test_robustness"),
     "robustness.json": (REPORTS, "08_test_robustness"),
+    "exported_classifier": (MODELS, "09_export_and_serve"),
+    "export.json": (REPORTS, "09_export_and_serve"),
 }
 
 

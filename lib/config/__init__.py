@@ -10,6 +10,8 @@ from lib.config.config import (
     profile_names,
     setting_keys,
 )
+from lib.config.delivery import ExportConfig
+from lib.config.robustness import RobustnessConfig
 from lib.config.sections import (
     DELIMITERS,
     AugmentationConfig,
@@ -23,7 +25,6 @@ from lib.config.sections import (
     LedgerConfig,
     ProfilingConfig,
     Range,
-    RobustnessConfig,
     SearchConfig,
     SplitConfig,
     TrackingConfig,
@@ -42,6 +43,7 @@ __all__ = [
     "DataConfig",
     "EnsembleConfig",
     "EvaluationConfig",
+    "ExportConfig",
     "LabelsConfig",
     "LedgerConfig",
     "ProfilingConfig",

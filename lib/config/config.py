@@ -13,6 +13,8 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from lib.config import paths
+from lib.config.delivery import ExportConfig
+from lib.config.robustness import RobustnessConfig
 from lib.config.sections import (
     AugmentationConfig,
     CleaningConfig,
@@ -25,7 +27,6 @@ from lib.config.sections import (
     LedgerConfig,
     ProfilingConfig,
     Range,
-    RobustnessConfig,
     SearchConfig,
     Section,
     SplitConfig,
@@ -67,6 +68,7 @@ class Config(Section):
     ensemble: EnsembleConfig = EnsembleConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     robustness: RobustnessConfig = RobustnessConfig()
+    export: ExportConfig = ExportConfig()
     compute: ComputeConfig = ComputeConfig()
     tracking: TrackingConfig = TrackingConfig()
 

@@ -10,6 +10,7 @@ from lib.plots.data import (
     receipts,
     token_lengths,
 )
+from lib.plots.delivery import runtimes
 from lib.plots.evaluation import (
     accuracy_answered,
     accuracy_by_length,

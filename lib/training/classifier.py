@@ -6,8 +6,10 @@ one folder that can be moved and mailed (`classifier_folder`).
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from lib import provenance, workspace
-from lib.config import CleaningConfig, Config, TrainingConfig
+from lib.config import CleaningConfig, Config, TrainingConfig, closest
 from lib.data import sources
 from lib.data.cleaning import clean_texts
 from lib.errors import WorkbookError
@@ -26,10 +28,13 @@ from lib.evaluation.decision_rule import MOST_PROBABLE, DecisionRule
 from lib.evaluation.metrics import with_confidence
 from lib.evaluation.selective import prediction_sets
 from lib.robustness.ood import OodScores
-from lib.training import baseline, classifier_folder
-from lib.training.classifier_folder import Description, MemberEntry
+from lib.training import baseline, classifier_folder, exported_models
+from lib.training.classifier_folder import Description, Export, MemberEntry
 from lib.training.ensembles.combining import Ensemble
+from lib.training.exported_models import ExportedModel
 from lib.workspace import Workspace
+
+TORCH = "torch"
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,16 +47,25 @@ class Member:
     folder : where its files are
     settings : how a transformer reads texts (`max_length`, `truncation`, `precision`); None for a
         linear model on TF-IDF
+    exported : what runs a transformer outside torch; None is torch
     """
 
     name: str
     folder: Path
     settings: TrainingConfig | None = None
+    exported: ExportedModel | None = None
 
     def predict_probs(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
         """Return the probabilities of n cleaned texts: ndarray of shape (n, k)."""
         if self.settings is None:
             return np.asarray(self._model.predict_proba(texts), dtype=float)
+        if self.exported is not None:
+            return self.exported.predict_probs(
+                texts,
+                max_length=self.settings.max_length,
+                truncation=self.settings.truncation,
+                progress=progress,
+            )
         from lib.training import finetune
 
         tokenizer, model, _ = self._model
@@ -59,10 +73,18 @@ class Member:
             tokenizer, model, texts, settings=self.settings, progress=progress
         )
 
+    def load(self) -> None:
+        """Load the model now, not with the first texts."""
+        if self.exported is None:
+            _ = self._model
+
     @property
     def class_names(self) -> list[str]:
         """Return the classes in the order of its columns."""
-        return list(self._model.classes_) if self.settings is None else self._model[2]
+        if self.settings is None:
+            return list(self._model.classes_)
+        names = workspace.read_json(self.folder / "config.json")["id2label"]
+        return [names[str(code)] for code in range(len(names))]
 
     @cached_property
     def _model(self) -> Any:
@@ -90,6 +112,7 @@ class Classifier:
         join a prediction set
     ood : what says how unlike the training texts a text is, for cleaned texts; None says nothing
     origin : what it was made from and by: data set, its fingerprint, versions, commit
+    runtime : what computes its transformers: "torch", or the name of an export
     """
 
     class_names: list[str]
@@ -102,6 +125,7 @@ class Classifier:
     set_thresholds: Mapping[float, np.ndarray] = field(default_factory=dict)
     ood: OodScores | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)
+    runtime: str = TORCH
 
     def predict(
         self,
@@ -207,17 +231,23 @@ class Classifier:
         )
 
     @classmethod
-    def load(cls, folder: Path | str) -> Classifier:
+    def load(cls, folder: Path | str, *, runtime: str | None = None) -> Classifier:
         """Read a folder that `save` wrote, wherever it is now, after checking each of its files.
+
+        Parameters
+        ----------
+        runtime : "torch", or the name of an export in the folder; None takes the fastest export
+            that works on this machine, and torch where there is none or a GPU
 
         Raises
         ------
         WorkbookError : a file is missing, changed, unlisted or not data; the folder has another
-            format version; or a member has other classes.
+            format version, or not that export; or a member has other classes.
         """
         folder = Path(folder)
         description, origin = classifier_folder.read(folder)
-        members = [_member(folder, entry) for entry in description.members]
+        export = _chosen_export(folder, runtime)
+        members = [_member(folder, entry, export) for entry in description.members]
         for member in members:
             if member.class_names != description.class_names:
                 raise WorkbookError(
@@ -244,6 +274,7 @@ class Classifier:
             set_thresholds={float(key): np.array(values) for key, values in thresholds.items()},
             ood=classifier_folder.read_ood(folder),
             origin=origin,
+            runtime=export.name if export else TORCH,
         )
 
     def describe(self) -> str:
@@ -368,15 +399,55 @@ def _entry(member: Member) -> MemberEntry:
     )
 
 
-def _member(folder: Path, entry: MemberEntry) -> Member:
+def _chosen_export(folder: Path, runtime: str | None) -> Export | None:
+    """Return the export to run, None for torch."""
+    listed = classifier_folder.read_exports(folder)
+    exports = {export.name: export for export in listed.exports}
+    if runtime is None:
+        runtime = next(filter(_works_here(exports), listed.runtimes), TORCH)
+    if runtime != TORCH and runtime not in exports:
+        raise WorkbookError(
+            f"{folder} has no export {runtime!r}{closest(runtime, exports)}; there are "
+            f"{', '.join([TORCH, *exports])}"
+        )
+    return exports.get(runtime)
+
+
+def _works_here(exports: Mapping[str, Export]) -> Callable[[str], bool]:
+    """Return a function that says of a runtime whether it is one for this machine.
+
+    Exports compute on a processor: where there is a GPU, none is.
+    """
+
+    def works(runtime: str) -> bool:
+        if runtime == TORCH:
+            return importlib.util.find_spec(TORCH) is not None
+        export = exports[runtime]
+        return exported_models.works_here(export.engine, export.precision) and not _has_gpu()
+
+    return works
+
+
+def _has_gpu() -> bool:
+    """Return whether torch sees a GPU; without an NVIDIA driver it is not asked."""
+    if not Path("/proc/driver/nvidia").exists() and sys.platform == "linux":
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _member(folder: Path, entry: MemberEntry, export: Export | None) -> Member:
     if entry.max_length is None:
         return Member(entry.name, folder / entry.folder)
-    settings = TrainingConfig(
-        max_length=entry.max_length,
-        truncation=entry.truncation,
-        precision=_precision(entry),
+    settings = TrainingConfig(max_length=entry.max_length, truncation=entry.truncation)
+    if export is None:
+        settings = settings.model_copy(update={"precision": _precision(entry)})
+        return Member(entry.name, folder / entry.folder, settings)
+    exported = exported_models.load(
+        folder / export.models[entry.name], engine=export.engine, precision=export.precision
     )
-    return Member(entry.name, folder / entry.folder, settings)
+    return Member(entry.name, folder / entry.folder, settings, exported)
 
 
 def _precision(entry: MemberEntry) -> Literal["fp32", "bf16", "fp16"]:

@@ -13,6 +13,7 @@ from lib import provenance, workspace
 from lib.config import CleaningConfig
 from lib.errors import WorkbookError
 from lib.robustness.ood import OodScores
+from lib.training.exported_models import Engine
 
 # `ood` came later and changes no label: a version of the workbook without it reads all the rest;
 # decision weights do, so that a folder with them has the version that follows
@@ -21,7 +22,8 @@ WEIGHTED_VERSION = 2
 DESCRIPTION, ORIGIN, MANIFEST = "classifier.json", "origin.json", "manifest.json"
 CARD = "README.md"  # a model card may be put in later: nothing reads it, so it is not checked
 OOD = "ood"
-FORMATS = {".json", ".safetensors", ".txt", ".model", ".jinja"}  # data: nothing runs when read
+EXPORTS, LISTED = "exports", "exports.json"
+FORMATS = {".json", ".onnx", ".safetensors", ".txt", ".model", ".jinja"}  # nothing runs when read
 
 
 class _Part(BaseModel):
@@ -55,6 +57,22 @@ class Description(_Part):
     decision_weights: list[float] | None = None  # of each class; None: the most probable one
 
 
+class Export(_Part):
+    """A way to run the transformers of a classifier outside torch, which passed the parity gate."""
+
+    name: str
+    engine: Engine
+    precision: Literal["fp32", "bf16", "int8"]
+    models: dict[str, str]  # member -> its ONNX file, relative to the classifier's folder
+
+
+class Exports(_Part):
+    """What exports.json holds."""
+
+    exports: list[Export] = []
+    runtimes: list[str] = []  # names of exports, and "torch"; the fastest first
+
+
 def write(
     folder: Path,
     description: Description,
@@ -83,8 +101,42 @@ def write(
         workspace.write_json(dict(origin), scratch / ORIGIN)
         if ood is not None:
             ood.save(scratch / OOD)
-        hashes = {name: provenance.path_fingerprint(scratch / name) for name in _files(scratch)}
-        workspace.write_json({"sha256": hashes}, scratch / MANIFEST)
+        _write_manifest(scratch)
+
+
+def write_exports(source: Path, folder: Path, files: Path, exports: Exports) -> None:
+    """Write a classifier's folder with exports, whole or not at all.
+
+    Parameters
+    ----------
+    source : the classifier without them
+    files : what the folder's `exports` holds, but for the list of them
+    """
+    with workspace.atomic_path(folder) as scratch:
+        shutil.copytree(source, scratch)
+        if exports.exports:
+            shutil.copytree(files, scratch / EXPORTS)
+            workspace.write_json(exports.model_dump(mode="json"), scratch / EXPORTS / LISTED)
+        _write_manifest(scratch)
+
+
+def read_exports(folder: Path) -> Exports:
+    """Return the exports of a classifier's folder.
+
+    Raises
+    ------
+    WorkbookError : what lists them is damaged.
+    """
+    path = folder / EXPORTS / LISTED
+    try:
+        return Exports(**workspace.read_json(path)) if path.exists() else Exports()
+    except (ValidationError, ValueError, TypeError) as error:
+        raise WorkbookError(f"{path} cannot be read; copy the folder again") from error
+
+
+def _write_manifest(folder: Path) -> None:
+    hashes = {name: provenance.path_fingerprint(folder / name) for name in _files(folder)}
+    workspace.write_json({"sha256": hashes}, folder / MANIFEST)
 
 
 def read(folder: Path) -> tuple[Description, dict[str, Any]]:
@@ -132,8 +184,12 @@ def read_ood(folder: Path) -> OodScores | None:
 
 
 def fingerprint(folder: Path) -> str:
-    """Return a SHA-256 over all that answers depend on; not over where it was made and when."""
-    names = [name for name in _files(folder) if name != ORIGIN]
+    """Return a SHA-256 over all that answers depend on.
+
+    Left out are where it was made and when, and exports: they give the same answers.
+    """
+    exports = f"{EXPORTS}/"
+    names = [name for name in _files(folder) if name != ORIGIN and not name.startswith(exports)]
     hashes = {name: provenance.path_fingerprint(folder / name) for name in names}
     return provenance.fingerprint(hashes)
 

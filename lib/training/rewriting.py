@@ -16,7 +16,7 @@ from lib.config import AugmentationConfig
 from lib.data import augmentation
 from lib.data.sources import sample_rows
 from lib.errors import WorkbookError
-from lib.training import backbones, baseline
+from lib.training import backbones, baseline, token_ids
 from lib.training.finetune import tokenization
 
 if TYPE_CHECKING:
@@ -303,7 +303,7 @@ def batches(
     title = setting.removeprefix("augmentation.")
     lengths = np.array([len(tokens) for tokens in ids], np.int64)
     with tqdm(total=len(ids), desc=title, unit="text", disable=not progress) as bar:
-        for batch in tokenization.sorted_batches(lengths, device=device):
+        for batch in token_ids.sorted_batches(lengths, on_gpu=device.type == "cuda"):
             yield batch.tolist()
             bar.update(len(batch))
 

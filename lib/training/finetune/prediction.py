@@ -13,14 +13,21 @@ import torch
 from tqdm import tqdm
 
 from lib.config import TrainingConfig
+from lib.training import token_ids
 from lib.training.finetune import devices, heads, kernels, tokenization
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def load_model(folder: Path) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, list[str]]:
+def load_model(
+    folder: Path, *, plain: bool = False
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, list[str]]:
     """Load a model that `train` saved.
+
+    Parameters
+    ----------
+    plain : leave the architecture's own code as it is, which exporters know
 
     Returns
     -------
@@ -33,7 +40,8 @@ def load_model(folder: Path) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, 
     devices.quieten_libraries()
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
     heads.restore_head(model, folder)
-    kernels.use_needed_positions(model)
+    if not plain:
+        kernels.use_needed_positions(model)
     class_names = [model.config.id2label[i] for i in range(model.config.num_labels)]
     return AutoTokenizer.from_pretrained(folder), model, class_names
 
@@ -188,7 +196,7 @@ def padded_batches(
     """
     lengths = np.asarray(pieces["length"], np.int64)
     arrays = pieces.with_format("numpy")
-    batches = tokenization.sorted_batches(lengths, device=device)
+    batches = token_ids.sorted_batches(lengths, on_gpu=device.type == "cuda")
     with tqdm(total=len(lengths), desc=desc, unit="piece", disable=not progress) as bar:
         for batch in islice(batches, share[0], None, share[1]):
             ids, mask = tokenization.padded(arrays[batch]["input_ids"], pad=pad, device=device)

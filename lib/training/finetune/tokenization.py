@@ -14,20 +14,13 @@ import pandas as pd
 import torch
 
 from lib import provenance, workspace
+from lib.training import token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Of the tokens kept by head_tail: 128 of 510 in Sun et al. 2019, "How to Fine-Tune BERT for Text
-# Classification?"
-HEAD_SHARE = 0.25
-WINDOW_OVERLAP = 0.25  # of a window, shared with the next
-MAX_WINDOWS = 32  # of one text; what lies beyond is cut
 TOKEN_FIELDS = {"input_ids", "attention_mask"}  # of a batch, of shape (batch, tokens)
 CACHED_ENCODINGS = 24  # kept, the most recently used ones
-# Padded tokens a forward pass: what stays in a processor's cache; what fills a GPU.
-CPU_TOKENS = 1_024
-GPU_TOKENS = 32_768
 # Padded lengths on a GPU are multiples of it: what tensor cores like, and few shapes.
 GPU_MULTIPLE = 8
 
@@ -45,8 +38,7 @@ def encode(
     Parameters
     ----------
     max_length : tokens of a piece at most, special tokens counted
-    truncation : `head` keeps the first tokens; `head_tail` the first quarter and the last three
-        quarters of what fits; `windows` makes overlapping pieces of a longer text, 32 at most
+    truncation : `head`, `head_tail` or `windows` (`token_ids.cut_to_pieces`)
     cache : folder of memory-mapped encodings, the 24 most recently used ones
 
     Returns
@@ -56,7 +48,7 @@ def encode(
     """
     if cache is None:
         return _encode(texts, tokenizer, max_length=max_length, truncation=truncation)
-    constants = (HEAD_SHARE, WINDOW_OVERLAP, MAX_WINDOWS)
+    constants = (token_ids.HEAD_SHARE, token_ids.WINDOW_OVERLAP, token_ids.MAX_WINDOWS)
     state = _tokenizer_state(tokenizer)
     key = provenance.fingerprint(state, max_length, truncation, constants, list(texts))
     path = cache / key[:32]
@@ -81,15 +73,15 @@ def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 def _encode(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, max_length: int, truncation: str
 ) -> datasets.Dataset:
-    prefix, suffix = _special_tokens(tokenizer)
+    prefix, suffix = special_tokens(tokenizer)
     room = max_length - len(prefix) - len(suffix)
     columns: dict[str, list[Any]] = {"input_ids": [], "length": [], "row": [], "cut": []}
     for start in range(0, len(texts), 1_000):
         part = list(texts[start : start + 1_000])
         encoded = tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
         for row, ids in enumerate(encoded, start):
-            pieces = _pieces(ids, room, truncation)
-            cut = len(ids) > _window_step(room) * (len(pieces) - 1) + room
+            pieces = token_ids.cut_to_pieces(ids, room, truncation)
+            cut = len(ids) > token_ids.window_step(room) * (len(pieces) - 1) + room
             for piece in pieces:
                 piece_ids = [*prefix, *piece, *suffix]
                 columns["input_ids"].append(piece_ids)
@@ -99,27 +91,12 @@ def _encode(
     return datasets.Dataset.from_dict(columns)
 
 
-def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     """Return what the tokenizer puts before and after a text."""
     marked = tokenizer("a")["input_ids"]
     plain = tokenizer("a", add_special_tokens=False)["input_ids"]
     start = next(i for i in range(len(marked)) if marked[i : i + len(plain)] == plain)
     return marked[:start], marked[start + len(plain) :]
-
-
-def _pieces(ids: list[int], room: int, truncation: str) -> list[list[int]]:
-    if len(ids) <= room or truncation == "head":
-        return [ids[:room]]
-    if truncation == "head_tail":
-        head = round(room * HEAD_SHARE)
-        return [ids[:head] + ids[len(ids) - (room - head) :]]
-    step = _window_step(room)
-    starts = range(0, len(ids) - room + step, step)
-    return [ids[start : start + room] for start in starts[:MAX_WINDOWS]]
-
-
-def _window_step(room: int) -> int:
-    return max(1, room - round(room * WINDOW_OVERLAP))
 
 
 def learnable(table: pd.DataFrame) -> pd.DataFrame:
@@ -224,7 +201,9 @@ def micro_batches(
     if max_tokens is not None:
         max_tokens //= groups.shape[1]
     for share in torch.arange(len(groups)).tensor_split(min(n_parts, len(groups))):
-        parts = token_batches(longest[share].tolist(), max_tokens=max_tokens, max_rows=len(share))
+        parts = token_ids.token_batches(
+            longest[share].tolist(), max_tokens=max_tokens, max_rows=len(share)
+        )
         for part in parts:
             rows = groups[share[part]].flatten().unique_consecutive()
             yield _cut_batch(batch, rows, longest=int(longest[share[part]].max()))
@@ -249,34 +228,6 @@ def _cut_batch(
 ) -> dict[str, torch.Tensor]:
     cut = {name: values[rows] for name, values in batch.items() if name not in TOKEN_FIELDS}
     return cut | {name: batch[name][rows, :longest] for name in TOKEN_FIELDS}
-
-
-def sorted_batches(lengths: np.ndarray, *, device: torch.device) -> Iterator[np.ndarray]:
-    """Yield all rows in batches of like length, the longest first.
-
-    A batch has as many padded tokens as suit the device.
-    """
-    order = np.argsort(-lengths, kind="stable")
-    max_tokens = GPU_TOKENS if device.type == "cuda" else CPU_TOKENS
-    for part in token_batches(lengths[order].tolist(), max_tokens=max_tokens, max_rows=1_024):
-        yield order[part]
-
-
-def token_batches(
-    lengths: Sequence[int], *, max_tokens: int | None, max_rows: int
-) -> Iterator[slice]:
-    """Cut rows sorted by falling length into slices.
-
-    A slice has `max_rows` rows and `max_tokens` padded tokens at most, and one row at least.
-    """
-    start = 0
-    while start < len(lengths):
-        n_rows = max_rows
-        if max_tokens is not None:
-            n_fitting = max_tokens // max(1, lengths[start])
-            n_rows = max(1, min(max_rows, n_fitting))
-        yield slice(start, min(start + n_rows, len(lengths)))
-        start += n_rows
 
 
 class LengthGroupedSampler(torch.utils.data.Sampler):

@@ -14,7 +14,7 @@ from transformers import (
 
 from lib.config import TrainingConfig
 from lib.errors import WorkbookError
-from lib.training import backbones
+from lib.training import backbones, token_ids
 from lib.training.finetune import freezing, heads, tokenization
 
 SMALL = {
@@ -200,7 +200,7 @@ def hooks(model):
 def test_what_was_kept_gives_the_same_logits_and_gradients_as_computing_it(
     pieces, tmp_path, monkeypatch, built, depth
 ):
-    monkeypatch.setattr(tokenization, "CPU_TOKENS", 16)  # several batches of padded texts
+    monkeypatch.setattr(token_ids, "CPU_TOKENS", 16)  # several batches of padded texts
     model = classifier(*built)
     freezing.freeze(model, depth)
     cache = freezing.ActivationCache(

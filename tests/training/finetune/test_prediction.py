@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedTokenizerFast
 
 from lib.config import TrainingConfig
-from lib.training import backbones
+from lib.training import backbones, token_ids
 from lib.training.finetune import heads, prediction, tokenization
 
 PAD, CLS, SEP, UNK = range(4)
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch):
-    monkeypatch.setattr(tokenization, "CPU_TOKENS", 24)
+    monkeypatch.setattr(token_ids, "CPU_TOKENS", 24)
 
 
 def tokenizer():

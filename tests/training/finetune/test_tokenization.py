@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from lib.training import backbones
+from lib.training import backbones, token_ids
 from lib.training.finetune import tokenization
 
 PAD, CLS, SEP, UNK, URL, EMAIL = range(6)
@@ -249,7 +249,7 @@ def test_what_differs_is_tokenised_anew(tmp_path, other):
 @pytest.mark.parametrize("constant", ["HEAD_SHARE", "WINDOW_OVERLAP", "MAX_WINDOWS"])
 def test_another_rule_is_tokenised_anew(tmp_path, monkeypatch, constant):
     encoded(["12"], cache=tmp_path)
-    monkeypatch.setattr(tokenization, constant, getattr(tokenization, constant) / 2)
+    monkeypatch.setattr(token_ids, constant, getattr(token_ids, constant) / 2)
     encoded(["12"], cache=tmp_path)
     assert len([*tmp_path.iterdir()]) == 2
 
@@ -398,7 +398,7 @@ def test_of_an_odd_number_of_rows_in_pairs_one_is_alone():
     ],
 )
 def test_rows_are_cut_where_tokens_or_rows_are_enough(lengths, max_tokens, max_rows, ends):
-    found = list(tokenization.token_batches(lengths, max_tokens=max_tokens, max_rows=max_rows))
+    found = list(token_ids.token_batches(lengths, max_tokens=max_tokens, max_rows=max_rows))
     assert found == [slice(start, end) for start, end in zip([0, *ends], ends)]
 
 
@@ -406,7 +406,7 @@ def test_rows_are_cut_where_tokens_or_rows_are_enough(lengths, max_tokens, max_r
 def test_all_rows_are_predicted_from_the_longest_to_the_shortest(device, limit):
     lengths = np.random.default_rng(0).integers(2, 512, size=3_000)
     lengths[:1_100] = 1
-    batches = list(tokenization.sorted_batches(lengths, device=torch.device(device)))
+    batches = list(token_ids.sorted_batches(lengths, on_gpu=device == "cuda"))
     order = np.concatenate(batches)
     assert sorted(order.tolist()) == [*range(3_000)]
     assert (np.diff(lengths[order]) <= 0).all()
