@@ -1,0 +1,90 @@
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from scipy.special import softmax
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from lib import workspace
+from lib.errors import WorkbookError
+from lib.training import exported_models
+
+VOCABULARY = {word: code for code, word in enumerate(["[PAD]", "[CLS]", "[SEP]", *"abcdef"])}
+# of each token what it adds to the logits of two classes
+TABLE = np.array([[9, 9], [0, 0], [0, 0], [1, 0], [0, 1], [3, 0], [0, 5], [2, 2], [0, 7]], "f4")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """An ONNX file whose logits are sums over the tokens of a piece, padding left out."""
+    folder = tmp_path_factory.mktemp("model")
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["vectors"]),
+        helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["mask", "last"], ["column"]),
+        helper.make_node("Mul", ["vectors", "column"], ["masked"]),
+        helper.make_node("ReduceSum", ["masked", "tokens"], ["logits"], keepdims=0),
+    ]
+    shape = ["batch", "length"]
+    graph = helper.make_graph(
+        nodes,
+        "sums",
+        [
+            helper.make_tensor_value_info("input_ids", TensorProto.INT64, shape),
+            helper.make_tensor_value_info("attention_mask", TensorProto.INT64, shape),
+        ],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2])],
+        [
+            numpy_helper.from_array(TABLE, "table"),
+            numpy_helper.from_array(np.array([2]), "last"),
+            numpy_helper.from_array(np.array([1]), "tokens"),
+        ],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), folder / "fp32.onnx")
+    tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token="[PAD]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / exported_models.TOKENIZER))
+    reading = {"prefix": [1], "suffix": [2], "pad": 0}
+    workspace.write_json(reading, folder / exported_models.READING)
+    return folder / "fp32.onnx"
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_texts_are_read_as_in_training_whatever_computes(model, engine):
+    loaded = exported_models.load(model, engine=engine, precision="fp32")
+    texts = ["a b", "f", "c d c d c d c d", "e"]
+    found = loaded.predict_probs(texts, max_length=6, truncation="head")
+    logits = [[1, 1], [0, 7], [6, 10], [2, 2]]  # of the third text the first 4 tokens
+    np.testing.assert_allclose(found, softmax(np.array(logits, float), axis=1), rtol=1e-6)
+
+
+def test_the_logits_of_a_text_in_windows_are_averaged(model):
+    loaded = exported_models.load(model, engine="onnxruntime", precision="fp32")
+    pieces, rows = loaded.pieces(["a a a a b b", "b"], max_length=6, truncation="windows")
+    assert pieces == [[1, 3, 3, 3, 3, 2], [1, 3, 4, 4, 2], [1, 4, 2]]
+    assert rows.tolist() == [0, 0, 1]
+    assert loaded.predict_logits(pieces, rows).tolist() == [[2.5, 1.0], [0.0, 1.0]]
+
+
+def test_many_texts_of_all_lengths_come_back_in_their_order(model):
+    random = np.random.default_rng(0)
+    texts = [" ".join(random.choice(list("abcdef"), n)) for n in random.integers(1, 200, size=300)]
+    loaded = exported_models.load(model, engine="onnxruntime", precision="fp32")
+    pieces, rows = loaded.pieces(texts, max_length=256, truncation="head")
+    expected = [TABLE[piece].sum(axis=0) for piece in pieces]
+    np.testing.assert_allclose(loaded.predict_logits(pieces, rows), expected)
+
+
+def test_a_file_that_is_cut_short_is_named(model, tmp_path):
+    path = tmp_path / "fp32.onnx"
+    path.write_bytes(model.read_bytes()[:-40])
+    with pytest.raises(WorkbookError, match=r"fp32\.onnx cannot be loaded by onnxruntime: .*again"):
+        exported_models.load(path, engine="onnxruntime", precision="fp32")
+
+
+def test_an_engine_that_is_not_installed_is_named(model, monkeypatch):
+    monkeypatch.setattr(exported_models.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(WorkbookError, match="needs the package openvino: pip install openvino"):
+        exported_models.load(model, engine="openvino", precision="fp32")
+    assert not exported_models.works_here("openvino", "fp32")
