@@ -396,6 +396,7 @@ def test_a_step_is_stale_when_what_it_depends_on_changes_and_only_then(tmp_path,
     assert changed({"training.max_length": 50}) == ["01", "04", "05", "06", "07", "08"]
     assert changed({"evaluation.n_mistakes": 3}) == ["07"]
     assert changed({"robustness.rows": 30}) == ["08"]
+    assert changed({"export.rows": 30}) == ["09"]
     assert changed({"cleaning.min_words": 4}) == ["02", "06"]  # the classifier holds the rules
     assert changed({"labels.queue_rows": 4}) == ["03"]
     assert (
