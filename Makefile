@@ -6,7 +6,9 @@ ARGS ?=
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run lab test lint bench bench-training doctor constraints clean
+# what examples/ are for; none can be installed beside the workbook
+ENGINES := apache-airflow==3.3.2 prefect==3.9.1 dvc==3.67.1 kfp==2.17.3 kubernetes-validate==1.37.0
+.PHONY: help setup run lab test engines lint bench bench-training doctor constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -23,6 +25,10 @@ lab: setup  ## open the notebooks in JupyterLab
 
 test: setup lint  ## lints, unit tests, notebooks, the whole chain in the smoke profile
 	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n 3 --dist loadgroup $(ARGS)
+
+engines:  ## environments of Airflow, Prefect, DVC, Kubeflow and Kubernetes' schemas in .engines, for the tests of examples/ (1.2 GB)
+	@for engine in $(ENGINES); do folder=.engines/$${engine%%==*}; \
+		[ -e $$folder/done ] || { $(PYTHON) -m venv $$folder && $$folder/bin/pip install -q $$engine && touch $$folder/done; } || exit 1; done
 
 lint: setup  ## ruff, mypy, the direction of imports, stripped notebooks
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

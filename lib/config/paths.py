@@ -66,7 +66,7 @@ def _of_training(name: str, value: Any) -> Any:
 
 def _absolute_source(source: Any) -> Any:
     is_path = isinstance(source, str) and source not in ("", "docstrings")
-    if not is_path or source.startswith("hub:"):
+    if not is_path or source.startswith("hub:") or "://" in source:
         return source
     return str(Path(source).expanduser().absolute())
 

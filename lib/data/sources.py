@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lib import provenance, workspace
+from lib import provenance, remote, workspace
 from lib.config import Config, DataConfig, closest
 from lib.data import docstrings, splits, times
 from lib.data.formats import SourceTable, existing, read_file, read_folder, read_hub
@@ -106,8 +106,13 @@ def _read_source(data: DataConfig, *, progress: bool) -> SourceTable:
         return SourceTable(docstrings.harvest(progress=progress), has_own_columns=True)
     if source.startswith("hub:"):
         return read_hub(source)
-    path = existing(Path(source))
+    path = _local(source)
     return read_folder(path, data) if path.is_dir() else read_file(path, data)
+
+
+def _local(source: str) -> Path:
+    """Return the path of a file or folder that is there, of a remote one that of its copy."""
+    return remote.fetch(source) if remote.is_remote(source) else existing(Path(source))
 
 
 def raw_path(config: Config) -> Path:
@@ -125,7 +130,7 @@ def raw_path(config: Config) -> Path:
     if data.source != "docstrings":
         how = [data.columns, data.encoding, data.delimiter, data.quoting]
         hub = data.source.startswith("hub:")
-        content = data.source if hub else existing(Path(data.source))
+        content = data.source if hub else _local(data.source)
         name += f"-{provenance.fingerprint(content, how)[:8]}"
     return workspace.home() / "data" / "raw" / f"{name}.parquet"
 

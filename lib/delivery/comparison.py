@@ -116,7 +116,7 @@ def evaluated_run(run_name: str) -> EvaluatedRun:
     WorkbookError : no such run (the closest is named), its evaluation has not been done, or it does
         not fit the files that are there now.
     """
-    ws, record, step = _run_record(run_name)
+    ws, record, step = run_record(run_name)
     again = f"`workbook run --run {run_name}"
     if not record.get("finished") or step.get("state") != "done":
         raise WorkbookError(
@@ -219,7 +219,7 @@ def _codes(labels: pd.Series, class_names: list[str]) -> np.ndarray:
     return pd.Categorical(labels, categories=class_names).codes.astype(int)
 
 
-def _run_record(run_name: str) -> tuple[Workspace, dict[str, Any], dict[str, Any]]:
+def run_record(run_name: str) -> tuple[Workspace, dict[str, Any], dict[str, Any]]:
     """Return the folders of a run, its run.json, and what that says of the evaluation."""
     reports = workspace.home() / "reports"
     run_names = sorted(path.parent.name for path in reports.glob("*/run.json"))
