@@ -171,9 +171,9 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, classifier):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ('{"time": "2026-01-01"}\n', "is no log of predictions: a row has no 'model'"),
-        ("secret\n", "line 1 is no JSON"),
-        ('{"time": 3, "model": "m"}\n', "a value has another type"),
+        ('{"time": "2026-01-01"}\n', "is no log of predictions: a row lacks time, model"),
+        ("secret\n", "JSON parse error: Invalid value. in row 0"),
+        ('{"time": 3, "model": "m"}\n', "changed from string to number in row 0"),
     ],
 )
 def test_another_file_is_named_and_not_quoted(tmp_path, content, said):
@@ -208,4 +208,4 @@ def test_a_row_is_a_line_of_json(tmp_path, classifier):
     (path,) = tmp_path.iterdir()
     lines = path.read_text(encoding="utf-8").split("\n")
     assert len(lines) == 4 and lines[3] == ""
-    assert set(json.loads(lines[0])) == set(prediction_log._TYPES) - {"text"}
+    assert set(json.loads(lines[0])) == set(prediction_log._SCHEMA.names) - {"text"}
