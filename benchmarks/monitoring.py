@@ -17,8 +17,7 @@ from newsgroups import FILE, MISSING, posts
 from lib.config import CleaningConfig, Config
 from lib.data import sources
 from lib.data.cleaning import clean_texts
-from lib.delivery.monitoring.demonstration import mixed, shifted
-from lib.delivery.monitoring.drift import p_values, signal_table, threshold
+from lib.delivery.monitoring.drift import p_values, signals, threshold
 from lib.delivery.monitoring.text_signals import TextSignals
 from lib.evaluation.calibration import fit_calibrator
 from lib.robustness import ood
@@ -28,7 +27,7 @@ from lib.training.ensembles import Ensemble
 
 TRAIN, CALIBRATION, FRESH, FOREIGN = 3_000, 1_500, 5_000, 500
 REFERENCE, BATCH = 2_500, 1_000
-PARTITIONS, BATCHES = 5, 4  # of each classifier, of each partition
+PARTITIONS, BATCHES = 4, 5  # of each classifier, of each partition
 PAGE = 10  # batches on a page
 SEED = 2026
 
@@ -55,9 +54,8 @@ def docstrings() -> pd.DataFrame:
 def of_topic(table: pd.DataFrame, topic: str, others: list[pd.DataFrame]) -> pd.DataFrame:
     """Return what the classifier that does not know a topic reports: a row a batch."""
     inside = table[table["label"] != topic].sample(frac=1, random_state=SEED)
-    train, calibration, fresh = np.split(
-        inside[: TRAIN + CALIBRATION + FRESH], [TRAIN, TRAIN + CALIBRATION]
-    )
+    train, calibration = inside[:TRAIN], inside[TRAIN:][:CALIBRATION]
+    fresh = inside[TRAIN + CALIBRATION :][:FRESH]
     foreign = {"near topic": table[table["label"] == topic]}
     if others:
         foreign["far topic"] = others[0]
@@ -72,12 +70,12 @@ def of_topic(table: pd.DataFrame, topic: str, others: list[pd.DataFrame]) -> pd.
     for partition in range(PARTITIONS):
         order = np.random.default_rng([SEED, partition]).permutation(len(rows))
         reference, pool = rows.iloc[order[:REFERENCE]], rows.iloc[order[REFERENCE:]]
-        known = signal_table(reference)
+        known = signals(reference)
         limit, _ = threshold(known, size=BATCH, seed=partition)
         for i in range(BATCHES):
             for kind, batch in disturbed(pool, foreign, seed=10 * partition + i):
                 found.append({"kind": kind, "topic": topic, "limit": limit})
-                found[-1] |= p_values(signal_table(batch), known)
+                found[-1] |= p_values(signals(batch), known)
     return pd.DataFrame(found)
 
 
@@ -85,7 +83,21 @@ def disturbed(pool: pd.DataFrame, foreign: dict[str, pd.DataFrame], *, seed: int
     yield "undisturbed", pool.sample(BATCH, random_state=seed)
     yield "class mix", shifted(pool, size=BATCH, seed=seed)
     for kind, rows in foreign.items():
-        yield kind, mixed(pool, rows, size=BATCH, share=0.05, seed=seed)
+        yield kind, mixed(pool, rows, size=BATCH, seed=seed)
+
+
+def shifted(rows: pd.DataFrame, *, size: int, seed: int) -> pd.DataFrame:
+    """Draw rows, one class 10 points commoner among them than in `rows`."""
+    rows = rows.sample(frac=1, random_state=seed)
+    belongs = rows["label"] == rows["label"].iloc[0]
+    drawn = rows[belongs].head(round(size * (belongs.mean() + 0.1)))
+    return pd.concat([drawn, rows[~belongs].head(size - len(drawn))])
+
+
+def mixed(rows: pd.DataFrame, foreign: pd.DataFrame, *, size: int, seed: int) -> pd.DataFrame:
+    """Draw rows, 5 % of them from foreign ones."""
+    strange = foreign.sample(round(0.05 * size), random_state=seed)
+    return pd.concat([rows.sample(size - len(strange), random_state=seed), strange])
 
 
 def linear_classifier(train: pd.DataFrame, held_out: pd.DataFrame, folder: Path) -> Classifier:

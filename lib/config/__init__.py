@@ -12,6 +12,7 @@ from lib.config.config import (
 )
 from lib.config.delivery import ExportConfig
 from lib.config.robustness import RobustnessConfig
+from lib.config.monitoring import MonitoringConfig
 from lib.config.sections import (
     DELIMITERS,
     AugmentationConfig,
@@ -46,6 +47,7 @@ __all__ = [
     "ExportConfig",
     "LabelsConfig",
     "LedgerConfig",
+    "MonitoringConfig",
     "ProfilingConfig",
     "Range",
     "RobustnessConfig",

@@ -46,8 +46,12 @@ def _estimated(probs: pd.Series, confidence: float) -> Interval:
     return Interval(mean, max(0.0, mean - half), min(1.0, mean + half), n, confidence)
 
 
-def read_labels(path: Path) -> pd.Series:
+def read_labels(path: str | None) -> pd.Series:
     """Read labels that came later: a CSV file with `label`, and `text_fingerprint` or `text`.
+
+    Parameters
+    ----------
+    path : None gives no labels
 
     Returns
     -------
@@ -58,8 +62,9 @@ def read_labels(path: Path) -> pd.Series:
     WorkbookError : a column is missing, or a text has two labels (the line is named).
     """
     labels: dict[str, str] = {}
-    for line, row in read_sheet(path, required=["label"]):
-        where = f"{shown_path(path)}, line {line}"
+    rows = read_sheet(Path(path), required=["label"]) if path else []
+    for line, row in rows:
+        where = f"{shown_path(path or '')}, line {line}"
         key = row.get("text_fingerprint") or text_fingerprint(row.get("text", ""))
         if "text_fingerprint" not in row and "text" not in row:
             raise WorkbookError(f"{where}: there is no column text_fingerprint, and none text")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import stats
 
 FEWEST = 5  # texts that a category is expected to have in a batch; rarer ones count together
+Signals = Mapping[str, np.ndarray]
 MIN_ROWS = 10  # of a signal in a batch; with fewer nothing is claimed
 LEAST_P = 1e-4  # of a text, so that its logarithm is finite
 
@@ -51,7 +52,7 @@ def _means(batch: np.ndarray, reference: np.ndarray) -> float:
     return stats.f.sf(n * m / (n + m) * distance * freedom / k, k, freedom)
 
 
-# name -> what the column (or the columns) of it begins with, and its test
+# name -> its column, and its test
 SIGNALS: dict[str, tuple[str, Callable[[np.ndarray, np.ndarray], float]]] = {
     "length in characters": ("n_characters", _distribution),
     "length in words": ("n_words", _distribution),
@@ -65,36 +66,43 @@ SIGNALS: dict[str, tuple[str, Callable[[np.ndarray, np.ndarray], float]]] = {
 }
 
 
-def signal_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the columns of predictions that drift is measured in, the embedding's one by one."""
-    table = rows[rows.columns.intersection([column for column, _ in SIGNALS.values()])]
-    table = table.reset_index(drop=True)
-    if "embedding" not in table:
-        return table
-    known = table.pop("embedding").dropna()
-    vectors = pd.DataFrame(known.to_list(), index=known.index)
-    return table.join(vectors.add_prefix("embedding"))
+def signals(rows: pd.DataFrame) -> Signals:
+    """Return what drift is measured in: name -> ndarray of shape (n, k), missing where it is NaN.
+
+    Labels and languages become numbers, the same ones in every table.
+    """
+    found = {}
+    for name, (column, test) in SIGNALS.items():
+        if column not in rows:
+            continue
+        values = rows[column]
+        known = values.notna().to_numpy()
+        if test is _means:
+            numbers = np.stack(values[known].to_list())
+        elif test is _mix:
+            numbers = pd.util.hash_array(values[known].to_numpy(dtype=object))[:, None]
+        else:
+            numbers = values[known].to_numpy()[:, None]
+        found[name] = np.full((len(rows), numbers.shape[1]), np.nan)
+        found[name][known] = numbers
+    return found
 
 
-def p_values(batch: pd.DataFrame, reference: pd.DataFrame) -> dict[str, float]:
+def p_values(batch: Signals, reference: Signals) -> dict[str, float]:
     """Return how likely each signal would differ as much, were the batch like the reference.
 
     Lengths and confidence by Kolmogorov and Smirnov's test; mixes by chi-squared; the share of
     unknown words by Welch's test, and unusual texts by Fisher's combination of their conformal
     p-values (Bates et al. 2023), both against a rise alone; the embedding by Hotelling's test. Some
-    are only asymptotic: `threshold` measures what they are worth.
-
-    Parameters
-    ----------
-    batch, reference : from `signal_table`; a signal that the reference lacks is left out
+    are only asymptotic: `threshold` measures what they are worth. A signal that one of them lacks,
+    or that has a single value, is left out.
     """
     found = {}
-    for name, (prefix, test) in SIGNALS.items():
-        columns = [column for column in reference if column.startswith(prefix)]
-        parts = [rows.reindex(columns=columns).dropna().to_numpy() for rows in (batch, reference)]
-        if columns and min(map(len, parts)) >= MIN_ROWS:
-            p = 1.0 if (np.concatenate(parts) == parts[0][0]).all() else test(*parts)
-            found[name] = float(p)
+    for name in batch.keys() & reference.keys():
+        parts = [values[~np.isnan(values[:, 0])] for values in (batch[name], reference[name])]
+        both = np.concatenate(parts)
+        if min(map(len, parts)) >= MIN_ROWS and (both != both[0]).any():
+            found[name] = float(SIGNALS[name][1](*parts))
     return found
 
 
@@ -114,19 +122,24 @@ def threshold(
 
     Parameters
     ----------
-    reference : from `signal_table`
     size : of the batches; at most half of the reference is split off
+    n_splits : 1 / `false_alarms` at least
 
     Returns
     -------
     p-value; share of half as many other splits that are below it, 0..1
     """
-    size = min(size, len(reference) // 2)
+    n = len(next(iter(reference.values())))
+    size = min(size, n // 2)
     rng = np.random.default_rng(seed)
     smallest = []
     for _ in range(n_splits + n_splits // 2):
-        rows = reference.iloc[rng.permutation(len(reference))]
-        smallest.append(min(p_values(rows[:size], rows[size:]).values(), default=1.0))
+        order = rng.permutation(n)
+        batch, rest = (
+            {name: values[rows] for name, values in reference.items()}
+            for rows in (order[:size], order[size:])
+        )
+        smallest.append(min(p_values(batch, rest).values(), default=1.0))
     limit = np.sort(smallest[:n_splits])[int(false_alarms * (n_splits + 1)) - 1]
     return float(limit), float(np.mean(smallest[n_splits:] < limit))
 
@@ -190,10 +203,14 @@ def watch(batches: list[pd.DataFrame], reference: pd.DataFrame, *, limit: float)
     reference : predictions with the same columns
     limit : from `threshold`; it is shared among the batches, so that its rate holds for all
     """
-    known = signal_table(reference)
-    found = [p_values(signal_table(batch), known) for batch in batches]
+    known = signals(reference)
+    found = pd.DataFrame([p_values(signals(batch), known) for batch in batches])
     spans = [
         {"first": batch["time"].min(), "last": batch["time"].max(), "n": len(batch)}
         for batch in batches
     ]
-    return Drift(pd.DataFrame(spans), pd.DataFrame(found), limit / len(batches))
+    return Drift(
+        pd.DataFrame(spans),
+        found.reindex(columns=[*SIGNALS]).dropna(axis=1, how="all"),
+        limit / len(batches),
+    )

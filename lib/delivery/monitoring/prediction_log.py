@@ -17,7 +17,7 @@ import pyarrow as pa
 from pyarrow import json as arrow_json
 
 from lib.delivery.monitoring.text_signals import TextSignals
-from lib.errors import WorkbookError, shown_path
+from lib.errors import WorkbookError, listed, quoted, shown_path
 from lib.provenance import fingerprint, text_fingerprint
 from lib.training.classifier import Classifier
 
@@ -139,6 +139,24 @@ def read_log(folder: Path) -> pd.DataFrame:
     rows = rows.drop(columns=without)
     rows.attrs["n_damaged"] = n_damaged
     return rows
+
+
+def rows_of(log: pd.DataFrame, classifier: Classifier) -> pd.DataFrame:
+    """Return the rows of a log that a classifier predicted.
+
+    Raises
+    ------
+    WorkbookError : there are none.
+    """
+    model = model_fingerprint(classifier)
+    rows = log[log["model"] == model]
+    if len(rows):
+        return rows
+    others = listed(quoted(name) for name in log["model"].unique())
+    raise WorkbookError(
+        f"the log has {len(log):,} predictions, and none by this classifier ({model}): they are by "
+        f"{others}; name another log (monitoring.log), or the run whose classifier predicts"
+    )
 
 
 def _parsed(content: bytes, path: Path) -> pa.Table:
