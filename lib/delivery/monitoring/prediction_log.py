@@ -77,7 +77,7 @@ class PredictionLog:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         # one file a process, also after a fork: no two ever write to the same
         path = self.folder / f"{now:%Y-%m-%d}-{os.getpid()}-{self._token}.jsonl"
-        with self._lock:
+        with self._lock:  # a failed write is cut off, and must not take another thread's rows along
             _append(lines.encode("utf-8", "replace"), path)
 
     def _rows(

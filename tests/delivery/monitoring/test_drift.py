@@ -148,6 +148,7 @@ def drift_of(*alarms):
             "confidence (3).",
         ),
         ([1, 0, 0, 0, 1], 4, "Something is wrong since 2026-01-05 00:00 UTC: 2 of 5"),
+        ([1, 0], None, "Something was wrong, and passed, from 2026-01-01 00:00 UTC: 1 of 2"),
         ([0, 1, 0, 0], None, "Something was wrong, and passed, from 2026-01-02 00:00 UTC: 1 of 4"),
     ],
 )
