@@ -11,8 +11,8 @@ from lib.config.config import (
     setting_keys,
 )
 from lib.config.delivery import ExportConfig
-from lib.config.robustness import RobustnessConfig
 from lib.config.monitoring import MonitoringConfig
+from lib.config.robustness import RobustnessConfig
 from lib.config.sections import (
     DELIMITERS,
     AugmentationConfig,

@@ -14,8 +14,8 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from lib.config import paths
 from lib.config.delivery import ExportConfig
-from lib.config.robustness import RobustnessConfig
 from lib.config.monitoring import MonitoringConfig
+from lib.config.robustness import RobustnessConfig
 from lib.config.sections import (
     AugmentationConfig,
     CleaningConfig,
