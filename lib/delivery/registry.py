@@ -17,7 +17,7 @@ import pandas as pd
 
 from lib import provenance, workspace
 from lib.config import closest
-from lib.delivery import comparison
+from lib.delivery import comparison, pyfunc_model
 from lib.delivery.comparison import EvaluatedRun, Predictions
 from lib.errors import WorkbookError, listed, quoted, shown_path
 from lib.evaluation import sealed, significance
@@ -252,7 +252,7 @@ def download(version: Version, folder: Path, *, uri: str = "") -> None:
     """
     with _registry(uri) as client, tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         found = client.download_artifacts(version.run_id, f"{version.label}/model", scratch)
-        shutil.move(found, folder)
+        shutil.move(pyfunc_model.classifier_in(Path(found)), folder)
 
 
 def models(*, uri: str = "") -> pd.DataFrame:
@@ -308,14 +308,15 @@ def _tags(run: EvaluatedRun) -> dict[str, str]:
 
 def _log_files(client: Any, run_id: str, label: str, run: EvaluatedRun) -> None:
     """Log the model, and what it is compared by when its run has been made again."""
-    client.log_artifacts(run_id, str(run.ws.path(FOLDER)), f"{label}/model")
     card = run.ws.path(classifier_folder.CARD)
-    if card.exists():  # runs of earlier versions have none
-        client.log_artifact(run_id, str(card), f"{label}/model")
     with tempfile.TemporaryDirectory() as scratch:
+        model = Path(scratch) / "model"
+        pyfunc_model.save(run.ws.path(FOLDER), model, card=card if card.exists() else None)
+        evaluation = Path(scratch) / "evaluation"
+        evaluation.mkdir()
         for name in comparison.EVALUATED:
-            shutil.copy(run.ws.path(name), scratch)
-        client.log_artifacts(run_id, scratch, f"{label}/evaluation")
+            shutil.copy(run.ws.path(name), evaluation)
+        client.log_artifacts(run_id, scratch, label)
 
 
 def _predictions(client: Any, version: Version) -> Predictions:

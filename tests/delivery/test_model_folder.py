@@ -7,7 +7,7 @@ from filelock import FileLock
 from finished_runs import answers, finished_run, sealed_rows
 from linear_classifiers import TEXTS, linear_classifier
 
-from lib.delivery import model_folder, registry
+from lib.delivery import model_folder, pyfunc_model, registry
 from lib.errors import WorkbookError
 from lib.training import tracking
 from lib.training.classifier import Classifier
@@ -26,6 +26,7 @@ def registered(tmp_path_factory, mlflow_template):
     classifiers = [linear_classifier(home / f"m{scale}", scale=scale) for scale in (1, 3)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORKBOOK_HOME", str(home))
+        patch.setattr(pyfunc_model, "requirements", lambda folder: ["numpy"])  # seconds for each
         for classifier, run in zip(classifiers, ("one", "two")):
             finished_run(run, answers(ROWS, 60), classifier=classifier, train=run)
             registry.register(run)
@@ -37,6 +38,7 @@ def registered(tmp_path_factory, mlflow_template):
 def home(registered, monkeypatch):
     home, _ = registered
     monkeypatch.setenv("WORKBOOK_HOME", str(home))
+    monkeypatch.setattr(pyfunc_model, "requirements", lambda folder: ["numpy"])
     monkeypatch.chdir(home)
     shutil.rmtree(home / model_folder.CACHE, ignore_errors=True)
     return home
@@ -90,11 +92,21 @@ def test_what_was_downloaded_is_kept_unless_it_was_changed(home, monkeypatch):
 def test_files_that_were_changed_in_the_registry_are_refused(home):
     (folder,) = home.glob(f"models/mlflow/artifacts/*/artifacts/{NAME}-v1.0.0/model")
     shutil.copytree(folder, home / "aside")
-    (folder / "classifier.json").write_text("{}")
+    (folder / "data" / "classifier" / "classifier.json").write_text("{}")
     assert refused(NAME).startswith(f"the files of {NAME}-v1.0.0 in the registry are not those")
     assert list((home / "models" / "registry_cache").iterdir()) == []
     shutil.rmtree(folder)
     assert f"the model registry {tracking.local_uri()} cannot be used" in refused(NAME)
+    (home / "aside").rename(folder)
+
+
+def test_a_version_that_was_registered_as_the_plain_folder_is_found(home, registered):
+    (folder,) = home.glob(f"models/mlflow/artifacts/*/artifacts/{NAME}-v1.0.0/model")
+    folder.rename(home / "aside")
+    shutil.copytree(home / "models" / "one" / "classifier", folder)
+    found = Classifier.load(model_folder.find(NAME))
+    np.testing.assert_array_equal(found.predict_probs(TEXTS), registered[1][0])
+    shutil.rmtree(folder)
     (home / "aside").rename(folder)
 
 

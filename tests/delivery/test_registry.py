@@ -7,7 +7,7 @@ from finished_runs import CLASSES, answers, finished_run, sealed_rows
 
 from lib import workspace
 from lib.config import Config
-from lib.delivery import recording, registry
+from lib.delivery import pyfunc_model, recording, registry
 from lib.delivery.cli import main
 from lib.errors import WorkbookError
 from lib.evaluation import sealed
@@ -30,6 +30,7 @@ FIRST, SECOND = "deberta-v3-base-v1.0.0", "deberta-v3-base-v1.1.0"
 @pytest.fixture
 def home(tmp_path, mlflow_template, monkeypatch):
     monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path))
+    monkeypatch.setattr(pyfunc_model, "requirements", lambda folder: ["numpy"])  # no real models
     (tmp_path / "models" / "mlflow").mkdir(parents=True)
     shutil.copy(mlflow_template, tmp_path / "models" / "mlflow")
     return tmp_path
@@ -99,8 +100,9 @@ def test_a_version_says_what_it_was_made_from(home):
         and client.get_run(version.run_id).info.run_name == "one"
     )
     loaded = client.download_artifacts(version.run_id, f"{FIRST}/model", str(home))
-    assert classifier_folder.fingerprint(home / loaded) == tags["model"]
-    assert (home / loaded / "README.md").read_text() == "# card\n"
+    folder = pyfunc_model.classifier_in(home / loaded)
+    assert classifier_folder.fingerprint(folder) == tags["model"]
+    assert (folder / "README.md").read_text() == "# card\n"
 
 
 def test_versions_follow_what_was_changed(home):
@@ -140,7 +142,7 @@ def test_the_same_model_is_registered_once(home):
 
 def test_a_model_that_was_not_evaluated_is_refused(home):
     ws = finished_run("one", answers(ROWS))
-    workspace.write_json({"weights": "others"}, ws.path("classifier") / "config.json")
+    workspace.write_json({"weights": "others"}, ws.path("classifier") / "more.json")
     message = "is not the model that was evaluated: `workbook run --run one` evaluates it"
     assert refused(registry.register, "one") == f"{ws.path('classifier')} {message}"
     assert refused(registry.register, "on").startswith("no run 'on'")
