@@ -85,9 +85,9 @@ def plan(name: str, target: str, *, public: bool = False, licence: str = "") -> 
             f"writes it, or put a {CARD} into the folder"
         )
     card = ModelCard(found.read_text(encoding="utf-8"), ignore_metadata_errors=True)
-    if licence:
-        card.data.license = licence
-    return Push(repo, folder, str(card), str(card.data.license or "unknown"), not public)
+    head: Any = card.data
+    head.license = licence or head.license or "unknown"
+    return Push(repo, folder, str(card), str(head.license), private=not public)
 
 
 def send(push: Push) -> str:

@@ -52,10 +52,11 @@ class TextModel:
         Returns
         -------
         DataFrame of n rows in their order: `label`, `confidence`, `abstained`, `reason` and
-        `ood_score` as `Classifier.predict` returns them (`ood_score` is NaN where the classifier
-        has none), and `probabilities`, a list of k numbers
+        `ood_score` as `Classifier.predict` returns them, but that no label is "" and a classifier
+        without `ood_score` has NaN; and `probabilities`, a list of k numbers
         """
         answers = self._classifier.predict(model_input["text"].tolist(), with_probs=True)
+        answers["label"] = answers["label"].fillna("")  # Spark would be given "None"
         answers["probabilities"] = [probs.tolist() for probs in answers["probabilities"]]
         answers = answers.reindex(columns=[*COLUMNS, "probabilities"])
         return answers.set_index(model_input.index)
@@ -126,7 +127,7 @@ def _signature() -> Any:
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import AnyType, Array
 
-    outputs = [ColSpec(kind, name) for name, kind in COLUMNS.items()]
+    outputs: list[Any] = [ColSpec(kind, name) for name, kind in COLUMNS.items()]
     outputs.append(ColSpec(Array(DataType.double), "probabilities"))
     return ModelSignature(Schema([ColSpec(AnyType(), "text")]), Schema(outputs))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
@@ -320,20 +321,32 @@ def _log_files(client: Any, run_id: str, label: str, run: EvaluatedRun) -> None:
 
 
 def _predictions(client: Any, version: Version) -> Predictions:
+    """Read what a version was measured by.
+
+    Raises
+    ------
+    WorkbookError : its files in the registry are missing or damaged.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         artifacts = f"{version.label}/evaluation"
         folder = Path(client.download_artifacts(version.run_id, artifacts, scratch))
-        evaluation = Evaluation.load(folder / "metrics.json")
-        probs = workspace.read_table(folder / "test_probs.parquet")
+        try:
+            evaluation = Evaluation.load(folder / "metrics.json")
+            probs = workspace.read_table(folder / "test_probs.parquet")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise WorkbookError(
+                f"the evaluation of {version.label} in the registry is missing or damaged: "
+                f"delete that version there, and `workbook register {version.tags['run']}`"
+            ) from error
     test_set = version.tags["test_set"]
     return Predictions(version.label, MODEL, evaluation.class_names, probs, test_set)
 
 
 def _judge(client: Any, champion: Version, challenger: Version) -> tuple[bool, str]:
     """Return whether the challenger is better, and the comparison or what prevents it in words."""
-    first = _predictions(client, champion)
-    second = _predictions(client, challenger)
     try:
+        first = _predictions(client, champion)
+        second = _predictions(client, challenger)
         comparison.check_comparable(first, second)
         test, confidence = _test_set(challenger, champion)
     except WorkbookError as error:
@@ -457,11 +470,12 @@ def _registry(uri: str) -> Iterator[Any]:
         client = tracking.connect(uri)
         lock.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock, timeout=LOCK_SECONDS):
+            lock.write_text(f"process {os.getpid()}")  # for the message of one that waits
             yield client
     except Timeout as error:
         raise WorkbookError(
-            f"the model registry is in use by another process, which has held {shown_path(lock)} "
-            f"for {LOCK_SECONDS:g} s; wait for it to end, or end it"
+            f"the model registry is in use by {lock.read_text()}, which has held "
+            f"{shown_path(lock)} for {LOCK_SECONDS:g} s; wait for it to end, or end it"
         ) from error
     except (MlflowException, SQLAlchemyError, OSError) as error:
         address = tracking.without_password(uri) or tracking.local_uri()

@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 
@@ -76,7 +77,9 @@ def test_the_licence_that_is_told_is_the_cards(home, stand_in):
     card = ModelCard(repo["files"]["README.md"].decode())
     assert (card.data.license, card.data.model_name) == ("apache-2.0", "things by one")
     assert not repo["private"] and (home / "models" / "one" / "README.md").read_text() == CARD
-    assert refused(hub.send, hub.plan("one", "hub:owner/free", public=True, licence="nonsense")) == (
+    assert refused(
+        hub.send, hub.plan("one", "hub:owner/free", public=True, licence="nonsense")
+    ) == (
         'owner/free cannot be pushed: Invalid metadata in README.md. - "license" must be one of '
         "the known"
     )
@@ -106,7 +109,8 @@ def test_a_repository_that_others_see_differently_gets_nothing(stand_in, is_priv
 def test_a_refused_token_is_one_line(stand_in, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
     assert refused(hub.send, hub.plan("one", "hub:owner/things")) == (
-        f"{stand_in.url} refuses the token (401): log in again with `hf auth login`, or set HF_TOKEN"
+        f"{stand_in.url} refuses the token (401): log in again with `hf auth login`, or set "
+        "HF_TOKEN"
     )
 
 
@@ -134,14 +138,14 @@ def test_a_hub_that_is_off_or_does_not_answer_is_one_line(stand_in, monkeypatch)
     assert refused(hub.send, plan).startswith("there is no token for the hub: `hf auth login`")
 
 
-@pytest.mark.parametrize("target", ["owner/things", "hub:things", "hub:a/b/c", "hub:a/-b", "s3:a/b"])
+@pytest.mark.parametrize(
+    "target", ["owner/things", "hub:things", "hub:a/b/c", "hub:a/-b", "s3:a/b"]
+)
 def test_a_target_is_an_owner_and_a_name(stand_in, target):
     assert refused(hub.plan, "one", target) == f"a target is hub:owner/name; found {target!r}"
 
 
 def test_a_classifier_that_is_damaged_or_has_no_card_is_not_pushed(home, stand_in, tmp_path):
-    import shutil
-
     shutil.copytree(home / "models" / "one" / "classifier", tmp_path / "own")
     assert "has no model card: `workbook run" in refused(hub.plan, f"{tmp_path}/own", "hub:a/b")
     (tmp_path / "own" / "README.md").write_text("plain words\n")

@@ -1,14 +1,17 @@
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from filelock import FileLock
+from conftest import REPOSITORY
 from finished_runs import answers, finished_run, sealed_rows
 from linear_classifiers import TEXTS, linear_classifier
 
 from lib.delivery import model_folder, pyfunc_model, registry
-from lib.errors import WorkbookError
+from lib.errors import WorkbookError, shown_path
 from lib.training import tracking
 from lib.training.classifier import Classifier
 
@@ -130,10 +133,19 @@ def test_a_path_without_a_classifier_says_so(home):
 def test_a_registry_that_another_process_holds_is_one_line(home, monkeypatch):
     monkeypatch.setattr(registry, "LOCK_SECONDS", 0.05)
     lock = home / "models" / "mlflow" / ".registry.lock"
-    with FileLock(lock):
+    held = (
+        "import sys\nfrom lib.delivery import registry\n"
+        "with registry._registry(''):\n    print('held', flush=True)\n    sys.stdin.read()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    with subprocess.Popen([sys.executable, "-c", held], env=environment, **pipes) as other:
+        assert other.stdout.readline() == "held\n"
         assert refused(NAME).startswith(
-            "the model registry is in use by another process, which has held "
+            f"the model registry is in use by process {other.pid}, which has held "
+            f"{shown_path(lock)} for 0.05 s; wait for it to end, or end it"
         )
+        other.communicate("")
     assert model_folder.find(NAME).is_dir()
 
 

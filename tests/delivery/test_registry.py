@@ -317,6 +317,35 @@ def test_a_promotion_that_fails_midway_leaves_a_champion_and_can_be_repeated(hom
     assert aliases() == {"champion": SECOND, "previous": FIRST}
 
 
+@pytest.mark.parametrize("name", ["metrics.json", "test_probs.parquet"])
+def test_a_champion_whose_evaluation_is_damaged_is_one_line(home, name):
+    registry.promote(registered("one", answers(ROWS, 60)))
+    registered("two", answers(ROWS, 20), train="b")
+    (path,) = home.glob(f"models/mlflow/artifacts/*/artifacts/{FIRST}/evaluation/{name}")
+    whole = path.read_bytes()
+    for damage in (lambda: path.write_bytes(whole[: len(whole) // 2]), path.unlink):
+        damage()
+        assert refused(registry.promote, SECOND) == (
+            f"{SECOND} is not promoted: the evaluation of {FIRST} in the registry is missing or "
+            "damaged: delete that version there, and `workbook register one`. To do so all the "
+            "same: --force --reason '...'"
+        )
+    assert aliases() == {"champion": FIRST, "challenger": SECOND}
+
+
+def test_a_champion_that_was_deleted_is_no_champion(home):
+    registry.promote(registered("one", answers(ROWS, 60)))
+    registered("two", answers(ROWS, 20), train="b")
+    tracking.connect().delete_model_version("deberta-v3-base", "1")
+    assert aliases() == {"challenger": SECOND}
+    assert refused(registry.find, "deberta-v3-base") == (
+        f"no classifier 'deberta-v3-base'; in the registry: {SECOND} (challenger)"
+    )
+    assert refused(registry.promote, FIRST).startswith(f"no model '{FIRST}' in the registry")
+    registry.promote(SECOND)
+    assert aliases() == {"champion": SECOND}
+
+
 def test_a_misspelt_version_names_the_closest(home):
     registered("one", answers(ROWS))
     assert (
