@@ -27,6 +27,7 @@ from lib.training import classifier_folder, tracking
 from lib.workspace import Workspace
 
 FOLDER = "classifier"  # what is registered of a run, by its name in workspace.FILES
+EXPORTED = "exported_classifier"  # the same with its exports, where there is one
 MODEL = "ensemble"  # how metrics.json and test_probs.parquet name it
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"  # aliases
 OUR_TAGS = {
@@ -136,7 +137,7 @@ def register(run_name: str, *, uri: str = "") -> tuple[Version, bool]:
         evaluation, or the registry cannot be used.
     """
     run = comparison.evaluated_run(run_name)
-    folder = run.ws.existing(FOLDER)
+    folder = _folder(run)
     if classifier_folder.fingerprint(folder) != run.evaluation.fingerprints.get(FOLDER):
         raise WorkbookError(
             f"{folder} is not the model that was evaluated: "
@@ -307,12 +308,17 @@ def _tags(run: EvaluatedRun) -> dict[str, str]:
     }
 
 
+def _folder(run: EvaluatedRun) -> Path:
+    exported = run.ws.path(FOLDER).with_name(EXPORTED)
+    return exported if exported.is_dir() else run.ws.existing(FOLDER)
+
+
 def _log_files(client: Any, run_id: str, label: str, run: EvaluatedRun) -> None:
     """Log the model, and what it is compared by when its run has been made again."""
     card = run.ws.path(classifier_folder.CARD)
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch) / "model"
-        pyfunc_model.save(run.ws.path(FOLDER), model, card=card if card.exists() else None)
+        pyfunc_model.save(_folder(run), model, card=card if card.exists() else None)
         evaluation = Path(scratch) / "evaluation"
         evaluation.mkdir()
         for name in comparison.EVALUATED:

@@ -149,6 +149,18 @@ def test_a_model_that_was_not_evaluated_is_refused(home):
     assert registry.models().empty
 
 
+def test_the_folder_with_exports_is_registered_where_there_is_one(home):
+    ws = finished_run("one", answers(ROWS))
+    exported = ws.path("classifier").with_name("exported_classifier")
+    shutil.copytree(ws.path("classifier"), exported)
+    workspace.write_json({"from": "the exports"}, exported / "origin.json")
+    registry.download(registry.register("one")[0], home / "found")
+    assert workspace.read_json(home / "found" / "origin.json") == {"from": "the exports"}
+    workspace.write_json({"weights": "others"}, exported / "more.json")
+    message = "is not the model that was evaluated: `workbook run --run one` evaluates it"
+    assert refused(registry.register, "one") == f"{exported} {message}"
+
+
 def test_the_first_champion_has_nobody_to_beat_and_a_better_one_follows(home):
     assert registered("one", answers(ROWS, 60)) == FIRST
     assert aliases() == {"challenger": FIRST}
