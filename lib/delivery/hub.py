@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -36,26 +37,20 @@ class Push:
     licence: str
     private: bool
 
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Return the bytes of each file, by its path in the repository."""
-        sizes = {CARD: len(self.card.encode())}
-        for path in sorted(self.folder.rglob("*")):
-            name = path.relative_to(self.folder).as_posix()
-            if path.is_file() and name != CARD:
-                sizes[f"{SUBFOLDER}/{name}"] = path.stat().st_size
-        return sizes
-
     def describe(self) -> str:
         """Return a line for each file, and one for all."""
         from huggingface_hub import constants
 
-        width = max(map(len, self.sizes))
-        lines = [f"{name:<{width}} {size / 1e6:10.3f} MB" for name, size in self.sizes.items()]
-        total = sum(self.sizes.values()) / 1e6
+        sizes = {CARD: len(self.card.encode())}
+        for path in sorted(self.folder.rglob("*")):
+            if path.is_file() and path != self.folder / CARD:
+                name = f"{SUBFOLDER}/{path.relative_to(self.folder).as_posix()}"
+                sizes[name] = path.stat().st_size
+        lines = [f"{size / 1e6:10.3f} MB  {name}" for name, size in sizes.items()]
+        total = f"{sum(sizes.values()) / 1e6:10.3f} MB  {len(sizes)} files"
         seen = "private" if self.private else "public"
         target = f"{constants.ENDPOINT}/{self.repo} ({seen}, licence {self.licence})"
-        return "\n".join([*lines, f"{len(lines)} files, {total:.3f} MB, to {target}"])
+        return "\n".join([*lines, f"{total} to {target}"])
 
 
 def plan(name: str, target: str, *, public: bool = False, licence: str = "") -> Push:
@@ -121,17 +116,10 @@ def send(push: Push) -> str:
 
 
 def _repo(target: str) -> str:
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    scheme, _, repo = target.partition(":")
-    try:
-        validate_repo_id(repo)
-    except HFValidationError:
-        repo = ""
-    if scheme != "hub" or "/" not in repo:
+    found = re.fullmatch(r"hub:(\w[\w.-]*/\w[\w.-]*)", target)
+    if found is None:
         raise WorkbookError(f"a target is hub:owner/name; found {quoted(target, 80)}")
-    return repo
+    return found[1]
 
 
 def _check_visibility(push: Push, *, private: bool | None) -> None:

@@ -118,7 +118,9 @@ def requirements(folder: Path) -> list[str]:
             f"{shown_path(folder)} cannot be made a model of MLflow: {lines[-1][:150]}"
         )
     names = {*json.loads(done.stdout.splitlines()[-1]), "mlflow-skinny"}
-    return [f"{name}=={_public_version(name)}" for name in sorted(names, key=str.lower)]
+    # without what names a build, as in 2.13.0+cpu
+    versions = {name: metadata.version(name).partition("+")[0] for name in names}
+    return [f"{name}=={version}" for name, version in sorted(versions.items())]
 
 
 def _signature() -> Any:
@@ -143,11 +145,6 @@ def _imported_packages() -> list[str]:
     packages = metadata.packages_distributions()
     names = {name for module in modules for name in packages.get(module, [])}
     return sorted(names - NOT_LISTED)
-
-
-def _public_version(package: str) -> str:
-    """Return the installed version without what names a build, as in `2.13.0+cpu`."""
-    return metadata.version(package).partition("+")[0]
 
 
 if __name__ == "__main__":

@@ -61,13 +61,13 @@ def test_what_was_pushed_answers_as_the_run_does(home, stand_in, tmp_path):
 def test_the_plan_names_every_file_and_asks_nothing_of_the_hub(stand_in):
     plan = hub.plan("one", "hub:owner/things", public=True, licence="mit")
     *lines, last = plan.describe().splitlines()
-    assert [line.split()[0] for line in lines] == [
+    assert [line.split()[2] for line in lines] == [
         "README.md",
         *(f"classifier/{name}" for name in ("classifier.json", "manifest.json")),
         *(f"classifier/members/TF-IDF/{name}" for name in ("baseline.json", "weights.safetensors")),
         "classifier/origin.json",
     ]
-    assert last.endswith(f" MB, to {stand_in.url}/owner/things (public, licence mit)")
+    assert last.endswith(f" MB  6 files to {stand_in.url}/owner/things (public, licence mit)")
     assert stand_in.requests == []
 
 
