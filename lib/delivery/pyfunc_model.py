@@ -148,5 +148,8 @@ def _imported_packages() -> list[str]:
 
 
 if __name__ == "__main__":
-    Classifier.load(sys.argv[1]).predict([EXAMPLE, None], with_probs=True)
+    exports = classifier_folder.read_exports(Path(sys.argv[1])).exports
+    # all of them, since another machine may take another; torch where there is none
+    for runtime in [export.name for export in exports] or [None]:
+        Classifier.load(sys.argv[1], runtime=runtime).predict([EXAMPLE, None], with_probs=True)
     print(json.dumps(_imported_packages()))
