@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lib import workspace
 from lib.errors import WorkbookError, shown_path
 from lib.training import classifier_folder
-from lib.training.classifier import Classifier
+from lib.training.classifier import TORCH, Classifier
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,8 +148,8 @@ def _imported_packages() -> list[str]:
 
 
 if __name__ == "__main__":
-    exports = classifier_folder.read_exports(Path(sys.argv[1])).exports
-    # all of them, since another machine may take another; torch where there is none
-    for runtime in [export.name for export in exports] or [None]:
+    exports = classifier_folder.read_exports(Path(sys.argv[1]))
+    # all that another machine may choose; torch where there is no other
+    for runtime in [name for name in exports.runtimes if name != TORCH] or [TORCH]:
         Classifier.load(sys.argv[1], runtime=runtime).predict([EXAMPLE, None], with_probs=True)
     print(json.dumps(_imported_packages()))
