@@ -1,10 +1,11 @@
-"""`workbook run | compare | register | promote | models | lab | doctor | push`."""
+"""`workbook run | compare | register | promote | models | serve | lab | doctor | push`."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -157,6 +158,43 @@ def models(uri: str) -> None:
         _print_table(table)
     else:
         click.echo("no model is registered yet: workbook register RUN")
+
+
+@main.command()
+@click.argument("name", default="", metavar="[NAME]")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64))
+@click.option("--log", type=click.Path(path_type=Path), metavar="FOLDER", help="Log answers here.")
+@click.option("--log-texts", is_flag=True, help="Log the texts too.")
+@click.option(
+    "--poll", default=10.0, show_default=True, help="Seconds between looks at the registry."
+)
+@click.option("--uri", default="", metavar="URI", help=f"{SERVER} [default: {LOCAL}]")
+def serve(
+    name: str,
+    host: str,
+    port: int,
+    workers: int,
+    log: Path | None,
+    log_texts: bool,
+    poll: float,
+    uri: str,
+) -> None:
+    """Answer texts over HTTP: NAME[@ALIAS] in the registry, a run or a classifier's folder."""
+    _quiet_libraries()
+    from lib.delivery.serving import serve
+
+    serve(
+        name,
+        host=host,
+        port=port,
+        workers=workers,
+        log=log,
+        with_texts=log_texts,
+        poll_seconds=poll,
+        uri=uri,
+    )
 
 
 @main.command()

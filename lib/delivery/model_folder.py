@@ -35,34 +35,19 @@ def find(name: str, *, uri: str = "") -> Path:
     WorkbookError : there is none of that name (the message lists what there is), more than one
         champion and no name, or the registry cannot be used.
     """
-    folder = found_without_registry(name)
+    return locate(name, uri=uri)[0]
+
+
+def locate(name: str, *, uri: str = "") -> tuple[Path, Version | None]:
+    """Return the folder that `find` finds, and the registered version; None where it is not one."""
+    folder = _without_registry(name)
     if folder:
-        return folder
+        return folder, None
     try:
         version = registry.find(name, uri=uri)
     except WorkbookError as error:
         raise WorkbookError(f"{error}; {_runs_in_words()}") from error
-    return downloaded(version, uri=uri)
-
-
-def found_without_registry(name: str) -> Path | None:
-    """Return the folder of a classifier by its path or its run's name; None where neither is.
-
-    Raises
-    ------
-    WorkbookError : a path that is no classifier's folder.
-    """
-    with suppress(OSError):  # too long to be a path
-        if name and (Path(name) / classifier_folder.MANIFEST).is_file():
-            return Path(name)
-    if re.fullmatch(r"\w[\w.-]{0,99}", name):
-        return _of_run(name)
-    if "/" in name or "\\" in name:
-        raise WorkbookError(
-            f"{quoted(name, 80)} is not the folder of a classifier: it has no file "
-            f"{classifier_folder.MANIFEST}; {_runs_in_words()}"
-        )
-    return None
+    return downloaded(version, uri=uri), version
 
 
 def downloaded(version: Version, *, uri: str = "") -> Path:
@@ -84,6 +69,21 @@ def downloaded(version: Version, *, uri: str = "") -> Path:
                 "(their fingerprint differs); register the model again"
             )
     return folder
+
+
+def _without_registry(name: str) -> Path | None:
+    """Return the folder of a path or a run; None where the name may be a registered model's."""
+    with suppress(OSError):  # too long to be a path
+        if name and (Path(name) / classifier_folder.MANIFEST).is_file():
+            return Path(name)
+    if re.fullmatch(r"\w[\w.-]{0,99}", name):
+        return _of_run(name)
+    if "/" in name or "\\" in name:
+        raise WorkbookError(
+            f"{quoted(name, 80)} is not the folder of a classifier: it has no file "
+            f"{classifier_folder.MANIFEST}; {_runs_in_words()}"
+        )
+    return None
 
 
 def _of_run(name: str) -> Path | None:

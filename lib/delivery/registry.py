@@ -241,8 +241,8 @@ def find(name: str, *, uri: str = "") -> Version:
     if len(found) == 1:
         return found[0]
     what = f"{len(found)} champions, name one" if found else f"no classifier {quoted(name, 80)}"
-    labels = [f"{version.label} ({', '.join(version.aliases)})" for version in found or versions]
-    raise WorkbookError(f"{what}; in the registry: {listed(labels) or 'none'}")
+    there = [" ".join([version.label, *version.aliases]) for version in found or versions]
+    raise WorkbookError(f"{what}; in the registry: {listed(there) or 'none'}")
 
 
 def download(version: Version, folder: Path, *, uri: str = "") -> None:

@@ -115,8 +115,8 @@ def test_a_version_that_was_registered_as_the_plain_folder_is_found(home, regist
 
 def test_a_name_that_is_nothing_lists_what_there_is(home):
     assert refused("on") == (
-        f"no classifier 'on'; in the registry: {NAME}-v1.1.0 (challenger), {NAME}-v1.0.0 "
-        "(champion); runs with a classifier: one, two"
+        f"no classifier 'on'; in the registry: {NAME}-v1.1.0 challenger, {NAME}-v1.0.0 "
+        "champion; runs with a classifier: one, two"
     )
     assert refused(f"{NAME}@best").startswith(f"no classifier '{NAME}@best'; in the registry: ")
     assert refused("x" * 1000).endswith("; runs with a classifier: one, two")
@@ -164,5 +164,5 @@ def test_several_champions_and_no_name_is_refused(home):
     )
     registry.promote(registry.register("three")[0].label)
     assert refused("").startswith(
-        f"2 champions, name one; in the registry: other-v1.0.0 (champion), {NAME}-v1.0.0 (champion)"
+        f"2 champions, name one; in the registry: other-v1.0.0 champion, {NAME}-v1.0.0 champion"
     )
