@@ -9,7 +9,7 @@ from pathlib import Path
 from lib import workspace
 from lib.delivery import registry
 from lib.delivery.registry import Version
-from lib.errors import WorkbookError, listed, quoted
+from lib.errors import WorkbookError, listed
 from lib.training import classifier_folder
 
 CACHE = "models/registry_cache"  # below `home()`: what was downloaded, by its fingerprint
@@ -72,17 +72,12 @@ def downloaded(version: Version, *, uri: str = "") -> Path:
 
 
 def _without_registry(name: str) -> Path | None:
-    """Return the folder of a path or a run; None where the name may be a registered model's."""
+    """Return the folder of a path or a run; None where neither is one."""
     with suppress(OSError):  # too long to be a path
         if name and (Path(name) / classifier_folder.MANIFEST).is_file():
             return Path(name)
     if re.fullmatch(r"\w[\w.-]{0,99}", name):
         return _of_run(name)
-    if "/" in name or "\\" in name:
-        raise WorkbookError(
-            f"{quoted(name, 80)} is not the folder of a classifier: it has no file "
-            f"{classifier_folder.MANIFEST}; {_runs_in_words()}"
-        )
     return None
 
 

@@ -122,11 +122,11 @@ def test_a_name_that_is_nothing_lists_what_there_is(home):
     assert refused("x" * 1000).endswith("; runs with a classifier: one, two")
 
 
-def test_a_path_without_a_classifier_says_so(home):
+def test_a_folder_that_is_no_classifier_is_none(home):
     (home / "models" / "empty").mkdir(parents=True)
     assert refused("models/empty") == (
-        "'models/empty' is not the folder of a classifier: it has no file manifest.json; "
-        "runs with a classifier: one, two"
+        f"no classifier 'models/empty'; in the registry: {NAME}-v1.1.0 challenger, {NAME}-v1.0.0 "
+        "champion; runs with a classifier: one, two"
     )
 
 

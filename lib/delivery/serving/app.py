@@ -10,33 +10,27 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
 from lib.delivery.serving.batching import Batches
 from lib.delivery.serving.metrics import Metrics
-from lib.delivery.serving.questions import (
-    MAX_EXPLAINED,
-    Answers,
-    Explanation,
-    Part,
-    Question,
-    as_answers,
-    read_question,
-)
+from lib.delivery.serving.questions import Answers, Question, as_answers, read_question
 from lib.delivery.serving.serving_model import Model, ServingModel
 from lib.robustness.attributions import Attribution, leave_one_out
 
-MAX_PARTS = 60  # of an explained text; a longer one is explained by runs of words
+MAX_EXPLAINED = 5_000  # characters; an explanation asks once for each of a text's parts
+MAX_PARTS = 60  # of an explained text; of a longer one runs of words are left out together
 GONE = 499  # nginx's status for a client that went away
 PATHS = {"/", "/predict", "/explain", "/health", "/ready", "/metrics", "/openapi.json"}
-CSV_EXAMPLE = "text\nReturn the sorted list of primes below n.\n"
 PAGE = Path(__file__).parents[1] / "templates" / "serving.html"
+CSV_EXAMPLE = "text\nReturn the sorted list of primes below n.\n"
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -47,16 +41,39 @@ BODY: dict[str, Any] = {
     }
 }
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"description": words, "content": {"application/json": {"example": {"detail": "…"}}}}
-    for status, words in {
-        400: "Not JSON or CSV in UTF-8",
-        408: "The body came too slowly",
-        413: "The body is too large",
-        415: "Another type of content",
-        422: "Values of another type, too many texts, or a text that is too long",
-    }.items()
+    400: {"description": "Not JSON or CSV in UTF-8"},
+    408: {"description": "The body came too slowly"},
+    413: {"description": "The body is too large"},
+    415: {"description": "Another type of content"},
+    422: {"description": "Values of another type, too many texts, or a text that is too long"},
 }
 logger = logging.getLogger("uvicorn.error")
+router = APIRouter()
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the paths share."""
+
+    serving: ServingModel
+    batches: Batches
+    metrics: Metrics
+    explaining: asyncio.Semaphore
+
+    def follow(self) -> None:
+        """Look for a new champion as long as the process lives."""
+        while True:
+            time.sleep(self.serving.pause)
+            before = self.serving.current.version
+            self.serving.refresh()
+            self.metrics.set_model(before, self.serving.current.version)
+
+
+def _service(request: Request) -> Service:
+    return request.app.state.service
+
+
+Shared = Annotated[Service, Depends(_service)]
 
 
 def create_app(serving: ServingModel, *, hosts: Sequence[str]) -> FastAPI:
@@ -66,91 +83,97 @@ def create_app(serving: ServingModel, *, hosts: Sequence[str]) -> FastAPI:
     ----------
     hosts : names that it may be asked under, without a port; "*" is any
     """
-    batches = Batches(serving)
-    metrics = Metrics()
-    metrics.set_model("", serving.current.version)
-    explaining = asyncio.Semaphore(1)
-    page = PAGE.read_text(encoding="utf-8")
+    service = Service(serving, Batches(serving), Metrics(), asyncio.Semaphore(1))
+    service.metrics.set_model("", serving.current.version)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         if serving.source.name:
-            threading.Thread(target=_follow, args=(serving, metrics), daemon=True).start()
+            threading.Thread(target=service.follow, daemon=True).start()
         yield
 
     # FastAPI's own pages fetch their scripts from a network
     app = FastAPI(title="Text classifier", docs_url=None, redoc_url=None, lifespan=lifespan)
-
-    @app.post("/predict", responses=ERRORS, openapi_extra=BODY)
-    async def predict(request: Request) -> Answers:
-        """Label texts."""
-        question = await read_question(request)
-        with _failing_quietly():
-            model, table = await batches.answer(question.all_texts)
-        metrics.count_answers(table)
-        answers = as_answers(table, model.classifier.class_names)
-        return Answers(model=model.version, answers=answers)
-
-    @app.post("/explain", responses=ERRORS, openapi_extra=BODY)
-    async def explain(request: Request) -> Explanation:
-        """Label one text, and say which words mattered: what the answer is without each of them."""
-        question = await read_question(request)
-        if question.texts or len(question.text) > MAX_EXPLAINED:
-            words = f"What is explained is one text of at most {MAX_EXPLAINED:,} characters."
-            raise HTTPException(422, words)
-        with _failing_quietly():
-            model, table = await batches.answer([question.text])
-            async with explaining:
-                found = await asyncio.to_thread(_attribution, model, question.text)
-        metrics.count_answers(table)
-        (answer,) = as_answers(table, model.classifier.class_names)
-        return Explanation(
-            model=model.version, answer=answer, explained=found.predicted, parts=_parts(found)
-        )
-
-    @app.get("/health")
-    def health() -> dict[str, str]:
-        """Say that the process answers."""
-        return {"status": "ok"}
-
-    @app.get("/ready")
-    def ready() -> dict[str, str]:
-        """Say that texts are answered, and by what."""
-        return {"status": "ready", "model": serving.current.version}
-
-    @app.get("/metrics", include_in_schema=False)
-    def counts() -> Response:
-        return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
-
-    @app.get("/", include_in_schema=False)
-    def index() -> Response:
-        return _page(page)
-
-    @app.exception_handler(ClientDisconnect)
-    async def gone(request: Request, error: Exception) -> Response:
-        return Response(status_code=GONE)
-
+    app.state.service = service
+    app.include_router(router)
+    app.add_exception_handler(ClientDisconnect, lambda *_: Response(status_code=GONE))
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
-
-    @app.middleware("http")
-    async def counted(
-        request: Request, call_next: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
-        started = time.perf_counter()
-        response = await call_next(request)
-        path = request.url.path if request.url.path in PATHS else "other"
-        metrics.count_request(path, response.status_code, time.perf_counter() - started)
-        return response
-
+    app.middleware("http")(_counted)
     return app
 
 
-def _follow(serving: ServingModel, metrics: Metrics) -> None:
-    while True:
-        time.sleep(serving.pause)
-        before = serving.current.version
-        serving.refresh()
-        metrics.set_model(before, serving.current.version)
+@router.post("/predict", responses=ERRORS, openapi_extra=BODY)
+async def predict(request: Request, service: Shared) -> Answers:
+    """Label texts."""
+    question = await read_question(request)
+    with _failing_quietly():
+        model, table = await service.batches.answer(question.all_texts)
+    service.metrics.count_answers(table)
+    answers = as_answers(table, model.classifier.class_names)
+    return Answers(model=model.version, answers=answers)
+
+
+@router.post("/explain", include_in_schema=False)
+async def explain(request: Request, service: Shared) -> dict[str, Any]:
+    """Label one text for the page, and say what its words add to the probability of a class."""
+    question = await read_question(request)
+    if question.texts or len(question.text) > MAX_EXPLAINED:
+        words = f"What is explained is one text of at most {MAX_EXPLAINED:,} characters."
+        raise HTTPException(422, words)
+    with _failing_quietly():
+        model, table = await service.batches.answer([question.text])
+        async with service.explaining:
+            found = await asyncio.to_thread(_attribution, model, question.text)
+    service.metrics.count_answers(table)
+    (answer,) = as_answers(table, model.classifier.class_names)
+    return {
+        "model": model.version,
+        "answer": answer,
+        "explained": found.predicted,
+        "parts": list(_parts(found)),
+    }
+
+
+@router.get("/health")
+def health() -> dict[str, str]:
+    """Say that the process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/ready")
+def ready(service: Shared) -> dict[str, str]:
+    """Say that texts are answered, and by what."""
+    return {"status": "ready", "model": service.serving.current.version}
+
+
+@router.get("/metrics", include_in_schema=False)
+def metrics(service: Shared) -> Response:
+    """Return the counts."""
+    return Response(service.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/", include_in_schema=False)
+def index() -> Response:
+    """Return the page; only its own script and style run, whatever a text puts into it."""
+    nonce = secrets.token_urlsafe(16)
+    policy = (
+        f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    headers = {"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff"}
+    page = PAGE.read_text(encoding="utf-8").replace("NONCE", nonce)
+    return Response(page, headers=headers, media_type="text/html")
+
+
+async def _counted(
+    request: Request, call_next: Callable[[Request], Awaitable[Response]]
+) -> Response:
+    started = time.perf_counter()
+    response = await call_next(request)
+    path = request.url.path if request.url.path in PATHS else "other"
+    service = _service(request)
+    service.metrics.count_request(path, response.status_code, time.perf_counter() - started)
+    return response
 
 
 @contextmanager
@@ -172,25 +195,12 @@ def _attribution(model: Model, text: str) -> Attribution:
     return found
 
 
-def _parts(found: Attribution) -> list[Part]:
-    """Return the whole text in order; what stands between the words has no effect."""
-    parts = []
+def _parts(found: Attribution) -> Iterator[tuple[str, float]]:
+    """Give the whole text in order; what stands between its words has no effect."""
     end = 0
     for spans, effect in zip(found.parts, found.effects):
         start, stop = spans[0][0], spans[-1][1]
-        parts.append(Part(text=found.text[end:start], effect=0))
-        parts.append(Part(text=found.text[start:stop], effect=float(effect)))
+        yield found.text[end:start], 0.0
+        yield found.text[start:stop], float(effect)
         end = stop
-    parts.append(Part(text=found.text[end:], effect=0))
-    return [part for part in parts if part.text]
-
-
-def _page(page: str) -> Response:
-    """Return the page; only its own script and style run, whatever a text puts into it."""
-    nonce = secrets.token_urlsafe(16)
-    policy = (
-        f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-    headers = {"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff"}
-    return Response(page.replace("NONCE", nonce), headers=headers, media_type="text/html")
+    yield found.text[end:], 0.0

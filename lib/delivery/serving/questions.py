@@ -18,25 +18,22 @@ MAX_BYTES = 2_000_000  # of a body
 MAX_THROWN_AWAY = 50_000_000
 MAX_TEXTS = 256  # of a request
 MAX_CHARACTERS = 50_000  # of a text
-MAX_EXPLAINED = 5_000  # characters; an explanation asks once for each of a text's words
 BODY_SECONDS = 20  # for a client to send its body
 CLOSE = {"Connection": "close"}  # what is still being sent is not read
 Text = Annotated[str, Field(max_length=MAX_CHARACTERS)]
 
 
-def _either(schema: dict[str, Any]) -> None:
-    """Say in a schema that there is one field, and no value where it is not given."""
-    schema["oneOf"] = [{"required": [name]} for name in schema["properties"]]
-    for field in schema["properties"].values():
-        del field["default"]
-
-
 class Question(BaseModel):
     """Either `text` or `texts`."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=_either)
-    text: Text = Field(default="", examples=["Return the sorted list of primes below n."])
-    texts: list[Text] = Field(default=[], min_length=1, max_length=MAX_TEXTS)
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"oneOf": [{"required": ["text"]}, {"required": ["texts"]}]},
+    )
+    # a factory's value is not validated, and not in the schema
+    text: Text = Field(default_factory=str, examples=["Return the sorted list of primes."])
+    texts: list[Text] = Field(default_factory=list, min_length=1, max_length=MAX_TEXTS)
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Question:
@@ -67,22 +64,6 @@ class Answers(BaseModel):
 
     model: str = Field(description="the version that answered", examples=["minilm-v1.0.0"])
     answers: list[Answer]
-
-
-class Part(BaseModel):
-    """A piece of a text and what it adds to the label's probability, -1..1."""
-
-    text: str
-    effect: float
-
-
-class Explanation(BaseModel):
-    """An answer, and the words that mattered: the parts are the whole text in order."""
-
-    model: str
-    answer: Answer
-    explained: str = Field(description="the class whose probability the effects are of")
-    parts: list[Part]
 
 
 def as_answers(table: pd.DataFrame, class_names: list[str]) -> list[Answer]:
@@ -146,17 +127,12 @@ def _sentence(error: ValidationError) -> tuple[int, str]:
 
 
 def _csv_texts(body: bytes) -> list[str]:
+    words = "The body is not CSV in UTF-8 with a column named text and fields for each column."
     try:
         lines = io.StringIO(body.decode("utf-8-sig"), newline="")
-        table = csv.DictReader(lines, strict=True)
-        names = table.fieldnames or []
-        rows = list(table)
-    except (UnicodeDecodeError, csv.Error):
-        raise HTTPException(400, "The body is not valid CSV in UTF-8.") from None
-    if "text" not in names:
-        raise HTTPException(422, "The CSV has no column named text.")
-    for number, row in enumerate(rows, start=1):
-        if None in row or None in row.values():
-            words = f"Row {number:,} below the header has another number of fields than it."
-            raise HTTPException(422, words)
-    return [row["text"] for row in rows]
+        rows = list(csv.DictReader(lines, strict=True))
+        if all(None not in (*row, *row.values()) for row in rows):
+            return [row["text"] for row in rows]
+    except (UnicodeDecodeError, csv.Error, KeyError):
+        pass
+    raise HTTPException(400, words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -11,23 +12,23 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
-from lib.delivery import model_folder, registry
-from lib.delivery.serving.app import create_app
-from lib.delivery.serving.metrics import WORKERS_FOLDER
-from lib.delivery.serving.serving_model import ServingModel, Source, logger
+# a worker answers its supervisor once this module is imported: what takes seconds is left to `_app`
+from lib.delivery.serving.source import Source
 from lib.errors import WorkbookError, quoted
-from lib.training import classifier_folder
 
+# where the Prometheus client keeps the counts of all workers
+COUNTS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 STOP_SECONDS = 30  # for requests that run when the server is told to stop
-WORKER_SECONDS = 30  # for a worker to say that it lives; importing torch holds it up
+WORKER_SECONDS = 30  # for a worker to say that it lives; one that does not is replaced
 MAX_CONNECTIONS = 512  # of a worker; others get 503
+logger = logging.getLogger("uvicorn.error")
 
 
 def serve(
@@ -78,6 +79,9 @@ def serve(
 
 def find_source(name: str, *, uri: str = "") -> Source:
     """Return where a classifier is now, and the alias in the registry that is followed."""
+    from lib.delivery import model_folder, registry
+    from lib.training import classifier_folder
+
     folder, version = model_folder.locate(name, uri=uri)
     classifier_folder.read(folder)  # a damaged file is found before there are workers
     if version is None:
@@ -88,8 +92,11 @@ def find_source(name: str, *, uri: str = "") -> Source:
     return Source(folder, version.label, f"{version.name}@{alias}", uri)
 
 
-def _app(source: Source, hosts: tuple[str, ...], *, in_worker: bool) -> FastAPI:
+def _app(source: Source, hosts: tuple[str, ...], *, in_worker: bool) -> Any:
     try:
+        from lib.delivery.serving.app import create_app
+        from lib.delivery.serving.serving_model import ServingModel
+
         serving = ServingModel(source)
         if in_worker and source.name:  # it may replace one that was killed
             serving.refresh()
@@ -112,7 +119,7 @@ def _run(config: uvicorn.Config, listener: socket.socket) -> None:
     cores = os.cpu_count() or 1
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // config.workers)))
     with tempfile.TemporaryDirectory() as counts:
-        os.environ[WORKERS_FOLDER] = counts
+        os.environ[COUNTS_FOLDER] = counts
         Multiprocess(config, [listener]).run()
 
 

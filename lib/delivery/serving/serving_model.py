@@ -10,34 +10,12 @@ import pandas as pd
 
 from lib.delivery import model_folder, registry
 from lib.delivery.monitoring.prediction_log import PredictionLog
+from lib.delivery.serving.source import Source
 from lib.errors import WorkbookError
 from lib.training.classifier import Classifier
 
 LONGEST_PAUSE = 600.0  # seconds between looks at a registry, or a champion, that cannot be used
 logger = logging.getLogger("uvicorn.error")
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a server's classifier comes from; goes to each worker.
-
-    Attributes
-    ----------
-    folder, version : what to start with
-    name : NAME@ALIAS whose changes are followed; "" follows none
-    uri : of the registry
-    poll_seconds : between two looks at it
-    log : folder of the log of predictions; None logs nothing
-    with_texts : whether texts are logged
-    """
-
-    folder: Path
-    version: str
-    name: str = ""
-    uri: str = ""
-    poll_seconds: float = 10.0
-    log: Path | None = None
-    with_texts: bool = False
 
 
 @dataclass(frozen=True, eq=False)
