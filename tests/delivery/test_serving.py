@@ -101,9 +101,8 @@ def test_answers_are_those_of_the_classifier(client, classifier):
 
 
 def test_csv_is_read_as_its_rows_are_written(client, classifier):
-    table = (
-        '\ufeffid,text\r\n1,"a ""crow"", an owl\nand a wren"\r\n2,""\r\n\r\n3,=saw the drill\r\n'
-    )
+    rows = ["text,id", '"a ""crow"", an owl\nand a wren",1', '"",2', "", "=saw the drill,3"]
+    table = "\ufeff" + "\r\n".join(rows)
     response = client.post("/predict", content=table.encode(), headers=CSV)
     texts = ['a "crow", an owl\nand a wren', "", "=saw the drill"]
     assert response.json()["answers"] == expected_answers(classifier, texts)

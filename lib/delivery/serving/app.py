@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect
 
 from lib.delivery.serving.batching import Batches
 from lib.delivery.serving.metrics import Metrics
-from lib.delivery.serving.questions import Answers, Question, as_answers, read_question
+from lib.delivery.serving.questions import Answers, Question, read_question
 from lib.delivery.serving.serving_model import Model, ServingModel
 from lib.robustness.attributions import Attribution, leave_one_out
 
@@ -107,9 +107,8 @@ async def predict(request: Request, service: Shared) -> Answers:
     """Label texts."""
     question = await read_question(request)
     with _failing_quietly():
-        model, table = await service.batches.answer(question.all_texts)
-    service.metrics.count_answers(table)
-    answers = as_answers(table, model.classifier.class_names)
+        model, answers = await service.batches.answer(question.all_texts)
+    service.metrics.count_answers(answers)
     return Answers(model=model.version, answers=answers)
 
 
@@ -121,14 +120,13 @@ async def explain(request: Request, service: Shared) -> dict[str, Any]:
         words = f"What is explained is one text of at most {MAX_EXPLAINED:,} characters."
         raise HTTPException(422, words)
     with _failing_quietly():
-        model, table = await service.batches.answer([question.text])
+        model, answers = await service.batches.answer([question.text])
         async with service.explaining:
             found = await asyncio.to_thread(_attribution, model, question.text)
-    service.metrics.count_answers(table)
-    (answer,) = as_answers(table, model.classifier.class_names)
+    service.metrics.count_answers(answers)
     return {
         "model": model.version,
-        "answer": answer,
+        "answer": answers[0],
         "explained": found.predicted,
         "parts": list(_parts(found)),
     }

@@ -6,8 +6,7 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 
-import pandas as pd
-
+from lib.delivery.serving.questions import Answer
 from lib.delivery.serving.serving_model import Model, ServingModel
 
 MAX_TOGETHER = 64  # texts of several requests; a larger request goes by itself
@@ -17,7 +16,7 @@ GATHER_SECONDS = 0.004  # for requests to come together: clients that wait for a
 @dataclass(frozen=True, eq=False)
 class _Waiting:
     texts: list[str]
-    answer: asyncio.Future[tuple[Model, pd.DataFrame]]
+    answer: asyncio.Future[tuple[Model, list[Answer]]]
 
 
 class Batches:
@@ -28,7 +27,7 @@ class Batches:
         self._waiting: deque[_Waiting] = deque()
         self._worker: asyncio.Task[None] | None = None
 
-    async def answer(self, texts: list[str]) -> tuple[Model, pd.DataFrame]:
+    async def answer(self, texts: list[str]) -> tuple[Model, list[Answer]]:
         """Return the model that answered, and its answers; raises what the prediction raises."""
         waiting = _Waiting(texts, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
-import pandas as pd
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -14,6 +14,8 @@ from prometheus_client import (
     generate_latest,
     multiprocess,
 )
+
+from lib.delivery.serving.questions import Answer
 
 
 class Metrics:
@@ -40,10 +42,10 @@ class Metrics:
         self.requests.labels(path, str(status)).inc()
         self.seconds.labels(path).observe(seconds)
 
-    def count_answers(self, answers: pd.DataFrame) -> None:
-        """Count what `Classifier.predict` returned."""
+    def count_answers(self, answers: Sequence[Answer]) -> None:
+        """Count texts, and those that are not answered."""
         self.texts.inc(len(answers))
-        self.abstained.inc(int(answers["abstained"].sum()))
+        self.abstained.inc(sum(answer.abstained for answer in answers))
 
     def set_model(self, before: str, now: str) -> None:
         """Say which version answers, and which did."""

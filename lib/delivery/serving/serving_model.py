@@ -6,10 +6,9 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
 from lib.delivery import model_folder, registry
 from lib.delivery.monitoring.prediction_log import PredictionLog
+from lib.delivery.serving.questions import Answer, as_answers
 from lib.delivery.serving.source import Source
 from lib.errors import WorkbookError
 from lib.training.classifier import Classifier
@@ -36,15 +35,15 @@ class Model:
             log = PredictionLog(source.log, classifier, with_texts=source.with_texts)
         return cls(classifier, version, log)
 
-    def predict(self, texts: list[str]) -> pd.DataFrame:
-        """Answer texts, with probabilities, and log the answers; a log that fails is a warning."""
-        answers = self.classifier.predict(texts, with_probs=True)
+    def predict(self, texts: list[str]) -> list[Answer]:
+        """Answer texts and log the answers; a log that fails is a warning."""
+        table = self.classifier.predict(texts, with_probs=True)
         if self.log:
             try:
-                self.log.append(texts, answers, source="serve")
+                self.log.append(texts, table, source="serve")
             except WorkbookError as error:
                 logger.warning("predictions are not logged: %s", error)
-        return answers
+        return as_answers(table, self.classifier.class_names)
 
 
 class ServingModel:
