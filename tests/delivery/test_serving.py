@@ -448,7 +448,8 @@ def test_a_new_champion_takes_over_and_a_bad_one_does_not(home, caplog, monkeypa
     champion(1)
     now("two", "1.1.0")
     assert caplog.messages == [f"{NAME}-v1.1.0 answers from now on"]
-    (damaged,) = home.glob(f"models/mlflow/artifacts/*/artifacts/{NAME}-v1.2.0/model")
+    (path,) = home.glob(f"models/mlflow/artifacts/*/artifacts/{NAME}-v1.2.0/**/classifier.json")
+    damaged = path.parent
     (damaged / "classifier.json").rename(damaged / "aside.json")
     champion(2)
     caplog.clear()
