@@ -473,7 +473,7 @@ def test_a_new_champion_takes_over_and_a_bad_one_does_not(home, caplog, monkeypa
     monkeypatch.setattr(registry, "LOCK_SECONDS", 0.05)
     with FileLock(home / "models" / "mlflow" / ".registry.lock"):
         now("three", "1.2.0")
-    assert "in use by another process" in caplog.messages[-1]
+    assert "the model registry is in use by " in caplog.messages[-1]
     monkeypatch.setattr(Classifier, "load", lambda folder: 1 / 0)
     champion(0)
     now("three", "1.2.0")
