@@ -1,16 +1,17 @@
-"""`workbook run | compare | register | promote | models | lab | doctor`."""
+"""`workbook run | compare | register | promote | models | lab | doctor | predict`."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lib import workspace
-from lib.config import parse_overrides, profile_names
+from lib.config import Config, parse_overrides, profile_names
 from lib.errors import WorkbookError
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ SOURCES = (
 RUN_NAME = "Name of the run and its report. [default: the profile's, or the data's]"
 SERVER = "Tracking server."
 LOCAL = "models/mlflow"
+MODEL = "Run, folder or registered NAME[@alias]. [default: the only champion]"
+READING = "data.encoding, data.delimiter or data.quoting, as for run."
+POSITIVE = click.IntRange(min=1)
 ASSIGNMENT = "A setting, for instance training.epochs=3; may be given again."
 
 
@@ -39,7 +43,7 @@ class _OneLineErrors(click.Group):
             click.echo(f"workbook: {error}", err=True)
             sys.exit(1)
         except KeyboardInterrupt:
-            remedy = "the same command goes on from the last finished notebook"
+            remedy = "the same command goes on from the last finished notebook or part"
             click.echo(f"workbook: stopped; {remedy}", err=True)
             sys.exit(130)
 
@@ -177,6 +181,45 @@ def doctor() -> None:
     width = max(map(len, facts))
     for name, fact in facts.items():
         click.echo(f"{name:<{width}}  {fact}")
+
+
+@main.command()
+@click.argument("source", metavar="IN")
+@click.argument("out", metavar="OUT")
+@click.option("--model", default="", metavar="NAME", help=MODEL)
+@click.option("--text-column", metavar="NAME", help="Column of the texts. [default: text]")
+@click.option(
+    "--keep", multiple=True, metavar="NAME", help="Column that OUT has too; may be given again."
+)
+@click.option("--rows-per-part", default=5_000, type=POSITIVE, help="Rows that are lost at most.")
+@click.option("--workers", default=1, type=POSITIVE, help="Processes, each with the model.")
+@click.option("--log", type=Path, metavar="FOLDER", help="Log the predictions for monitoring.")
+@click.option("--log-texts", is_flag=True, help="Log the texts as well.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT, and drop what was unfinished.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help=READING)
+@click.option("--uri", default="", metavar="URI", help=f"{SERVER} [default: {LOCAL}]")
+def predict(
+    source: str,
+    out: str,
+    model: str,
+    text_column: str,
+    assignments: tuple[str, ...],
+    uri: str,
+    **options: Any,
+) -> None:
+    """Predict each row of a table IN; OUT is Parquet, with one row for each."""
+    from lib.delivery import batch, model_folder
+
+    overrides = parse_overrides(assignments)
+    if text_column:
+        overrides["data.text_column"] = text_column
+    settings = Config.load(overrides=overrides).data
+    _quiet_libraries()
+    folder = model_folder.find(model, uri=uri)
+    n_rows, n_abstained = batch.predict_table(
+        source, out, model=folder, settings=settings, **options
+    )
+    click.echo(f"{n_rows:,} rows in {out}, of which {n_abstained:,} abstain")
 
 
 def _print_table(table: pd.DataFrame) -> None:
