@@ -21,13 +21,13 @@ from tqdm import tqdm
 
 from lib import provenance
 from lib.config import DataConfig
-from lib.delivery.batch.rows import Files, Row, errors_of, find_tables, read_rows
+from lib.delivery.batch.rows import Row, Table, errors_of, opened
 from lib.delivery.monitoring.prediction_log import PredictionLog
 from lib.errors import WorkbookError, quoted, shown_path
 from lib.training import classifier_folder
 from lib.training.classifier import Classifier
 from lib.training.engine import exit_with_parent
-from lib.training.ensembles.members import OF_CLASS, class_columns
+from lib.training.ensembles.combining import OF_CLASS, class_columns
 
 ROWS_PER_PART = 5_000
 MAX_PART_CHARS = 20_000_000  # a part of long texts has fewer rows
@@ -41,8 +41,8 @@ class Job:
     Attributes
     ----------
     fs : file system of the output
-    scratch : folder of the parts
-    key : how the names of the parts begin: a fingerprint of all that they depend on
+    out : path of the output
+    key : a fingerprint of all that the answers depend on
     model : folder of the classifier
     keep : columns of the input that are carried over
     log : folder of the log of predictions; None for none
@@ -51,7 +51,7 @@ class Job:
     """
 
     fs: Any
-    scratch: str
+    out: str
     key: str
     model: Path
     keep: tuple[str, ...]
@@ -60,8 +60,14 @@ class Job:
     parent: int
 
     @property
+    def scratch(self) -> str:
+        """Return the folder of the parts."""
+        folder, name = posixpath.split(self.out)
+        return f"{folder}/.{name}.parts"
+
+    @property
     def prefix(self) -> str:
-        """Return how the paths of the parts begin."""
+        """Return how the paths of this job's parts begin."""
         return f"{self.scratch}/{self.key}-"
 
     def part(self, number: int) -> str:
@@ -121,30 +127,24 @@ def predict_table(  # noqa: PLR0913 (each has a default that most callers keep)
         killed.
     """
     settings = settings or DataConfig()
-    with errors_of(source):
-        fs_in, source = _opened(source)
+    table = Table.find(source)
     with errors_of(out):
-        fs, out = _opened(out)
-        is_free = not fs.exists(out) or (overwrite and fs.isfile(out))
-    files = find_tables(fs_in, source)
-    _check_names(out, keep, files)
+        fs, path = opened(out)
+        is_free = not fs.exists(path) or (overwrite and fs.isfile(path))
+    _check_names(path, keep, table)
     if not is_free:
         raise WorkbookError(f"{shown_path(out)} is there: give another name, or --overwrite")
     classifier_folder.read(model)  # checks each of its files
-    rows = read_rows(fs_in, files, settings=settings, keep=keep)
+    rows = table.rows(settings, keep)
     first = next(rows, None)
     if first is None:
         raise WorkbookError(f"{shown_path(source)} has no rows")
-    key = provenance.fingerprint(
-        files,
-        classifier_folder.fingerprint(model),
-        [settings.model_dump(mode="json"), keep, rows_per_part],
-        provenance.code_fingerprint(__name__),
-        [provenance.package_version(name) for name in provenance.VERSIONED],
-    )
-    folder, name = posixpath.split(out)
-    scratch = f"{folder}/.{name}.parts"
-    job = Job(fs, scratch, key[:16], model, tuple(keep), log, log_texts, os.getpid())
+    options = [settings.model_dump(mode="json"), keep, rows_per_part]
+    versions = [provenance.package_version(name) for name in provenance.VERSIONED]
+    code = provenance.code_fingerprint(__name__)
+    fingerprint = classifier_folder.fingerprint(model)
+    key = provenance.fingerprint(table.files, fingerprint, options, code, versions)
+    job = Job(fs, path, key[:16], model, tuple(keep), log, log_texts, os.getpid())
     with errors_of(out, OSError):
         finished = _finished(job, overwrite=overwrite)
         tasks = (
@@ -152,27 +152,17 @@ def predict_table(  # noqa: PLR0913 (each has a default that most callers keep)
             for number, part in enumerate(_parts(chain([first], rows), rows_per_part))
             if job.part(number) not in finished
         )
-        _run(tasks, sum(size for size, _ in files.values()), workers)
-        if find_tables(fs_in, source) != files:
+        _run(tasks, table.n_bytes, workers)
+        if Table.find(source) != table:
             raise WorkbookError(f"{shown_path(source)} changed while it was read")
-        return _join(job, out)
+        return _join(job)
 
 
-def _opened(location: str) -> tuple[Any, str]:
-    """Return the file system of a path or an address, and the path in it."""
-    from fsspec.core import url_to_fs
-    from fsspec.implementations.local import LocalFileSystem
-
-    if "://" in location:
-        return url_to_fs(location)
-    return LocalFileSystem(auto_mkdir=True), str(Path(location).resolve())
-
-
-def _check_names(out: str, keep: Sequence[str], files: Files) -> None:
-    if not out.endswith(".parquet"):
-        raise WorkbookError(f"{shown_path(out)}: what is written is Parquet; end it in .parquet")
-    if out in files:
-        raise WorkbookError(f"{shown_path(out)} is a part of the input; give another name")
+def _check_names(path: str, keep: Sequence[str], table: Table) -> None:
+    if not path.endswith(".parquet"):
+        raise WorkbookError(f"{shown_path(path)}: what is written is Parquet; end it in .parquet")
+    if path in table.files:
+        raise WorkbookError(f"{shown_path(path)} is a part of the input; give another name")
     for name in keep:
         if name in ANSWERS or name.startswith(OF_CLASS):
             raise WorkbookError(f"--keep {quoted(name)}: the answers have a column of that name")
@@ -281,11 +271,11 @@ def _write(job: Job, path: str, tables: Iterator[pa.Table]) -> None:
     job.fs.mv(scratch, path)
 
 
-def _join(job: Job, out: str) -> tuple[int, int]:
+def _join(job: Job) -> tuple[int, int]:
     """Make the parts one file; return how many rows it has, and how many abstained."""
     paths = job.parts()
-    _write(job, out, (_read(job, path) for path in paths))
-    abstained = _read(job, out, columns=["abstained"]).to_pandas()["abstained"]
+    _write(job, job.out, (_read(job, path) for path in paths))
+    abstained = _read(job, job.out, columns=["abstained"]).to_pandas()["abstained"]
     job.fs.rm(job.scratch, recursive=True)
     return len(abstained), int(abstained.sum())
 

@@ -11,7 +11,8 @@ import lzma
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import PurePosixPath
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
@@ -37,7 +38,6 @@ HEAD_RECORDS = 20  # of JSON lines, one of which has to have the columns
 MAX_TEXT_CHARS = 1_000_000  # a longer text is not classified
 MAX_CELL_CHARS = 20_000_000  # after which a quote counts as left open
 
-Files = Mapping[str, tuple[int, str]]  # path -> size, and what differs where the content does
 Values = Iterator[tuple[Sequence[Any], str]]  # of the columns in a row; the problem with it, or ""
 
 
@@ -70,47 +70,78 @@ def errors_of(place: str, kinds: type[Exception] = Exception) -> Iterator[None]:
         raise WorkbookError(f"{shown_path(place)}: {first_line(error)}; {remedy}") from error
 
 
-def find_tables(fs: Any, source: str) -> Files:
-    """Return the tables of a file or a folder, in the order of their paths.
+def opened(location: str) -> tuple[Any, str]:
+    """Return the file system of a path or an address, and the path in it."""
+    from fsspec.core import url_to_fs
+    from fsspec.implementations.local import LocalFileSystem
 
-    Hidden ones, and those whose name begins with "_", are left out.
-
-    Raises
-    ------
-    WorkbookError : there is none, or the folder cannot be read.
-    """
-    with errors_of(source):
-        fs.invalidate_cache()
-        paths = [path for path in sorted(fs.find(source)) if _is_table(path, below=source)]
-        infos = {path: fs.info(path) for path in paths}
-    if not infos:
-        raise WorkbookError(f"{shown_path(source)}: no such file, or no table; tables are {KINDS}")
-    versions = {path: info.get("mtime") or info["ETag"] for path, info in infos.items()}
-    return {path: (infos[path]["size"], str(version)) for path, version in versions.items()}
+    if "://" in location:
+        return url_to_fs(location)
+    return LocalFileSystem(auto_mkdir=True), str(Path(location).resolve())
 
 
-def read_rows(fs: Any, files: Files, *, settings: DataConfig, keep: Sequence[str]) -> Iterator[Row]:
-    """Give each row of the files in order; blank lines are no rows.
+@dataclass(frozen=True)
+class Table:
+    """A table in a file, or in the files of a folder.
 
-    Parameters
+    Attributes
     ----------
-    settings : `text_column`, `encoding`, `delimiter` and `quoting`; what is None is told from the
-        first `HEAD_BYTES` of each file
-    keep : columns that are carried over
-
-    Raises
-    ------
-    WorkbookError : a file cannot be read, or is without one of the columns.
+    fs : its file system
+    files : path -> size in bytes, and what differs where the content does; in the order of names
     """
-    csv.field_size_limit(MAX_CELL_CHARS)
-    n_before = 0
-    for path, (size, _) in files.items():
-        name = PurePosixPath(path).name
-        with errors_of(path), fs.open(path) as raw:
-            for (text, *kept), problem in _values(raw, name, settings, keep):
-                reason = f"{name}, {problem}" if problem else _unfit(text)
-                yield Row(None if reason else text, kept, reason, n_before + raw.tell())
-        n_before += size
+
+    fs: Any
+    files: Mapping[str, tuple[int, str]]
+
+    @classmethod
+    def find(cls, source: str) -> Table:
+        """Find the files, but for hidden ones and those whose name begins with "_".
+
+        Raises
+        ------
+        WorkbookError : there is none, or the place cannot be read.
+        """
+        with errors_of(source):
+            fs, root = opened(source)
+            fs.invalidate_cache()
+            paths = [path for path in sorted(fs.find(root)) if _is_table(path, below=root)]
+            infos = {path: fs.info(path) for path in paths}
+        if not infos:
+            raise WorkbookError(f"{shown_path(source)}: no such file, or no table: {KINDS}")
+        files = {
+            path: (info["size"], str(info.get("mtime") or info["ETag"]))
+            for path, info in infos.items()
+        }
+        return cls(fs, files)
+
+    @property
+    def n_bytes(self) -> int:
+        """Return the size of all files."""
+        return sum(size for size, _ in self.files.values())
+
+    def rows(self, settings: DataConfig, keep: Sequence[str]) -> Iterator[Row]:
+        """Give each row in order; blank lines are no rows.
+
+        Parameters
+        ----------
+        settings : `text_column`, `encoding`, `delimiter` and `quoting`; what is None is told from
+            the first `HEAD_BYTES` of each file
+        keep : columns that are carried over
+
+        Raises
+        ------
+        WorkbookError : a file cannot be read, or is without one of the columns.
+        """
+        csv.field_size_limit(MAX_CELL_CHARS)
+        n_before = 0
+        for path, (size, _) in self.files.items():
+            name = PurePosixPath(path).name
+            with errors_of(path), self.fs.open(path) as raw:
+                for (text, *kept), problem in _values(raw, name, settings, keep):
+                    reason = f"{name}, {problem}" if problem else _unfit(text)
+                    n_bytes = n_before + raw.tell()
+                    yield Row(None if reason else text, kept, reason, n_bytes)
+            n_before += size
 
 
 def _is_table(path: str, *, below: str) -> bool:
@@ -141,9 +172,10 @@ def _values(raw: IO[bytes], name: str, settings: DataConfig, keep: Sequence[str]
     columns = [settings.text_column, *keep]
     ending, compression = _endings(name)
     if ending == ".parquet":
-        return _parquet_values(raw, name, columns)
+        yield from _parquet_values(raw, name, columns)
+        return
     unpack = COMPRESSIONS[compression]
-    packed = unpack(raw)
+    packed = unpack(raw)  # is kept until the end: some close the file when they go
     head = packed.read(HEAD_BYTES)
     if len(head) == HEAD_BYTES:
         head = head[: head.rfind(b"\n") + 1] or head
@@ -153,13 +185,11 @@ def _values(raw: IO[bytes], name: str, settings: DataConfig, keep: Sequence[str]
     lines = io.TextIOWrapper(unpack(raw), encoding, "surrogateescape", newline)
     text = head.decode(encoding, "replace")
     if ending == ".jsonl":
-        return _json_values(lines, text, name, columns)
-    delimiter = settings.delimiter
-    if delimiter is None:
+        yield from _json_values(lines, text, name, columns)
+    else:
         default = "," if ending == ".csv" else "\t"
-        delimiter = tell_delimiter(text, default=default, columns=columns)
-    quoting = settings.quoting or _tell_quoting(text, delimiter)
-    return _delimited_values(_cells(lines, delimiter, quoting), name, columns)
+        rows = _delimited_rows(lines, text, settings, default=default)
+        yield from _delimited_values(rows, name, columns)
 
 
 def _parquet_values(raw: IO[bytes], name: str, columns: list[str]) -> Values:
@@ -168,6 +198,14 @@ def _parquet_values(raw: IO[bytes], name: str, columns: list[str]) -> Values:
     for batch in table.iter_batches(1_000, columns=list(set(columns))):
         for values in zip(*(batch[column].to_pylist() for column in columns)):
             yield values, ""
+
+
+def _delimited_rows(
+    lines: Iterable[str], head: str, settings: DataConfig, *, default: str
+) -> Values:
+    columns = [settings.text_column]
+    delimiter = settings.delimiter or tell_delimiter(head, default=default, columns=columns)
+    return _cells(lines, delimiter, settings.quoting or _tell_quoting(head, delimiter))
 
 
 def _delimited_values(rows: Values, name: str, columns: list[str]) -> Values:
