@@ -207,7 +207,7 @@ def killed(predict, source, out, n_parts):
     """Predict in a process of its own, and kill it when some parts are finished."""
     scratch = out.with_name(f".{out.name}.parts")
     process = multiprocessing.get_context("fork").Process(
-        target=predict, args=(source, out), kwargs={"rows_per_part": 20}
+        target=predict, args=(source, out), kwargs={"rows_per_part": 50}
     )
     process.start()
     deadline = time.monotonic() + 60
@@ -226,16 +226,16 @@ def test_what_was_killed_goes_on_and_ends_with_the_same_bytes(
     write, predict, tmp_path, monkeypatch
 ):
     source = write("a.csv", pd.concat([TABLE] * 75).to_csv(index=False))
-    predict(source, tmp_path / "whole.parquet", rows_per_part=20)
+    predict(source, tmp_path / "whole.parquet", rows_per_part=50)
     out = tmp_path / "out.parquet"
-    for n_parts in (1, 30, 60):
+    for n_parts in (1, 15, 30):
         n_finished = killed(predict, source, out, n_parts)
     calls = []
     monkeypatch.setattr(
         prediction, "_write", lambda *words, write=prediction._write: calls.append(write(*words))
     )
-    predict(source, out, rows_per_part=20)
-    assert len(calls) == 150 - n_finished + 1
+    predict(source, out, rows_per_part=50)
+    assert len(calls) == 60 - n_finished + 1
     assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "a.csv",
@@ -298,6 +298,20 @@ def test_an_input_that_changes_while_it_is_read_is_refused(write, predict, tmp_p
     monkeypatch.setattr(prediction, "_write", write_and_change)
     with pytest.raises(WorkbookError, match=r"a\.csv changed while it was read"):
         predict(source)
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_a_part_that_is_gone_is_no_shorter_output(write, predict, tmp_path, monkeypatch):
+    write_part = prediction._write
+
+    def write_and_lose(job, path, tables):
+        write_part(job, path, tables)
+        if path.endswith("3.parquet"):
+            job.fs.rm(path.replace("3.parquet", "1.parquet"))
+
+    monkeypatch.setattr(prediction, "_write", write_and_lose)
+    with pytest.raises(WorkbookError, match=r"out\.parquet: FileNotFoundError: .*No such file"):
+        predict(write("a.csv", FILES["a.csv"]))
     assert not (tmp_path / "out.parquet").exists()
 
 

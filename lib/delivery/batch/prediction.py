@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -41,8 +41,7 @@ class Job:
     Attributes
     ----------
     fs : file system of the output
-    out : path of the output
-    key : a fingerprint of all that the answers depend on
+    prefix : how the paths of parts begin: folder, and fingerprint of all that they depend on
     model : folder of the classifier
     keep : columns of the input that are carried over
     log : folder of the log of predictions; None for none
@@ -51,33 +50,12 @@ class Job:
     """
 
     fs: Any
-    out: str
-    key: str
+    prefix: str
     model: Path
     keep: tuple[str, ...]
     log: Path | None
     log_texts: bool
     parent: int
-
-    @property
-    def scratch(self) -> str:
-        """Return the folder of the parts."""
-        folder, name = posixpath.split(self.out)
-        return f"{folder}/.{name}.parts"
-
-    @property
-    def prefix(self) -> str:
-        """Return how the paths of this job's parts begin."""
-        return f"{self.scratch}/{self.key}-"
-
-    def part(self, number: int) -> str:
-        """Return the path of a part."""
-        return f"{self.prefix}{number:06}.parquet"
-
-    def parts(self) -> list[str]:
-        """Return the paths of the parts that are finished, in order."""
-        self.fs.invalidate_cache()
-        return [path for path in sorted(self.fs.find(self.scratch)) if path.endswith(".parquet")]
 
 
 def predict_table(  # noqa: PLR0913 (each has a default that most callers keep)
@@ -144,18 +122,21 @@ def predict_table(  # noqa: PLR0913 (each has a default that most callers keep)
     code = provenance.code_fingerprint(__name__)
     fingerprint = classifier_folder.fingerprint(model)
     key = provenance.fingerprint(table.files, fingerprint, options, code, versions)
-    job = Job(fs, path, key[:16], model, tuple(keep), log, log_texts, os.getpid())
+    folder, name = posixpath.split(path)
+    scratch = f"{folder}/.{name}.parts"
+    prefix = f"{scratch}/{key[:16]}-"
+    job = Job(fs, prefix, model, tuple(keep), log, log_texts, os.getpid())
     with errors_of(out, OSError):
-        finished = _finished(job, overwrite=overwrite)
-        tasks = (
-            delayed(_predict)(job, number, *part)
-            for number, part in enumerate(_parts(chain([first], rows), rows_per_part))
-            if job.part(number) not in finished
-        )
-        _run(tasks, table.n_bytes, workers)
+        finished = _finished(job, scratch, overwrite=overwrite)
+        n_bytes = sum(size for size, _ in table.files.values())
+        parts = _parts(chain([first], rows), rows_per_part)
+        paths = _run(job, parts, finished, workers=workers, n_bytes=n_bytes)
         if Table.find(source) != table:
             raise WorkbookError(f"{shown_path(source)} changed while it was read")
-        return _join(job)
+        _write(job, path, (_read(job, part) for part in paths))
+        abstained = _read(job, path, columns=["abstained"]).to_pandas()["abstained"]
+        fs.rm(scratch, recursive=True)
+    return len(abstained), int(abstained.sum())
 
 
 def _check_names(path: str, keep: Sequence[str], table: Table) -> None:
@@ -168,18 +149,19 @@ def _check_names(path: str, keep: Sequence[str], table: Table) -> None:
             raise WorkbookError(f"--keep {quoted(name)}: the answers have a column of that name")
 
 
-def _finished(job: Job, *, overwrite: bool) -> list[str]:
+def _finished(job: Job, scratch: str, *, overwrite: bool) -> set[str]:
     """Return the paths of finished parts.
 
     Raises
     ------
     WorkbookError : there are parts of another prediction.
     """
-    paths = job.parts()
+    job.fs.invalidate_cache()
+    paths = {path for path in job.fs.find(scratch) if path.endswith(".parquet")}
     others = [path for path in paths if not path.startswith(job.prefix)]
     if others and not overwrite:
         raise WorkbookError(
-            f"{shown_path(job.scratch)} holds finished parts of another input, model, option or "
+            f"{shown_path(scratch)} holds finished parts of another input, model, option or "
             "version; --overwrite drops them"
         )
     for path in others:
@@ -203,21 +185,39 @@ def _parts(rows: Iterator[Row], rows_per_part: int) -> Iterator[tuple[int, list[
         yield position - len(part), part
 
 
-def _run(tasks: Iterator[Any], n_bytes: int, workers: int) -> None:
-    """Let the workers predict parts, which are read only as far as they are needed."""
+def _run(
+    job: Job,
+    parts: Iterable[tuple[int, list[Row]]],
+    finished: set[str],
+    *,
+    workers: int,
+    n_bytes: int,
+) -> list[str]:
+    """Let the workers predict the parts that are not finished; return the paths of all."""
+    paths = []
+
+    def tasks() -> Iterator[Any]:
+        for number, part in enumerate(parts):
+            path = f"{job.prefix}{number:06}.parquet"
+            paths.append(path)
+            if path not in finished:
+                yield delayed(_predict)(job, path, *part)
+
+    # parts are read only as far as workers need them
     calls = Parallel(workers, return_as="generator", pre_dispatch="2 * n_jobs", batch_size=1)
     try:
         with tqdm(total=n_bytes, desc="predict", unit="B", unit_scale=True) as bar:
-            for n_read in calls(tasks):
+            for n_read in calls(tasks()):
                 bar.update(n_read - bar.n)
     except BrokenExecutor as error:
         raise WorkbookError(
             "a worker was killed, most often for want of memory: set --workers or --rows-per-part "
             "lower; the same command goes on"
         ) from error
+    return paths
 
 
-def _predict(job: Job, number: int, first: int, rows: list[Row]) -> int:
+def _predict(job: Job, path: str, first: int, rows: list[Row]) -> int:
     """Write the answers of a part; return how many bytes of the input have been read by then."""
     classifier, log = _tools(job)
     texts = [row.text for row in rows]
@@ -231,7 +231,7 @@ def _predict(job: Job, number: int, first: int, rows: list[Row]) -> int:
         columns[name] = pd.Series(map(_as_text, values), dtype=object)
     probs = np.stack(answers.pop("probabilities"))
     columns |= {**answers, **class_columns(probs, classifier.class_names)}
-    _write(job, job.part(number), iter([_table(pd.DataFrame(columns))]))
+    _write(job, path, iter([_table(pd.DataFrame(columns))]))
     return rows[-1].n_bytes
 
 
@@ -269,15 +269,6 @@ def _write(job: Job, path: str, tables: Iterator[pa.Table]) -> None:
         for table in chain([first], tables):
             writer.write_table(table)
     job.fs.mv(scratch, path)
-
-
-def _join(job: Job) -> tuple[int, int]:
-    """Make the parts one file; return how many rows it has, and how many abstained."""
-    paths = job.parts()
-    _write(job, job.out, (_read(job, path) for path in paths))
-    abstained = _read(job, job.out, columns=["abstained"]).to_pandas()["abstained"]
-    job.fs.rm(job.scratch, recursive=True)
-    return len(abstained), int(abstained.sum())
 
 
 def _read(job: Job, path: str, **options: Any) -> pa.Table:

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ import pyarrow.parquet as pq
 
 from lib.config import DataConfig
 from lib.data import sources
-from lib.data.formats.delimited import csv_reader, tell_delimiter
+from lib.data.formats.delimited import QUOTINGS, csv_reader, tell_delimiter
 from lib.data.formats.encodings import detect_encoding, unicode_encoding
 from lib.data.formats.hub import first_line
 from lib.errors import WorkbookError, quoted, shown_path
@@ -33,6 +34,7 @@ COMPRESSIONS: dict[str, Callable[[Any], Any]] = {
     ".zst": lambda file: pa.CompressedInputStream(file, "zstd"),
 }
 KINDS = ".csv, .tsv or .jsonl (also with .gz, .bz2, .xz or .zst), or .parquet"
+_NAME = re.compile(r"\.(?:(csv|tsv|jsonl)(\.gz|\.bz2|\.xz|\.zst)?|parquet)$", re.IGNORECASE)
 HEAD_BYTES = 1_000_000  # of a file, by which its encoding, delimiter and quoting are told
 HEAD_RECORDS = 20  # of JSON lines, one of which has to have the columns
 MAX_TEXT_CHARS = 1_000_000  # a longer text is not classified
@@ -66,8 +68,8 @@ def errors_of(place: str, kinds: type[Exception] = Exception) -> Iterator[None]:
     except WorkbookError:
         raise
     except kinds as error:  # stores, compressions and Arrow each raise their own
-        remedy = "put it right, and the same command goes on"
-        raise WorkbookError(f"{shown_path(place)}: {first_line(error)}; {remedy}") from error
+        reason = f"{first_line(error)}; once that is mended, the same command goes on"
+        raise WorkbookError(f"{shown_path(place)}: {reason}") from error
 
 
 def opened(location: str) -> tuple[Any, str]:
@@ -104,20 +106,13 @@ class Table:
         with errors_of(source):
             fs, root = opened(source)
             fs.invalidate_cache()
-            paths = [path for path in sorted(fs.find(root)) if _is_table(path, below=root)]
-            infos = {path: fs.info(path) for path in paths}
-        if not infos:
+            found = [path for path in sorted(fs.find(root)) if _NAME.search(path)]
+            hidden = re.compile(r"/[._]")
+            paths = [path for path in found if not hidden.search(path.removeprefix(root))]
+            files = {path: _state(fs.info(path)) for path in paths}
+        if not files:
             raise WorkbookError(f"{shown_path(source)}: no such file, or no table: {KINDS}")
-        files = {
-            path: (info["size"], str(info.get("mtime") or info["ETag"]))
-            for path, info in infos.items()
-        }
         return cls(fs, files)
-
-    @property
-    def n_bytes(self) -> int:
-        """Return the size of all files."""
-        return sum(size for size, _ in self.files.values())
 
     def rows(self, settings: DataConfig, keep: Sequence[str]) -> Iterator[Row]:
         """Give each row in order; blank lines are no rows.
@@ -144,18 +139,8 @@ class Table:
             n_before += size
 
 
-def _is_table(path: str, *, below: str) -> bool:
-    parts = PurePosixPath(path.removeprefix(below)).parts
-    is_hidden = any(part.startswith((".", "_")) for part in parts)
-    ending, compression = _endings(path)
-    is_text = ending in (".csv", ".tsv", ".jsonl")
-    return not is_hidden and (is_text or (ending == ".parquet" and not compression))
-
-
-def _endings(path: str) -> tuple[str, str]:
-    """Return the ending of a table's name, and that of its compression, or ""."""
-    *_, first, second = ["", "", *PurePosixPath(path.lower()).suffixes]
-    return (first, second) if second in COMPRESSIONS else (second, "")
+def _state(info: Mapping[str, Any]) -> tuple[int, str]:
+    return info["size"], str(info.get("mtime") or info["ETag"])
 
 
 def _unfit(text: Any) -> str:
@@ -170,8 +155,9 @@ def _unfit(text: Any) -> str:
 
 def _values(raw: IO[bytes], name: str, settings: DataConfig, keep: Sequence[str]) -> Values:
     columns = [settings.text_column, *keep]
-    ending, compression = _endings(name)
-    if ending == ".parquet":
+    match = _NAME.search(name.lower())
+    kind, compression = match.groups("") if match else ("", "")
+    if not kind:
         yield from _parquet_values(raw, name, columns)
         return
     unpack = COMPRESSIONS[compression]
@@ -181,15 +167,16 @@ def _values(raw: IO[bytes], name: str, settings: DataConfig, keep: Sequence[str]
         head = head[: head.rfind(b"\n") + 1] or head
     raw.seek(0)
     encoding = settings.encoding or _tell_encoding(head, name)
-    newline = "\n" if ending == ".jsonl" else ""
+    newline = "\n" if kind == "jsonl" else ""
     lines = io.TextIOWrapper(unpack(raw), encoding, "surrogateescape", newline)
     text = head.decode(encoding, "replace")
-    if ending == ".jsonl":
+    if kind == "jsonl":
         yield from _json_values(lines, text, name, columns)
-    else:
-        default = "," if ending == ".csv" else "\t"
-        rows = _delimited_rows(lines, text, settings, default=default)
-        yield from _delimited_values(rows, name, columns)
+        return
+    default = "," if kind == "csv" else "\t"
+    delimiter = settings.delimiter or tell_delimiter(text, default=default, columns=columns)
+    quoting = settings.quoting or _tell_quoting(text, delimiter)
+    yield from _delimited_values(_cells(lines, delimiter, quoting), name, columns)
 
 
 def _parquet_values(raw: IO[bytes], name: str, columns: list[str]) -> Values:
@@ -198,14 +185,6 @@ def _parquet_values(raw: IO[bytes], name: str, columns: list[str]) -> Values:
     for batch in table.iter_batches(1_000, columns=list(set(columns))):
         for values in zip(*(batch[column].to_pylist() for column in columns)):
             yield values, ""
-
-
-def _delimited_rows(
-    lines: Iterable[str], head: str, settings: DataConfig, *, default: str
-) -> Values:
-    columns = [settings.text_column]
-    delimiter = settings.delimiter or tell_delimiter(head, default=default, columns=columns)
-    return _cells(lines, delimiter, settings.quoting or _tell_quoting(head, delimiter))
 
 
 def _delimited_values(rows: Values, name: str, columns: list[str]) -> Values:
@@ -260,13 +239,13 @@ def _tell_encoding(head: bytes, name: str) -> str:
 
 def _tell_quoting(head: str, delimiter: str) -> str:
     """Return the quoting under which the fewest rows cannot be read."""
-    quotings = {"double": True, "backslash": '\\"' in head, "none": delimiter == "\t"}
 
     def n_problems(quoting: str) -> int:
         rows = _cells(io.StringIO(head, newline=""), delimiter, quoting)
         return sum(bool(problem) for _, problem in rows)
 
-    return min((quoting for quoting in quotings if quotings[quoting]), key=n_problems)
+    candidates = list(QUOTINGS) if delimiter == "\t" else ["double", "backslash"]
+    return min(candidates, key=n_problems)
 
 
 def _cells(lines: Iterable[str], delimiter: str, quoting: str) -> Values:
@@ -287,17 +266,17 @@ def _cells(lines: Iterable[str], delimiter: str, quoting: str) -> Values:
     line = 1
     width = 0
     while True:
+        cells: list[str] = []
+        problem = ""
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            cells = []
             problem = str(error)
-        else:
-            width = width or len(cells)
-            is_whole = len(cells) in (0, width)
-            problem = "" if is_whole else f"{len(cells)} cells where the header has {width}"
+        width = width or len(cells)
+        if cells and len(cells) != width:
+            problem = f"{len(cells)} cells where the header has {width}"
         if problem:
             again.extendleft(reversed(taken[1:]))
             del taken[1:]
