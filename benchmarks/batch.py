@@ -41,6 +41,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
     n_rows = options.rows or (100_000 if options.encoder else 1_000_000)
+    sizes = ["--workers", str(options.workers)]
+    sizes += ["--rows-per-part", str(500 if options.encoder else 5_000)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         home = os.environ.setdefault("WORKBOOK_HOME", name)
@@ -50,7 +52,7 @@ def main() -> None:
         save = save_encoder if options.encoder else save_linear
         save(table, config, folder / "model")
         write_rows(table["text"], n_rows, folder / "rows.csv")
-        measure(folder, n_rows, options.workers)
+        measure(folder, n_rows, sizes)
 
 
 def save_linear(table, config: Config, folder: Path) -> None:
@@ -91,14 +93,14 @@ def write_rows(texts, n_rows: int, path: Path) -> None:
             file.write(f'{i},"{runs[i % len(runs)]} {i}"\n')
 
 
-def measure(folder: Path, n_rows: int, workers: int) -> None:
+def measure(folder: Path, n_rows: int, sizes: list[str]) -> None:
     whole = folder / "whole.parquet"
     resumed = folder / "resumed.parquet"
     print(
         f"{n_rows:,} rows, {(folder / 'rows.csv').stat().st_size / 1e6:.0f} MB, {workers} worker(s)"
     )
     started = time.perf_counter()
-    usage = wait(start(folder, whole, workers))
+    usage = wait(start(folder, whole, sizes))
     seconds = time.perf_counter() - started
     processor = usage.ru_utime + usage.ru_stime
     show("whole: minutes by the clock", seconds / 60)
@@ -107,7 +109,7 @@ def measure(folder: Path, n_rows: int, workers: int) -> None:
     generator = random.Random(42)
     finished = []
     for _ in range(KILLS):
-        process = start(folder, resumed, workers)
+        process = start(folder, resumed, sizes)
         time.sleep(generator.uniform(0, LONGEST) * seconds)
         if process.poll() is not None:
             sys.exit("it ended before it was killed: kill earlier")
@@ -115,14 +117,14 @@ def measure(folder: Path, n_rows: int, workers: int) -> None:
         process.wait()
         finished.append(len(list(folder.glob(".resumed.parquet.parts/*.parquet"))))
     print(f"parts that were finished at each kill: {', '.join(map(str, finished))}")
-    usage = wait(start(folder, resumed, workers))
+    usage = wait(start(folder, resumed, sizes))
     show("resumed: peak memory, GB", usage.ru_maxrss / 1e6, "< 2")
     show("resumed: bytes are those of the whole", digest(whole) == digest(resumed), "1")
 
 
-def start(folder: Path, out: Path, workers: int) -> subprocess.Popen:
+def start(folder: Path, out: Path, sizes: list[str]) -> subprocess.Popen:
     words = ["predict", folder / "rows.csv", out, "--model", folder / "model", "--keep", "id"]
-    command = [sys.executable, "-m", "lib.delivery.cli", *words, "--workers", str(workers)]
+    command = [sys.executable, "-m", "lib.delivery.cli", *words, *sizes]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
