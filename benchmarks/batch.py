@@ -96,9 +96,8 @@ def write_rows(texts, n_rows: int, path: Path) -> None:
 def measure(folder: Path, n_rows: int, sizes: list[str]) -> None:
     whole = folder / "whole.parquet"
     resumed = folder / "resumed.parquet"
-    print(
-        f"{n_rows:,} rows, {(folder / 'rows.csv').stat().st_size / 1e6:.0f} MB, {workers} worker(s)"
-    )
+    megabytes = (folder / "rows.csv").stat().st_size / 1e6
+    print(f"{n_rows:,} rows, {megabytes:.0f} MB, {' '.join(sizes)}", flush=True)
     started = time.perf_counter()
     usage = wait(start(folder, whole, sizes))
     seconds = time.perf_counter() - started

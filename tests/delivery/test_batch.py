@@ -1,9 +1,10 @@
 import bz2
 import gzip
 import lzma
-import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from conftest import REPOSITORY
 from linear_classifiers import CLASSES, WORDS, linear_classifier
 
 from lib.config import DataConfig
@@ -203,33 +205,29 @@ def test_parts_of_long_texts_have_fewer_rows(write, predict, tmp_path, monkeypat
     assert [sizes.row_group(i).num_rows for i in (0, 1, 13)] == [3, 3, 1]
 
 
-def killed(predict, source, out, n_parts):
-    """Predict in a process of its own, and kill it when some parts are finished."""
+def killed(model, source, out, n_parts):
+    """Predict in a process of its own, kill it when some parts are finished, and count them."""
     scratch = out.with_name(f".{out.name}.parts")
-    process = multiprocessing.get_context("fork").Process(
-        target=predict, args=(source, out), kwargs={"rows_per_part": 50}
-    )
-    process.start()
-    deadline = time.monotonic() + 60
-    while len(list(scratch.glob("*.parquet"))) < n_parts:
-        assert process.is_alive()
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    words = ["predict", source, out, "--model", model, "--rows-per-part", "50"]
+    command = [sys.executable, "-m", "lib.delivery.cli", *words]
+    with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL) as process:
+        while len(list(scratch.glob("*.parquet"))) < n_parts:
+            assert process.poll() is None
+            time.sleep(0.001)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
     assert not out.exists()
     return len(list(scratch.glob("*.parquet")))
 
 
 def test_what_was_killed_goes_on_and_ends_with_the_same_bytes(
-    write, predict, tmp_path, monkeypatch
+    write, predict, model, tmp_path, monkeypatch
 ):
     source = write("a.csv", pd.concat([TABLE] * 75).to_csv(index=False))
     predict(source, tmp_path / "whole.parquet", rows_per_part=50)
     out = tmp_path / "out.parquet"
-    for n_parts in (1, 15, 30):
-        n_finished = killed(predict, source, out, n_parts)
+    for n_parts in (2, 30):
+        n_finished = killed(model, source, out, n_parts)
     calls = []
     monkeypatch.setattr(
         prediction, "_write", lambda *words, write=prediction._write: calls.append(write(*words))
