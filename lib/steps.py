@@ -143,4 +143,10 @@ STEPS = (
         ("export",),
         ("source", "val.parquet", "classifier"),
     ),
+    Step(
+        "10_monitor",
+        "Is what comes in still what it was trained for?",
+        ("monitoring", "evaluation.confidence"),
+        ("source", "val.parquet", "classifier"),
+    ),
 )

@@ -68,6 +68,8 @@ FILES = {
     "robustness.json": (REPORTS, "08_test_robustness"),
     "exported_classifier": (MODELS, "09_export_and_serve"),
     "export.json": (REPORTS, "09_export_and_serve"),
+    "reference.parquet": (MODELS, "10_monitor"),
+    "drift.json": (REPORTS, "10_monitor"),
 }
 
 

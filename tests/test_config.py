@@ -445,6 +445,8 @@ def test_nothing_behind_the_equals_sign_is_the_empty_text_where_that_is_the_defa
         ("labels.encoder", None, None),
         ("robustness.ood_data", "other.csv", "{cwd}/other.csv"),
         ("robustness.ood_data", None, None),
+        ("monitoring.log", "logs", "{cwd}/logs"),
+        ("monitoring.labels", "~/l.csv", "{home}/l.csv"),
         ("augmentation.masked_model", "models/bert", "{cwd}/models/bert"),
         ("augmentation.paraphraser", "models/bert", "{cwd}/models/bert"),
         ("augmentation.translators", ["models/bert", "a/b"], ("{cwd}/models/bert", "a/b")),

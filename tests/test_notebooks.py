@@ -30,7 +30,7 @@ def cells(path, kind=None):
 
 def test_steps_and_notebooks_are_the_same():
     assert [path.stem for path in PATHS] == [step.notebook for step in STEPS]
-    assert all(re.fullmatch(r"\d\d_[a-z]+(_[a-z]+)+", path.stem) for path in PATHS)
+    assert all(re.fullmatch(r"\d\d(_[a-z]+)+", path.stem) for path in PATHS)
 
 
 @EVERY_NOTEBOOK

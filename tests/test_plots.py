@@ -827,3 +827,27 @@ def test_bins_of_few_rows_are_left_out_of_the_reliability_where_there_are_larger
     assert ax.collections[0].get_offsets().tolist() == [[0.55, 0.5], [0.95, 0.9]]
     assert "n = 1,236; bins of 10 or more" in titles(ax)
     assert len(plots.reliability({"a": few.assign(n=[2, 3, 4])}).collections[0].get_offsets()) == 3
+
+
+def test_what_is_reported_of_a_batch_bears_a_mark():
+    p = pd.DataFrame({"language": [0.5, 0.001], "class mix": [np.nan, 0.2]})
+    ax = plots.drift(p, limit=0.01, names=["1: $", "2: b"])
+    assert [(text.get_text(), text.get_position()) for text in ax.texts] == [("!", (1, 0))]
+    shade = ax.images[0].get_array()
+    assert shade.shape == (2, 2)
+    assert shade[0, 1] == pytest.approx(1.5)  # the colour turns at 1, where p is the limit
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["language", "class mix"]
+
+
+def test_estimated_and_measured_accuracy_stand_side_by_side():
+    index = pd.MultiIndex.from_tuples(
+        [(1, "estimated"), (1, "measured"), (2, "estimated")], names=["batch", "accuracy"]
+    )
+    table = pd.DataFrame(
+        {"value": [0.8, 0.7, 0.9], "low": [0.7, 0.6, 0.85], "high": [0.9, 0.8, 0.95]}, index=index
+    )
+    ax = plots.accuracy_by_batch(table, expected=0.75)
+    drawn = [line.get_xydata().tolist() for line in ax.lines if line.get_linestyle() == "None"]
+    assert [[1.0, 0.8], [2.0, 0.9]] in drawn
+    assert [[1.15, 0.7]] in drawn
+    assert ax.lines[0].get_ydata()[0] == 0.75

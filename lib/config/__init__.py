@@ -11,6 +11,7 @@ from lib.config.config import (
     setting_keys,
 )
 from lib.config.delivery import ExportConfig
+from lib.config.monitoring import MonitoringConfig
 from lib.config.robustness import RobustnessConfig
 from lib.config.sections import (
     DELIMITERS,
@@ -46,6 +47,7 @@ __all__ = [
     "ExportConfig",
     "LabelsConfig",
     "LedgerConfig",
+    "MonitoringConfig",
     "ProfilingConfig",
     "Range",
     "RobustnessConfig",

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from lib.config import paths
 from lib.config.delivery import ExportConfig
+from lib.config.monitoring import MonitoringConfig
 from lib.config.robustness import RobustnessConfig
 from lib.config.sections import (
     AugmentationConfig,
@@ -69,6 +70,7 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     robustness: RobustnessConfig = RobustnessConfig()
     export: ExportConfig = ExportConfig()
+    monitoring: MonitoringConfig = MonitoringConfig()
     compute: ComputeConfig = ComputeConfig()
     tracking: TrackingConfig = TrackingConfig()
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-SOURCES = ("data.source", "robustness.ood_data")
+SOURCES = ("data.source", "robustness.ood_data", "monitoring.log", "monitoring.labels")
 MODELS = (
     "training.backbone",
     "labels.encoder",

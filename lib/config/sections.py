@@ -451,11 +451,12 @@ class SearchConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """Intervals, and how many of the mistakes are shown."""
+    """Intervals, how many of the mistakes are shown, and what the model card says of the data."""
 
     n_resamples: int = Field(2_000, ge=100)
     confidence: float = Field(0.95, gt=0.5, lt=1)
     n_mistakes: int = Field(12, ge=1)
+    data_licence: str = "unknown"  # for the model card
 
 
 class ComputeConfig(Section):

@@ -1,4 +1,4 @@
-"""`workbook run | compare | register | promote | models | lab | doctor | predict`."""
+"""`workbook run | compare | register | promote | models | lab | doctor | predict | push`."""
 
 from __future__ import annotations
 
@@ -220,6 +220,22 @@ def predict(
         source, out, model=folder, settings=settings, **options
     )
     click.echo(f"{n_rows:,} rows in {out}, of which {n_abstained:,} abstain")
+
+
+@main.command()
+@click.argument("name", metavar="RUN")
+@click.argument("target", metavar="hub:owner/name")
+@click.option("--public", is_flag=True, help="Everybody may see it. [default: you alone]")
+@click.option("--license", "licence", default="", metavar="ID", help="By the hub's name: mit.")
+@click.option("--yes", is_flag=True, help="Send it. [default: say what would be sent]")
+def push(name: str, target: str, public: bool, licence: str, yes: bool) -> None:
+    """Send a run's classifier and its card to the Hugging Face hub."""
+    _quiet_libraries()
+    from lib.delivery import hub
+
+    plan = hub.plan(name, target, public=public, licence=licence)
+    click.echo(plan.describe())
+    click.echo(f"sent: {hub.send(plan)}" if yes else "nothing was sent: --yes sends it")
 
 
 def _print_table(table: pd.DataFrame) -> None:

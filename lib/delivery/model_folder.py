@@ -13,7 +13,7 @@ from lib.errors import WorkbookError, listed, quoted
 from lib.training import classifier_folder
 
 CACHE = "models/registry_cache"  # below `home()`: what was downloaded, by its fingerprint
-OF_A_RUN = ("exported_classifier", "classifier")  # the first that a run has
+OF_A_RUN = (registry.EXPORTED, registry.FOLDER)  # the first that a run has
 
 
 def find(name: str, *, uri: str = "") -> Path:

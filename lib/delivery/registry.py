@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
@@ -17,7 +18,7 @@ import pandas as pd
 
 from lib import provenance, workspace
 from lib.config import closest
-from lib.delivery import comparison
+from lib.delivery import comparison, pyfunc_model
 from lib.delivery.comparison import EvaluatedRun, Predictions
 from lib.errors import WorkbookError, listed, quoted, shown_path
 from lib.evaluation import sealed, significance
@@ -26,6 +27,7 @@ from lib.training import classifier_folder, tracking
 from lib.workspace import Workspace
 
 FOLDER = "classifier"  # what is registered of a run, by its name in workspace.FILES
+EXPORTED = "exported_classifier"  # the same with its exports, where there is one
 MODEL = "ensemble"  # how metrics.json and test_probs.parquet name it
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"  # aliases
 OUR_TAGS = {
@@ -135,7 +137,7 @@ def register(run_name: str, *, uri: str = "") -> tuple[Version, bool]:
         evaluation, or the registry cannot be used.
     """
     run = comparison.evaluated_run(run_name)
-    folder = run.ws.existing(FOLDER)
+    folder = _folder(run)
     if classifier_folder.fingerprint(folder) != run.evaluation.fingerprints.get(FOLDER):
         raise WorkbookError(
             f"{folder} is not the model that was evaluated: "
@@ -252,7 +254,7 @@ def download(version: Version, folder: Path, *, uri: str = "") -> None:
     """
     with _registry(uri) as client, tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         found = client.download_artifacts(version.run_id, f"{version.label}/model", scratch)
-        shutil.move(found, folder)
+        shutil.move(pyfunc_model.classifier_in(Path(found)), folder)
 
 
 def models(*, uri: str = "") -> pd.DataFrame:
@@ -306,33 +308,51 @@ def _tags(run: EvaluatedRun) -> dict[str, str]:
     }
 
 
+def _folder(run: EvaluatedRun) -> Path:
+    exported = run.ws.path(FOLDER).with_name(EXPORTED)
+    return exported if exported.is_dir() else run.ws.existing(FOLDER)
+
+
 def _log_files(client: Any, run_id: str, label: str, run: EvaluatedRun) -> None:
     """Log the model, and what it is compared by when its run has been made again."""
-    client.log_artifacts(run_id, str(run.ws.path(FOLDER)), f"{label}/model")
     card = run.ws.path(classifier_folder.CARD)
-    if card.exists():  # runs of earlier versions have none
-        client.log_artifact(run_id, str(card), f"{label}/model")
     with tempfile.TemporaryDirectory() as scratch:
+        model = Path(scratch) / "model"
+        pyfunc_model.save(_folder(run), model, card=card if card.exists() else None)
+        evaluation = Path(scratch) / "evaluation"
+        evaluation.mkdir()
         for name in comparison.EVALUATED:
-            shutil.copy(run.ws.path(name), scratch)
-        client.log_artifacts(run_id, scratch, f"{label}/evaluation")
+            shutil.copy(run.ws.path(name), evaluation)
+        client.log_artifacts(run_id, scratch, label)
 
 
 def _predictions(client: Any, version: Version) -> Predictions:
+    """Read what a version was measured by.
+
+    Raises
+    ------
+    WorkbookError : its files in the registry are missing or damaged.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         artifacts = f"{version.label}/evaluation"
         folder = Path(client.download_artifacts(version.run_id, artifacts, scratch))
-        evaluation = Evaluation.load(folder / "metrics.json")
-        probs = workspace.read_table(folder / "test_probs.parquet")
+        try:
+            evaluation = Evaluation.load(folder / "metrics.json")
+            probs = workspace.read_table(folder / "test_probs.parquet")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise WorkbookError(
+                f"the evaluation of {version.label} in the registry is missing or damaged: "
+                f"delete that version there, and `workbook register {version.tags['run']}`"
+            ) from error
     test_set = version.tags["test_set"]
     return Predictions(version.label, MODEL, evaluation.class_names, probs, test_set)
 
 
 def _judge(client: Any, champion: Version, challenger: Version) -> tuple[bool, str]:
     """Return whether the challenger is better, and the comparison or what prevents it in words."""
-    first = _predictions(client, champion)
-    second = _predictions(client, challenger)
     try:
+        first = _predictions(client, champion)
+        second = _predictions(client, challenger)
         comparison.check_comparable(first, second)
         test, confidence = _test_set(challenger, champion)
     except WorkbookError as error:
@@ -456,11 +476,12 @@ def _registry(uri: str) -> Iterator[Any]:
         client = tracking.connect(uri)
         lock.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock, timeout=LOCK_SECONDS):
+            lock.write_text(f"process {os.getpid()}")  # for the message of one that waits
             yield client
     except Timeout as error:
         raise WorkbookError(
-            f"the model registry is in use by another process, which has held {shown_path(lock)} "
-            f"for {LOCK_SECONDS:g} s; wait for it to end, or end it"
+            f"the model registry is in use by {lock.read_text()}, which has held "
+            f"{shown_path(lock)} for {LOCK_SECONDS:g} s; wait for it to end, or end it"
         ) from error
     except (MlflowException, SQLAlchemyError, OSError) as error:
         address = tracking.without_password(uri) or tracking.local_uri()

@@ -165,12 +165,15 @@ def step_key(step: Step, config: Config, ws: Workspace) -> str:
             reads[name] = provenance.path_fingerprint(path)
     backbone = Path(config.training.backbone)  # a local one may change under the same name
     is_local = _uses_backbone(step) and backbone.is_dir()
+    watched = (config.monitoring.log, config.monitoring.labels)
+    logs = [Path(path) for path in watched if path and "monitoring" in step.settings]
     return provenance.fingerprint(
         cells,
         provenance.code_fingerprint(*provenance.imports_of(code)),
         step_settings(step, config),
         reads,
         provenance.path_fingerprint(backbone) if is_local else None,
+        *logs,
     )
 
 

@@ -25,6 +25,7 @@ def model_card(
     description: str,
     origin: Mapping[str, Any],
     languages: Mapping[str, float],
+    licences: Mapping[str, str],
     limits: Sequence[str],
     ledger: pd.DataFrame,
 ) -> str:
@@ -36,6 +37,7 @@ def model_card(
     description : what the classifier is made of, as a sentence
     origin : what the classifier was made from and by, as its `origin.json` says
     languages : share of the texts by language, from the data's audit
+    licences : of what it was made from, by name: the data, the backbone
     limits : sentences
     ledger : from `sealed.ledger`
     """
@@ -51,6 +53,7 @@ def model_card(
         "commit": origin["commit"],
         "python": origin["python"],
         **{name: versions[name] for name in ("torch", "transformers", "scikit-learn")},
+        **{f"licence of {name}": licence for name, licence in licences.items()},
     }
     scores = {name: (str(interval), f"{interval.n:,}") for name, interval in intervals.items()}
     confidence = next(iter(intervals.values())).confidence
@@ -99,7 +102,7 @@ def _head(
     return ModelCardData(
         model_name=f"{origin['dataset']} by {origin['run']}",
         language=language_codes(languages),
-        license="unknown",  # only the owner of the data knows
+        license="unknown",  # of the model, which its owner says when pushing it
         pipeline_tag="text-classification",
         tags=["text-classification", "calibrated"],
         metrics=sorted({result.metric_type for result in results}),

@@ -21,6 +21,7 @@ from lib.plots.evaluation import (
     reliability,
     scores_with_intervals,
 )
+from lib.plots.monitoring import accuracy_by_batch, drift
 from lib.plots.review import detectors, issue_scores
 from lib.plots.robustness import flip_rates, severity_curves
 from lib.plots.style import live, show

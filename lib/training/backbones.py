@@ -236,6 +236,22 @@ def check_available(name: str, *, setting: str = "training.backbone") -> None:
         raise WorkbookError(_advice(name, error, setting)) from error
 
 
+def licence(name: str) -> str:
+    """Return the licence that a backbone's own card names; "unknown" where there is no card here.
+
+    Nothing is fetched: of a hub name, the card counts that lies in the local cache.
+    """
+    from huggingface_hub import ModelCard, try_to_load_from_cache
+
+    folder = offline_encoder() if name == "minilm" else Path(name)
+    card = folder / "README.md"
+    if not folder.is_dir() and name.count("/") == 1:
+        card = Path(str(try_to_load_from_cache(name, "README.md")))
+    if not card.is_file():
+        return "unknown"
+    return str(ModelCard.load(card, ignore_metadata_errors=True).data.license or "unknown")
+
+
 def check_keys(info: dict[str, Any], *, name: str, model: PreTrainedModel) -> None:
     """Raise WorkbookError where a checkpoint lacks a weight of the model's body, or has one more.
 

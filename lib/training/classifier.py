@@ -429,8 +429,9 @@ def _works_here(exports: Mapping[str, Export]) -> Callable[[str], bool]:
 
 
 def _has_gpu() -> bool:
-    """Return whether torch sees a GPU; without an NVIDIA driver it is not asked."""
-    if not Path("/proc/driver/nvidia").exists() and sys.platform == "linux":
+    """Return whether torch sees a GPU; without an NVIDIA driver, or torch, it is not asked."""
+    has_driver = Path("/proc/driver/nvidia").exists() or sys.platform != "linux"
+    if not has_driver or importlib.util.find_spec(TORCH) is None:
         return False
     import torch
 

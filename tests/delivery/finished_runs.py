@@ -78,7 +78,8 @@ def finished_run(
         )
     sealed.seal(ws)
     if classifier is None:
-        workspace.write_json({"weights": name, **settings}, ws.path("classifier") / "config.json")
+        stand_in = {"class_names": classes, "weights": name, **settings}
+        workspace.write_json(stand_in, ws.path("classifier") / "classifier.json")
     else:
         classifier.save(ws.path("classifier"))
     classifier_id = classifier_folder.fingerprint(ws.path("classifier"))

@@ -1,14 +1,17 @@
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from filelock import FileLock
+from conftest import REPOSITORY
 from finished_runs import answers, finished_run, sealed_rows
 from linear_classifiers import TEXTS, linear_classifier
 
-from lib.delivery import model_folder, registry
-from lib.errors import WorkbookError
+from lib.delivery import model_folder, pyfunc_model, registry
+from lib.errors import WorkbookError, shown_path
 from lib.training import tracking
 from lib.training.classifier import Classifier
 
@@ -26,6 +29,7 @@ def registered(tmp_path_factory, mlflow_template):
     classifiers = [linear_classifier(home / f"m{scale}", scale=scale) for scale in (1, 3)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORKBOOK_HOME", str(home))
+        patch.setattr(pyfunc_model, "requirements", lambda folder: ["numpy"])  # seconds for each
         for classifier, run in zip(classifiers, ("one", "two")):
             finished_run(run, answers(ROWS, 60), classifier=classifier, train=run)
             registry.register(run)
@@ -37,6 +41,7 @@ def registered(tmp_path_factory, mlflow_template):
 def home(registered, monkeypatch):
     home, _ = registered
     monkeypatch.setenv("WORKBOOK_HOME", str(home))
+    monkeypatch.setattr(pyfunc_model, "requirements", lambda folder: ["numpy"])
     monkeypatch.chdir(home)
     shutil.rmtree(home / model_folder.CACHE, ignore_errors=True)
     return home
@@ -90,11 +95,21 @@ def test_what_was_downloaded_is_kept_unless_it_was_changed(home, monkeypatch):
 def test_files_that_were_changed_in_the_registry_are_refused(home):
     (folder,) = home.glob(f"models/mlflow/artifacts/*/artifacts/{NAME}-v1.0.0/model")
     shutil.copytree(folder, home / "aside")
-    (folder / "classifier.json").write_text("{}")
+    (folder / "data" / "classifier" / "classifier.json").write_text("{}")
     assert refused(NAME).startswith(f"the files of {NAME}-v1.0.0 in the registry are not those")
     assert list((home / "models" / "registry_cache").iterdir()) == []
     shutil.rmtree(folder)
     assert f"the model registry {tracking.local_uri()} cannot be used" in refused(NAME)
+    (home / "aside").rename(folder)
+
+
+def test_a_version_that_was_registered_as_the_plain_folder_is_found(home, registered):
+    (folder,) = home.glob(f"models/mlflow/artifacts/*/artifacts/{NAME}-v1.0.0/model")
+    folder.rename(home / "aside")
+    shutil.copytree(home / "models" / "one" / "classifier", folder)
+    found = Classifier.load(model_folder.find(NAME))
+    np.testing.assert_array_equal(found.predict_probs(TEXTS), registered[1][0])
+    shutil.rmtree(folder)
     (home / "aside").rename(folder)
 
 
@@ -118,10 +133,19 @@ def test_a_path_without_a_classifier_says_so(home):
 def test_a_registry_that_another_process_holds_is_one_line(home, monkeypatch):
     monkeypatch.setattr(registry, "LOCK_SECONDS", 0.05)
     lock = home / "models" / "mlflow" / ".registry.lock"
-    with FileLock(lock):
+    held = (
+        "import sys\nfrom lib.delivery import registry\n"
+        "with registry._registry(''):\n    print('held', flush=True)\n    sys.stdin.read()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    with subprocess.Popen([sys.executable, "-c", held], env=environment, **pipes) as other:
+        assert other.stdout.readline() == "held\n"
         assert refused(NAME).startswith(
-            "the model registry is in use by another process, which has held "
+            f"the model registry is in use by process {other.pid}, which has held "
+            f"{shown_path(lock)} for 0.05 s; wait for it to end, or end it"
         )
+        other.communicate("")
     assert model_folder.find(NAME).is_dir()
 
 

@@ -7,7 +7,7 @@ from finished_runs import CLASSES, answers, finished_run, sealed_rows
 
 from lib import workspace
 from lib.config import Config
-from lib.delivery import recording, registry
+from lib.delivery import pyfunc_model, recording, registry
 from lib.delivery.cli import main
 from lib.errors import WorkbookError
 from lib.evaluation import sealed
@@ -30,6 +30,7 @@ FIRST, SECOND = "deberta-v3-base-v1.0.0", "deberta-v3-base-v1.1.0"
 @pytest.fixture
 def home(tmp_path, mlflow_template, monkeypatch):
     monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path))
+    monkeypatch.setattr(pyfunc_model, "requirements", lambda folder: ["numpy"])  # no real models
     (tmp_path / "models" / "mlflow").mkdir(parents=True)
     shutil.copy(mlflow_template, tmp_path / "models" / "mlflow")
     return tmp_path
@@ -99,8 +100,9 @@ def test_a_version_says_what_it_was_made_from(home):
         and client.get_run(version.run_id).info.run_name == "one"
     )
     loaded = client.download_artifacts(version.run_id, f"{FIRST}/model", str(home))
-    assert classifier_folder.fingerprint(home / loaded) == tags["model"]
-    assert (home / loaded / "README.md").read_text() == "# card\n"
+    folder = pyfunc_model.classifier_in(home / loaded)
+    assert classifier_folder.fingerprint(folder) == tags["model"]
+    assert (folder / "README.md").read_text() == "# card\n"
 
 
 def test_versions_follow_what_was_changed(home):
@@ -140,11 +142,23 @@ def test_the_same_model_is_registered_once(home):
 
 def test_a_model_that_was_not_evaluated_is_refused(home):
     ws = finished_run("one", answers(ROWS))
-    workspace.write_json({"weights": "others"}, ws.path("classifier") / "config.json")
+    workspace.write_json({"weights": "others"}, ws.path("classifier") / "more.json")
     message = "is not the model that was evaluated: `workbook run --run one` evaluates it"
     assert refused(registry.register, "one") == f"{ws.path('classifier')} {message}"
     assert refused(registry.register, "on").startswith("no run 'on'")
     assert registry.models().empty
+
+
+def test_the_folder_with_exports_is_registered_where_there_is_one(home):
+    ws = finished_run("one", answers(ROWS))
+    exported = ws.path("classifier").with_name("exported_classifier")
+    shutil.copytree(ws.path("classifier"), exported)
+    workspace.write_json({"from": "the exports"}, exported / "origin.json")
+    registry.download(registry.register("one")[0], home / "found")
+    assert workspace.read_json(home / "found" / "origin.json") == {"from": "the exports"}
+    workspace.write_json({"weights": "others"}, exported / "more.json")
+    message = "is not the model that was evaluated: `workbook run --run one` evaluates it"
+    assert refused(registry.register, "one") == f"{exported} {message}"
 
 
 def test_the_first_champion_has_nobody_to_beat_and_a_better_one_follows(home):
@@ -313,6 +327,35 @@ def test_a_promotion_that_fails_midway_leaves_a_champion_and_can_be_repeated(hom
     assert aliases()["champion"] == FIRST
     registry.promote(SECOND)
     assert aliases() == {"champion": SECOND, "previous": FIRST}
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "test_probs.parquet"])
+def test_a_champion_whose_evaluation_is_damaged_is_one_line(home, name):
+    registry.promote(registered("one", answers(ROWS, 60)))
+    registered("two", answers(ROWS, 20), train="b")
+    (path,) = home.glob(f"models/mlflow/artifacts/*/artifacts/{FIRST}/evaluation/{name}")
+    whole = path.read_bytes()
+    for damage in (lambda: path.write_bytes(whole[: len(whole) // 2]), path.unlink):
+        damage()
+        assert refused(registry.promote, SECOND) == (
+            f"{SECOND} is not promoted: the evaluation of {FIRST} in the registry is missing or "
+            "damaged: delete that version there, and `workbook register one`. To do so all the "
+            "same: --force --reason '...'"
+        )
+    assert aliases() == {"champion": FIRST, "challenger": SECOND}
+
+
+def test_a_champion_that_was_deleted_is_no_champion(home):
+    registry.promote(registered("one", answers(ROWS, 60)))
+    registered("two", answers(ROWS, 20), train="b")
+    tracking.connect().delete_model_version("deberta-v3-base", "1")
+    assert aliases() == {"challenger": SECOND}
+    assert refused(registry.find, "deberta-v3-base") == (
+        f"no classifier 'deberta-v3-base'; in the registry: {SECOND} (challenger)"
+    )
+    assert refused(registry.promote, FIRST).startswith(f"no model '{FIRST}' in the registry")
+    registry.promote(SECOND)
+    assert aliases() == {"champion": SECOND}
 
 
 def test_a_misspelt_version_names_the_closest(home):

@@ -397,6 +397,7 @@ def test_a_step_is_stale_when_what_it_depends_on_changes_and_only_then(tmp_path,
     assert changed({"evaluation.n_mistakes": 3}) == ["07"]
     assert changed({"robustness.rows": 30}) == ["08"]
     assert changed({"export.rows": 30}) == ["09"]
+    assert changed({"monitoring.batches": 3}) == ["10"]
     assert changed({"cleaning.min_words": 4}) == ["02", "06"]  # the classifier holds the rules
     assert changed({"labels.queue_rows": 4}) == ["03"]
     assert (
@@ -411,8 +412,14 @@ def test_a_step_is_stale_when_what_it_depends_on_changes_and_only_then(tmp_path,
         == []
     )
     assert changed({"seed": 1}) == [step.number for step in STEPS]
+    log = tmp_path / "log"
+    log.mkdir()
+    before = keys({"monitoring.log": str(log)})
+    (log / "a.jsonl").write_text("a prediction\n")
+    after = keys({"monitoring.log": str(log)})
+    assert [step.number for step, a, b in zip(STEPS, before, after) if a != b] == ["10"]
     workspace.write_table(pd.DataFrame({"text": ["a"]}), Workspace("good", "r").path("val.parquet"))
-    assert changed() == ["04", "06", "07", "08"]
+    assert changed() == ["04", "06", "07", "08", "09", "10"]
     monkeypatch.setattr(provenance, "code_fingerprint", lambda *_: "other")
     assert changed() == [step.number for step in STEPS]
 

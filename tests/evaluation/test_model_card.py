@@ -41,6 +41,7 @@ def card():
         description="TF-IDF and short: 2 classes.",
         origin=ORIGIN,
         languages={"English": 0.9, "unknown": 0.06, "French": 0.04},
+        licences={"the data": "cc-by-4.0", "org/my_encoder": "mit"},
         limits=["weaker on *short*\ntexts"],
         ledger=LEDGER,
     )
@@ -76,6 +77,8 @@ def test_the_body_has_use_data_metrics_limits_and_ledger(card):
     assert "On 40 sealed test texts, with 90% intervals." in lines
     assert "| macro\\_f1 | 0.500 \\[0.250, 0.750\\] | 40 |" in lines
     assert f"| SHA-256 of the training rows | {'e' * 64} |" in lines
+    assert "| licence of the data | cc-by-4.0 |" in lines
+    assert "| licence of org/my\\_encoder | mit |" in lines
     assert f"| 2026-01-01 | quick | {'f' * 12} | final \\| first |" in lines
     assert lines[-1] == "2 models have been measured"
 

@@ -549,3 +549,22 @@ def test_what_trains_a_model_imports_few_packages():
         "ydata_profiling",
     }
     assert loaded & heavy == set()
+
+
+def test_the_licence_of_a_backbone_is_what_its_card_says(tmp_path, monkeypatch):
+    card = "---\nlicense: apache-2.0\n---\n# A model\n"
+    assert backbones.licence("minilm") == "apache-2.0"
+    assert backbones.licence("tiny") == backbones.licence(str(tmp_path)) == "unknown"
+    (tmp_path / "README.md").write_text("# no head\n")
+    assert backbones.licence(str(tmp_path)) == "unknown"
+    (tmp_path / "README.md").write_text(card)
+    assert backbones.licence(str(tmp_path)) == "apache-2.0"
+    commit = "1" * 40
+    repo = tmp_path / "hub" / "models--org--model"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text(commit)
+    (repo / "snapshots" / commit).mkdir(parents=True)
+    (repo / "snapshots" / commit / "README.md").write_text(card)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert backbones.licence("org/model") == "apache-2.0"
+    assert backbones.licence("org/other") == "unknown"

@@ -6,7 +6,7 @@ import json
 import os
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,31 +16,23 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import json as arrow_json
 
-from lib import provenance
 from lib.delivery.monitoring.text_signals import TextSignals
-from lib.errors import WorkbookError, shown_path
+from lib.errors import WorkbookError, listed, quoted, shown_path
+from lib.provenance import fingerprint, text_fingerprint
 from lib.training.classifier import Classifier
 
-_TYPES = {
-    "time": pa.string(),
-    "source": pa.string(),
-    "model": pa.string(),
-    "text_fingerprint": pa.string(),
-    "label": pa.string(),
-    "confidence": pa.float64(),
-    "abstained": pa.bool_(),
-    "reason": pa.string(),
-    "ood_score": pa.float64(),
-    "n_characters": pa.int64(),
-    "n_words": pa.int64(),
-    "language": pa.string(),
-    "unknown_share": pa.float64(),
-    "embedding": pa.list_(pa.float64()),
-    "text": pa.string(),
-}
-_OF_ANSWER = ("label", "confidence", "abstained", "reason", "ood_score")
-_OPTIONAL = ("ood_score", "unknown_share", "embedding", "text")
-_SCHEMA = pa.schema(list(_TYPES.items()))
+_STRINGS = ["time", "source", "model", "text_fingerprint", "label", "reason", "language", "text"]
+_NUMBERS = ["confidence", "ood_score", "n_characters", "n_words", "unknown_share"]
+_SCHEMA = pa.schema(
+    {
+        **dict.fromkeys(_STRINGS, pa.string()),
+        **dict.fromkeys(_NUMBERS, pa.float64()),
+        "abstained": pa.bool_(),
+        "embedding": pa.list_(pa.float64()),
+    }
+)
+_OPTIONAL = ["ood_score", "unknown_share", "embedding", "text"]
+_OF_ANSWER = ["label", "confidence", "abstained", "reason", "ood_score"]
 
 
 class PredictionLog:
@@ -85,24 +77,20 @@ class PredictionLog:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         # one file a process, also after a fork: no two ever write to the same
         path = self.folder / f"{now:%Y-%m-%d}-{os.getpid()}-{self._token}.jsonl"
-        with self._lock:
+        with self._lock:  # a failed write is cut off, and must not take another thread's rows along
             _append(lines.encode("utf-8", "replace"), path)
 
     def _rows(
         self, texts: Sequence[Any], answers: pd.DataFrame, facts: dict[str, str]
     ) -> list[dict[str, Any]]:
-        columns = self._signals.columns(texts)
-        for name in _OF_ANSWER:
-            if name in answers:
-                columns[name] = answers[name].tolist()
-        columns["text_fingerprint"] = [_fingerprint(text) for text in texts]
+        of_answer = answers[answers.columns.intersection(_OF_ANSWER)]
+        columns = self._signals.columns(texts) | of_answer.to_dict("list")
+        columns["text_fingerprint"] = [_text_or_none(text, text_fingerprint) for text in texts]
         if self.with_texts:
-            columns["text"] = [text if isinstance(text, str) else None for text in texts]
-        facts = facts | {"model": self.model}
-        names = columns.keys()
+            columns["text"] = [_text_or_none(text, str) for text in texts]
+        facts["model"] = self.model
         return [
-            facts | {name: _plain(value) for name, value in zip(names, row)}
-            for row in zip(*columns.values())
+            facts | dict(zip(columns, map(_plain, values))) for values in zip(*columns.values())
         ]
 
 
@@ -111,16 +99,11 @@ def model_fingerprint(classifier: Classifier) -> str:
 
     Exports that are added to its folder, or the place where it lies, do not change it.
     """
-    described = (
-        classifier.class_names,
-        classifier.ensemble.weights.tolist(),
-        classifier.calibrator.scale.tolist(),
-        classifier.calibrator.shift.tolist(),
-        classifier.abstain_below,
-        dict(classifier.origin),
-    )
+    parts: list[Any] = [classifier.class_names, classifier.abstain_below, dict(classifier.origin)]
+    for part in (classifier.ensemble, classifier.calibrator):
+        parts += [str(value) for value in vars(part).values()]
     folders = [member.folder for member in classifier.members]
-    return provenance.fingerprint(*described, *folders)[:16]
+    return fingerprint(*parts, *folders)[:16]
 
 
 def read_log(folder: Path) -> pd.DataFrame:
@@ -152,37 +135,44 @@ def read_log(folder: Path) -> pd.DataFrame:
     rows = pa.concat_tables([_SCHEMA.empty_table(), *tables]).to_pandas()
     rows["time"] = pd.to_datetime(rows["time"], format="ISO8601", utc=True)
     rows = rows.sort_values("time", kind="stable", ignore_index=True)
-    rows = rows.drop(columns=[name for name in _OPTIONAL if rows[name].isna().all()])
+    without = [name for name in _OPTIONAL if rows[name].isna().all()]
+    rows = rows.drop(columns=without)
     rows.attrs["n_damaged"] = n_damaged
     return rows
 
 
+def rows_of(log: pd.DataFrame, classifier: Classifier) -> pd.DataFrame:
+    """Return the rows of a log that a classifier predicted.
+
+    Raises
+    ------
+    WorkbookError : there are none.
+    """
+    model = model_fingerprint(classifier)
+    rows = log[log["model"] == model]
+    if len(rows):
+        return rows
+    others = listed(quoted(name) for name in log["model"].unique())
+    raise WorkbookError(
+        f"the log has {len(log):,} predictions, and none by this classifier ({model}): they are by "
+        f"{others}; name another log (monitoring.log), or the run whose classifier predicts"
+    )
+
+
 def _parsed(content: bytes, path: Path) -> pa.Table:
-    options = arrow_json.ParseOptions(explicit_schema=_SCHEMA, unexpected_field_behavior="ignore")
-    # a line is never longer than a block
-    longest = max(map(len, content.split(b"\n")))
-    blocks = arrow_json.ReadOptions(block_size=max(2**20, 2 * longest))
+    longest = max(map(len, content.split(b"\n")))  # a block holds a line at least
+    reading = arrow_json.ReadOptions(block_size=max(2**20, 2 * longest))
+    parsing = arrow_json.ParseOptions(explicit_schema=_SCHEMA, unexpected_field_behavior="ignore")
     try:
-        table = arrow_json.read_json(pa.BufferReader(content), blocks, options)
+        table = arrow_json.read_json(pa.BufferReader(content), reading, parsing)
+        if not any(table[name].null_count for name in ("time", "model", "abstained")):
+            return table
+        reason = "a row lacks time, model or abstained"
     except pa.ArrowInvalid as error:
-        raise WorkbookError(_what_is_wrong(content, path)) from error
-    missing = [name for name in ("time", "model", "abstained") if table[name].null_count]
-    if missing:
-        raise WorkbookError(
-            f"{shown_path(path)} is no log of predictions: a row has no {missing[0]!r}; move the "
-            "file out of the folder"
-        )
-    return table
-
-
-def _what_is_wrong(content: bytes, path: Path) -> str:
-    remedy = "delete the line, or move the file out of the folder"
-    for number, line in enumerate(content.splitlines(), start=1):
-        try:
-            json.loads(line)
-        except ValueError:
-            return f"{shown_path(path)}, line {number:,} is no JSON; {remedy}"
-    return f"{shown_path(path)} is no log of predictions: a value has another type; {remedy}"
+        reason = str(error)[:100]
+    raise WorkbookError(
+        f"{shown_path(path)} is no log of predictions: {reason}; move it out of the folder"
+    )
 
 
 def _append(content: bytes, path: Path) -> None:
@@ -206,8 +196,8 @@ def _append(content: bytes, path: Path) -> None:
         ) from error
 
 
-def _fingerprint(text: Any) -> str | None:
-    return provenance.text_fingerprint(text) if isinstance(text, str) else None
+def _text_or_none(text: Any, make: Callable[[str], str]) -> str | None:
+    return make(text) if isinstance(text, str) else None
 
 
 def _plain(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -29,18 +30,10 @@ COMMON_WORDS = {
     "French": "le les est et des une dans pour",
     "Spanish": "el los y por con las una para",
     "Italian": "il che di della per non sono gli",
-    "Portuguese": "não uma os do da em são mais",
-    "Dutch": "het een van niet zijn dat voor ook",
-    "Polish": "nie się jest na że do jak przez",
-    "Turkish": "bir ve bu için çok ile olarak daha",
 }
-_LANGUAGE_OF = {
-    word: language for language, common in COMMON_WORDS.items() for word in common.split()
-}
-_SCRIPTS = (
-    *("Latin", "Cyrillic", "Greek", "Arabic", "Hebrew", "Devanagari", "Bengali", "Tamil"),
-    *("Thai", "Hangul", "Hiragana", "Han"),
-)
+_LANGUAGE_OF = {word: name for name, common in COMMON_WORDS.items() for word in common.split()}
+_SCRIPTS = ["Latin", "Cyrillic", "Greek", "Arabic", "Hebrew", "Devanagari", "Thai", "Hangul"]
+_SCRIPTS += ["Hiragana", "Han"]
 _PATTERNS = {script: regex.compile(rf"\p{{sc={script}}}") for script in _SCRIPTS}
 
 
@@ -95,11 +88,9 @@ def language(text: str) -> str:
     """
     head = text[:SCRIPT_CHARACTERS]
     n_letters = {script: len(pattern.findall(head)) for script, pattern in _PATTERNS.items()}
-    script = max(n_letters, key=lambda name: n_letters[name])
-    if n_letters[script] == 0:
-        return NO_LETTERS
-    if script != "Latin":
-        return script
+    script, n = max(n_letters.items(), key=itemgetter(1))
+    if script != "Latin" or n == 0:
+        return script if n else NO_LETTERS
     found = Counter(_LANGUAGE_OF[word] for word in words(text.lower()) if word in _LANGUAGE_OF)
     return found.most_common(1)[0][0] if found else script
 

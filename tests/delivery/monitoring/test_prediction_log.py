@@ -15,7 +15,12 @@ from three_classes import linear_classifier
 
 from lib import provenance
 from lib.delivery.monitoring import prediction_log
-from lib.delivery.monitoring.prediction_log import PredictionLog, model_fingerprint, read_log
+from lib.delivery.monitoring.prediction_log import (
+    PredictionLog,
+    model_fingerprint,
+    read_log,
+    rows_of,
+)
 from lib.errors import WorkbookError
 
 TEXTS = ["the crow and the owl", "<b>the saw</b> of Дом\u2028x\ny", None]
@@ -171,9 +176,9 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, classifier):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ('{"time": "2026-01-01"}\n', "is no log of predictions: a row has no 'model'"),
-        ("secret\n", "line 1 is no JSON"),
-        ('{"time": 3, "model": "m"}\n', "a value has another type"),
+        ('{"time": "2026-01-01"}\n', "is no log of predictions: a row lacks time, model"),
+        ("secret\n", "JSON parse error: Invalid value. in row 0"),
+        ('{"time": 3, "model": "m"}\n', "changed from string to number in row 0"),
     ],
 )
 def test_another_file_is_named_and_not_quoted(tmp_path, content, said):
@@ -208,4 +213,17 @@ def test_a_row_is_a_line_of_json(tmp_path, classifier):
     (path,) = tmp_path.iterdir()
     lines = path.read_text(encoding="utf-8").split("\n")
     assert len(lines) == 4 and lines[3] == ""
-    assert set(json.loads(lines[0])) == set(prediction_log._TYPES) - {"text"}
+    assert set(json.loads(lines[0])) == set(prediction_log._SCHEMA.names) - {"text"}
+
+
+def test_rows_of_another_classifier_are_left_out_and_a_log_without_its_own_is_an_error(
+    tmp_path, classifier
+):
+    logged(tmp_path, classifier)
+    other = replace(classifier, abstain_below=0.9)
+    with pytest.raises(WorkbookError, match="3 predictions, and none by this classifier") as error:
+        rows_of(read_log(tmp_path), other)
+    assert model_fingerprint(classifier) in str(error.value) and len(str(error.value)) <= 300
+    PredictionLog(tmp_path, other).append(TEXTS[:1], other.predict(TEXTS[:1]), source="serve")
+    assert len(rows_of(read_log(tmp_path), other)) == 1
+    assert len(rows_of(read_log(tmp_path), classifier)) == 3
