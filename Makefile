@@ -36,8 +36,8 @@ lint: setup  ## ruff, mypy, the direction of imports, stripped notebooks
 	@$(BIN)/lint-imports
 	@$(BIN)/nbstripout --keep-count --verify notebooks/*.ipynb
 
-bench: setup  ## the figures the workbook promises, as counts and ratios: cleaning, near-duplicates, label errors, intervals, weak slices, perturbations, attacks, a served classifier, drift, a search, a whole run (over an hour)
-	@$(BIN)/python benchmarks/cleaning.py && $(BIN)/python benchmarks/duplicates.py && $(BIN)/python benchmarks/label_errors.py && $(BIN)/python benchmarks/significance.py && $(BIN)/python benchmarks/slices.py && $(BIN)/python benchmarks/perturbations.py && $(BIN)/python benchmarks/attacks.py && $(BIN)/python benchmarks/serving.py && $(BIN)/python benchmarks/monitoring.py && $(BIN)/python benchmarks/search.py && $(BIN)/python benchmarks/figures.py
+bench: setup  ## the figures the workbook promises, as counts and ratios of one run each (hours)
+	@$(BIN)/python benchmarks/cleaning.py && $(BIN)/python benchmarks/duplicates.py && $(BIN)/python benchmarks/label_errors.py && $(BIN)/python benchmarks/significance.py && $(BIN)/python benchmarks/slices.py && $(BIN)/python benchmarks/perturbations.py && $(BIN)/python benchmarks/attacks.py && $(BIN)/python benchmarks/monitoring.py && $(BIN)/python benchmarks/search.py && $(BIN)/python benchmarks/figures.py && $(BIN)/python benchmarks/batch.py && $(BIN)/python benchmarks/batch.py --encoder && $(BIN)/python benchmarks/serving.py
 
 bench-training: setup  ## fine-tuning against the plain recipe on this CPU (ARGS="equal" or "quality" for the longer ones)
 	@$(BIN)/python benchmarks/training.py $(or $(ARGS),speed)

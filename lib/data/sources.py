@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def load_source(data: DataConfig, *, progress: bool = True) -> LoadedTable:
     frame = read.frame
     where = shown_path(data.source)
     for option, column in data.columns.items():
-        _check_column(frame, column, source=where, option=option)
+        check_column(list(frame.columns), column, source=where, option=option)
     if frame.empty:
         raise WorkbookError(f"{where} has a header but no rows")
     _check_cells(frame, data, where=where)
@@ -328,14 +328,21 @@ def _listed(names: Any) -> str:
     return ", ".join(map(repr, names))
 
 
-def _check_column(frame: pd.DataFrame, column: str, *, source: str, option: str) -> None:
-    if column not in frame.columns:
-        near = closest(column, map(str, frame.columns))
+def check_column(names: Sequence[str], column: str, *, source: str, option: str) -> None:
+    """Raise WorkbookError where a table's columns are without one, or have it twice.
+
+    Parameters
+    ----------
+    source : what the table is, for the message
+    option : of the command line, that names the column
+    """
+    if column not in names:
+        near = closest(column, map(str, names))
         start = f"{source} has no column {quoted(column)}{near}; it has "
         end = f": name it with {option}"
-        columns = listed(map(quoted, frame.columns), MAX_CHARS - len(start + end))
+        columns = listed(map(quoted, names), MAX_CHARS - len(start + end))
         raise WorkbookError(start + columns + end)
-    if (frame.columns == column).sum() > 1:
+    if list(names).count(column) > 1:
         raise WorkbookError(f"{source} has two columns {quoted(column)}; rename one")
 
 

@@ -1,4 +1,4 @@
-"""`workbook run | compare | register | promote | models | serve | lab | doctor | push`."""
+"""The command `workbook`: from a table to a report, and what is done with a classifier."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lib import workspace
-from lib.config import parse_overrides, profile_names
+from lib.config import Config, parse_overrides, profile_names
 from lib.errors import WorkbookError
 
 if TYPE_CHECKING:
@@ -21,12 +21,16 @@ if TYPE_CHECKING:
 PROFILES = f"Settings: {', '.join(profile_names())}"
 SOURCES = (
     "CSV, TSV, JSON, JSONL or Parquet (also .gz), a folder with one sub-folder for each class, or "
-    "of such tables, hub:<name>[:config][:split], or docstrings. Where a file does not tell how it "
+    "of such tables, either also in a store (s3://, gs://), hub:<name>[:config][:split], or "
+    "docstrings. Where a file does not tell how it "
     "is to be read: --set data.delimiter=semicolon, data.quoting=double, data.encoding=cp1251."
 )
 RUN_NAME = "Name of the run and its report. [default: the profile's, or the data's]"
 SERVER = "Tracking server."
 LOCAL = "models/mlflow"
+MODEL = "Run, folder or registered NAME[@alias]. [default: the only champion]"
+READING = "data.encoding, data.delimiter or data.quoting, as for run."
+POSITIVE = click.IntRange(min=1)
 ASSIGNMENT = "A setting, for instance training.epochs=3; may be given again."
 
 
@@ -40,7 +44,7 @@ class _OneLineErrors(click.Group):
             click.echo(f"workbook: {error}", err=True)
             sys.exit(1)
         except KeyboardInterrupt:
-            remedy = "the same command goes on from the last finished notebook"
+            remedy = "the same command goes on from the last finished notebook or part"
             click.echo(f"workbook: stopped; {remedy}", err=True)
             sys.exit(130)
 
@@ -218,6 +222,45 @@ def doctor() -> None:
 
 
 @main.command()
+@click.argument("source", metavar="IN")
+@click.argument("out", metavar="OUT")
+@click.option("--model", default="", metavar="NAME", help=MODEL)
+@click.option("--text-column", metavar="NAME", help="Column of the texts. [default: text]")
+@click.option(
+    "--keep", multiple=True, metavar="NAME", help="Column that OUT has too; may be given again."
+)
+@click.option("--rows-per-part", default=5_000, type=POSITIVE, help="Rows that are lost at most.")
+@click.option("--workers", default=1, type=POSITIVE, help="Processes, each with the model.")
+@click.option("--log", type=Path, metavar="FOLDER", help="Log the predictions for monitoring.")
+@click.option("--log-texts", is_flag=True, help="Log the texts as well.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT, and drop what was unfinished.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help=READING)
+@click.option("--uri", default="", metavar="URI", help=f"{SERVER} [default: {LOCAL}]")
+def predict(
+    source: str,
+    out: str,
+    model: str,
+    text_column: str,
+    assignments: tuple[str, ...],
+    uri: str,
+    **options: Any,
+) -> None:
+    """Predict each row of a table IN; OUT is Parquet, with one row for each."""
+    from lib.delivery import batch, model_folder
+
+    overrides = parse_overrides(assignments)
+    if text_column:
+        overrides["data.text_column"] = text_column
+    settings = Config.load(overrides=overrides).data
+    _quiet_libraries()
+    folder = model_folder.find(model, uri=uri)
+    n_rows, n_abstained = batch.predict_table(
+        source, out, model=folder, settings=settings, **options
+    )
+    click.echo(f"{n_rows:,} rows in {out}, of which {n_abstained:,} abstain")
+
+
+@main.command()
 @click.argument("name", metavar="RUN")
 @click.argument("target", metavar="hub:owner/name")
 @click.option("--public", is_flag=True, help="Everybody may see it. [default: you alone]")
@@ -231,6 +274,31 @@ def push(name: str, target: str, public: bool, licence: str, yes: bool) -> None:
     plan = hub.plan(name, target, public=public, licence=licence)
     click.echo(plan.describe())
     click.echo(f"sent: {hub.send(plan)}" if yes else "nothing was sent: --yes sends it")
+
+
+@main.command()
+@click.argument("name", metavar="RUN")
+@click.argument("url", metavar="URL")
+def publish(name: str, url: str) -> None:
+    """Copy a run's report and classifier to an object store, s3:// or gs://."""
+    from lib import remote
+    from lib.delivery import model_folder
+    from lib.delivery.comparison import run_record
+
+    ws, _, _ = run_record(name)
+    folders = {"report": ws.folder(workspace.REPORTS), "classifier": model_folder.find(name)}
+    for part, folder in folders.items():
+        target = f"{url.rstrip('/')}/{name}/{part}"
+        click.echo(f"{remote.upload(folder, target)} files in {target}")
+
+
+@main.command("export-dvc")
+@click.argument("name", metavar="RUN")
+def export_dvc(name: str) -> None:
+    """Write a run's notebooks as stages of dvc.yaml, in the home folder."""
+    from lib.delivery import dvc
+
+    click.echo(f"{dvc.export_dvc(name)}: `dvc repro` makes again what a change asks for")
 
 
 def _print_table(table: pd.DataFrame) -> None:

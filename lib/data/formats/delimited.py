@@ -64,7 +64,8 @@ class DelimitedText:
         """
         cells: list[list[str]] = []
         long_row = None
-        reader = csv_reader(self._text_for(quoting), self.delimiter, quoting)
+        lines = io.StringIO(self.text, newline="")
+        reader = csv_reader(lines, self.delimiter, quoting)
         line = self.first_line
         for row in self._read(reader):
             end = self.first_line + reader.line_num
@@ -82,12 +83,6 @@ class DelimitedText:
             return self.rows(quoting)
         except WorkbookError as error:
             return error
-
-    def _text_for(self, quoting: str) -> str:
-        if quoting != "backslash":
-            return self.text
-        # a backslash escapes a quote or a backslash; before anything else it is one
-        return re.sub(r"\\(?:([\\\"])|)", lambda match: match[0] if match[1] else "\\\\", self.text)
 
     def _read(self, reader: Any) -> Iterator[list[str]]:
         line = self.first_line
@@ -169,7 +164,7 @@ def _first_rows(head: str, delimiter: str) -> list[list[str]]:
     """Return the first rows, as far as they can be read."""
     rows: list[list[str]] = []
     try:
-        for row in csv_reader(head, delimiter, "double"):
+        for row in csv_reader(io.StringIO(head, newline=""), delimiter, "double"):
             rows += [row] if row else []
             if len(rows) == HEAD_ROWS:
                 break
@@ -178,10 +173,16 @@ def _first_rows(head: str, delimiter: str) -> list[list[str]]:
     return rows
 
 
-def csv_reader(text: str, delimiter: str, quoting: str) -> Any:
-    """Return a reader of a text's rows."""
-    lines = io.StringIO(text, newline="")
+def csv_reader(lines: Iterable[str], delimiter: str, quoting: str) -> Any:
+    """Return a reader of the rows in a text's lines."""
+    if quoting == "backslash":
+        lines = map(_escaped, lines)
     return csv.reader(lines, delimiter=delimiter, strict=True, **QUOTINGS[quoting])
+
+
+def _escaped(line: str) -> str:
+    # a backslash escapes a quote or a backslash; before anything else it is one
+    return re.sub(r"\\(?:([\\\"])|)", lambda match: match[0] if match[1] else "\\\\", line)
 
 
 def _rows_as_told(table: DelimitedText, label_column: str) -> tuple[Rows, str]:

@@ -16,8 +16,8 @@ BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 MAX_SAMPLE_BYTES = 200_000  # of lines beyond ASCII, from which an encoding is detected
-# The scores are chardet's, the bounds ours: see benchmarks/text_encodings.py. Where cp1252 is right it
-# scores 0.9 of the best or more, but for a handful of characters.
+# The scores are chardet's, the bounds ours: see benchmarks/text_encodings.py. Where cp1252 is right
+# it scores 0.9 of the best or more, but for a handful of characters.
 NEARLY_BEST = 0.9
 UNDECIDED = 0.995
 FEW_BYTES = 15

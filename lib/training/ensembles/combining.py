@@ -5,7 +5,7 @@ No member was trained on the rows it predicts there, and none stopped its traini
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,14 @@ from lib.evaluation.significance import describe_gain, paired_tests
 from lib.training.ensembles import weights as fitting
 
 METHODS = ("soft", "weighted", "greedy", "stacking")  # the simplest first
+# begins the names of the columns with probabilities, so that a class may be called "fold"
+OF_CLASS = "p: "
 MIN_SHARE = 1e-4  # a member with a smaller share of the weight is left out
+
+
+def class_columns(probs: np.ndarray, class_names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the columns of a table of probabilities: "p: <class>" -> ndarray of shape (n,)."""
+    return {f"{OF_CLASS}{label}": probs[:, code] for code, label in enumerate(class_names)}
 
 
 @dataclass(frozen=True)

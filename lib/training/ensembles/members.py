@@ -15,16 +15,9 @@ from lib import provenance, workspace
 from lib.config import Config
 from lib.errors import WorkbookError
 from lib.training import baseline, cached_training, engine, finetune
+from lib.training.ensembles.combining import OF_CLASS, class_columns
 from lib.training.search import CrossValidation
 from lib.workspace import Workspace
-
-# begins the names of the columns with probabilities, so that a class may be called "fold"
-OF_CLASS = "p: "
-
-
-def class_columns(probs: np.ndarray, class_names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return the columns of a table of probabilities: "p: <class>" -> ndarray of shape (n,)."""
-    return {f"{OF_CLASS}{label}": probs[:, code] for code, label in enumerate(class_names)}
 
 
 def class_codes(rows: pd.DataFrame, class_names: Sequence[str]) -> np.ndarray:
