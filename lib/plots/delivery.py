@@ -31,7 +31,7 @@ def runtimes(table: pd.DataFrame, *, n: int) -> Axes:
     second.scatter(table["p50_ms"], places, color=colours, zorder=3)
     second.set_xlim(left=0)
     set_rows(second, places, names)
-    title = f"One text (dot: median; line: to the 99th percentile; n = {n:,})"
+    title = f"One text: median to 99th percentile (n = {n:,})"
     set_labels(second, title=title, xlabel="milliseconds (less is better)")
     set_figure_title(first, "What does the classifier cost, from raw text to answer?")
     return first

@@ -18,7 +18,7 @@ from lib.training import classifier_folder, exported_models
 from lib.training.classifier import TORCH, Classifier, Member
 from lib.training.classifier_folder import EXPORTS, Export, Exports
 
-TIMED = 256  # texts that are timed together
+TIMED = 128  # texts that are timed together
 
 
 @dataclass(frozen=True)
