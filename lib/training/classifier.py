@@ -294,16 +294,19 @@ class Classifier:
             raise WorkbookError("texts must be a list of texts; found one text, put it into a list")
         raw = list(texts)
         cleaned = clean_texts(raw, settings=self.cleaning).texts
-        reasons = ["" if text else self._missing(value) for value, text in zip(raw, cleaned)]
+        empty = [i for i, text in enumerate(cleaned) if not text]
+        rules = self.cleaning.model_copy(update={"min_words": 1})
+        words = clean_texts([raw[i] for i in empty], settings=rules).texts
+        reasons = [""] * len(raw)
+        for i, few_words in zip(empty, words):
+            reasons[i] = self._missing(raw[i], has_words=bool(few_words))
         return cleaned, reasons
 
-    def _missing(self, value: Any) -> str:
+    def _missing(self, value: Any, *, has_words: bool) -> str:
         """Return why there is nothing to classify in a value."""
         if not isinstance(value, str):
             is_null = pd.api.types.is_scalar(value) and pd.isna(value)
             return "null" if is_null else f"not a text: {type(value).__name__}"
-        rules = self.cleaning.model_copy(update={"min_words": 1})
-        has_words = bool(clean_texts([value], settings=rules).texts[0])
         return f"fewer than {self.cleaning.min_words} words left" if has_words else "no words left"
 
     def _probs(self, cleaned: list[str], *, progress: bool) -> np.ndarray:
