@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -19,6 +20,7 @@ from mlflow import MlflowClient
 from test_notebooks import UP_TO_03, assert_same_tables
 
 from lib import workspace
+from lib.delivery.pyfunc_model import classifier_in
 from lib.steps import STEPS
 from lib.training import classifier_folder
 from lib.training.classifier import Classifier
@@ -142,7 +144,8 @@ def test_a_finished_run_is_registered_promoted_and_compared_without_another_look
     client = MlflowClient(f"sqlite:///{home / 'models/mlflow/mlflow.db'}")
     champion = client.get_model_version_by_alias("tiny", "champion")
     folder = client.download_artifacts(champion.run_id, "tiny-v1.0.0/model", str(tmp_path))
-    assert_answers_as_measured(Classifier.load(folder), smoke_home)
+    classifier = Classifier.load(classifier_in(Path(folder)), runtime="torch")
+    assert_answers_as_measured(classifier, smoke_home)
     looks = [
         json.loads(line)["model"]
         for line in (home / "data/processed/docstrings/sealed_ledger.jsonl")

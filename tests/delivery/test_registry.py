@@ -351,7 +351,7 @@ def test_a_champion_that_was_deleted_is_no_champion(home):
     tracking.connect().delete_model_version("deberta-v3-base", "1")
     assert aliases() == {"challenger": SECOND}
     assert refused(registry.find, "deberta-v3-base") == (
-        f"no classifier 'deberta-v3-base'; in the registry: {SECOND} (challenger)"
+        f"no classifier 'deberta-v3-base'; in the registry: {SECOND} challenger"
     )
     assert refused(registry.promote, FIRST).startswith(f"no model '{FIRST}' in the registry")
     registry.promote(SECOND)
