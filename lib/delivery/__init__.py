@@ -1,4 +1,4 @@
-"""What leaves the house: the run, its site, the command line."""
+"""What leaves the house: the run and its site, the classifier and its uses, the command line."""
 
 import sys
 
