@@ -97,6 +97,8 @@ def _store(url: str) -> Iterator[tuple[Any, str]]:
         store, path = fsspec.core.url_to_fs(url)
         store.invalidate_cache()
         yield store, path
+    except WorkbookError:  # of a file here
+        raise
     except ImportError as error:
         raise WorkbookError(
             f"{shown}: a package for {scheme}:// is missing; pip install "

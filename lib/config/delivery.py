@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field
 
@@ -16,13 +16,7 @@ Runtime = Literal[
 class ExportConfig(Section):
     """Which exports are tried, and how much they may differ from what was measured."""
 
-    runtimes: tuple[Runtime, ...] = (
-        "onnx-fp32",
-        "onnx-int8-weights",
-        "onnx-int8-dynamic",
-        "openvino-fp32",
-        "openvino-bf16",
-    )
+    runtimes: tuple[Runtime, ...] = get_args(Runtime)
     # validation rows that measured and exported answers are compared on; None takes all
     rows: int | None = Field(1_000, ge=10)
     # share of texts whose label stays, of an export with fewer bits; in float32 all stay

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -78,20 +79,26 @@ def run_trials(
     torch first, then the exports
     """
     measured = gate.member_probs(classifier, texts)
-    trials = [Trial(TORCH, _speed(classifier, None, files, texts, n_single=limits.n_single))]
-    for export in tqdm(exports, desc="comparing", unit="export"):
-        exported = attach(classifier, export, files)
-        parity = gate.parity(
-            measured,
-            exported,
-            texts,
-            labels,
-            limits=limits,
-            exact=export.precision == "fp32",
-            groups=groups,
-        )
-        speed = _speed(classifier, export, files, texts, n_single=limits.n_single)
-        trials.append(Trial(export.name, speed, export, parity))
+    trials = []
+    for export in tqdm([None, *exports], desc="comparing", unit="runtime"):
+        start = time.perf_counter()
+        loaded = attach(classifier, export, files)
+        load_seconds = time.perf_counter() - start
+        parity = None
+        if export is not None:
+            parity = gate.parity(
+                measured,
+                loaded,
+                texts,
+                labels,
+                limits=limits,
+                exact=export.precision == "fp32",
+                groups=groups,
+            )
+        megabytes = _megabytes(classifier, export, files)
+        times = _times(loaded, texts, n_single=limits.n_single)
+        speed = Speed(megabytes, load_seconds, *times)
+        trials.append(Trial(loaded.runtime, speed, export, parity))
     return trials
 
 
@@ -128,7 +135,7 @@ def keep(trials: Sequence[Trial], files: Path, *, source: Path, folder: Path) ->
 
     Parameters
     ----------
-    files : of all exports; those that are not kept are deleted
+    files : of all exports, which are deleted once what is kept is copied
     source : the classifier that was measured
     folder : where the one with exports goes
     """
@@ -143,34 +150,25 @@ def keep(trials: Sequence[Trial], files: Path, *, source: Path, folder: Path) ->
         if path not in used:
             path.unlink()
     classifier_folder.write_exports(source, folder, files, exports)
+    shutil.rmtree(files, ignore_errors=True)
     return exports
 
 
-def _speed(
-    classifier: Classifier,
-    export: Export | None,
-    files: Path,
-    texts: Sequence[str],
-    *,
-    n_single: int,
-) -> Speed:
-    """Time some texts one by one, then more of them together."""
+def _times(
+    classifier: Classifier, texts: Sequence[str], *, n_single: int
+) -> tuple[float, float, float]:
+    """Return the milliseconds of single texts, median and 99th percentile, and texts a second."""
+    classifier.predict_probs(texts[:8])  # what comes first is slower
+    singles = [_seconds(classifier, [text]) for text in texts[:n_single]]
+    together = min(_seconds(classifier, texts[:TIMED]) for _ in range(2))
+    p50, p99 = np.percentile(singles, [50, 99]) * 1_000
+    return float(p50), float(p99), len(texts[:TIMED]) / together
+
+
+def _megabytes(classifier: Classifier, export: Export | None, files: Path) -> float:
     transformers = [member for member in classifier.members if member.settings is not None]
     paths = {_weights(member, export, files) for member in transformers}
-    start = time.perf_counter()
-    loaded = attach(classifier, export, files)
-    load_seconds = time.perf_counter() - start
-    loaded.predict_probs(texts[:8])  # what comes first is slower
-    singles = [_seconds(loaded, [text]) for text in texts[:n_single]]
-    together = min(_seconds(loaded, texts[:TIMED]) for _ in range(2))
-    p50, p99 = np.percentile(singles, [50, 99]) * 1_000
-    return Speed(
-        megabytes=sum(path.stat().st_size for path in paths) / 1e6,
-        load_seconds=load_seconds,
-        p50_ms=float(p50),
-        p99_ms=float(p99),
-        texts_per_second=len(texts[:TIMED]) / together,
-    )
+    return sum(path.stat().st_size for path in paths) / 1e6
 
 
 def _loaded(member: Member, export: Export | None, files: Path) -> Member:

@@ -122,6 +122,7 @@ def test_an_export_that_fails_is_not_written_and_the_fastest_that_passes_runs(
     by_speed = sorted(trials, key=lambda trial: -trial.speed.texts_per_second)
     assert listed.runtimes == [trial.name for trial in by_speed if trial.passes]
     assert {path.name for path in shipped.rglob("*.onnx")} == {"fp32.onnx"}
+    assert not shipped.with_name("files").exists()
     loaded = Classifier.load(shipped)
     assert loaded.runtime == listed.runtimes[0]
     answers = Classifier.load(measured).predict(TEXTS)
