@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import html
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from numbers import Integral
 
 
 @dataclass(frozen=True, repr=False)
 class Takeaway:
-    """A sentence that a notebook shows: plain in a terminal, set apart in HTML, always escaped."""
+    """A sentence that a notebook shows: plain in a terminal, set apart in HTML, always escaped.
+
+    Attributes
+    ----------
+    kind : note, or held: a claim that was asserted
+    next_steps : what to do about it; by step, as a sentence, the points of a score that it wins at
+        least (NaN: not known). The report's index shows those that are worth most.
+    """
 
     text: str
     kind: str = "note"
+    next_steps: Mapping[str, float] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        return self.text
+        return " ".join([self.text, *self.next_steps])
 
     def _repr_html_(self) -> str:
-        return f'<p class="takeaway {self.kind}">{html.escape(self.text)}</p>'
+        sentence = f'<p class="takeaway {self.kind}">{html.escape(self.text)}</p>'
+        items = [
+            f'<li data-points="{points:.2f}">{html.escape(step)}</li>'
+            for step, points in self.next_steps.items()
+        ]
+        return f'{sentence}<ul class="next-steps">{"".join(items)}</ul>' if items else sentence
 
 
 def verdict(
@@ -63,9 +77,9 @@ def verdict(
     return Takeaway(f"{claim}: {_plain(value)}{rows}", "held")
 
 
-def takeaway(text: str) -> Takeaway:
+def takeaway(text: str, next_steps: Mapping[str, float] | None = None) -> Takeaway:
     """Return a sentence, whose numbers the caller has computed, as a takeaway."""
-    return Takeaway(text)
+    return Takeaway(text, next_steps=next_steps or {})
 
 
 def _plain(value: float) -> str:

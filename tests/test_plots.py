@@ -1,3 +1,4 @@
+import base64
 import io
 import warnings
 
@@ -9,6 +10,7 @@ import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
+from PIL import Image
 
 from lib import plots
 from lib.plots import fonts, style
@@ -466,10 +468,17 @@ def shown(monkeypatch):
 def test_show_gives_the_title_as_alt_text_and_closes_the_figure(shown):
     ax = plots.class_balance(balance(["a", "b"], [3, 1]))
     plots.show(ax)
-    assert shown == [
-        (ax.figure, {"metadata": {"image/png": {"alt": "Figure: Rows a class (n = 4)"}}})
-    ]
+    [(picture, options)] = shown
+    about = options["metadata"]["image/png"]
+    assert about["alt"] == picture["text/plain"] == "Figure: Rows a class (n = 4)"
     assert not plt.fignum_exists(ax.figure.number)
+
+
+def test_a_figure_is_shown_at_half_its_size_so_that_it_is_crisp(shown):
+    plots.show(plots.class_balance(balance(["a", "b"], [3, 1])))
+    [(picture, options)] = shown
+    with Image.open(io.BytesIO(base64.b64decode(picture["image/png"]))) as image:
+        assert image.width == 2 * options["metadata"]["image/png"]["width"] > 800
 
 
 def test_show_names_every_panel(shown):
@@ -502,11 +511,9 @@ def test_a_live_figure_is_drawn_in_one_place_again_and_again(monkeypatch):
     for counts in ([3, 1], [2, 2], [4, 0]):
         redraw(balance(["a", "b"], counts))
     assert [what for what, *_ in calls] == ["display", "update", "update"]
-    assert calls[0][2] == {
-        "display_id": True,
-        "metadata": {"image/png": {"alt": "Figure: Rows a class (n = 4)"}},
-    }
-    assert calls[2][2] == {"metadata": {"image/png": {"alt": "Figure: Rows a class (n = 4)"}}}
+    assert calls[0][2]["display_id"] is True and "display_id" not in calls[2][2]
+    for _, _, options in calls:
+        assert options["metadata"]["image/png"]["alt"] == "Figure: Rows a class (n = 4)"
     assert not plt.get_fignums()
 
 

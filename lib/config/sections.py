@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -450,13 +450,20 @@ class SearchConfig(Section):
         return self
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
 class EvaluationConfig(Section):
-    """Intervals, how many of the mistakes are shown, and what the model card says of the data."""
+    """Intervals, when a classifier is good enough, and what the model card says of the data."""
 
     n_resamples: int = Field(2_000, ge=100)
     confidence: float = Field(0.95, gt=0.5, lt=1)
     n_mistakes: int = Field(12, ge=1)
     data_licence: str = "unknown"  # for the model card
+    # least accuracy and macro F1 by name, the lowest first: above that a classifier is ready
+    success_bars: dict[str, tuple[Share, Share]] = Field(
+        {"accept": (0.88, 0.87), "target": (0.91, 0.90), "stretch": (0.93, 0.92)}, min_length=1
+    )
 
 
 class ComputeConfig(Section):

@@ -119,6 +119,23 @@ def compare(first: str, second: str) -> None:
 
 
 @main.command()
+@click.argument("name", default="", metavar="[RUN]")
+@click.option("--compare", "pair", nargs=2, metavar="RUN RUN", help="Is the second run better?")
+def report(name: str, pair: tuple[str, str] | None) -> None:
+    """Build the pages of a run again, or a page that compares two runs."""
+    from lib.delivery import comparison, site
+
+    if bool(name) == bool(pair):
+        raise WorkbookError("report takes one run, or --compare and two: workbook report quick")
+    if pair:
+        page = comparison.write_comparison(*pair)
+    else:
+        ws, record, _ = comparison.run_record(name)
+        page = site.write_report(ws, record)
+    click.echo(f"report: {page}")
+
+
+@main.command()
 @click.argument("run_name", metavar="RUN")
 @click.option(
     "--uri", default="", metavar="URI", help=f"{SERVER} [default: the run's, else {LOCAL}]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 
 from lib import provenance, workspace
 from lib.config import closest
+from lib.delivery import pages
 from lib.errors import WorkbookError
 from lib.evaluation import sealed, significance
 from lib.evaluation.evaluation import Evaluation, model_probs
@@ -83,6 +85,11 @@ class EvaluatedRun:
         return {**self.record["settings"], **training.get("settings", {})}
 
     @property
+    def column(self) -> str:
+        """Return the heading of what a table says of this run."""
+        return f"run {self.ws.run}"
+
+    @property
     def predictions(self) -> Predictions:
         """Return the predictions of the best model."""
         classes = self.evaluation.class_names
@@ -97,12 +104,18 @@ class Comparison:
     Attributes
     ----------
     scores : DataFrame of `run`, `model`, `macro F1`, `accuracy`: values with intervals, as text
+    classes : DataFrame of `class`, its F1 in each run as text, and the `gain`, lowest first
+    answers : DataFrame of which run is `right`, and the number of `texts`
+    settings : DataFrame of `setting`, and the value in each run; only what differs
     paired : the second run's best model against the first's
     verdict : `paired` as a sentence
     warning : "" while few models have been measured on this test set
     """
 
     scores: pd.DataFrame
+    classes: pd.DataFrame
+    answers: pd.DataFrame
+    settings: pd.DataFrame
     paired: significance.PairedTest
     verdict: str
     warning: str
@@ -163,19 +176,44 @@ def compare(first_run: str, second_run: str) -> Comparison:
     settings = second.record["settings"]
     ledger = sealed.ledger(second.ws)
     warning, corrected = sealed.caution(ledger, confidence=settings["evaluation.confidence"])
-    paired = paired_test(
-        first.predictions,
-        second.predictions,
-        test,
-        n_resamples=settings["evaluation.n_resamples"],
-        confidence=corrected,
-        seed=settings["seed"],
-    )
+    options = {
+        "n_resamples": settings["evaluation.n_resamples"],
+        "confidence": corrected,
+        "seed": settings["seed"],
+    }
+    paired = paired_test(first.predictions, second.predictions, test, **options)
     verdict = paired.describe(
         f"The {second.evaluation.best} of {second_run}",
         f"the {first.evaluation.best} of {first_run}",
     )
-    return Comparison(_scores(first, second), paired, verdict, warning)
+    return Comparison(
+        _scores(first, second),
+        _class_gains(first, second, test, groups=test["group"].to_numpy(), **options),
+        _answers(first, second, test),
+        _settings_apart(first, second),
+        paired,
+        verdict,
+        warning,
+    )
+
+
+def write_comparison(first_run: str, second_run: str) -> Path:
+    """Write a page with the comparison of two runs into the second one's report; return its path.
+
+    Raises
+    ------
+    WorkbookError : as `compare`.
+    """
+    comparison = compare(first_run, second_run)
+    ws, _, _ = run_record(second_run)
+    return pages.write_page(
+        "compare.html.j2",
+        ws.folder(workspace.REPORTS) / f"against_{first_run}.html",
+        first=first_run,
+        second=second_run,
+        n=comparison.paired.accuracy_gain.n,
+        comparison=comparison,
+    )
 
 
 def check_comparable(first: Predictions, second: Predictions) -> None:
@@ -248,6 +286,46 @@ def _scores(*runs: EvaluatedRun) -> pd.DataFrame:
         for model, scores in run.evaluation.models.items()
     ]
     return pd.DataFrame(rows, columns=["run", "model", "macro F1", "accuracy"]).astype(str)
+
+
+def _class_gains(
+    first: EvaluatedRun, second: EvaluatedRun, test: pd.DataFrame, **options: Any
+) -> pd.DataFrame:
+    names = second.evaluation.class_names
+    y_true = true_classes(test, names)
+    before, after = (
+        significance.class_f1_intervals(
+            y_true, run.predictions.classes(test), n_classes=len(names), **options
+        )
+        for run in (first, second)
+    )
+    gains = [new.value - old.value for old, new in zip(before, after)]
+    columns = {"class": names, first.column: before, second.column: after, "gain": gains}
+    table = pd.DataFrame(columns).sort_values("gain", kind="stable")
+    return table.assign(gain=table["gain"].map("{:+.3f}".format)).astype(str)
+
+
+def _answers(first: EvaluatedRun, second: EvaluatedRun, test: pd.DataFrame) -> pd.DataFrame:
+    y_true = true_classes(test, second.evaluation.class_names)
+    right = [run.predictions.classes(test) == y_true for run in (first, second)]
+    counts = {
+        "both": right[0] & right[1],
+        f"{first.ws.run} alone": right[0] & ~right[1],
+        f"{second.ws.run} alone": ~right[0] & right[1],
+        "none": ~right[0] & ~right[1],
+    }
+    rows = [(name, f"{int(rows.sum()):,}") for name, rows in counts.items()]
+    return pd.DataFrame(rows, columns=["right", "texts"])
+
+
+def _settings_apart(first: EvaluatedRun, second: EvaluatedRun) -> pd.DataFrame:
+    before, after = first.trained_with, second.trained_with
+    rows = [
+        (key, str(before.get(key, "not there")), str(after.get(key, "not there")))
+        for key in sorted({*before, *after})
+        if before.get(key) != after.get(key)
+    ]
+    return pd.DataFrame(rows, columns=["setting", first.column, second.column])
 
 
 def _classes_alone(one: Predictions, other: Predictions) -> list[str]:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from lib import provenance, workspace
 from lib.config import Config
 from lib.data import sources
-from lib.delivery import execution, preloading, recording, site
+from lib.delivery import execution, pages, preloading, recording, site
 from lib.errors import WorkbookError
 from lib.steps import STEPS, Step
 from lib.training import backbones, engine, tracking
@@ -246,7 +246,7 @@ class Session:
         WorkbookError : a cell failed; the heading above it and its error are named.
         """
         started = time.perf_counter()
-        for ending in (".html", ".failed.ipynb"):
+        for ending in (".html", ".failed.ipynb", ".failed.html"):
             self._page(step, ending).unlink(missing_ok=True)
         # as it is before: what changes meanwhile makes it stale
         key = step_key(step, self.config, self.ws)
@@ -261,15 +261,17 @@ class Session:
             if failure:
                 failed = self._page(step, ".failed.ipynb")
                 shutil.copy(scratch, failed)
+                pages.export_notebook(failed, failed.with_suffix(".html"), run=self.ws.run)
                 self._set_state(step, {"state": "failed", "error": failure, "seconds": None})
                 site.write_index(self.ws, self.record)
                 raise WorkbookError(f"{failure}\n(the whole notebook: {failed})")
-        site.export_notebook(notebook, self._page(step, ".html"), run=self.ws.run)
+        pages.export_notebook(notebook, self._page(step, ".html"), run=self.ws.run)
         done = {
             "state": "done",
             "key": key,
             "settings": step_settings(step, self.config),
             "started": state["started"],
+            "machine": site.machine_line(self.record["machine"]),
             "seconds": round(time.perf_counter() - started, 1),
             "writes": self._written(step),
         }

@@ -15,7 +15,7 @@ from lib.evaluation import calibration, metrics, sealed, significance
 from lib.evaluation.significance import Interval, PairedTest
 
 SHOWN = {"accuracy": "accuracy", "macro_f1": "macro F1", "weighted_f1": "weighted F1"}
-PAIRED = ("paired", "ensemble")
+PAIRED = ("paired", "ensemble", "over_baseline")
 MAX_CLASSES = 30  # whose F1 is drawn
 
 
@@ -46,6 +46,7 @@ class Evaluation:
     verdict : `paired` as a sentence
     ensemble : the ensemble against the best single model; None where it was not saved
     ensemble_verdict : `ensemble` as a sentence
+    over_baseline : the ensemble against the TF-IDF baseline; None where it was not saved
     fingerprints : SHA-256 of what was measured, by name in workspace.FILES
     warning : "" while one model has been measured on this test set
     """
@@ -57,6 +58,7 @@ class Evaluation:
     verdict: str = ""
     ensemble: PairedTest | None = None
     ensemble_verdict: str = ""
+    over_baseline: PairedTest | None = None
     fingerprints: dict[str, str | None] = field(default_factory=dict)
     warning: str = ""
 

@@ -11,6 +11,13 @@ from lib.data.words import count_words
 from lib.evaluation.significance import Interval, grouped_share, share_gap
 from lib.evaluation.slices import WeakSlices
 
+WORDS = {
+    "relabel": "Correct the labels",
+    "collect: a class": "Collect texts of the weakest class",
+    "collect: a slice": "Collect texts of the weakest slice",
+    "lengthen": "Read more of each text (training.max_length)",
+    "calibrate": "Calibrate the confidences",
+}
 _UNKNOWN = Interval(np.nan, np.nan, np.nan, n=0)
 
 
@@ -92,14 +99,23 @@ def next_steps(
 
 
 def describe(steps: pd.DataFrame) -> str:
-    """Return the steps that the figures ask for as a sentence, of a table from `next_steps`."""
+    """Return how many steps the figures ask for, of a table from `next_steps`."""
+    n_asked = int((steps["low"] > 0).sum())
+    return f"The figures ask for {n_asked} of {len(steps)} steps."
+
+
+def asked_for(steps: pd.DataFrame) -> dict[str, float]:
+    """Return the steps that the figures ask for, of a table from `next_steps`.
+
+    Returns
+    -------
+    points that are won at least, by the step as a sentence
+    """
     asked = steps[steps["low"] > 0]
-    if asked.empty:
-        return "No figure asks for any of these steps."
-    found = [
-        f"{step} ({row['points']} points: {row['follows_from']})" for step, row in asked.iterrows()
-    ]
-    return f"By what is certain to be won: {'; '.join(found)}."
+    return {
+        f"{WORDS[step]}: {row['points']} points ({row['follows_from']}).": 100 * row["low"]
+        for step, row in asked.iterrows()
+    }
 
 
 def _relabel(right: np.ndarray, label_errors: Interval | None) -> tuple[Interval, str]:

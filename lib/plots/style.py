@@ -37,9 +37,8 @@ def show(axes: Axes) -> None:
     """Display an Axes' figure with its title as alternative text, and close it."""
     from IPython.display import display
 
-    use_fonts(axes.figure)
-    display(axes.figure, metadata=_alt_text(axes))
-    plt.close(axes.figure)  # type: ignore[arg-type]
+    picture, metadata = _picture(axes)
+    display(picture, metadata=metadata, raw=True)
 
 
 def live(draw: Callable[..., Axes]) -> Callable[..., None]:
@@ -50,23 +49,27 @@ def live(draw: Callable[..., Axes]) -> Callable[..., None]:
 
     def redraw(*args: Any, **options: Any) -> None:
         nonlocal handle
-        axes = draw(*args, **options)
-        use_fonts(axes.figure)
-        metadata = _alt_text(axes)
+        picture, metadata = _picture(draw(*args, **options))
         if handle is None:
-            handle = display(axes.figure, display_id=True, metadata=metadata)
+            handle = display(picture, display_id=True, metadata=metadata, raw=True)
         else:
-            handle.update(axes.figure, metadata=metadata)
-        plt.close(axes.figure)  # type: ignore[arg-type]
+            handle.update(picture, metadata=metadata, raw=True)
 
     return redraw
 
 
-def _alt_text(axes: Axes) -> dict[str, Any]:
+def _picture(axes: Axes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return an Axes' figure at twice its resolution, and its size and text; close it."""
+    from IPython.core.pylabtools import retina_figure
+
     figure = axes.figure
+    use_fonts(figure)
     titles = [figure.get_suptitle(), *(ax.get_title(loc="left") for ax in figure.axes)]
     text = "; ".join(title.replace("\n", " ") for title in titles if title)
-    return {"image/png": {"alt": f"Figure: {text}"}}
+    png, size = retina_figure(figure, base64=True)
+    plt.close(figure)  # type: ignore[arg-type]
+    alt = f"Figure: {text}"
+    return {"image/png": png, "text/plain": alt}, {"image/png": {"alt": alt, **size}}
 
 
 def new_axes(*, width: float = 8.0, height: float, grid: bool = True) -> Axes:

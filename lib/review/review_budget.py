@@ -61,6 +61,14 @@ class ReviewBudget:
             )
         return f"{queued} {self._expectation()}"
 
+    def next_steps(self, n_rows: int) -> dict[str, float]:
+        """Return the review of the queue, and of 100 labels of `n_rows` how many it corrects."""
+        if not self.k:
+            return {}
+        step = f"Review the {self.k:,} queued labels. {self._expectation()}"
+        known = np.nan if self.errors is None else self.errors.low
+        return {step: 100 * known / n_rows}
+
     def _expectation(self) -> str:
         if self.share is None or self.errors is None:
             n_left = PILOT_ROWS - self.n_pilot

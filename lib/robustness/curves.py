@@ -143,6 +143,18 @@ class SeverityCurves:
             f"answers change), {kinds[-1]} least.{caution if seldom else ''}"
         )
 
+    def next_steps(self) -> dict[str, float]:
+        """Return the mildest perturbation that lowers macro F1 most, and by how many points."""
+        table = self.table.reset_index()
+        lowered = table[table["verdict"] == "worse"]
+        mildest = lowered[lowered["severity"] == lowered["severity"].min()]
+        if mildest.empty:
+            return {}
+        row = mildest.loc[mildest["gain"].idxmin()]
+        gain = Interval(row["gain"], row["gain_low"], row["gain_high"], n=self.clean.n)
+        step = f"Guard against {words_of(row['kind'])}: severity {row['severity']} alone changes"
+        return {f"{step} macro F1 by {gain.signed()}.": -100 * row["gain_high"]}
+
 
 def severity_curves(
     predict: Predict,

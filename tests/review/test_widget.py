@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from nbclient import NotebookClient
 
-from lib.delivery import kernels, site
+from lib.delivery import kernels, pages
 from lib.errors import WorkbookError
 from lib.review import widget
 from lib.review.decisions import DECISION_COLUMNS, read_decisions, record_decisions
@@ -421,7 +421,7 @@ def test_a_batch_run_shows_the_sentence_and_its_page_asks_for_no_widget(
     assert dict(output.data) == {"text/plain": sentence, "text/html": f"<p>{sentence}</p>"}
     assert "widgets" not in document.metadata
     nbformat.write(document, tmp_path / "note.ipynb")
-    site.export_notebook(tmp_path / "note.ipynb", tmp_path / "note.html", run="r")
+    pages.export_notebook(tmp_path / "note.ipynb", tmp_path / "note.html", run="r")
     page = (tmp_path / "note.html").read_text(encoding="utf-8")
     assert page.count(f"<p>{sentence}</p>") == 1
     assert "widget-view" not in page and "html-manager" not in page and "VBox" not in page
@@ -435,7 +435,7 @@ def test_a_notebook_saved_with_the_widget_shows_the_sentence_on_a_page_too(
     assert set(output.data) == {"text/plain", "text/html", VIEW}
     assert "widgets" in document.metadata  # saved with its state
     nbformat.write(document, tmp_path / "note.ipynb")
-    site.export_notebook(tmp_path / "note.ipynb", tmp_path / "note.html", run="r")
+    pages.export_notebook(tmp_path / "note.ipynb", tmp_path / "note.html", run="r")
     page = (tmp_path / "note.html").read_text(encoding="utf-8")
     assert page.count(f"<p>{widget.ELSEWHERE}</p>") == 1
     assert "html-manager" not in page and "VBox" not in page

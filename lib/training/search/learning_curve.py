@@ -199,6 +199,15 @@ def describe(curve: LearningCurve | None) -> str:
     return f"{gain} the baseline's macro F1 of {score:.3f}. {forecast}."
 
 
+def next_steps(curve: LearningCurve | None) -> dict[str, float]:
+    """Return labelling as many texts again, and the points of macro F1 that it wins at least."""
+    if curve is None or not curve.doubled.low > 0:
+        return {}
+    n_train = curve.table.index.max()
+    step = f"Label more texts: {n_train:,} more would add {curve.doubled.signed()} to macro F1"
+    return {f"{step} (of the baseline).": 100 * curve.doubled.low}
+
+
 def _stratified_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return an order of the rows in which every beginning is stratified.
 
