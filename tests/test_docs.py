@@ -1,19 +1,24 @@
 """README and docs: their size, their links, the settings they name, the code they show."""
 
+import ast
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 
+import click
 import pytest
 from conftest import REPOSITORY
 
 from lib.config import Config, setting_keys
+from lib.delivery.cli import main
 
 README = REPOSITORY / "README.md"
 PAGES = [README, *sorted((REPOSITORY / "docs").glob("*.md"))]
 EACH_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+NOT_SOURCES: set[str] = set()  # words before a number that is no year
 CODE = re.compile(r"```.*?```", re.DOTALL)
 
 
@@ -54,7 +59,7 @@ def unknown_settings(text):
         if folder.is_dir()
         for path in folder.iterdir()
     }
-    endings = (".csv", ".json", ".parquet", ".yaml")
+    endings = (".csv", ".json", ".md", ".parquet", ".yaml")
     return [
         name
         for name in named
@@ -92,6 +97,113 @@ def test_these_checks_see_what_is_broken(tmp_path):
     assert [len(block.split()) for block in paragraphs("a b\n\n- c\n- d e f\n\n| x | y |")] == [
         *(2, 2, 4)
     ]
+
+
+def commands(page):
+    """The command lines of `workbook` that a page shows."""
+    blocks = "".join(CODE.findall(page.read_text(encoding="utf-8"))).replace("\\\n", " ")
+    lines = [line.strip().removeprefix("$ ") for line in blocks.splitlines()]
+    return [line for line in lines if re.match(r"(\.venv/bin/)?workbook ", line)]
+
+
+@EACH_PAGE
+def test_the_command_line_takes_every_command_that_is_shown(page):
+    for line in commands(page):
+        _, name, *words = shlex.split(line, comments=True)
+        command = main.commands[name]
+        command.make_context(name, words, resilient_parsing=False)
+
+
+def test_a_command_with_an_unknown_option_would_be_seen():
+    with pytest.raises(click.NoSuchOption):
+        main.commands["run"].make_context("run", ["--profil", "quick"])
+
+
+@EACH_PAGE
+def test_every_target_of_make_that_is_shown_exists(page):
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    shown = re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE)
+    assert [name for name in shown if not re.search(rf"^{name}:", makefile, re.MULTILINE)] == []
+
+
+# of the errors that a reader meets in the first days, each is in docs/troubleshooting.md
+COMMON = [
+    *("config/config.py", "data/formats", "data/sources.py", "workspace.py", "delivery/runner.py"),
+    *("delivery/execution.py", "delivery/comparison.py", "delivery/serving/server.py"),
+    *("delivery/batch/prediction.py", "training/classifier_folder.py"),
+]
+
+
+def template(node):
+    """A text of the source, with … for what is only known when it runs."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(template(part) for part in node.values)
+    return "…"
+
+
+def errors(path):
+    """The texts of the errors that a module raises, without those that are made elsewhere."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    raised = [node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise)]
+    calls = [
+        call
+        for call in raised
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "WorkbookError"
+    ]
+    texts = [template(call.args[0]) for call in calls]
+    return [text for text in texts if len(text.replace("…", "")) > 12]
+
+
+def symptoms():
+    page = (REPOSITORY / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    first_cells = re.findall(r"^\| `([^|]+)` \|", page, re.MULTILINE)
+    return [re.compile(".*?".join(map(re.escape, cell.split("…")))) for cell in first_cells]
+
+
+def test_each_common_error_is_explained():
+    lib = REPOSITORY / "lib"
+    common = [
+        path
+        for name in COMMON
+        for path in ([lib / name] if name.endswith(".py") else sorted((lib / name).glob("*.py")))
+    ]
+    texts = [text for path in common for text in errors(path)]
+    assert len(texts) > 60
+    known = symptoms()
+    assert [text for text in texts if not any(symptom.search(text) for symptom in known)] == []
+
+
+def test_no_error_is_explained_that_is_not_there():
+    texts = [text for path in (REPOSITORY / "lib").rglob("*.py") for text in all_texts(path)]
+    absent = [s.pattern for s in symptoms() if not any(s.search(text) for text in texts)]
+    assert absent == []
+
+
+def all_texts(path):
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return [template(node) for node in nodes if isinstance(node, ast.Constant | ast.JoinedStr)]
+
+
+def cited(text):
+    """Sources as `Name 2020`, by the last name before the year."""
+    text = re.sub(r"et\s+al\.", "", text)
+    return {
+        f"{name} {year}"
+        for name, year in re.findall(r"([A-Z][A-Za-z-]+),?\s+([12][09]\d\d)\b", text)
+    }
+
+
+def test_every_source_that_lib_names_is_among_the_references():
+    given = cited((REPOSITORY / "docs" / "references.md").read_text(encoding="utf-8"))
+    named = set()
+    for path in (REPOSITORY / "lib").rglob("*.py"):
+        source = path.read_text(encoding="utf-8")
+        named |= {found for found in cited(source) if found.split()[0] not in NOT_SOURCES}
+    assert len(given) > 60
+    assert sorted(named - given) == []
 
 
 @pytest.mark.xdist_group("smoke")

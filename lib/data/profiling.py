@@ -17,25 +17,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from ftfy.badness import is_bad
-from scipy.sparse import csr_matrix
-from scipy.stats import norm
 
 from lib import provenance, workspace
-from lib.data.terms import single_terms
 from lib.data.words import count_words, words
 
 TOO_SHORT = "too short to tell"
 UNKNOWN = "unknown"
 UNKNOWN_LIMIT = 0.01  # of tokens that the tokenizer does not know; above it a reader is warned
-# of the table's own counts, as pseudo-counts in each class (ours; Monroe et al. name no amount)
-PRIOR_SHARE = 0.1
 MOJIBAKE = "mojibake"
 REPLACED = "replacement character U+FFFD"
 CONTROL = "control characters"
 INVISIBLE = "invisible characters"
 DAMAGE = (MOJIBAKE, REPLACED, CONTROL, INVISIBLE)
-TERM_COLUMNS = ["label", "term", "log_odds", "low", "high", "n_texts"]
-LONGEST_TERM = 50  # letters; longer runs are hashes and encoded bytes, not words
 _SPECIAL = re.compile(r"[^\w\s]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
@@ -48,7 +41,7 @@ class Profile:
     ----------
     features, damage, schema, tokens, languages, linguistic, terms : from `text_features`,
         `encoding_damage`, `label_schema`, `length_summary`, `language_mix`,
-        `linguistics.linguistic_outliers` and `distinctive_terms`
+        `linguistics.linguistic_outliers` and `distinctive.distinctive_terms`
     n_exact : texts equal to an earlier one
     n_near : near-duplicate pairs
     n_conflicting : rows whose text has another label elsewhere
@@ -380,107 +373,6 @@ def describe_languages(languages: pd.DataFrame) -> str:
 def describe_conflicts(n_conflicting: int, *, n: int) -> str:
     """Return how many of `n` rows have a text that has another label elsewhere."""
     return f"{n_conflicting:,} of {n:,} rows have a text that also stands under another label."
-
-
-def distinctive_terms(
-    texts: Sequence[str],
-    labels: Sequence[str],
-    *,
-    n: int = 10,
-    confidence: float = 0.95,
-    max_terms: int = 50_000,
-) -> pd.DataFrame:
-    """Return the words that set each class apart from all others.
-
-    In scripts without blanks they are n-grams of characters (`terms.single_terms`). The measure is
-    the log-odds ratio with an informative Dirichlet prior, a tenth of the table's own counts. A
-    word counts once a text, so no single long text makes a word distinctive. Words are ranked by
-    log-odds ratio over its standard error; an interval is that of its one word, not of the best
-    among thousands.
-
-    Parameters
-    ----------
-    texts, labels : as many of each
-    n : words a class at most; only words that are commoner in the class than elsewhere are taken
-    confidence : of the intervals, normal on the logarithmic scale
-    max_terms : commonest words that are considered
-
-    Returns
-    -------
-    DataFrame, the largest class first, its most distinctive word first: `label`, `term` (in lower
-    case), `log_odds`, `low`, `high`, `n_texts` (of the class, with the word)
-
-    Source
-    ------
-    Monroe, Colaresi and Quinn 2008, "Fightin' Words: Lexical Feature Selection and Evaluation for
-    Identifying the Content of Political Conflict".
-    """
-    from sklearn.feature_extraction.text import CountVectorizer
-
-    vectorizer = CountVectorizer(
-        binary=True, max_features=max_terms, token_pattern=None, analyzer=_legible_terms
-    )
-    try:
-        occurs = vectorizer.fit_transform(texts)
-    except ValueError:  # no text has a word
-        return pd.DataFrame(columns=TERM_COLUMNS)
-    terms = vectorizer.get_feature_names_out()
-    classes = label_balance(pd.Series(labels)).index
-    counts = _counts_by_class(occurs, labels, classes)
-    total = np.asarray(counts.sum(axis=0)).ravel()
-    half = norm.ppf((1 + confidence) / 2)
-    tables = []
-    for row, label in enumerate(classes):
-        count = counts[[row]].toarray().ravel()
-        log_odds, error = _log_odds(count, total - count)
-        table = pd.DataFrame({"label": label, "term": terms, "log_odds": log_odds})
-        table["low"] = log_odds - half * error
-        table["high"] = log_odds + half * error
-        table["n_texts"] = count.astype(int)
-        score = pd.Series(log_odds / error)
-        # not the rounding error of words that are as common elsewhere
-        score = score[np.isfinite(log_odds) & (score > 1e-9)]
-        best = score.sort_values(ascending=False, kind="stable").index[:n]
-        tables.append(table.loc[best])
-    return pd.concat(tables, ignore_index=True)
-
-
-def _legible_terms(text: str) -> list[str]:
-    """Return the terms of a text, without single letters where there are longer terms."""
-    terms = [term for term in single_terms(text) if 0 < len(term) <= LONGEST_TERM]
-    return [term for term in terms if len(term) > 1 or not term.isalnum()] or terms
-
-
-def _counts_by_class(occurs: csr_matrix, labels: Sequence[str], classes: pd.Index) -> csr_matrix:
-    """Return in how many texts of each class each term occurs, shape (classes, terms)."""
-    codes = pd.Categorical(labels, categories=classes).codes
-    labelled = np.flatnonzero(codes >= 0)
-    cells = (codes[labelled], labelled)
-    shape = (len(classes), len(codes))
-    members = csr_matrix((np.ones(len(labelled)), cells), shape=shape)
-    return members @ occurs
-
-
-def _log_odds(inside: np.ndarray, outside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return log-odds ratios and their standard errors; not finite where they are not defined."""
-    prior = PRIOR_SHARE * (inside + outside)
-    inside = inside + prior
-    outside = outside + prior
-    with np.errstate(divide="ignore", invalid="ignore"):
-        odds = inside / (inside.sum() - inside)
-        odds_outside = outside / (outside.sum() - outside)
-        log_odds = np.log(odds) - np.log(odds_outside)
-        error = np.sqrt(1 / inside + 1 / outside)
-    return log_odds, error
-
-
-def describe_terms(terms: pd.DataFrame) -> str:
-    """Return how many of the terms have an interval above zero, from `distinctive_terms`."""
-    n_above = (terms["low"] > 0).sum()
-    return (
-        f"{n_above:,} of the {len(terms):,} words found have an interval above "
-        "zero; it is that of one word, not of the best among thousands."
-    )
 
 
 def save_profile_page(table: pd.DataFrame, path: Path, *, title: str) -> None:

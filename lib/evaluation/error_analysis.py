@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from lib.data import profiling
+from lib.data import distinctive
 from lib.data.words import count_words
 from lib.evaluation.metrics import with_confidence
 from lib.evaluation.significance import Interval, grouped_share
@@ -101,8 +101,8 @@ def confusing_terms(
 
     Returns
     -------
-    for each pair, terms with a log-odds interval above 0 (`profiling.distinctive_terms`), joined by
-    commas; "" where there are none
+    for each pair, terms with a log-odds interval above 0 (`distinctive.distinctive_terms`), joined
+    by commas; "" where there are none
     """
     given = np.asarray(texts, dtype=object)
     codes = {name: code for code, name in enumerate(class_names)}
@@ -111,7 +111,7 @@ def confusing_terms(
         of_class = y_true == codes[label]
         is_confused = (y_pred == codes[predicted])[of_class]
         sides = np.where(is_confused, "confused", "others")
-        terms = profiling.distinctive_terms(given[of_class].tolist(), sides.tolist(), n=n_terms)
+        terms = distinctive.distinctive_terms(given[of_class].tolist(), sides.tolist(), n=n_terms)
         terms = terms[(terms["label"] == "confused") & (terms["low"] > 0)]
         found.append(", ".join(terms["term"]))
     return found

@@ -172,7 +172,7 @@ def distinctive_terms(
 
     Parameters
     ----------
-    terms, balance : from `profiling.distinctive_terms` and `profiling.label_balance`
+    terms, balance : from `distinctive.distinctive_terms` and `profiling.label_balance`
     """
     shown = balance.head(max_classes)
     n_columns = 2 if len(shown) in (2, 4) else min(3, len(shown))
