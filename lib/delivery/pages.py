@@ -65,7 +65,6 @@ def _cells_html(document: NotebookNode) -> str:
         config=Config({"TagRemovePreprocessor": hide}),
         template_name="report",
         extra_template_basedirs=[str(TEMPLATES)],
-        exclude_anchor_links=True,
         exclude_input_prompt=True,
         exclude_output_prompt=True,
     )

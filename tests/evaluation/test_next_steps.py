@@ -56,10 +56,13 @@ def test_steps_are_ranked_by_what_is_certain_and_name_their_figure():
     }
     assert found.loc["collect: a slice", "points"] == "+15.0 [+5.0, +20.0]"
     assert found.loc["calibrate", ["points", "low"]].tolist() == ["+3.0 [+0.0, +5.0]", 0]
-    assert next_steps.describe(found.loc[["collect: a slice", "calibrate"]]) == (
-        "By what is certain to be won: collect: a slice (+15.0 [+5.0, +20.0] points: "
-        "long: 0.600 right, n = 100)."
+    shown = found.loc[["collect: a slice", "calibrate"]]
+    assert next_steps.describe(shown) == "The figures ask for 1 of 2 steps."
+    step = (
+        "Collect texts of the weakest slice: +15.0 [+5.0, +20.0] points (long: 0.600 right, n = "
+        "100)."
     )
+    assert next_steps.asked_for(shown) == {step: pytest.approx(5)}
 
 
 def test_what_is_not_known_comes_last():
@@ -75,7 +78,8 @@ def test_what_is_not_known_comes_last():
     assert found.index[0] == "calibrate"
     assert found["points"].tolist()[1:] == ["unknown"] * 4
     assert found.loc["relabel", "follows_from"] == "nobody has judged a mistake in judgements.csv"
-    assert next_steps.describe(found) == "No figure asks for any of these steps."
+    assert next_steps.describe(found) == "The figures ask for 0 of 5 steps."
+    assert next_steps.asked_for(found) == {}
 
 
 def test_the_weakest_of_many_classes_is_less_sure():

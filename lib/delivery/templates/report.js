@@ -56,7 +56,7 @@ for (const table of document.querySelectorAll("main table")) {
 
 const links = new Map();
 for (const link of document.querySelectorAll("nav.contents ol a")) {
-  links.set(decodeURIComponent(link.hash.slice(1)), link);
+  links.set(link.getAttribute("href").slice(1), link);
 }
 const headings = [...document.querySelectorAll("main h1[id], main h2[id]")];
 function markPlace() {
