@@ -1,11 +1,14 @@
+import html
 import re
 
+import nbformat
 import pandas as pd
 import pytest
+from browser import browser, needs_browser, violations
 from click.testing import CliRunner
 from finished_runs import CLASSES, NOTEBOOK, answers, finished_run, sealed_rows
 
-from lib import workspace
+from lib import provenance, workspace
 from lib.delivery import comparison
 from lib.delivery.cli import main
 from lib.errors import WorkbookError
@@ -219,3 +222,57 @@ def test_a_damaged_record_of_a_run_is_named(two):
             match=r"run\.json is damaged .*: `workbook run --run two` writes it again",
         ):
             comparison.compare("one", "two")
+
+
+def test_the_page_of_a_comparison_says_who_is_better_where_and_what_was_set_otherwise(two, home):
+    found = comparison.compare("one", "two")
+    texts = found.answers.set_index("right")["texts"].astype(int)
+    assert texts["both"] + texts["one alone"] == 180 and texts["both"] + texts["two alone"] == 220
+    assert texts.sum() == 240
+    assert found.classes["class"].tolist() == sorted(
+        CLASSES, key=lambda label: float(found.classes.set_index("class")["gain"][label])
+    )
+    result = CliRunner().invoke(main, ["report", "--compare", "one", "two"])
+    page = home / "reports" / "two" / "against_one.html"
+    assert result.output == f"report: {page}\n"
+    shown = html.unescape(page.read_text(encoding="utf-8"))
+    assert f'<p class="verdict">{found.verdict}</p>' in shown
+    assert 'href="../one/index.html"' in shown and "No setting differs." in shown
+
+
+def test_settings_that_differ_are_named_with_both_values(home):
+    finished_run("one", answers(ROWS, 60)), finished_run("two", answers(ROWS, 20))
+    path = home / "reports" / "two" / "run.json"
+    record = workspace.read_json(path)
+    record["steps"]["04_train_model"]["settings"]["training.epochs"] = 7
+    workspace.write_json(record, path)
+    before = comparison.evaluated_run("one").trained_with.get("training.epochs", "not there")
+    table = comparison.compare("one", "two").settings
+    assert table.to_numpy().tolist() == [["training.epochs", str(before), "7"]]
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_of_a_comparison_breaks_no_rule_of_accessibility(two, scheme):
+    page = comparison.write_comparison("one", "two")
+    with browser() as chromium:
+        tab = chromium.new_page(color_scheme=scheme)
+        tab.goto(page.as_uri())
+        assert violations(tab) == []
+
+
+@pytest.mark.parametrize("words", [["report"], ["report", "one", "--compare", "one", "two"]])
+def test_report_takes_one_run_or_two_to_compare(two, words):
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 1
+    assert "report takes one run, or --compare and two" in result.output
+
+
+def test_the_pages_of_a_run_are_built_again(two, home):
+    folder = home / "reports" / "one"
+    nbformat.write(nbformat.v4.new_notebook(), folder / "01_profile_data.ipynb")
+    facts = {"profile": "smoke", "overrides": {}, "machine": provenance.machine_facts()}
+    workspace.write_json(workspace.read_json(folder / "run.json") | facts, folder / "run.json")
+    result = CliRunner().invoke(main, ["report", "one"])
+    assert result.output == f"report: {folder / 'index.html'}\n"
+    assert (folder / "01_profile_data.html").exists()
