@@ -20,7 +20,7 @@ from nbformat import NotebookNode
 from lib import workspace
 
 TEMPLATES = Path(__file__).parent / "templates"
-_UNNAMED = re.compile(r"<th></th>")  # above the index of a table: a heading of nothing
+_UNNAMED = re.compile(r"<th([^>]*)>(?:&nbsp;|\s)*</th>")  # above a table's index: of nothing
 
 
 def write_page(template: str, page: Path, **content: Any) -> Path:
@@ -38,7 +38,7 @@ def export_notebook(notebook: Path, page: Path, *, run: str) -> None:
     """
     document = _without_live_output(nbformat.read(notebook, as_version=4))
     headings = list(_headings(document))
-    cells = _UNNAMED.sub("<td></td>", _cells_html(document))
+    cells = _UNNAMED.sub(r"<td\1></td>", _cells_html(document))
     write_page("notebook.html.j2", page, run=run, headings=headings, cells=Markup(cells))
 
 
