@@ -74,7 +74,7 @@ def test_the_heading_of_a_tables_index_is_no_empty_heading(tmp_path):
     styled = output(html=FRUIT.style.to_html())
     shown = exported(tmp_path, output(html=FRUIT.to_html()), styled).read_text(encoding="utf-8")
     assert "<th></th>" not in shown and "<td></td>" in shown
-    assert "&nbsp;</th>" not in shown and '<td class="blank level0" ></td>' in shown
+    assert "&nbsp;</th>" not in shown and '<td class="blank level0"></td>' in shown
 
 
 @needs_browser
