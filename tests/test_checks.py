@@ -63,3 +63,12 @@ def test_html_is_escaped_and_plain_text_is_not():
 
 def test_a_claim_is_escaped_in_html():
     assert verdict("<script>", 1)._repr_html_() == '<p class="takeaway held">&lt;script&gt;: 1</p>'
+
+
+def test_next_steps_are_a_list_with_the_points_they_win_and_escaped():
+    said = takeaway("It falls.", {"Mend <it>.": 1.5, "Look.": math.nan})
+    assert said._repr_html_() == (
+        '<p class="takeaway note">It falls.</p><ul class="next-steps">'
+        '<li data-points="1.50">Mend &lt;it&gt;.</li><li data-points="nan">Look.</li></ul>'
+    )
+    assert repr(said) == "It falls. Mend <it>. Look."

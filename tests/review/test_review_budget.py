@@ -101,6 +101,16 @@ def test_after_the_pilot_the_rest_is_estimated_by_it():
     )
 
 
+def test_the_review_is_a_step_that_wins_what_is_surely_wrong():
+    unknown = choose_budget(300, decided(3, 9), max_rows=200).next_steps(1_000)
+    [(step, points)] = unknown.items()
+    assert step.startswith("Review the 200 queued labels. How many are errors is not known before")
+    assert np.isnan(points)
+    known = choose_budget(100, decided(10, 10), max_rows=200).next_steps(1_000)
+    assert list(known.values()) == [pytest.approx(100 * 27 / 1_000, abs=0.05)]
+    assert choose_budget(0, decided(0, 0), max_rows=9).next_steps(1_000) == {}
+
+
 def test_a_pilot_without_an_error_says_that_nothing_points_to_any_and_ends_the_queue():
     budget = choose_budget(100, decided(0, 20), max_rows=200)
     high = stats.beta(0.5, 20.5).ppf(0.975)

@@ -40,6 +40,15 @@ def test_a_curve_has_the_scores_the_falls_and_the_answers_that_change():
     assert "Fewer than half of the texts have a place for contractions." in said
 
 
+def test_the_mildest_perturbation_that_costs_most_is_what_to_guard_against():
+    found = measured(kinds=("truncation", "contractions"))
+    cut = found.table.loc[("truncation", 1)]
+    [(step, points)] = found.next_steps().items()
+    assert step.startswith("Guard against truncation: severity 1 alone changes macro F1 by -0.667")
+    assert points == pytest.approx(-100 * cut["gain_high"])
+    assert measured(kinds=("contractions",)).next_steps() == {}
+
+
 def test_the_intervals_of_falls_hold_for_all_kinds_together():
     alone = measured(kinds=("truncation",), n_resamples=2_000).table.loc[("truncation", 1)]
     family = measured(kinds=("truncation", "case", "emoji", "url"), n_resamples=2_000)

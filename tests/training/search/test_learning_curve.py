@@ -1,4 +1,4 @@
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import numpy as np
 import pandas as pd
@@ -114,6 +114,11 @@ def test_the_forecast_is_a_sentence():
         "of 0.751. A law fitted to the smaller sizes alone missed the last one by -0.004."
     )
     assert learning_curve.describe(None) == "No learning curve: cross_validation.curve_draws is 0."
+    [(step, points)] = learning_curve.next_steps(curve).items()
+    assert step.endswith(f"add {curve.doubled.signed()} to macro F1 (of the baseline).")
+    assert points == pytest.approx(100 * curve.doubled.low)
+    flat = replace(curve, doubled=Interval(0.0, -0.01, 0.01, n=100))
+    assert learning_curve.next_steps(flat) == learning_curve.next_steps(None) == {}
 
 
 def test_a_law_gives_the_gain_of_twice_the_rows():
