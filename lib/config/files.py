@@ -59,8 +59,7 @@ def _read(path: Path, name: str) -> dict[Any, Any]:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise WorkbookError(
-            f"{name}{line}: not YAML that can be read; mend it, or write it again with "
-            "`workbook init TABLE --force`"
+            f"{name}{line}: not YAML that can be read; mend it, or `workbook init TABLE --force`"
         ) from None
     if content is not None and not isinstance(content, dict):
         raise WorkbookError(f"{name} is a {type(content).__name__}; write sections such as `data:`")

@@ -39,7 +39,7 @@ From a table of labelled texts to a model one can trust. Type
 
   workbook init my.csv  to look at a table and write my.yaml
   workbook run my.yaml  to run the notebooks, up to reports/my/index.html
-  workbook run          to do so on 20,000 texts that come with it
+  workbook run          to do so on the 20,000 texts inside
   workbook lab          to open the notebooks in JupyterLab
   workbook --help       for all commands"""
 
@@ -82,9 +82,9 @@ def main(context: click.Context) -> None:
 @click.argument("source", metavar="TABLE")
 @click.option("--text-column", default="", metavar="NAME", help="Column of the texts.")
 @click.option("--label-column", default="", metavar="NAME", help="Column of the labels.")
-@click.option("--out", type=PATH, metavar="FILE", help="[default: the table's name, .yaml]")
+@click.option("--out", type=PATH, metavar="FILE", help="[default: TABLE.yaml]")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help=READING)
-@click.option("--force", is_flag=True, help="Write over a FILE that is there.")
+@click.option("--force", is_flag=True, help="Write over FILE.")
 def init(
     source: str, out: Path | None, assignments: tuple[str, ...], force: bool, **columns: str
 ) -> None:

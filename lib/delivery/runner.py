@@ -295,7 +295,7 @@ class Session:
                 pages.export_notebook(failed, failed.with_suffix(".html"), run=self.ws.run)
                 self._set_state(step, {"state": "failed", "error": failure, "seconds": None})
                 site.write_index(self.ws, self.record)
-                remedy = "the same command goes on from there"
+                remedy = "the same command goes on"
                 raise WorkbookError(f"{failure}\n(the whole notebook: {failed}; {remedy})")
         pages.export_notebook(notebook, self._page(step, ".html"), run=self.ws.run)
         done = {

@@ -75,7 +75,7 @@ def test_a_file_of_settings_is_taken_and_options_win(called, tmp_path):
         ("training: {epochs: -1}", "my.yaml: training.epochs: Input should be greater than 0"),
         ("data: my.csv", "my.yaml: data is a section; write its settings below it"),
         ("- a\n- b", "my.yaml is a list; write sections such as `data:`"),
-        ("data:\n  a: 1\n b: 2", "my.yaml, line 3: not YAML that can be read; mend it, or write"),
+        ("data:\n  a: 1\n b: 2", "my.yaml, line 3: not YAML that can be read; mend it, or `work"),
         ("\x00", "my.yaml: not YAML that can be read; mend it"),
     ],
 )
