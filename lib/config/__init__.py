@@ -11,6 +11,7 @@ from lib.config.config import (
     setting_keys,
 )
 from lib.config.delivery import ExportConfig
+from lib.config.files import read_settings
 from lib.config.monitoring import MonitoringConfig
 from lib.config.robustness import RobustnessConfig
 from lib.config.sections import (
@@ -59,5 +60,6 @@ __all__ = [
     "error_message",
     "parse_overrides",
     "profile_names",
+    "read_settings",
     "setting_keys",
 ]

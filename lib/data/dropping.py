@@ -12,6 +12,7 @@ from lib import provenance
 from lib.data import duplicates, splits
 
 ROW_RULES = ("null_text", "null_label", "min_words", "exact_duplicate")  # the first that holds
+LARGE_GROUP = 0.1  # of the rows; a test set has 15 %
 LATER_COPY_RULE = "copy_in_later_split"
 
 
@@ -74,9 +75,12 @@ class Selection:
             return ""
         sizes = self.kept["group_key"].value_counts()
         n_units = self.kept["group"].nunique()
+        largest = self.kept["group"].value_counts(normalize=True).max()
+        warning = f" WARNING: one has {largest:.0%} of all rows: splits and folds will be uneven."
         return (
             f" {sizes.sum():,} rows are of {len(sizes):,} groups that the data name; with "
             f"near-copies joined, {n_units:,} groups go whole into one split."
+            f"{warning if largest > LARGE_GROUP else ''}"
         )
 
 

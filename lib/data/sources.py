@@ -60,7 +60,7 @@ def load_table(source: str, *, progress: bool = True, **settings: Any) -> pd.Dat
 
 def load_source(data: DataConfig, *, progress: bool = True) -> LoadedTable:
     """Read a labelled table as `load_table` does, with notes on how."""
-    read = _read_source(data, progress=progress)
+    read = read_source(data, progress=progress)
     if read.has_own_columns:
         data = data.model_copy(update={"text_column": "text", "label_column": "label"})
     if read.has_splits and not (data.split_column or data.time_column):
@@ -70,7 +70,7 @@ def load_source(data: DataConfig, *, progress: bool = True) -> LoadedTable:
     for option, column in data.columns.items():
         check_column(list(frame.columns), column, source=where, option=option)
     if frame.empty:
-        raise WorkbookError(f"{where} has a header but no rows")
+        raise WorkbookError(f"{where} has a header but no rows; export it again")
     _check_cells(frame, data, where=where)
     loaded = _load_columns(frame, data, where=where)
     return LoadedTable(loaded.table, [*read.notes, *loaded.notes])
@@ -100,17 +100,18 @@ def _load_columns(frame: pd.DataFrame, data: DataConfig, *, where: str) -> Loade
     return LoadedTable(table, notes)
 
 
-def _read_source(data: DataConfig, *, progress: bool) -> SourceTable:
+def read_source(data: DataConfig, *, progress: bool = True) -> SourceTable:
+    """Read a source with all its columns."""
     source = data.source
     if source == "docstrings":
         return SourceTable(docstrings.harvest(progress=progress), has_own_columns=True)
     if source.startswith("hub:"):
         return read_hub(source)
-    path = _local(source)
+    path = local_path(source)
     return read_folder(path, data) if path.is_dir() else read_file(path, data)
 
 
-def _local(source: str) -> Path:
+def local_path(source: str) -> Path:
     """Return the path of a file or folder that is there, of a remote one that of its copy."""
     return remote.fetch(source) if remote.is_remote(source) else existing(Path(source))
 
@@ -130,7 +131,7 @@ def raw_path(config: Config) -> Path:
     if data.source != "docstrings":
         how = [data.columns, data.encoding, data.delimiter, data.quoting]
         hub = data.source.startswith("hub:")
-        content = data.source if hub else _local(data.source)
+        content = data.source if hub else local_path(data.source)
         name += f"-{provenance.fingerprint(content, how)[:8]}"
     return workspace.home() / "data" / "raw" / f"{name}.parquet"
 
@@ -193,8 +194,23 @@ def check_labels(table: pd.DataFrame, config: Config) -> None:
         if textless:
             rows = f"rows that have a text have the label {quoted(names[0])}"
             rows += f" ({listed(map(quoted, textless), 60)} has none)"
-        raise WorkbookError(f"{source}: all {rows}; at least two classes are needed")
+        raise WorkbookError(
+            f"{source}: all {rows}; at least two classes are needed; check --label-column"
+        )
     check_class_sizes(labels.value_counts(), config, where=source)
+    if "group_key" in table and not config.data.split_column:
+        _check_groups(table.loc[labels.index, "group_key"], labels, where=source)
+
+
+def _check_groups(keys: pd.Series, labels: pd.Series, *, where: str) -> None:
+    """Raise WorkbookError where a class has too few groups for every split to have one."""
+    alone = keys.index.to_series().map("row {}".format)
+    n_groups = keys.fillna(alone).groupby(labels).nunique()
+    if n_groups.min() < len(splits.SPLITS):
+        raise WorkbookError(
+            f"{where}: the rows of class {quoted(n_groups.idxmin())} are of {n_groups.min()} "
+            "groups, and each split needs one; name a finer data.group_column, or unset it"
+        )
 
 
 def check_class_sizes(
@@ -405,7 +421,9 @@ def _as_splits(values: list[Any], *, where: str) -> list[str]:
         splits.append(SPLIT_NAMES[name])
     if "train" not in splits:
         names = " or ".join(sorted(set(splits)))
-        raise WorkbookError(f"{where}: no row is for training, all are {names}")
+        raise WorkbookError(
+            f"{where}: no row is for training, all are {names}; unset data.split_column"
+        )
     return splits
 
 

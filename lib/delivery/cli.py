@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import get_completion_class
 
 from lib import workspace
-from lib.config import Config, parse_overrides, profile_names
+from lib.config import Config, parse_overrides, profile_names, read_settings
 from lib.errors import WorkbookError
 
 if TYPE_CHECKING:
@@ -30,8 +31,17 @@ SERVER = "Tracking server."
 LOCAL = "models/mlflow"
 MODEL = "Run, folder or registered NAME[@alias]. [default: the only champion]"
 READING = "data.encoding, data.delimiter or data.quoting, as for run."
+PATH = click.Path(path_type=Path)
 POSITIVE = click.IntRange(min=1)
 ASSIGNMENT = "A setting, for instance training.epochs=3; may be given again."
+WELCOME = """\
+From a table of labelled texts to a model one can trust. Type
+
+  workbook init my.csv  to look at a table and write my.yaml
+  workbook run my.yaml  to run the notebooks, up to reports/my/index.html
+  workbook run          to do so on the 20,000 texts inside
+  workbook lab          to open the notebooks in JupyterLab
+  workbook --help       for all commands"""
 
 
 class _OneLineErrors(click.Group):
@@ -49,24 +59,75 @@ class _OneLineErrors(click.Group):
             sys.exit(130)
 
 
-@click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
-def main() -> None:
+def _run_names(_context: object, _parameter: object, beginning: str) -> list[str]:
+    """Return the names of runs, for the completion of RUN by a shell."""
+    names = (path.parent.name for path in workspace.home().glob("reports/*/run.json"))
+    return sorted(name for name in names if name.startswith(beginning))
+
+
+@click.group(
+    cls=_OneLineErrors,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
+)
+@click.pass_context
+def main(context: click.Context) -> None:
     """From a table of labelled texts to a model one can trust, and a report."""
     workspace.anchor_home()
+    if context.invoked_subcommand is None:
+        click.echo(WELCOME)
 
 
 @main.command()
+@click.argument("source", metavar="TABLE")
+@click.option("--text-column", default="", metavar="NAME", help="Column of the texts.")
+@click.option("--label-column", default="", metavar="NAME", help="Column of the labels.")
+@click.option("--out", type=PATH, metavar="FILE", help="[default: TABLE.yaml]")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help=READING)
+@click.option("--force", is_flag=True, help="Write over FILE.")
+def init(
+    source: str, out: Path | None, assignments: tuple[str, ...], force: bool, **columns: str
+) -> None:
+    """Look at a table, say what is in it, and write the settings of a run."""
+    from lib.delivery import first_look
+
+    out = out or Path(f"{workspace.dataset_name(source)}.yaml")
+    if out.exists() and not force:
+        raise WorkbookError(
+            f"{out} is there already: --force writes over it, or name another --out"
+        )
+    overrides = parse_overrides(assignments)
+    others = [key for key in overrides if not key.startswith("data.")]
+    if others:
+        raise WorkbookError(f"init only reads the table: write {others[0]} into {out}")
+    given = Config.load("quick", overrides).data
+    reading = given.model_dump(exclude_unset=True, exclude={"source"})
+    seen = first_look.look(source, **columns, **reading)
+    for line in first_look.describe(seen):
+        click.echo(line)
+    seconds = first_look.estimated_seconds(seen, flops=first_look.measured_flops())
+    click.echo(first_look.describe_times(seconds))
+    workspace.write_text(first_look.settings_text(seen, out.parent), out)
+    click.echo(f"written: {out}. Next: workbook run {out}")
+
+
+@main.command()
+@click.argument("settings", required=False, type=PATH, metavar="[FILE.yaml]")
 @click.option("--profile", default="", metavar="P", help=f"{PROFILES}. [default: quick]")
 @click.option("--data", default="", metavar="D", help=SOURCES)
 @click.option("--text-column", metavar="NAME", help="Column of the texts. [default: text]")
 @click.option("--label-column", metavar="NAME", help="Column of the labels. [default: label]")
-@click.option("--run", "run_name", default="", metavar="NAME", help=RUN_NAME)
+@click.option(
+    "--run", "run_name", default="", metavar="NAME", help=RUN_NAME, shell_complete=_run_names
+)
 @click.option("--from", "first", metavar="NN", help="First notebook, for instance 03.")
 @click.option("--to", "last", metavar="NN", help="Last notebook, for instance 07.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help=ASSIGNMENT)
 @click.option("--force", is_flag=True, help="Run also notebooks that are finished and up to date.")
+@click.option("--dry-run", is_flag=True, help="Say which notebooks would run, and why.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def run(  # noqa: PLR0913, PLR0917 (an argument for each option; click passes them by name)
+    settings: Path | None,
     profile: str,
     data: str,
     text_column: str,
@@ -76,28 +137,36 @@ def run(  # noqa: PLR0913, PLR0917 (an argument for each option; click passes th
     last: str,
     assignments: tuple[str, ...],
     force: bool,
+    dry_run: bool,
     quiet: bool,
 ) -> None:
-    """Run the notebooks in order and build the report under reports/<run>."""
+    """Run the notebooks in order and build the report under reports/<run>.
+
+    FILE.yaml holds settings, as `workbook init` writes it; options come before it.
+    """
+    from lib.delivery.plan import plan_workbook
     from lib.delivery.runner import run_workbook
 
-    overrides = {}
+    overrides: dict[str, Any] = {}
+    if settings:
+        file_profile, overrides = read_settings(settings)
+        profile = profile or file_profile
+        data = data or overrides.get("data.source", "")
+        run_name = run_name or workspace.dataset_name(str(settings))
+        overrides.pop("data.source", None)
     if text_column:
         overrides["data.text_column"] = text_column
     if label_column:
         overrides["data.label_column"] = label_column
     overrides |= parse_overrides(assignments)
     _quiet_libraries()
-    result = run_workbook(
-        profile,
-        run=run_name,
-        data=data,
-        overrides=overrides,
-        first=first,
-        last=last,
-        force=force,
-        progress=not quiet,
-    )
+    options: dict[str, Any] = {"run": run_name, "data": data, "overrides": overrides}
+    options |= {"first": first, "last": last, "force": force}
+    if dry_run:
+        for plan in plan_workbook(profile, **options):
+            click.echo(plan.describe())
+        return
+    result = run_workbook(profile, progress=not quiet, **options)
     n_executed = len(result.executed)
     n_skipped = len(result.skipped)
     click.echo(f"{n_executed} notebooks run, {n_skipped} up to date, {result.seconds:.0f} s")
@@ -105,8 +174,8 @@ def run(  # noqa: PLR0913, PLR0917 (an argument for each option; click passes th
 
 
 @main.command()
-@click.argument("first", metavar="RUN")
-@click.argument("second", metavar="RUN")
+@click.argument("first", metavar="RUN", shell_complete=_run_names)
+@click.argument("second", metavar="RUN", shell_complete=_run_names)
 def compare(first: str, second: str) -> None:
     """Say whether the second of two finished runs is better, on their sealed test set."""
     from lib.delivery.comparison import compare
@@ -119,7 +188,7 @@ def compare(first: str, second: str) -> None:
 
 
 @main.command()
-@click.argument("name", default="", metavar="[RUN]")
+@click.argument("name", default="", metavar="[RUN]", shell_complete=_run_names)
 @click.option("--compare", "pair", nargs=2, metavar="RUN RUN", help="Is the second run better?")
 def report(name: str, pair: tuple[str, str] | None) -> None:
     """Build the pages of a run again, or a page that compares two runs."""
@@ -136,7 +205,7 @@ def report(name: str, pair: tuple[str, str] | None) -> None:
 
 
 @main.command()
-@click.argument("run_name", metavar="RUN")
+@click.argument("run_name", metavar="RUN", shell_complete=_run_names)
 @click.option(
     "--uri", default="", metavar="URI", help=f"{SERVER} [default: the run's, else {LOCAL}]"
 )
@@ -182,7 +251,7 @@ def models(uri: str) -> None:
 
 
 @main.command()
-@click.argument("name", default="", metavar="[NAME]")
+@click.argument("name", default="", metavar="[NAME]", shell_complete=_run_names)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64))
@@ -241,7 +310,7 @@ def doctor() -> None:
 @main.command()
 @click.argument("source", metavar="IN")
 @click.argument("out", metavar="OUT")
-@click.option("--model", default="", metavar="NAME", help=MODEL)
+@click.option("--model", default="", metavar="NAME", help=MODEL, shell_complete=_run_names)
 @click.option("--text-column", metavar="NAME", help="Column of the texts. [default: text]")
 @click.option(
     "--keep", multiple=True, metavar="NAME", help="Column that OUT has too; may be given again."
@@ -278,7 +347,7 @@ def predict(
 
 
 @main.command()
-@click.argument("name", metavar="RUN")
+@click.argument("name", metavar="RUN", shell_complete=_run_names)
 @click.argument("target", metavar="hub:owner/name")
 @click.option("--public", is_flag=True, help="Everybody may see it. [default: you alone]")
 @click.option("--license", "licence", default="", metavar="ID", help="By the hub's name: mit.")
@@ -294,7 +363,7 @@ def push(name: str, target: str, public: bool, licence: str, yes: bool) -> None:
 
 
 @main.command()
-@click.argument("name", metavar="RUN")
+@click.argument("name", metavar="RUN", shell_complete=_run_names)
 @click.argument("url", metavar="URL")
 def publish(name: str, url: str) -> None:
     """Copy a run's report and classifier to an object store, s3:// or gs://."""
@@ -309,8 +378,17 @@ def publish(name: str, url: str) -> None:
         click.echo(f"{remote.upload(folder, target)} files in {target}")
 
 
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print a script that makes a shell complete commands, options and runs with Tab."""
+    kind = get_completion_class(shell)
+    assert kind is not None  # click has these three
+    click.echo(kind(main, {}, "workbook", "_WORKBOOK_COMPLETE").source())
+
+
 @main.command("export-dvc")
-@click.argument("name", metavar="RUN")
+@click.argument("name", metavar="RUN", shell_complete=_run_names)
 def export_dvc(name: str) -> None:
     """Write a run's notebooks as stages of dvc.yaml, in the home folder."""
     from lib.delivery import dvc

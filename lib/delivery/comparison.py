@@ -225,7 +225,8 @@ def check_comparable(first: Predictions, second: Predictions) -> None:
         ]
         raise WorkbookError(
             f"{first.name} and {second.name} have other classes and cannot be compared: "
-            f"{'; '.join(differences[:5])}"
+            f"{'; '.join(differences[:5])}; "
+            "compare runs of the same classes"
         )
     if first.test_set != second.test_set:
         seals = f"seals {first.test_set[:12]} and {second.test_set[:12]}"

@@ -486,7 +486,7 @@ def _registry(uri: str) -> Iterator[Any]:
     except (MlflowException, SQLAlchemyError, OSError) as error:
         address = tracking.without_password(uri) or tracking.local_uri()
         raise WorkbookError(
-            f"the model registry {address} cannot be used: {tracking.reason(error)}"
+            f"the model registry {address} cannot be used: {tracking.reason(error)}; check --uri"
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from lib import provenance, workspace
 from lib.config import Config
 from lib.data import sources
 from lib.delivery import execution, pages, preloading, recording, site
-from lib.errors import WorkbookError
+from lib.errors import WorkbookError, listed
 from lib.steps import STEPS, Step
 from lib.training import backbones, engine, tracking
 from lib.workspace import FILES, Workspace
@@ -75,20 +76,12 @@ def run_workbook(
         another process uses this run; a notebook failed (what earlier ones wrote is kept).
     """
     started = time.perf_counter()
-    workspace.anchor_home()
-    config, ws = workspace.open_run(profile=profile, run=run, data=data, settings=overrides or {})
-    # as notebooks find them, whose working folder is another
-    settings = {**(overrides or {}), **config.local_paths()}
-    if data:
-        data = config.data.source
-        settings.pop("data.source", None)
-    parameters = {"profile": config.profile, "run": ws.run, "data": data, "settings": settings}
     steps = chosen_steps(first, last)
-    check(steps, config, parameters)
+    config, ws, parameters = prepare(steps, profile, run=run, data=data, overrides=overrides)
     table = sources.raw_table(config, progress=progress)
     with _lock(ws):
-        _check_inputs(steps[0], ws)
-        record = _open_record(config, ws, settings, table)
+        check_inputs(steps[0], ws)
+        record = _open_record(config, ws, parameters["settings"], table)
         session = Session(config, ws, parameters, record, progress)
         with tracking.workbook_run(config, ws) as tracked:
             executed = session.run(steps, tracked, force=force)
@@ -99,6 +92,27 @@ def run_workbook(
     skipped = [step.notebook for step in steps if step.notebook not in executed]
     seconds = time.perf_counter() - started
     return RunResult(ws.folder(workspace.REPORTS), index, executed, skipped, seconds)
+
+
+def prepare(
+    steps: Sequence[Step],
+    profile: str,
+    *,
+    run: str = "",
+    data: str = "",
+    overrides: Mapping[str, Any] | None = None,
+) -> tuple[Config, Workspace, dict[str, Any]]:
+    """Return the settings, folders and parameters of a run, checked."""
+    workspace.anchor_home()
+    config, ws = workspace.open_run(profile=profile, run=run, data=data, settings=overrides or {})
+    # as notebooks find them, whose working folder is another
+    settings = {**(overrides or {}), **config.local_paths()}
+    if data:
+        data = config.data.source
+        settings.pop("data.source", None)
+    parameters = {"profile": config.profile, "run": ws.run, "data": data, "settings": settings}
+    check(steps, config, parameters)
+    return config, ws, parameters
 
 
 def chosen_steps(first: str | None, last: str | None) -> list[Step]:
@@ -117,7 +131,7 @@ def chosen_steps(first: str | None, last: str | None) -> list[Step]:
     start = numbers.index(first or numbers[0])
     end = numbers.index(last or numbers[-1])
     if start > end:
-        raise WorkbookError(f"--from {first} comes after --to {last}")
+        raise WorkbookError(f"--from {first} comes after --to {last}: exchange them")
     return list(STEPS[start : end + 1])
 
 
@@ -158,11 +172,6 @@ def step_key(step: Step, config: Config, ws: Workspace) -> str:
     document = nbformat.read(workspace.NOTEBOOKS / f"{step.notebook}.ipynb", as_version=4)
     cells = [(cell.cell_type, cell.source) for cell in document.cells]
     code = "\n".join(source for kind, source in cells if kind == "code")
-    reads = {}
-    for name in step.reads:
-        if name not in step.writes:
-            path = sources.raw_path(config) if name == "source" else ws.path(name)
-            reads[name] = provenance.path_fingerprint(path)
     backbone = Path(config.training.backbone)  # a local one may change under the same name
     is_local = _uses_backbone(step) and backbone.is_dir()
     watched = (config.monitoring.log, config.monitoring.labels)
@@ -171,10 +180,20 @@ def step_key(step: Step, config: Config, ws: Workspace) -> str:
         cells,
         provenance.code_fingerprint(*provenance.imports_of(code)),
         step_settings(step, config),
-        reads,
+        files_read(step, config, ws),
         provenance.path_fingerprint(backbone) if is_local else None,
         *logs,
     )
+
+
+def files_read(step: Step, config: Config, ws: Workspace) -> dict[str, str | None]:
+    """Return the fingerprints of the files that a notebook reads and does not write itself."""
+    reads = {}
+    for name in step.reads:
+        if name not in step.writes:
+            path = sources.raw_path(config) if name == "source" else ws.path(name)
+            reads[name] = provenance.path_fingerprint(path)
+    return reads
 
 
 def step_settings(step: Step, config: Config) -> dict[str, Any]:
@@ -212,7 +231,7 @@ class Session:
         with bar, execution.live_output(bar), preloading.preloaded() as kernels:
             for place, step in enumerate(steps):
                 bar.set_description_str(step.notebook)
-                if force or not self.is_up_to_date(step):
+                if force or self.why_stale(step):
                     executed.append(step.notebook)
                     if tracked:
                         tracked.start()
@@ -227,16 +246,27 @@ class Session:
         self._save_record()
         return executed
 
-    def is_up_to_date(self, step: Step) -> bool:
-        """Return whether a notebook is done, and neither what it read nor wrote has changed."""
+    def why_stale(self, step: Step) -> str:
+        """Return why a notebook is to run; "" where it is done and nothing has changed since."""
         state = self.record["steps"].get(step.notebook, {})
-        pages = [self._page(step, ending) for ending in (".ipynb", ".html")]
-        return (
-            state.get("state") == "done"
-            and all(page.exists() for page in pages)
-            and state["key"] == step_key(step, self.config, self.ws)
-            and state["writes"] == self._written(step)
-        )
+        if state.get("state") != "done":
+            return f"{state['state']} before" if state else "new"
+        written = self._written(step).items()
+        changed = [name for name, content in written if state["writes"].get(name) != content]
+        if changed:
+            return f"what it wrote has changed: {listed(changed)}"
+        if not all(self._page(step, ending).exists() for ending in (".ipynb", ".html")):
+            return "its page is gone"
+        if state["key"] == step_key(step, self.config, self.ws):
+            return ""
+        settings = json.loads(json.dumps(step_settings(step, self.config)))
+        changed = [key for key in settings if settings[key] != state["settings"].get(key)]
+        if changed:
+            return f"settings changed: {listed(changed)}"
+        reads = state.get("reads", {})
+        files = files_read(step, self.config, self.ws)
+        changed = [name for name in files if name in reads and files[name] != reads[name]]
+        return f"files changed: {listed(changed)}" if changed else "its cells or the code changed"
 
     def execute(self, step: Step) -> None:
         """Execute a notebook and write its page.
@@ -250,6 +280,7 @@ class Session:
             self._page(step, ending).unlink(missing_ok=True)
         # as it is before: what changes meanwhile makes it stale
         key = step_key(step, self.config, self.ws)
+        reads = files_read(step, self.config, self.ws)
         state = {"state": "started", "started": _now()}
         self.record["finished"] = None
         self._set_state(step, state)
@@ -264,12 +295,14 @@ class Session:
                 pages.export_notebook(failed, failed.with_suffix(".html"), run=self.ws.run)
                 self._set_state(step, {"state": "failed", "error": failure, "seconds": None})
                 site.write_index(self.ws, self.record)
-                raise WorkbookError(f"{failure}\n(the whole notebook: {failed})")
+                remedy = "the same command goes on"
+                raise WorkbookError(f"{failure}\n(the whole notebook: {failed}; {remedy})")
         pages.export_notebook(notebook, self._page(step, ".html"), run=self.ws.run)
         done = {
             "state": "done",
             "key": key,
             "settings": step_settings(step, self.config),
+            "reads": reads,
             "started": state["started"],
             "machine": site.machine_line(self.record["machine"]),
             "seconds": round(time.perf_counter() - started, 1),
@@ -342,7 +375,7 @@ def _lock(ws: Workspace) -> Iterator[None]:
         lock.release()
 
 
-def _check_inputs(step: Step, ws: Workspace) -> None:
+def check_inputs(step: Step, ws: Workspace) -> None:
     """Raise WorkbookError where a file that earlier notebooks write for this one is missing."""
     if step == STEPS[0]:
         return
@@ -355,11 +388,6 @@ def _open_record(
     config: Config, ws: Workspace, overrides: dict[str, Any], table: Any
 ) -> dict[str, Any]:
     """Return run.json: the steps done before, with this call's settings, data and machine."""
-    path = ws.folder(workspace.REPORTS) / "run.json"
-    try:
-        steps = workspace.read_json(path)["steps"] if path.exists() else {}
-    except (ValueError, KeyError):
-        steps = {}  # not ours, or damaged by hand: all is executed again
     facts = workspace.read_facts(sources.raw_path(config))
     return {
         "run": ws.run,
@@ -375,9 +403,18 @@ def _open_record(
             "packages": facts.get("packages"),
         },
         "machine": provenance.machine_facts(),
-        "steps": steps,
+        "steps": steps_done(ws),
         "finished": None,
     }
+
+
+def steps_done(ws: Workspace) -> dict[str, Any]:
+    """Return the states of a run's notebooks in run.json."""
+    path = ws.folder(workspace.REPORTS) / "run.json"
+    try:
+        return workspace.read_json(path)["steps"] if path.exists() else {}
+    except (ValueError, KeyError):
+        return {}  # not ours, or damaged by hand: all is executed again
 
 
 def _now() -> str:

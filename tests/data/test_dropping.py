@@ -131,7 +131,8 @@ def test_a_group_is_what_near_copies_and_authors_join():
     assert selection.describe() == (
         "1 near-duplicate pairs join 2 rows in groups; 2 rows contradict the label of a "
         "(near-)copy; 0 rows were dropped for a copy in a later split. 5 rows are of 3 groups that "
-        "the data name; with near-copies joined, 4 groups go whole into one split."
+        "the data name; with near-copies joined, 4 groups go whole into one split. WARNING: one "
+        "has 57% of all rows: splits and folds will be uneven."
     )
 
 
@@ -164,3 +165,11 @@ def test_authors_stay_in_one_split_and_in_one_fold():
     assert train.groupby("group_key")["fold"].nunique().max() == 1
     stops = cross_validation.early_stopping_mask(train, share=0.2, seed=1)
     assert train.assign(stops=stops).groupby("group_key")["stops"].nunique().max() == 1
+
+
+def test_a_group_of_more_than_a_tenth_of_the_rows_is_warned_of():
+    authors = ["ann"] * 3 + [f"u{i}" for i in range(17)]
+    warning = " WARNING: one has 15% of all rows: splits and folds will be uneven."
+    assert of_authors(authors, []).describe().endswith(f"go whole into one split.{warning}")
+    authors = ["ann"] * 2 + [f"u{i}" for i in range(18)]
+    assert of_authors(authors, []).describe().endswith("go whole into one split.")

@@ -1112,3 +1112,32 @@ def test_what_was_told_from_a_source_is_kept_with_the_raw_table(write, home):
     plain = settings(write("u.csv", as_csv(many(40))))
     raw_table(plain)
     assert sources.reading_notes(plain) == []
+
+
+def grouped(rows, groups, **settings):
+    table = pd.DataFrame(rows, columns=["text", "label"]).assign(group_key=groups)
+    table.insert(0, "row_id", range(len(table)))
+    check_labels(table, Config.load("smoke", {"data.source": "t.csv", **settings}))
+
+
+def test_each_class_needs_a_group_for_each_split():
+    """Ann wrote all of x but a text of nobody's; y is by three."""
+    rows = [(f"text {i}", "xy"[i % 2]) for i in range(40)]
+    groups = ["ann" if i % 2 == 0 else f"bob {i % 3}" for i in range(40)]
+    groups[0] = None
+    with pytest.raises(WorkbookError) as caught:
+        grouped(rows, groups)
+    assert str(caught.value).endswith(
+        "t.csv: the rows of class 'x' are of 2 groups, and each split needs one; name a finer "
+        "data.group_column, or unset it"
+    )
+    grouped(rows, groups, **{"data.split_column": "part"})  # the data say which split
+    groups[2] = None
+    grouped(rows, groups)
+
+
+def test_groups_are_counted_by_merged_labels():
+    rows = [(f"text {i}", ("Red", "red", "blue")[i % 3]) for i in range(60)]
+    groups = [f"u{i % 9}" for i in range(60)]
+    rows[1] = ("text 1", " red")
+    grouped(rows, groups, **{"data.merge_labels": True})

@@ -145,7 +145,7 @@ def test_other_classes_are_refused_by_name(two):
     assert (
         refused("one", "three")
         == f"{words}: 'tool' is a class of run 'one' alone; 'vehicle' is a class of run 'three' "
-        "alone"
+        "alone; compare runs of the same classes"
     )
 
 

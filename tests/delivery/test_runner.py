@@ -5,6 +5,7 @@ import gzip
 import json
 import logging
 import os
+import re
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -58,6 +59,8 @@ BAD_DATA = {
     "half.csv.gz": (gzip.compress(GOOD.encode())[:-9], "not a whole gzip file"),
     "picture.png": (b"\x89PNG", "use .csv"),
 }
+# the first word of what to do, which ends every error
+REMEDIES = "export name check add drop set Merge mend quote fetch use fix".split()
 
 
 def call(*words):
@@ -77,6 +80,8 @@ def test_bad_data_is_refused_in_one_line_with_nothing_written(name, tmp_path, ho
     assert len(result.stderr.strip().splitlines()) == 1 and result.stderr.startswith("workbook: ")
     with pytest.raises(AssertionError, match=message):
         raise AssertionError(result.stderr)
+    last_words = re.split("[;:.] |, or ", result.stderr.strip())[-1].split()
+    assert last_words[0] in REMEDIES, result.stderr
     assert files(home) == []
 
 
@@ -306,7 +311,7 @@ def test_kernels_are_preloaded_where_three_notebooks_with_models_are_left(
 ):
     calls = []
     monkeypatch.setattr(preloading.KernelServer, "start", lambda _: calls.append(True))
-    monkeypatch.setattr(runner.Session, "is_up_to_date", lambda *_: False)
+    monkeypatch.setattr(runner.Session, "why_stale", lambda *_: "new")
     monkeypatch.setattr(runner.Session, "execute", lambda *_: None)
     monkeypatch.setattr(runner.Session, "_save_record", lambda _: None)
     steps = [step for step in STEPS if span[0] <= step.number <= span[1]]

@@ -136,7 +136,7 @@ def read_delimited(text: str, name: str, *, default: str, settings: DataConfig) 
         rows, note = _rows_as_told(table, settings.label_column)
         notes += [note] if note else []
     if not rows.cells:
-        raise WorkbookError(f"{table.name} is empty")
+        raise WorkbookError(f"{table.name} is empty; export it again")
     frame = pd.DataFrame(rows.cells[1:], columns=rows.cells[0], dtype=object)
     return SourceTable(frame, tuple(notes))
 

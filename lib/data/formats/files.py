@@ -31,7 +31,7 @@ def read_file(path: Path, settings: DataConfig) -> SourceTable:
         parsed (the line is named).
     """
     content = existing(path).read_bytes()
-    suffix, is_gzipped = _type_by_name(path)
+    suffix, is_gzipped = type_by_name(path)
     if (suffix in FORMATS and is_gzipped) or (not suffix and content.startswith(GZIP_MAGIC)):
         content = _decompressed(content, path)
     suffix = suffix or _type_by_content(content)
@@ -41,7 +41,7 @@ def read_file(path: Path, settings: DataConfig) -> SourceTable:
             f"use {', '.join(FORMATS)}, also with .gz"
         )
     if not content.strip():
-        raise WorkbookError(f"{shown_path(path)} is empty")
+        raise WorkbookError(f"{shown_path(path)} is empty; export it again")
     if suffix == ".parquet":
         return SourceTable(_read_parquet(content, path))
     name = str(path)
@@ -73,7 +73,9 @@ def existing(path: Path) -> Path:
     try:
         path.stat()
     except PermissionError as error:
-        raise WorkbookError(f"no permission to read {shown_path(error.filename)}") from None
+        raise WorkbookError(
+            f"no permission to read {shown_path(error.filename)}; chmod +r it"
+        ) from None
     except OSError:
         siblings = path.parent.iterdir() if path.parent.is_dir() else []
         near = closest(path.name, [sibling.name for sibling in siblings])
@@ -82,7 +84,7 @@ def existing(path: Path) -> Path:
             "--data takes a table, a folder, hub:<name> or docstrings"
         ) from None
     if path.is_file() and not os.access(path, os.R_OK):
-        raise WorkbookError(f"no permission to read {shown_path(path)}")
+        raise WorkbookError(f"no permission to read {shown_path(path)}; chmod +r it")
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -90,7 +92,7 @@ def existing(path: Path) -> Path:
     return path
 
 
-def _type_by_name(path: Path) -> tuple[str, bool]:
+def type_by_name(path: Path) -> tuple[str, bool]:
     """Return a file's ending without `.gz`, and whether it has that one too.
 
     A link without an ending has its target's.
@@ -125,7 +127,9 @@ def _decompressed(content: bytes, path: Path) -> bytes:
     try:
         return gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
-        raise WorkbookError(f"{shown_path(path)}: not a whole gzip file ({error})") from None
+        raise WorkbookError(
+            f"{shown_path(path)}: not a whole gzip file ({error}); fetch it again"
+        ) from None
 
 
 def _read_parquet(content: bytes, path: Path) -> pd.DataFrame:
@@ -137,5 +141,5 @@ def _read_parquet(content: bytes, path: Path) -> pd.DataFrame:
     except (pa.ArrowInvalid, OSError) as error:
         reason = " ".join(str(error).split())[:100]
         raise WorkbookError(
-            f"{shown_path(path)}: not a Parquet file that can be read ({reason})"
+            f"{shown_path(path)}: not a Parquet file that can be read ({reason}); write it again"
         ) from None

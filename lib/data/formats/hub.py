@@ -64,7 +64,8 @@ def read_saved(folder: Path) -> SourceTable:
         saved = datasets.load_from_disk(str(folder))
     except Exception as error:  # as above
         raise WorkbookError(
-            f"{shown_path(folder)}: not a data set that save_to_disk wrote ({first_line(error)})"
+            f"{shown_path(folder)}: not a data set that save_to_disk wrote ({first_line(error)}); "
+            "save it again"
         ) from error
     if isinstance(saved, datasets.Dataset):
         return SourceTable(frame_of(saved))

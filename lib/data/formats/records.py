@@ -53,7 +53,7 @@ def read_jsonl(text: str, name: str) -> pd.DataFrame:
         try:
             records[f"line {number}"] = json.loads(line)
         except json.JSONDecodeError as error:
-            raise WorkbookError(f"{name}, line {number}: {error.msg}") from None
+            raise WorkbookError(f"{name}, line {number}: {error.msg}; mend the line") from None
     return _table_of(records, name)
 
 
@@ -98,5 +98,5 @@ def _table_of(records: dict[str, Any], name: str) -> pd.DataFrame:
                 f"found {type(record).__name__} {quoted(record)}"
             )
     if not records:
-        raise WorkbookError(f"{name} has no rows")
+        raise WorkbookError(f"{name} has no rows; export it again")
     return pd.DataFrame(list(records.values()), dtype=object)

@@ -116,7 +116,7 @@ def predict_table(  # noqa: PLR0913 (each has a default that most callers keep)
     rows = table.rows(settings, keep)
     first = next(rows, None)
     if first is None:
-        raise WorkbookError(f"{shown_path(source)} has no rows")
+        raise WorkbookError(f"{shown_path(source)} has no rows; export it again")
     options = [settings.model_dump(mode="json"), keep, rows_per_part]
     versions = [provenance.package_version(name) for name in provenance.VERSIONED]
     code = provenance.code_fingerprint(__name__)
@@ -132,7 +132,7 @@ def predict_table(  # noqa: PLR0913 (each has a default that most callers keep)
         parts = _parts(chain([first], rows), rows_per_part)
         paths = _run(job, parts, finished, workers=workers, n_bytes=n_bytes)
         if Table.find(source) != table:
-            raise WorkbookError(f"{shown_path(source)} changed while it was read")
+            raise WorkbookError(f"{shown_path(source)} changed while it was read; run it again")
         _write(job, path, (_read(job, part) for part in paths))
         abstained = _read(job, path, columns=["abstained"]).to_pandas()["abstained"]
         fs.rm(scratch, recursive=True)
@@ -146,7 +146,9 @@ def _check_names(path: str, keep: Sequence[str], table: Table) -> None:
         raise WorkbookError(f"{shown_path(path)} is a part of the input; give another name")
     for name in keep:
         if name in ANSWERS or name.startswith(OF_CLASS):
-            raise WorkbookError(f"--keep {quoted(name)}: the answers have a column of that name")
+            raise WorkbookError(
+                f"--keep {quoted(name)}: the answers have a column of that name; leave it out"
+            )
 
 
 def _finished(job: Job, scratch: str, *, overwrite: bool) -> set[str]:

@@ -67,7 +67,9 @@ def read_labels(path: str | None) -> pd.Series:
         where = f"{shown_path(path or '')}, line {line}"
         key = row.get("text_fingerprint") or text_fingerprint(row.get("text", ""))
         if "text_fingerprint" not in row and "text" not in row:
-            raise WorkbookError(f"{where}: there is no column text_fingerprint, and none text")
+            raise WorkbookError(
+                f"{where}: there is no column text_fingerprint, and none text; add one"
+            )
         if labels.setdefault(key, row["label"]) != row["label"]:
             raise WorkbookError(f"{where}: the text has another label above; keep one of them")
     return pd.Series(labels, dtype=object)
