@@ -1,6 +1,6 @@
 # The map. `make` lists the targets; `make run` and `make test` need nothing done before them.
 SHELL := /bin/bash
-PYTHON ?= $(firstword $(foreach name,python3 python3.11 python3.12,$(shell command -v $(name) >/dev/null 2>&1 && $(name) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $(name))))
+PYTHON ?= $(firstword $(foreach name,python3 python3.11 python3.12 python3.13,$(shell command -v $(name) >/dev/null 2>&1 && $(name) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $(name))))
 BIN := .venv/bin
 ARGS ?=
 export PYTHONUTF8 := 1
@@ -14,7 +14,7 @@ help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 setup:  ## create .venv and install, where it is missing or stale
-	@if [ -z "$(PYTHON)" ]; then echo "setup: no Python 3.11 or 3.12 found; install one, or name it: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; fi
+	@if [ -z "$(PYTHON)" ]; then echo "setup: no Python 3.11, 3.12 or 3.13 found; install one, or name it: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; fi
 	@$(PYTHON) tools/bootstrap.py
 
 run: setup  ## the main job: all notebooks on 20,000 texts, a report in reports/quick (ARGS="--profile base ..." for more)
@@ -46,7 +46,7 @@ doctor: setup  ## what this machine has
 	@$(BIN)/workbook doctor
 
 constraints: setup  ## write the installed versions to constraints.txt
-	@{ head -1 constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//'; } > constraints.new && mv constraints.new constraints.txt
+	@{ head -1 constraints.txt; { grep '; python' constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' | grep -vEf <(sed -nE 's/^([a-z_]+==).*; .*/^\1/p' constraints.txt); } | LC_ALL=C sort -f; } > constraints.new && mv constraints.new constraints.txt
 
 clean:  ## remove what runs have written, but people's decisions, the reports and MLflow's records and models
 	@rm -rf data/raw data/processed data/augmented && if [ -d models ]; then find models -mindepth 1 -maxdepth 1 ! -name mlflow -exec rm -rf {} +; fi

@@ -11,8 +11,12 @@ MAX_CHARS = 300  # of a message that a person is to read to its end
 class WorkbookError(ValueError):
     """Input that cannot be used: the message names it, says what was found and what to do.
 
-    The command line prints it in one line, without a traceback.
+    The command line and notebooks show it in one line, without a traceback.
     """
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython shows in place of a traceback."""
+        return [f"{type(self).__name__}: {self}"]
 
 
 def quoted(name: object, width: int = 40) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lib.workspace import FILES
+from lib.workspace import FILES, Workspace
 
 
 @dataclass(frozen=True)
@@ -150,3 +150,18 @@ STEPS = (
         ("source", "val.parquet", "classifier"),
     ),
 )
+
+
+def check_inputs(notebook: str, ws: Workspace) -> None:
+    """Check that the files which a notebook reads are there, but its own and the source.
+
+    Raises
+    ------
+    WorkbookError : one is not; the notebook to run first is named.
+    """
+    step = next(step for step in STEPS if step.notebook == notebook)
+    for name in step.reads:
+        if name in ("source", *step.writes) or ws.path(name).exists():
+            continue
+        check_inputs(FILES[name][1], ws)  # what writes it may lack something itself
+        ws.existing(name)

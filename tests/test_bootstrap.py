@@ -5,6 +5,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from conftest import REPOSITORY
+from packaging.requirements import Requirement
 
 from tools import bootstrap
 
@@ -40,19 +42,38 @@ def stand_in(path, script):
     return path
 
 
-@pytest.mark.parametrize("version", [(3, 11), (3, 12)])
+@pytest.mark.parametrize("version", [(3, 11), (3, 12), (3, 13)])
 def test_a_python_that_fits_is_no_problem(version):
     assert bootstrap.interpreter_problem(version) is None
 
 
 @pytest.mark.parametrize(
-    ("version", "found"), [((3, 10), "3.10"), ((3, 13), "3.13"), ((2, 7), "2.7"), ((4, 0), "4.0")]
+    ("version", "found"), [((3, 10), "3.10"), ((3, 14), "3.14"), ((2, 7), "2.7"), ((4, 0), "4.0")]
 )
 def test_a_python_that_does_not_fit_is_named(version, found):
     problem = bootstrap.interpreter_problem(version)
-    assert problem.startswith(f"Python {found} found, 3.11 or 3.12 needed")
+    assert problem.startswith(f"Python {found} found, 3.11, 3.12 or 3.13 needed;")
     assert "make PYTHON=python3.11" in problem
     assert "\n" not in problem
+
+
+NUMPY_1 = {"numpy==1.26.4", "pyarrow==24.0.0", "ml_dtypes==0.5.4", "textdescriptives==2.8.4"}
+NUMPY_2 = {"numpy==2.5.5", "pyarrow==25.0.1", "ml_dtypes==0.6.0", "textdescriptives==2.8.2"}
+
+
+@pytest.mark.parametrize(
+    ("version", "own"), [("3.11", NUMPY_1), ("3.12", NUMPY_1), ("3.13", NUMPY_2)]
+)
+def test_each_python_has_one_version_of_each_package(version, own):
+    lines = (REPOSITORY / "constraints.txt").read_text().splitlines()[1:]
+    pins = [pin for pin in map(Requirement, lines) if fits(pin, version)]
+    names = [pin.name for pin in pins]
+    assert len(names) == len(set(names)) > 300
+    assert {f"{pin.name}{pin.specifier}" for pin in pins if pin.marker} == own
+
+
+def fits(pin, version):
+    return pin.marker is None or pin.marker.evaluate({"python_version": version})
 
 
 @pytest.mark.parametrize(("gpu", "needed"), [(None, 5), ("/usr/bin/nvidia-smi", 12)])

@@ -19,8 +19,11 @@ from lib.delivery import runner
 from lib.delivery.cli import main
 
 README = REPOSITORY / "README.md"
-PAGES = [README, *sorted((REPOSITORY / "docs").glob("*.md"))]
-EACH_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+MAP = REPOSITORY / "notebooks" / "README.md"
+PAGES = [README, MAP, *sorted((REPOSITORY / "docs").glob("*.md"))]
+EACH_PAGE = pytest.mark.parametrize(
+    "page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}"
+)
 NOT_SOURCES: set[str] = set()  # words before a number that is no year
 CODE = re.compile(r"```.*?```", re.DOTALL)
 

@@ -10,9 +10,11 @@ import nbformat
 import pandas as pd
 import pytest
 from conftest import REPOSITORY
+from IPython.core.interactiveshell import InteractiveShell
+from papermill import inspect_notebook
 
 from lib import workspace
-from lib.config import Config, profile_names
+from lib.config import Config, profile_names, setting_keys
 from lib.delivery.execution import check_parameters, notebook_parameters
 from lib.errors import WorkbookError
 from lib.steps import STEPS
@@ -89,6 +91,59 @@ def test_stored_outputs_are_invariants_that_nbval_compares(path):
             )
         else:
             assert not cell.outputs and cell.execution_count is None
+
+
+@pytest.mark.parametrize("path", PATHS[2:], ids=lambda path: path.stem)
+def test_without_its_inputs_a_notebook_says_in_its_head_what_to_run_first(path, home, monkeypatch):
+    monkeypatch.setenv("WORKBOOK_PROFILE", "smoke")
+    names = {}
+    with pytest.raises(WorkbookError) as caught, pd.option_context("display.max_colwidth", 50):
+        for cell in cells(path, "code")[:3]:
+            exec(cell.source, names)
+    missing = home / "data/processed/docstrings/smoke/clean.parquet"
+    assert str(caught.value) == (
+        f"{missing} is not there yet: run 02_clean_and_split first (run 'smoke', data 'docstrings')"
+    )
+
+
+def test_a_notebook_shows_our_errors_in_one_line(capsys):
+    shell = InteractiveShell()
+    shell.run_cell("from lib.errors import WorkbookError\nraise WorkbookError('run 03 first')")
+    assert capsys.readouterr().out == "WorkbookError: run 03 first\n"
+
+
+def test_the_map_says_what_each_notebook_reads():
+    rows = []
+    for step in STEPS:
+        writers = {FILES[name][1][:2] for name in step.reads if name != "source"} - {step.number}
+        link = f"[{step.notebook}]({step.notebook}.ipynb)"
+        rows.append(f"| {link} | {step.question} | {', '.join(sorted(writers))} |")
+    text = (REPOSITORY / "notebooks" / "README.md").read_text(encoding="utf-8")
+    assert [line for line in text.splitlines() if line.startswith("| [")] == rows
+
+
+@EVERY_NOTEBOOK
+def test_papermill_describes_every_parameter(path):
+    own = {
+        "data": "table, folder, hub:name or docstrings; empty takes the profile's",
+        "profile": "smoke, quick, base or large; empty takes WORKBOOK_PROFILE, else quick",
+        "run": "name of the run; empty takes the name of the profile, or of the data",
+    }
+    found = {name: facts["help"] for name, facts in inspect_notebook(str(path)).items()}
+    example = re.fullmatch(r"dotted settings, for instance ([\w.]+)", found.pop("settings"))
+    assert example[1] in setting_keys()
+    assert found == own
+
+
+def test_nothing_but_the_reviewer_is_a_widget_and_it_has_a_still_alternative():
+    """tqdm's bars are text: `tqdm.auto` and `tqdm.notebook` would be widgets."""
+    widgets = re.compile(r"ipywidgets|anywidget|tqdm\.(auto|notebook)")
+    sources = {
+        path: path.read_text(encoding="utf-8") for path in (REPOSITORY / "lib").rglob("*.py")
+    }
+    sources |= {path: "\n".join(cell.source for cell in cells(path, "code")) for path in PATHS}
+    with_widgets = [path.name for path, source in sources.items() if widgets.search(source)]
+    assert with_widgets == ["widget.py"]
 
 
 @pytest.mark.parametrize("name", profile_names())

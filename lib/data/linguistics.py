@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from lib.data.profiling import outliers
 
@@ -78,7 +79,7 @@ def linguistic_features(
         nlp.add_pipe(f"textdescriptives/{metric}")
     beginnings = [text[:max_chars] for text in texts]
     with np.errstate(all="ignore"):
-        docs = nlp.pipe(beginnings, batch_size=200)
+        docs = tqdm(nlp.pipe(beginnings, batch_size=200), "readability", len(texts), unit="text")
         features = td.extract_df(docs, metrics=metrics, include_text=False)[list(LINGUISTIC)]
     return features if model is None else features.join(_grammatical_features(beginnings, model))
 
@@ -92,7 +93,8 @@ def _grammatical_features(texts: Sequence[str], model: str) -> pd.DataFrame:
     for metric in metrics:
         nlp.add_pipe(f"textdescriptives/{metric}")
     # a run of blanks is a token to spaCy
-    docs = nlp.pipe((" ".join(text.split()) for text in texts), batch_size=200)
+    plain = (" ".join(text.split()) for text in texts)
+    docs = tqdm(nlp.pipe(plain, batch_size=200), "grammar", len(texts), unit="text")
     return td.extract_df(docs, metrics=metrics, include_text=False)[list(GRAMMATICAL)]
 
 

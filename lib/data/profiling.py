@@ -127,8 +127,8 @@ def label_schema(
 
     Examples
     --------
-    >>> label_schema(pd.Series(["Sport", "sport"] * 10)).iloc[0].tolist()
-    ['differ in case, blanks or punctuation alone', ('Sport', 'sport'), 20]
+    >>> label_schema(pd.Series(["Sport", "sport"] * 10)).head(1).to_numpy().tolist()
+    [['differ in case, blanks or punctuation alone', ('Sport', 'sport'), 20]]
     """
     counts = labels.dropna().astype(str).value_counts()
     names = sorted(counts.index)

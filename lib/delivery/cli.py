@@ -290,10 +290,17 @@ def serve(
 @main.command()
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 def lab(options: tuple[str, ...]) -> None:
-    """Open the notebooks in JupyterLab; words after -- go to it."""
-    command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={workspace.REPOSITORY}"]
-    own_kernels = "--ServerApp.kernel_spec_manager_class=lib.delivery.kernels.OwnKernels"
-    sys.exit(subprocess.call([*command, "--ServerApp.ip=127.0.0.1", own_kernels, *options]))
+    """Open a map of the notebooks in JupyterLab; words after -- go to it."""
+    settings = {
+        "ServerApp.root_dir": workspace.REPOSITORY,
+        "ServerApp.ip": "127.0.0.1",
+        "ServerApp.kernel_spec_manager_class": "lib.delivery.kernels.OwnKernels",
+        "LabApp.default_url": "/lab/tree/notebooks/README.md",
+        "LabApp.app_settings_dir": Path(__file__).parent / "lab_settings",
+        "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
+    }
+    ours = [f"--{name}={value}" for name, value in settings.items()]
+    sys.exit(subprocess.call([sys.executable, "-m", "jupyterlab", *ours, *options]))
 
 
 @main.command()

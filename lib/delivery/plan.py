@@ -8,6 +8,7 @@ from typing import Any
 from lib.data import sources
 from lib.delivery import runner
 from lib.errors import listed
+from lib.steps import check_inputs
 from lib.workspace import FILES
 
 
@@ -50,7 +51,7 @@ def plan_workbook(
     config, ws, parameters = runner.prepare(steps, profile, **source)
     if config.data.source != "docstrings" and not sources.raw_path(config).exists():
         sources.check_labels(sources.load_source(config.data).table, config)
-    runner.check_inputs(steps[0], ws)
+    check_inputs(steps[0].notebook, ws)
     record: dict[str, Any] = {"steps": runner.steps_done(ws)}
     session = runner.Session(config, ws, parameters, record, progress=False)
     planned: list[Planned] = []

@@ -20,9 +20,9 @@ from lib.config import Config
 from lib.data import sources
 from lib.delivery import execution, pages, preloading, recording, site
 from lib.errors import WorkbookError, listed
-from lib.steps import STEPS, Step
+from lib.steps import STEPS, Step, check_inputs
 from lib.training import backbones, engine, tracking
-from lib.workspace import FILES, Workspace
+from lib.workspace import Workspace
 
 NEEDED_DISK_BYTES = 1e9  # a run on 20,000 texts writes some 300 MB, most of it the model
 WITH_MODELS = "04"  # notebooks from here on import torch
@@ -80,7 +80,7 @@ def run_workbook(
     config, ws, parameters = prepare(steps, profile, run=run, data=data, overrides=overrides)
     table = sources.raw_table(config, progress=progress)
     with _lock(ws):
-        check_inputs(steps[0], ws)
+        check_inputs(steps[0].notebook, ws)
         record = _open_record(config, ws, parameters["settings"], table)
         session = Session(config, ws, parameters, record, progress)
         with tracking.workbook_run(config, ws) as tracked:
@@ -373,15 +373,6 @@ def _lock(ws: Workspace) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def check_inputs(step: Step, ws: Workspace) -> None:
-    """Raise WorkbookError where a file that earlier notebooks write for this one is missing."""
-    if step == STEPS[0]:
-        return
-    for name in step.reads:
-        if name != "source" and FILES[name][1] != step.notebook:
-            ws.existing(name)
 
 
 def _open_record(

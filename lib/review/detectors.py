@@ -15,6 +15,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.naive_bayes import MultinomialNB
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
+from tqdm import tqdm
 
 from lib.data.terms import fit_tfidf
 
@@ -92,12 +93,12 @@ def detector_probs(
     fitted = np.ones(len(labels), dtype=bool) if fitted is None else fitted
     parts = _train_and_predicted_rows(labels, groups, fitted, folds=folds, seed=seed)
     probs: dict[str, np.ndarray] = {}
+    options: dict[str, Any] = {"parts": parts, "n_classes": n_classes}
     for name, matrix in views.items():
-        regression = linear_model(seed)
-        probs[name] = _out_of_fold(regression, matrix, labels, parts, n_classes=n_classes)
+        probs[name] = _out_of_fold(linear_model(seed), matrix, labels, **options, desc=name)
         if name == TFIDF:
             bayes = MultinomialNB(alpha=SMOOTHING)
-            probs[NAIVE_BAYES] = _out_of_fold(bayes, matrix, labels, parts, n_classes=n_classes)
+            probs[NAIVE_BAYES] = _out_of_fold(bayes, matrix, labels, **options, desc=NAIVE_BAYES)
         else:
             probs[f"{name}: neighbours"] = _neighbour_votes(
                 matrix, labels, groups, fitted, n_classes=n_classes, seed=seed
@@ -234,12 +235,13 @@ def _out_of_fold(
     untrained: ClassifierMixin,
     matrix: Any,
     labels: np.ndarray,
-    parts: list[tuple[np.ndarray, np.ndarray]],
     *,
+    parts: list[tuple[np.ndarray, np.ndarray]],
     n_classes: int,
+    desc: str,
 ) -> np.ndarray:
     probs = np.zeros((len(labels), n_classes))
-    for train, predicted in parts:
+    for train, predicted in tqdm(parts, desc, unit="fold"):
         model = clone(untrained).fit(matrix[train], labels[train])
         probs[np.ix_(predicted, model.classes_)] = model.predict_proba(matrix[predicted])
     # With float32 features they sum to 1 only within float32's precision.

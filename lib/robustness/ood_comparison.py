@@ -59,13 +59,19 @@ def near_table(
             texts, labels, inside, held_out_probs=None, encode=encode, rows=rows, seed=seed
         )
         outside = {name: val["text"][is_outside].tolist()}
-        table = far_table(scores, outside, predict=None, seed=seed, **options)
+        options |= {"seed": seed, "progress": False}
+        table = far_table(scores, outside, predict=None, **options)
         tables.append(table.assign(kind=NEAR))
     return pd.concat(tables, ignore_index=True)
 
 
 def far_table(
-    scores: OodScores, sets: Mapping[str, list[str]], *, predict: Predict | None, **options: Any
+    scores: OodScores,
+    sets: Mapping[str, list[str]],
+    *,
+    predict: Predict | None,
+    progress: bool = True,
+    **options: Any,
 ) -> pd.DataFrame:
     """Measure how well each score tells sets of texts from those that the scores were fitted with.
 
@@ -81,7 +87,7 @@ def far_table(
     """
     inside = scores.arrays["held_out"]
     rows = []
-    for name, texts in sets.items():
+    for name, texts in tqdm(sets.items(), "far sets", unit="set", disable=not progress):
         if not texts:
             continue
         values = scores.all_scores(texts, predict and predict(texts))

@@ -266,7 +266,7 @@ def test_plain_papermill_works_from_the_repository_and_from_notebooks(make_home,
 def test_a_failing_cell_is_shown_with_its_notebook_and_heading(make_home):
     home = make_home("failing")
     failed = workbook("run", "--profile", "smoke", "--quiet", "--from", "04", home=home)
-    assert failed.returncode == 1 and "run 03_review_labels first" in failed.stderr
+    assert failed.returncode == 1 and "run 02_clean_and_split first" in failed.stderr
     broken = workbook(
         "run",
         "--profile",

@@ -445,7 +445,8 @@ def test_outside_a_batch_run_the_widget_is_shown_with_the_sentence_beside_it(ope
     found = open_review()
     bundle = found._repr_mimebundle_()
     assert bundle[VIEW]["model_id"] == found.panel.model_id
-    assert bundle["text/plain"] == widget.ELSEWHERE
+    still = (bundle["text/plain"], bundle["text/html"])
+    assert still == (widget.ELSEWHERE, f"<p>{widget.ELSEWHERE}</p>")
 
 
 def test_recorded_columns_are_the_ones_that_are_replayed(open_review, path):

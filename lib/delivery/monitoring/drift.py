@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from scipy import stats
+from tqdm import tqdm
 
 FEWEST = 5  # texts that a category is expected to have in a batch; rarer ones count together
 Signals = Mapping[str, np.ndarray]
@@ -133,7 +134,7 @@ def threshold(
     size = min(size, n // 2)
     rng = np.random.default_rng(seed)
     smallest = []
-    for _ in range(n_splits + n_splits // 2):
+    for _ in tqdm(range(n_splits + n_splits // 2), "splits of the reference", unit="split"):
         order = rng.permutation(n)
         batch, rest = (
             {name: values[rows] for name, values in reference.items()}

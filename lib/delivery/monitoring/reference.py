@@ -14,9 +14,11 @@ from lib.delivery.monitoring.text_signals import TextSignals
 from lib.training.classifier import Classifier
 
 
-def predictions(classifier: Classifier, texts: Sequence[Any]) -> pd.DataFrame:
+def predictions(
+    classifier: Classifier, texts: Sequence[Any], *, progress: bool = False
+) -> pd.DataFrame:
     """Return answers and signals of n raw texts, as a log would have them, and the texts."""
-    answers = classifier.predict(texts)
+    answers = classifier.predict(texts, progress=progress)
     table = answers.join(TextSignals(classifier).table(texts))
     fingerprints = [provenance.text_fingerprint(str(text)) for text in texts]
     return table.assign(text_fingerprint=fingerprints, text=list(texts))
@@ -29,7 +31,7 @@ def saved_predictions(classifier: Classifier, texts: Sequence[Any], path: Path) 
     """
 
     def make() -> dict[str, int]:
-        rows = predictions(classifier, texts).drop(columns="text")
+        rows = predictions(classifier, texts, progress=True).drop(columns="text")
         workspace.write_table(rows, path)
         return {"rows": len(rows)}
 

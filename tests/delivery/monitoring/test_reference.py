@@ -35,7 +35,7 @@ def test_it_is_predicted_once_for_a_classifier_and_its_texts(tmp_path, classifie
     assert first["text"].tolist() == TEXTS
     made = []
     real = reference.predictions
-    monkeypatch.setattr(reference, "predictions", lambda *a: made.append(1) or real(*a))
+    monkeypatch.setattr(reference, "predictions", lambda *a, **o: made.append(1) or real(*a, **o))
     again = reference.saved_predictions(classifier, TEXTS, path)
     assert (again["label"].tolist(), made) == (first["label"].tolist(), [])
     reference.saved_predictions(classifier, TEXTS[:2], path)

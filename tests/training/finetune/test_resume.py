@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -6,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from jupyter_client import KernelManager
 from tiny_runs import (
     TRAIN,
     VAL,
@@ -19,6 +21,7 @@ from tiny_runs import (
 from transformers import TrainerState
 
 from lib import provenance
+from lib.delivery import kernels
 from lib.training.finetune import averaging, callbacks, checkpoints, fine_tuning
 from lib.training.finetune.trainer import RecipeTrainer
 
@@ -390,3 +393,62 @@ def test_a_second_try_is_that_of_a_quarter_of_the_rate_and_is_remembered_where_i
     assert differences(again, whole) == []
     assert rates == [0.01, 0.01]
     assert began == [0, 0, 0, 0, 0, 8]
+
+
+NOTES = """
+from pathlib import Path
+import tiny_runs
+from lib.training.finetune import callbacks
+
+begin = callbacks.ResumeState.on_train_begin
+
+def noted(self, args, state, control, **more):
+    print("began at", state.global_step, flush=True)
+    return begin(self, args, state, control, **more)
+
+callbacks.ResumeState.on_train_begin = noted
+"""
+CELL = """
+settings = {"eval_steps": 4, "epochs": 10}
+with tiny_runs.home_of_its_own(Path("home")):
+    watch = lambda history: print("evaluated", flush=True)
+    result = tiny_runs.run("run", watch=watch, **settings)
+    print(tiny_runs.differences(result, tiny_runs.run("whole", **settings)))
+"""
+
+
+@pytest.fixture
+def kernel(tmp_path):
+    """A kernel as a notebook has one, and its client."""
+    places = map(str, (REPOSITORY, Path(__file__).parent))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
+    manager = KernelManager(kernel_spec_manager=kernels.OwnKernels())
+    manager.start_kernel(cwd=str(tmp_path), env=environment)
+    client = manager.blocking_client()
+    client.start_channels()
+    client.wait_for_ready(timeout=60)
+    yield manager, client
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
+
+
+def test_a_cell_that_is_interrupted_leaves_nothing_half_written_and_goes_on(kernel, tmp_path):
+    manager, client = kernel
+    client.execute_interactive(NOTES, timeout=60)
+    client.execute(CELL)
+    said = ""
+    while said.count("evaluated") < 3:
+        said += client.get_iopub_msg(timeout=60)["content"].get("text", "")
+    manager.interrupt_kernel()
+    assert client.get_shell_msg(timeout=60)["content"]["ename"] == "KeyboardInterrupt"
+    assert "began at 0" in said
+    assert not (tmp_path / "home/models/run/transformer").exists()
+    assert [path for path in tmp_path.rglob(".*.*") if path.is_dir()] == []
+
+    outputs = []
+    reply = client.execute_interactive(CELL, output_hook=outputs.append, timeout=120)
+    assert reply["content"]["status"] == "ok"
+    said = "".join(message["content"].get("text", "") for message in outputs)
+    first, second = re.findall(r"began at (\d+)", said)
+    assert int(first) >= 8 and second == "0"
+    assert said.endswith("[]\n")
