@@ -128,7 +128,7 @@ def test_any_name_of_a_column_is_read_back(name, here):
 
 def test_a_large_table_is_read_as_far_as_its_head(here, monkeypatch):
     source = table(here)
-    monkeypatch.setattr("lib.data.formats.heads.head_of.__kwdefaults__", {"max_bytes": 5_000})
+    monkeypatch.setattr("lib.data.formats.first_rows.head_of.__kwdefaults__", {"max_bytes": 5_000})
     result = init("my.csv")
     n_bytes = source.stat().st_size
     assert f"These are its head, some {5_000 / n_bytes:.1%} of about 1" in result.output
@@ -169,7 +169,7 @@ def test_tables_without_anything_to_learn_are_refused_in_a_line(content, message
 
 
 def test_an_error_in_a_head_names_the_table_itself(here, monkeypatch):
-    monkeypatch.setattr("lib.data.formats.heads.head_of.__kwdefaults__", {"max_bytes": 100})
+    monkeypatch.setattr("lib.data.formats.first_rows.head_of.__kwdefaults__", {"max_bytes": 100})
     Path("my.csv").write_text("a,b\n1,2,3\n" + "1,2\n" * 100)
     assert init("my.csv").stderr.startswith("workbook: my.csv, line 2: 3 cells where the header")
 

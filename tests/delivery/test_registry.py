@@ -370,9 +370,9 @@ def test_a_misspelt_version_names_the_closest(home):
 def test_a_registry_that_does_not_answer_is_one_line(home):
     finished_run("one", answers(ROWS))
     message = refused(registry.register, "one", uri="http://127.0.0.1:9")
-    assert (
-        message
-        == "the model registry http://127.0.0.1:9 cannot be used: [Errno 111] Connection refused"
+    assert message == (
+        "the model registry http://127.0.0.1:9 cannot be used: [Errno 111] Connection refused; "
+        "check --uri"
     )
 
 

@@ -49,7 +49,7 @@ def test_packed_rows_are_unpacked_as_far_as_they_are_read(tmp_path):
 
 
 def test_of_parquet_whole_rows_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("lib.data.formats.heads.HEAD_ROWS", 50)
+    monkeypatch.setattr("lib.data.formats.first_rows.HEAD_ROWS", 50)
     path = tmp_path / "t.parquet"
     pd.DataFrame({"text": [f"number {i}" for i in range(200)]}).to_parquet(path)
     frame, found = head(path, tmp_path / "head")
