@@ -2,8 +2,8 @@
 
 from lib.data.formats.encodings import decode
 from lib.data.formats.files import existing, read_file
-from lib.data.formats.folders import read_folder
 from lib.data.formats.first_rows import Head, head_of
+from lib.data.formats.folders import read_folder
 from lib.data.formats.hub import read_hub
 from lib.data.formats.source_table import SourceTable
 
