@@ -7,11 +7,14 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import transformer_classifiers
 from conftest import REPOSITORY
 from finished_runs import answers, finished_run, sealed_rows
 from linear_classifiers import CLASSES, LABELS, TEXTS, linear_classifier
+from transformer_classifiers import transformer_classifier
 
-from lib.delivery import pyfunc_model, registry
+from lib.config import ExportConfig
+from lib.delivery import exporting, pyfunc_model, registry
 from lib.errors import WorkbookError
 from lib.robustness.ood import fit_scores
 from lib.training import tracking
@@ -34,6 +37,25 @@ def folder(tmp_path_factory):
 def saved(folder):
     pyfunc_model.save(folder, folder.parent / "model")
     return folder.parent / "model"
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """The folder of a classifier whose transformer runs by ONNX, without torch."""
+    folder = tmp_path_factory.mktemp("exported")
+    source = transformer_classifier(folder)
+    classifier = Classifier.load(source)
+    exports, _ = exporting.write_candidates(classifier, folder / "files", names=("onnx-fp32",))
+    trials = exporting.run_trials(
+        classifier,
+        exports,
+        folder / "files",
+        texts=transformer_classifiers.TEXTS,
+        labels=transformer_classifiers.LABELS,
+        limits=ExportConfig(rows=30, n_single=10),
+    )
+    exporting.keep(trials, folder / "files", source=source, folder=folder / "shipped")
+    return folder / "shipped"
 
 
 def pinned(saved):
@@ -156,9 +178,12 @@ def test_the_champion_is_loaded_by_its_name_in_the_registry(tmp_path, mlflow_tem
         assert found[column].tolist() == direct[column].tolist()
 
 
-def test_it_answers_the_same_where_nothing_but_its_requirements_is_installed(
-    saved, folder, tmp_path
-):
+def test_it_answers_the_same_where_nothing_but_its_requirements_is_installed(exported, tmp_path):
+    """A linear member and an exported transformer: what a linear one alone needs is less."""
+    saved = tmp_path / "saved"
+    pyfunc_model.save(exported, saved)
+    names = {line.partition("==")[0] for line in pinned(saved)}
+    assert "onnxruntime" in names and not names & {"torch", "openvino", "onnx", "onnxscript"}
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
     install = [python, "-m", "pip", "install", "-q", "-r", saved / "requirements.txt"]
@@ -166,11 +191,12 @@ def test_it_answers_the_same_where_nothing_but_its_requirements_is_installed(
     if installed.returncode:
         reason = installed.stderr.strip().splitlines()[-1]
         pytest.skip(f"no package index gives what the model needs: {reason}")
-    shutil.copytree(saved, tmp_path / "moved")
+    saved.rename(tmp_path / "moved")
+    texts = transformer_classifiers.TEXTS[:5]
     code = (
         "import json, sys, mlflow, pandas as pd\n"
         "model = mlflow.pyfunc.load_model('moved')\n"
-        f"answers = model.predict(pd.DataFrame({{'text': {[*TEXTS, None, 3]!r}}}))\n"
+        f"answers = model.predict(pd.DataFrame({{'text': {[*texts, None, 3]!r}}}))\n"
         "print(json.dumps([answers['probabilities'].tolist(), answers['reason'].tolist(),"
         " 'torch' in sys.modules]))"
     )
@@ -180,5 +206,6 @@ def test_it_answers_the_same_where_nothing_but_its_requirements_is_installed(
     )
     assert done.returncode == 0, done.stderr
     probs, reasons, has_torch = json.loads(done.stdout.splitlines()[-1])
-    np.testing.assert_allclose(probs[:-2], Classifier.load(folder).predict_probs(TEXTS), rtol=1e-12)
+    measured = Classifier.load(exported, runtime="torch").predict_probs(texts)
+    np.testing.assert_allclose(probs[:-2], measured, atol=1e-4)
     assert reasons[-2:] == ["null", "not a text: int"] and not has_torch

@@ -42,10 +42,9 @@ def test_a_curve_has_the_scores_the_falls_and_the_answers_that_change():
 
 def test_the_mildest_perturbation_that_costs_most_is_what_to_guard_against():
     found = measured(kinds=("truncation", "contractions"))
-    cut = found.table.loc[("truncation", 1)]
     [(step, points)] = found.next_steps().items()
     assert step.startswith("Guard against truncation: severity 1 alone changes macro F1 by -0.667")
-    assert points == pytest.approx(-100 * cut["gain_high"])
+    assert np.isnan(points)
     assert measured(kinds=("contractions",)).next_steps() == {}
 
 

@@ -1,4 +1,4 @@
-"""A small DeBERTa-v3, exported for real, with weights so large that rounding them shows."""
+"""A small DeBERTa-v3, exported for real."""
 
 import shutil
 import subprocess
@@ -9,51 +9,21 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-import torch
+from transformer_classifiers import LABELS, TEXTS, transformer_classifier
 
-from lib.config import CleaningConfig, ExportConfig, TrainingConfig
+from lib.config import ExportConfig
 from lib.delivery import exporting
 from lib.errors import WorkbookError
-from lib.evaluation.calibration import Calibrator
-from lib.training import backbones, baseline, classifier_folder, exported_models
-from lib.training.classifier import Classifier, Member
-from lib.training.ensembles import Ensemble
+from lib.training import classifier_folder, exported_models
+from lib.training.classifier import Classifier
 
-CLASSES = ["bird", "fruit", "tool"]
-WORDS = {"bird": "crow finch owl wren", "fruit": "apple pear plum", "tool": "saw drill nail"}
-RANDOM = np.random.default_rng(0)
-LABELS = [CLASSES[i % 3] for i in range(90)]
-TEXTS = [
-    " ".join(RANDOM.choice(WORDS[label].split(), size=3 + RANDOM.integers(40))) for label in LABELS
-]
 NAMES = ("onnx-fp32", "onnx-int8-dynamic", "openvino-fp32")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("members")
-    baseline.save_baseline(baseline.LINEAR["TF-IDF"](TEXTS, LABELS), folder / "TF-IDF")
-    backbones.build_deberta(TEXTS, folder / "backbone", seed=1)
-    tokenizer, model = backbones.load_backbone(str(folder / "backbone"), class_names=CLASSES)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.mul_(8)
-    model.save_pretrained(folder / "transformer")
-    tokenizer.save_pretrained(folder / "transformer")
-    settings = TrainingConfig(max_length=32, truncation="windows", precision="fp32")
-    members = [
-        Member("TF-IDF", folder / "TF-IDF"),
-        Member("a transformer", folder / "transformer", settings),
-    ]
-    names = [member.name for member in members]
-    ensemble = Ensemble("weighted", names, CLASSES, np.array([0.1, 0.9]), np.zeros(3))
-    classifier = Classifier(
-        CLASSES, CleaningConfig(), members, ensemble, Calibrator(np.ones(3), np.zeros(3))
-    )
-    classifier.save(folder / "classifier")
-    return folder / "classifier"
+    return transformer_classifier(tmp_path_factory.mktemp("members"))
 
 
 @pytest.fixture(scope="module")
