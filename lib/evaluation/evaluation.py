@@ -72,11 +72,6 @@ class Evaluation:
         """Return the sentences of the paired tests."""
         return [verdict for verdict in (self.verdict, self.ensemble_verdict) if verdict]
 
-    def describe(self) -> str:
-        """Return the verdicts, and the warning where there is one."""
-        warning = f"{self.warning.rstrip('.')}." if self.warning else ""
-        return " ".join([*self.verdicts, warning]).strip()
-
     def save(self, path: Path) -> None:
         """Write the evaluation as JSON, whole or not at all."""
         content = {name: value for name, value in asdict(self).items() if value is not None}
