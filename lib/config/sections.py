@@ -460,7 +460,7 @@ class EvaluationConfig(Section):
     confidence: float = Field(0.95, gt=0.5, lt=1)
     n_mistakes: int = Field(12, ge=1)
     data_licence: str = "unknown"  # for the model card
-    # least accuracy and macro F1 by name, the lowest first: above that a classifier is ready
+    # least accuracy and macro F1, by name: above the lowest a classifier is ready
     success_bars: dict[str, tuple[Share, Share]] = Field(
         {"accept": (0.88, 0.87), "target": (0.91, 0.90), "stretch": (0.93, 0.92)}, min_length=1
     )

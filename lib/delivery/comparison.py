@@ -104,7 +104,7 @@ class Comparison:
     Attributes
     ----------
     scores : DataFrame of `run`, `model`, `macro F1`, `accuracy`: values with intervals, as text
-    classes : DataFrame of `class`, its F1 in each run as text, and the `gain`, lowest first
+    classes : DataFrame of `class` and its F1 in each run, as text; the largest loss first
     answers : DataFrame of which run is `right`, and the number of `texts`
     settings : DataFrame of `setting`, and the value in each run; only what differs
     paired : the second run's best model against the first's
@@ -301,9 +301,8 @@ def _class_gains(
         for run in (first, second)
     )
     gains = [new.value - old.value for old, new in zip(before, after)]
-    columns = {"class": names, first.column: before, second.column: after, "gain": gains}
-    table = pd.DataFrame(columns).sort_values("gain", kind="stable")
-    return table.assign(gain=table["gain"].map("{:+.3f}".format)).astype(str)
+    table = pd.DataFrame({"class": names, first.column: before, second.column: after})
+    return table.iloc[np.argsort(gains, kind="stable")].astype(str)
 
 
 def _answers(first: EvaluatedRun, second: EvaluatedRun, test: pd.DataFrame) -> pd.DataFrame:

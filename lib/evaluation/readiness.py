@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from lib.evaluation.evaluation import Evaluation
 from lib.evaluation.significance import Interval
 
-Bars = Mapping[str, tuple[float, float]]  # least accuracy and macro F1 by name, the lowest first
+Bars = Mapping[str, tuple[float, float]]  # least accuracy and macro F1, by name
 _COMPARED = {
     "better": "It is better than",
     "worse": "It is worse than",
@@ -21,6 +21,7 @@ def describe(evaluation: Evaluation, bars: Bars, *, model: str = "ensemble") -> 
     It is ready where the intervals of accuracy and macro F1 lie above the lowest bar.
     """
     intervals = evaluation.models[model].intervals
+    bars = dict(sorted(bars.items(), key=lambda bar: bar[1]))
     scores = (
         f"on {evaluation.n_test:,} sealed test texts the {model} has accuracy "
         f"{intervals['accuracy']} and macro F1 {intervals['macro_f1']}."

@@ -28,6 +28,12 @@ def test_a_classifier_is_ready_where_both_intervals_lie_above_the_lowest_bar(val
     assert readiness.describe(evaluation, BARS).startswith(state)
 
 
+def test_bars_count_by_their_height_in_whatever_order_they_are_written():
+    evaluation = Evaluation(3_000, ["a"], {"ensemble": ModelScores({}, scores(0.92, 0.90))})
+    written = dict(reversed(BARS.items()))
+    assert readiness.describe(evaluation, written) == readiness.describe(evaluation, BARS)
+
+
 def test_both_scores_count():
     intervals = scores(0.95, 0.94) | {"macro_f1": Interval(0.5, 0.4, 0.6, n=3_000)}
     assert readiness.reached(intervals, BARS, surely=False) == []
