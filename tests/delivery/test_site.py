@@ -64,6 +64,7 @@ def test_a_score_that_an_earlier_version_did_not_measure_is_a_dash(ws):
     )
     page = index(ws, record())
     assert page.count("0.900 <span") == 2 and '<td class="number">–</td>' in page
+    assert "Not evaluated yet" not in page
 
 
 def test_the_verdict_is_notebook_07s_headline_and_before_it_nothing_is_claimed(ws):
