@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -58,6 +59,23 @@ def test_a_forked_kernel_that_dies_is_noticed(server, tmp_path, monkeypatch):
     said = printed(tmp_path, "import os\nos._exit(3)", monkeypatch)
     assert "its kernel died" in said
     assert printed(tmp_path, "print(1)", monkeypatch) == ["1"]
+
+
+def test_signals_to_a_kernel_that_has_ended_do_nothing():
+    """jupyter_client asks a slow kernel to end, which may have ended just then."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    kernel = preloading.ForkedKernel(ended.pid)
+    kernel.send_signal(signal.SIGINT)
+    kernel.terminate()
+    kernel.kill()
+    assert kernel.poll() == 0
+
+
+def test_a_forked_kernel_is_asked_to_end():
+    running = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    preloading.ForkedKernel(running.pid).terminate()
+    assert running.wait(timeout=30) == -signal.SIGTERM
 
 
 def test_what_a_kernel_leaves_running_does_not_hold_up_the_end(server, tmp_path, monkeypatch):
