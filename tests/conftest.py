@@ -125,12 +125,14 @@ def smoke_home(docstrings_file, shared_folder):
     """A home with one whole run in the smoke profile, made once; tests that change it take a
     copy."""
     folder = shared_folder / "smoke"
+    is_made = shared_folder / "smoke.made"
     with FileLock(shared_folder / "smoke.lock"):
-        if not (folder / "data" / "raw").exists():
-            (folder / "data" / "raw").mkdir(parents=True)
+        if not is_made.exists():
+            (folder / "data" / "raw").mkdir(parents=True, exist_ok=True)
             shutil.copy(docstrings_file, folder / "data" / "raw")
             finished = workbook("run", "--profile", "smoke", "--quiet", home=folder)
             assert finished.returncode == 0, finished.stderr
+            is_made.touch()
     return folder
 
 
