@@ -10,12 +10,9 @@ import sys
 
 import click
 import pytest
-from click.testing import CliRunner
 from conftest import REPOSITORY
-from linear_classifiers import linear_classifier
 
 from lib.config import Config, setting_keys
-from lib.delivery import runner
 from lib.delivery.cli import main
 
 README = REPOSITORY / "README.md"
@@ -237,45 +234,3 @@ def test_the_readmes_classifier_runs(smoke_home, tmp_path):
     assert re.search(r"label\s+confidence\s+abstained\s+reason", done.stdout)
     rows = re.findall(r"^[012] .*", done.stdout, re.MULTILINE)
     assert ["no words left" in row for row in rows] == [False, False, True]
-
-
-GUIDE = REPOSITORY / "docs" / "your-own-data.md"
-CONSOLE = re.findall(r"```console\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
-SHOWN = [part for block in CONSOLE for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
-
-
-@pytest.fixture(scope="module")
-def guide_home(tmp_path_factory):
-    """A folder with the tables that the guide speaks of, and a classifier called `my`."""
-    folder = tmp_path_factory.mktemp("guide")
-    topics = ("delivery", "payment", "refund")
-    rows = [
-        f"the parcel number {i} came late and the box was open,{topics[i % 3]},u{i // 4}"
-        for i in range(120)
-    ]
-    rows += [rows[0], "schÃ¶n war es nicht aber billig,refund,u9"]
-    tables = {
-        "my.csv": ["body,topic,author", *rows],
-        "new.csv": ["body", "the parcel came late"],
-        "empty.csv": [],
-        "numbers.csv": ["a,b", "1,2", "3,4"],
-        "misspelt.yaml": ["trainig: {epochs: 3}"],
-        "one-author.csv": ["text,label,author"]
-        + [f"the {kind} text number {i},{kind},ann" for i in range(20) for kind in "ab"],
-    }
-    for name, lines in tables.items():
-        (folder / name).write_text("\n".join(lines), encoding="utf-8")
-    linear_classifier(folder / "member").save(folder / "models" / "my" / "classifier")
-    return folder
-
-
-def test_the_guide_shows_what_its_commands_say(guide_home, monkeypatch):
-    """In order, in one folder; a run's notebooks are left out, as they take minutes."""
-    monkeypatch.chdir(guide_home)
-    monkeypatch.setenv("WORKBOOK_HOME", str(guide_home))
-    monkeypatch.setattr(runner.Session, "run", lambda *_, **__: [])
-    for shown in SHOWN:
-        command, _, output = shown.partition("\n")
-        result = CliRunner().invoke(main, shlex.split(command)[1:])
-        pattern = ".*".join(map(re.escape, output.strip().split("…")))
-        assert re.fullmatch(pattern, result.output.strip(), re.DOTALL), (command, result.output)
