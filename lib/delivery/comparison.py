@@ -263,9 +263,9 @@ def run_record(run_name: str) -> tuple[Workspace, dict[str, Any], dict[str, Any]
     reports = workspace.home() / "reports"
     run_names = sorted(path.parent.name for path in reports.glob("*/run.json"))
     if run_name not in run_names:
+        there = f"there are {', '.join(run_names)}" if run_names else "`workbook run` makes one"
         raise WorkbookError(
-            f"no run {run_name!r} in {reports}{closest(run_name, run_names)}; "
-            f"there are {', '.join(run_names) or 'none'}"
+            f"no run {run_name!r} in {reports}{closest(run_name, run_names)}; {there}"
         )
     path = reports / run_name / "run.json"
     try:

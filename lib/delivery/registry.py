@@ -174,10 +174,10 @@ def promote(
 ) -> tuple[Version, str]:
     """Make a version the champion of its name; the champion until now becomes `previous`.
 
-    The first champion has nobody to beat. A later one has to be better on the same sealed test set
-    (both paired tests and the interval of the gain in macro F1). It must also be worse on no class:
-    where the interval of a class's gain in F1 lies below 0, it is refused. The intervals of all
-    classes hold together (Bonferroni).
+    Where there is no champion, nobody has to be beaten. Else the version has to be better on the
+    same sealed test set (both paired tests and the interval of the gain in macro F1). It must also
+    be worse on no class: where the interval of a class's gain in F1 lies below 0, it is refused.
+    The intervals of all classes hold together (Bonferroni).
 
     Parameters
     ----------
@@ -202,7 +202,7 @@ def promote(
         champion = _champion(version.name)
         if champion and champion.number == version.number:
             raise WorkbookError(f"{label} is the champion already")
-        is_better, words = True, "the first champion"
+        is_better, words = True, "there was none"
         if champion:
             is_better, words = _judge(client, champion, version)
         if not is_better and not force:

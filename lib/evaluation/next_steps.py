@@ -112,10 +112,13 @@ def asked_for(steps: pd.DataFrame) -> dict[str, float]:
     points that are won at least, by the step as a sentence
     """
     asked = steps[steps["low"] > 0]
-    return {
-        f"{WORDS[step]}: {row['points']} points ({row['follows_from']}).": 100 * row["low"]
-        for step, row in asked.iterrows()
-    }
+    sentences = {}
+    for step, row in asked.iterrows():
+        unit = "points of confidence" if step == "calibrate" else "points"
+        sentences[f"{WORDS[step]}: {row['points']} {unit} ({row['follows_from']})."] = (
+            100 * row["low"]
+        )
+    return sentences
 
 
 def _relabel(right: np.ndarray, label_errors: Interval | None) -> tuple[Interval, str]:

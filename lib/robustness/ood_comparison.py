@@ -49,7 +49,7 @@ def near_table(
     train = train.sample(min(rows, len(train)), random_state=seed)
     names = train["label"].value_counts().index
     names = names[:MAX_HELD_OUT] if len(names) > 2 else []
-    tables = [pd.DataFrame(columns=COLUMNS)]
+    tables = []
     for name in tqdm(names, "classes held out", unit="class", disable=not progress):
         known = train[train["label"] != name]
         texts, labels = known["text"].tolist(), known["label"].tolist()
@@ -62,6 +62,8 @@ def near_table(
         options |= {"seed": seed, "progress": False}
         table = far_table(scores, outside, predict=None, **options)
         tables.append(table.assign(kind=NEAR))
+    if not tables:
+        return pd.DataFrame(columns=COLUMNS)
     return pd.concat(tables, ignore_index=True)
 
 

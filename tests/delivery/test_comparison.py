@@ -136,6 +136,10 @@ def test_an_unknown_run_names_the_closest(two):
     )
 
 
+def test_where_there_is_no_run_a_command_makes_one(home):
+    assert refused("one", "two").endswith("reports; `workbook run` makes one")
+
+
 def test_other_classes_are_refused_by_name(two):
     classes = ("bird", "fruit", "vehicle")
     finished_run(

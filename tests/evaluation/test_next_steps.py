@@ -63,6 +63,8 @@ def test_steps_are_ranked_by_what_is_certain_and_name_their_figure():
         "100)."
     )
     assert next_steps.asked_for(shown) == {step: pytest.approx(5)}
+    (calibrate,) = next_steps.asked_for(found.loc[["calibrate"]].assign(low=0.01))
+    assert calibrate.startswith("Calibrate the confidences: +3.0 [+0.0, +5.0] points of confidence")
 
 
 def test_what_is_not_known_comes_last():

@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -58,7 +60,9 @@ def test_classes_held_out_are_told_by_their_words():
     for seed in (1, 2):
         texts, labels = made(90, seed)
         rows.append(pd.DataFrame({"text": texts, "label": labels}))
-    table = ood_comparison.near_table(*rows, n_resamples=50, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        table = ood_comparison.near_table(*rows, n_resamples=50, progress=False)
     assert set(table["set"]) == set(WORDS)
     assert set(table["kind"]) == {"near"}
     auroc = ood_comparison.mean_auroc(table)["near"]
