@@ -261,3 +261,11 @@ def test_a_failed_install_leaves_no_stamp(monkeypatch, root, capfd):
     assert not bootstrap.STAMP.exists()
     assert len((root / "calls").read_text().splitlines()) == 1
     assert capfd.readouterr().err.startswith("no space left\nsetup: the install failed")
+
+
+@pytest.mark.xdist_group("grouped")
+def test_tests_of_a_group_share_a_process(request, worker_id):
+    """Else two processes run the chain side by side, or wait for each other."""
+    if worker_id == "master":
+        pytest.skip("one process runs all tests")
+    assert request.node.nodeid.endswith("@grouped")

@@ -1,7 +1,5 @@
 """Against a local stand-in for Google's store."""
 
-import os
-
 import fsspec
 import pytest
 from gcp_storage_emulator.server import create_server
@@ -11,9 +9,6 @@ from lib.config import Config
 from lib.data import sources
 from lib.errors import WorkbookError
 
-# gcsfs reads this when it is imported: without it, it asks for each bucket's type over gRPC, which
-# no stand-in answers
-os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 TABLE = (
     "text,label\nthe owl sang,bird\nthe crow sang,bird\na pear fell,fruit\nan apple fell,fruit\n"
 )

@@ -320,6 +320,16 @@ def test_kernels_are_preloaded_where_three_notebooks_with_models_are_left(
     assert bool(calls) == started
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_what_is_up_to_date_is_executed_by_force_alone(force, monkeypatch):
+    monkeypatch.setattr(runner.Session, "why_stale", lambda *_: "")
+    monkeypatch.setattr(runner.Session, "execute", lambda *_: None)
+    monkeypatch.setattr(runner.Session, "_save_record", lambda _: None)
+    session = runner.Session(None, None, {}, {}, progress=False)
+    executed = session.run(STEPS[1:2], None, force=force)
+    assert executed == ([STEPS[1].notebook] if force else [])
+
+
 def test_kernels_side_by_side_share_no_socket_and_leave_none(tmp_path, monkeypatch):
     monkeypatch.setattr(workspace, "NOTEBOOKS", tmp_path)
     cell = (
