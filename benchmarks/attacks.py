@@ -72,6 +72,7 @@ def compare_scores(posts) -> None:
     table = ood_comparison.near_table(train, val, n_resamples=200, progress=False)
     chosen = ood_comparison.choose(table)
     gain = ood_comparison.near_gain(table, chosen)
+    assert gain is not None  # classes were held out
     print(ood_comparison.mean_auroc(table).round(3).to_string())
     print(f"{f'AUROC of {chosen} over that of maximum probability':<60} {gain.signed()} (>= 0.05)")
 

@@ -123,7 +123,7 @@ def measure(folder: Path, n_rows: int, sizes: list[str]) -> None:
 
 def start(folder: Path, out: Path, sizes: list[str]) -> subprocess.Popen:
     words = ["predict", folder / "rows.csv", out, "--model", folder / "model", "--keep", "id"]
-    command = [sys.executable, "-m", "lib.delivery.cli", *words, *sizes]
+    command = [sys.executable, "-m", "lib.delivery.cli", *map(str, words), *sizes]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 

@@ -325,7 +325,8 @@ def true_pairs(sets: list[frozenset[bytes]], threshold: float) -> dict[tuple[int
 
 def datasketch_pairs(texts: list[str], hashfunc: Callable | None) -> Pairs:
     sets = [shingles(words(text)) for text in texts]
-    index, pairs = MinHashLSH(threshold=0.95, num_perm=128), set()
+    index = MinHashLSH(threshold=0.95, num_perm=128)
+    pairs: Pairs = set()
     for i, sketch in enumerate(MinHash.generator(sets, num_perm=128, hashfunc=hashfunc)):
         pairs.update((j, i) for j in index.query(sketch))
         index.insert(i, sketch, check_duplication=False)

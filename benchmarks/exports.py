@@ -9,7 +9,9 @@ texts a second and what the parity gate finds; takes some ten minutes on two cor
 
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["WORKBOOK_HOME"] = tempfile.mkdtemp()
@@ -52,7 +54,9 @@ def main() -> None:
 def compare(name, learned, test, *, promised: float) -> None:
     classifier = fine_tuned(name, learned, test.head(200))
     folder = Path(os.environ["WORKBOOK_HOME"]) / f"files {name}"
-    exports, left_out = exporting.write_candidates(classifier, folder, names=exporting.CANDIDATES)
+    exports, left_out = exporting.write_candidates(
+        classifier, folder, names=[*exporting.CANDIDATES]
+    )
     texts = test["text"].tolist()
     trials = exporting.run_trials(
         classifier,
@@ -73,7 +77,7 @@ def compare(name, learned, test, *, promised: float) -> None:
         ours = exporting.attach(classifier, trial.export, folder).members[0]
         ours.predict_probs(timed[:8])
         rates[trial.name] = max(
-            plain.rate(lambda member=ours: member.predict_probs(timed), N_TIMED) for _ in range(2)
+            plain.rate(partial(ours.predict_probs, timed), N_TIMED) for _ in range(2)
         )
         print(f"| {trial.name} | {rates[trial.name] / slow:.1f} | {found(trial.parity)} |")
     for export, why in left_out.items():
@@ -96,8 +100,8 @@ def found(parity) -> str:
 
 def fine_tuned(name, learned, val) -> Classifier:
     """Return a classifier of one transformer, which cleans nothing."""
-    settings = {"training.backbone": training.backbone(name), "tracking.backend": "none"}
-    settings |= {f"training.{key}": value for key, value in SETTINGS.items()}
+    settings: dict[str, Any] = {f"training.{key}": value for key, value in SETTINGS.items()}
+    settings |= {"training.backbone": training.backbone(name), "tracking.backend": "none"}
     config = Config.load("quick", settings)
     result = finetune.train(learned, val, config=config, ws=Workspace("bench", name))
     k = len(result.class_names)

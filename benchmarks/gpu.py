@@ -275,7 +275,7 @@ def our_speed(step: Step, folder: str, train: pd.DataFrame, args: argparse.Names
     """Time the trainer that `finetune.train` trains with, all layers learning, without
     evaluations."""
     clean()
-    trainer = our_trainer(folder, train, **step.settings)
+    trainer = our_trainer(folder, train, **(step.settings or {}))
     clock = Clock(args.steps // 2)
     trainer.add_callback(clock)
     trainer.args.max_steps = args.steps + args.steps // 2
@@ -395,7 +395,8 @@ def learning(train: pd.DataFrame, test: pd.DataFrame, args: argparse.Namespace) 
         "pretrained on the texts": {"pretraining_epochs": args.pretraining_epochs},
     }
     y = pd.Categorical(test["label"], categories=sorted(train["label"].unique())).codes.astype(int)
-    predicted, seconds = {way: [] for way in ways}, dict.fromkeys(ways, 0.0)
+    predicted: dict[str, list[np.ndarray]] = {way: [] for way in ways}
+    seconds = dict.fromkeys(ways, 0.0)
     for seed in range(args.seeds):
         for way, settings in ways.items():
             recipe = {

@@ -22,7 +22,7 @@ import pandas as pd
 from scipy import stats
 from sklearn.metrics import average_precision_score
 
-from lib.config import LabelsConfig
+from lib.config import LabelsConfig, TrainingConfig
 from lib.data import duplicates, sources
 from lib.review import detectors, laboratory
 from lib.review.detectors import COMBINED, TFIDF
@@ -62,8 +62,8 @@ def cases(posts: pd.DataFrame, *, n_seeds: int):
     codes = pd.Categorical(posts["label"], categories=classes).codes.astype(int)
     groups = duplicates.group_ids(len(texts), duplicates.near_duplicate_pairs(texts))
     tokenizer, model = backbones.load_backbone("minilm", class_names=classes)
-    max_length = LabelsConfig().encoder_tokens
-    vectors = finetune.embed(tokenizer, model, texts, max_length=max_length, progress=False)
+    settings = TrainingConfig(max_length=LabelsConfig().encoder_tokens)
+    vectors = finetune.embed(tokenizer, model, texts, settings=settings, progress=False)
     views = detectors.text_views(texts, vectors=vectors)
     teacher = detectors.out_of_bag_probs(views["topics"], codes, n_classes=len(classes), seed=42)
     agreement = (teacher.argmax(axis=1) == codes).mean()

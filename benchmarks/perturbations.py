@@ -24,7 +24,7 @@ def main() -> None:
     beginnings = itertools.islice(itertools.cycle(posts.tolist()), N_TEXTS)
     texts = [f"{number} {beginning}" for number, beginning in enumerate(beginnings)]
     seconds = {kind: seconds_of(kind, texts) for kind in KINDS}
-    slowest = max(seconds, key=seconds.get)
+    slowest = max(seconds, key=seconds.__getitem__)
     print(f"{len(texts):,} texts of {sum(map(len, texts)) / len(texts):.0f} characters, severity 5")
     for kind, value in seconds.items():
         print(f"{kind:<70} {value:8.2f} s")

@@ -8,6 +8,7 @@ prediction sets hold what they promise?
 
 import os
 import time
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -210,11 +211,8 @@ def sample(
 
 def draw(seed: int) -> dict[str, bool]:
     """Return for one drawn test set which intervals held the truth, and which verdicts fell."""
-    rng, truth, options = (
-        np.random.default_rng(seed),
-        truth_of(0),
-        {"n_resamples": N_RESAMPLES, "seed": seed},
-    )
+    rng, truth = np.random.default_rng(seed), truth_of(0)
+    options: dict[str, Any] = {"n_resamples": N_RESAMPLES, "seed": seed}
     y, first, second, lifted, *more = sample(rng, lifts=(0, 0, 0.03, 0, 0, 0, 0))
     metric = significance.metric_intervals(y, as_probs(first), **options)
     class_f1 = significance.class_f1_intervals(y, first, n_classes=N_CLASSES, **options)[4]

@@ -75,7 +75,7 @@ def disk_problem(free: int | None = None) -> str | None:
 def venv_problem() -> str | None:
     """Make .venv where there is none that runs; return what kept it from being made."""
     same_version = f"sys.version_info[:3] == {sys.version_info[:3]}"
-    probe = [PYTHON, "-c", f"import sys, pip; sys.exit(not {same_version})"]
+    probe = [str(PYTHON), "-c", f"import sys, pip; sys.exit(not {same_version})"]
     if PYTHON.exists() and subprocess.run(probe, capture_output=True).returncode == 0:
         return None
     shutil.rmtree(VENV, ignore_errors=True)
