@@ -24,7 +24,7 @@ lab: setup  ## open the notebooks in JupyterLab
 	@$(BIN)/workbook lab
 
 test: setup lint  ## lints, unit tests, notebooks, the whole chain in the smoke profile
-	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n 3 --dist loadgroup $(ARGS)
+	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 engines:  ## environments of Airflow, Prefect, DVC, Kubeflow and Kubernetes' schemas in .engines, for the tests of examples/ (1.2 GB)
 	@for engine in $(ENGINES); do folder=.engines/$${engine%%==*}; \

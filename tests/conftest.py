@@ -29,6 +29,15 @@ def pytest_configure(config):
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in its own
+def pytest_collection_modifyitems(items):
+    """Let the tests of a file share a process, and so what its fixtures make, unless they say
+    otherwise."""
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory, worker_id):
     base = tmp_path_factory.getbasetemp()
