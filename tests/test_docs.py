@@ -226,7 +226,7 @@ def test_the_readmes_classifier_runs(smoke_home, tmp_path):
     shutil.copytree(smoke_home / "models" / "smoke" / "classifier", folder)
     code = block.removeprefix("```python\n").removesuffix("```")
     command = [sys.executable, "-c", code]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200"}
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
     )
