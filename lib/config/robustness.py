@@ -69,7 +69,9 @@ class RobustnessConfig(Section):
     encoder: str = "minilm"
     # of a changed text with the original, at which its meaning counts as kept
     similarity_levels: tuple[float, float] = (0.8, 0.9)
-    # training rows, at least 4 of each class, on which a linear model learns from spoiled texts too
+    # what learns from spoiled texts too: a model on TF-IDF, or the run's transformer, three times
+    remedy_model: Literal["linear", "transformer"] = "linear"
+    # training rows, at least 4 of each class, that it learns from
     remedy_rows: int = Field(4_000, ge=10)
     # --- texts unlike those of the training
     ood_data: str | None = None  # a table of texts that belong to no class

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,28 +39,6 @@ def fit_naive_bayes(texts: Sequence[str], labels: Sequence[str], *, seed: int = 
     tfidf, matrix = fit_tfidf(texts)
     bayes = MultinomialNB(alpha=SMOOTHING).fit(matrix, labels)
     return Pipeline([("tfidf", tfidf), ("bayes", bayes)])
-
-
-def fit_on_raw_texts(
-    texts: Sequence[str], labels: Sequence[str], *, settings: CleaningConfig, seed: int = 42
-) -> Callable[[list[str]], np.ndarray]:
-    """Fit the baseline on cleaned texts; return what takes raw texts to probabilities.
-
-    Parameters
-    ----------
-    texts : n raw texts
-    settings : of the cleaning, also of the texts that are predicted
-
-    Returns
-    -------
-    function from m raw texts to an ndarray of shape (m, k), columns in sorted order of the labels
-    """
-    model = fit_baseline(cleaning.clean_texts(texts, settings=settings).texts, labels, seed=seed)
-
-    def predict(texts: list[str]) -> np.ndarray:
-        return model.predict_proba(cleaning.clean_texts(texts, settings=settings).texts)
-
-    return predict
 
 
 # Members of every cross-validation and ensemble.
