@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from linear_classifiers import CLASSES, LABELS, TEXTS
 
 from lib.config import CleaningConfig, TrainingConfig
 from lib.data.cleaning import clean_texts
@@ -17,18 +18,6 @@ from lib.training import backbones, baseline, classifier_folder, finetune
 from lib.training.classifier import Classifier, Member
 from lib.training.ensembles import Ensemble
 
-WORDS = {
-    "bird": "crow finch owl wren",
-    "fruit": "apple pear plum grape",
-    "tool": "saw drill nail screw",
-}
-CLASSES = list(WORDS)
-TEXTS = [
-    f"the {a} and the {b} of {i}"
-    for i in range(4)
-    for a, b in [words.split()[:2] for words in WORDS.values()]
-]
-LABELS = [label for _ in range(4) for label in CLASSES]
 RAW = [
     "<p>The crow &amp; the owl</p>",
     "a  saw,\ta drill: see https://example.org/tools.",
