@@ -87,7 +87,7 @@ def scores_of(
         for detector, each in probs.items()
     }
     table = pd.Series(auprc, name="auprc").rename_axis("detector").reset_index()
-    return table.assign(rate=rate, seed=seed)
+    return table.assign(kind=laboratory.AMBIGUOUS, rate=rate, seed=seed)
 
 
 def report(scores: pd.DataFrame) -> None:

@@ -31,47 +31,6 @@ def pages(home, run="smoke"):
     return [home / "reports" / run / f"{step.notebook}.html" for step in STEPS]
 
 
-@pytest.mark.xdist_group("chain-b")
-def test_a_run_killed_in_notebook_02_resumes_to_the_same_results(make_home, request):
-    home = make_home("killed")
-    command = [sys.executable, "-m", "lib.delivery.cli", "run", "--profile", "smoke", "--quiet"]
-    process = subprocess.Popen(
-        command,
-        cwd=REPOSITORY,
-        env={**os.environ, "WORKBOOK_HOME": str(home)},
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
-    record = home / "reports" / "smoke" / "run.json"
-    deadline = time.monotonic() + 300
-
-    def wait_for(step):
-        while not (
-            record.exists()
-            and workspace.read_json(record)["steps"].get(step, {}).get("state") == "started"
-        ):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.1)
-
-    wait_for("01_profile_data")
-    second = workbook("run", "--profile", "smoke", "--quiet", home=home)
-    assert second.returncode == 1
-    assert "run 'smoke' is in use by another process" in second.stderr
-    wait_for("02_clean_and_split")
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert workspace.read_json(record)["steps"]["02_clean_and_split"]["state"] == "started"
-
-    resumed = workbook("run", "--profile", "smoke", "--quiet", "--to", "03", home=home)
-    assert resumed.returncode == 0, resumed.stderr
-    assert "2 notebooks run, 1 up to date" in resumed.stdout
-    # not earlier: the other worker makes it meanwhile
-    assert_same_tables(home, request.getfixturevalue("smoke_home"), *UP_TO_03)
-    assert [path.name for path in home.rglob(".*") if path.is_dir()] == [], (
-        "a killed run's scratch folders are cleared"
-    )
-
-
 @pytest.mark.xdist_group("chain-a")
 def test_a_finished_run_is_skipped_and_a_change_runs_what_depends_on_it(smoke_home, tmp_path):
     home = tmp_path / "home"
@@ -418,3 +377,44 @@ def test_the_index_says_what_each_notebook_found_and_what_to_do_next(smoke_home)
     assert 1 <= len(index.css(".next li")) <= 3
     assert len(index.css(".figures img")) == 2
     assert len(index.css(".flow li")) == 7
+
+
+@pytest.mark.xdist_group("chain-b")
+def test_a_run_killed_in_notebook_02_resumes_to_the_same_results(make_home, request):
+    home = make_home("killed")
+    command = [sys.executable, "-m", "lib.delivery.cli", "run", "--profile", "smoke", "--quiet"]
+    process = subprocess.Popen(
+        command,
+        cwd=REPOSITORY,
+        env={**os.environ, "WORKBOOK_HOME": str(home)},
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    record = home / "reports" / "smoke" / "run.json"
+    deadline = time.monotonic() + 300
+
+    def wait_for(step):
+        while not (
+            record.exists()
+            and workspace.read_json(record)["steps"].get(step, {}).get("state") == "started"
+        ):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+
+    wait_for("01_profile_data")
+    second = workbook("run", "--profile", "smoke", "--quiet", home=home)
+    assert second.returncode == 1
+    assert "run 'smoke' is in use by another process" in second.stderr
+    wait_for("02_clean_and_split")
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert workspace.read_json(record)["steps"]["02_clean_and_split"]["state"] == "started"
+
+    resumed = workbook("run", "--profile", "smoke", "--quiet", "--to", "03", home=home)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "2 notebooks run, 1 up to date" in resumed.stdout
+    # last of all here: another process has made it meanwhile
+    assert_same_tables(home, request.getfixturevalue("smoke_home"), *UP_TO_03)
+    assert [path.name for path in home.rglob(".*") if path.is_dir()] == [], (
+        "a killed run's scratch folders are cleared"
+    )
