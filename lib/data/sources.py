@@ -340,10 +340,6 @@ def _class_size(name: Any, n: int, dropped: pd.DataFrame) -> str:
     return f"{quoted(name)} ({n} of {n + lost.sum()} left: {rules})"
 
 
-def _listed(names: Any) -> str:
-    return ", ".join(map(repr, names))
-
-
 def check_column(names: Sequence[str], column: str, *, source: str, option: str) -> None:
     """Raise WorkbookError where a table's columns are without one, or have it twice.
 
