@@ -352,7 +352,7 @@ def planted_texts(n: int, *, seed: int) -> list[str]:
     its words cut off, replaced or added at the end."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(20, 201, n // 2)
-    words, ends = zipf_words(lengths.sum() + 20 * n, seed), np.cumsum(lengths)
+    words, ends = zipf_words(int(lengths.sum()) + 20 * n, seed), np.cumsum(lengths)
     texts = [words[end - length : end] for end, length in zip(ends, lengths)]
     for k in rng.integers(0, n // 2, n - n // 2):
         text, edited = texts[k], int(rng.integers(0, len(texts[k]) // 10 + 1))
@@ -368,7 +368,7 @@ def planted_texts(n: int, *, seed: int) -> list[str]:
 def short_texts(n: int, *, seed: int) -> list[str]:
     rng = np.random.default_rng(seed)
     lengths = rng.integers(10, 21, n)
-    words, ends = zipf_words(lengths.sum(), seed), np.cumsum(lengths)
+    words, ends = zipf_words(int(lengths.sum()), seed), np.cumsum(lengths)
     texts = [" ".join(words[end - length : end]) for end, length in zip(ends, lengths)]
     for i in range(10, n, 10):
         texts[i] = texts[rng.integers(i)].rsplit(" ", 1)[0] + f" new{i}"

@@ -69,7 +69,7 @@ def split_rows(
         )
     codes = pd.factorize(np.asarray(labels, dtype=object), sort=True)[0]
     n_classes = codes.max() + 1
-    missing = np.stack([_quotas(n, shares) for n in np.bincount(codes)])  # (n_classes, 3)
+    missing = np.stack([_quotas(n, shares) for n in np.bincount(codes).tolist()])  # (n_classes, 3)
     assigned = np.full(len(codes), -1)
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(codes))

@@ -227,7 +227,7 @@ def _test(
     table = pd.DataFrame(rows, index=slices.columns, columns=columns).rename_axis("slice")
     table = table.sort_values("p", kind="stable")
     n_left = np.arange(len(table), 0, -1)
-    table["p"] = np.maximum.accumulate(table["p"] * n_left).clip(upper=1)  # Holm
+    table["p"] = (table["p"] * n_left).cummax().clip(upper=1)  # Holm
     is_weak = table["p"].le(1 - confidence)
     return table.assign(verdict=np.where(is_weak, "worse", "inconclusive"))
 

@@ -257,7 +257,7 @@ def cleaning_gains(cleaned: SeverityCurves, raw: SeverityCurves, **options: Any)
     options["confidence"] = _of_each(len(kinds), **options)
     intervals = intervals_of(falls_and_gains, raw.answers.plan, **options)
     falls, raw_falls, gains = np.array(intervals, dtype=object).reshape(3, len(kinds))
-    table = _table(gains, ["gain", "low", "high"], kinds)
+    table = _table(list(gains), ["gain", "low", "high"], kinds)
     table.insert(0, "fall", [interval.value for interval in falls])
     table.insert(1, "raw_fall", [interval.value for interval in raw_falls])
     table["verdict"] = [gain.verdict for gain in gains]

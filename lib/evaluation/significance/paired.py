@@ -126,7 +126,7 @@ def paired_test(
     gained = right_alone[plan.cell]
     by_unit = np.bincount(plan.unit, weights=gained)
     p_value = sign_flip_p(by_unit.astype(int))
-    n_alone = np.count_nonzero(gained)
+    n_alone = int(np.count_nonzero(gained))
     alpha = 1 - confidence
     significant = max(p_value, p_macro_f1) < alpha
     detectable = minimum_detectable_effect(

@@ -124,7 +124,7 @@ def learning_curve(
     def scores(weights: np.ndarray) -> np.ndarray:
         """Return the mean over draws of each size's score: ndarray of shape (b, sizes)."""
         f1 = partial(resampling.stacked_macro_f1, weights, y_true, n_classes=len(classes))
-        return np.mean([f1(y_pred) for y_pred in predicted], axis=0)
+        return np.mean([f1(list(of_draw)) for of_draw in predicted], axis=0)
 
     plan = resampling.draws(len(scored), groups=scored["group"].to_numpy())
     return _fitted(sizes, scores, plan, n_resamples=n_resamples, confidence=confidence, seed=seed)
