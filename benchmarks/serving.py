@@ -149,7 +149,7 @@ class Load:
 
     def _client(self, number: int) -> None:
         rng = np.random.default_rng(number)
-        # of the standard library: clients share the cores with the server, and httpx takes more
+        # of the standard library, as clients share the cores with the server
         connection = HTTPConnection(self.address, timeout=60)
         while not self.is_over:
             row = int(rng.integers(len(self.texts)))
