@@ -265,7 +265,7 @@ def test_a_failed_install_leaves_no_stamp(monkeypatch, root, capfd):
 
 @pytest.mark.xdist_group("grouped")
 def test_tests_of_a_group_share_a_process(request, worker_id):
-    """Else two processes run the chain side by side, or wait for each other."""
+    """Else a process waits for the chain that another makes, and does nothing meanwhile."""
     if worker_id == "master":
         pytest.skip("one process runs all tests")
     assert request.node.nodeid.endswith("@grouped")

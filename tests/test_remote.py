@@ -64,17 +64,19 @@ def test_a_file_is_fetched_once_until_it_changes(bucket, monkeypatch):
     assert remote.fetch("s3://bkt/my.csv").read_text() == TABLE + "more,fruit\n"
 
 
-def test_a_folder_goes_up_and_comes_back_whole(bucket, tmp_path):
-    (tmp_path / "model" / "inner").mkdir(parents=True)
-    (tmp_path / "model" / "a.json").write_text("1")
-    (tmp_path / "model" / "inner" / "b.json").write_text("2")
-    assert remote.upload(tmp_path / "model", "s3://bkt/out/model/") == 2
-    copy = remote.fetch("s3://bkt/out/model")
+def assert_a_folder_comes_back_whole(url, scratch):
+    (scratch / "model" / "inner").mkdir(parents=True)
+    (scratch / "model" / "a.json").write_text("1")
+    (scratch / "model" / "inner" / "b.json").write_text("2")
+    assert remote.upload(scratch / "model", f"{url}/") == 2
+    copy = remote.fetch(url)
     assert copy.name == "model"
-    assert {str(path.relative_to(copy)) for path in copy.rglob("*.json")} == {
-        "a.json",
-        "inner/b.json",
-    }
+    found = {str(path.relative_to(copy)): path.read_text() for path in copy.rglob("*.json")}
+    assert found == {"a.json": "1", "inner/b.json": "2"}
+
+
+def test_a_folder_goes_up_and_comes_back_whole(bucket, tmp_path):
+    assert_a_folder_comes_back_whole("s3://bkt/out/model", tmp_path)
 
 
 @pytest.mark.parametrize("url", ["s3://bkt/none.csv", "s3://no-such-bucket/my.csv"])

@@ -3,15 +3,12 @@
 import fsspec
 import pytest
 from gcp_storage_emulator.server import create_server
+from test_remote import TABLE, assert_a_folder_comes_back_whole
 
 from lib import remote
 from lib.config import Config
 from lib.data import sources
 from lib.errors import WorkbookError
-
-TABLE = (
-    "text,label\nthe owl sang,bird\nthe crow sang,bird\na pear fell,fruit\nan apple fell,fruit\n"
-)
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +40,7 @@ def test_a_table_in_a_bucket_is_read_and_fetched_again_when_it_changes(store):
 
 
 def test_a_folder_goes_up_and_comes_back_whole(store, tmp_path):
-    (tmp_path / "model" / "inner").mkdir(parents=True)
-    (tmp_path / "model" / "a.json").write_text("1")
-    (tmp_path / "model" / "inner" / "b.json").write_text("2")
-    assert remote.upload(tmp_path / "model", "gs://bkt/out/model/") == 2
-    copy = remote.fetch("gs://bkt/out/model")
-    found = {str(path.relative_to(copy)): path.read_text() for path in copy.rglob("*.json")}
-    assert found == {"a.json": "1", "inner/b.json": "2"}
+    assert_a_folder_comes_back_whole("gs://bkt/out/model", tmp_path)
 
 
 def test_what_is_not_there_is_named(store):

@@ -202,7 +202,7 @@ def promote(
         champion = _champion(version.name)
         if champion and champion.number == version.number:
             raise WorkbookError(f"{label} is the champion already")
-        is_better, words = True, "there was none"
+        is_better, words = True, "there was none to beat"
         if champion:
             is_better, words = _judge(client, champion, version)
         if not is_better and not force:

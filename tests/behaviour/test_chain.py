@@ -92,7 +92,7 @@ def test_a_finished_run_is_registered_promoted_and_compared_without_another_look
     shutil.copytree(smoke_home, home)
     for words, said in (
         (("register", "smoke"), "tiny-v1.0.0"),
-        (("promote", "tiny-v1.0.0"), "there was none"),
+        (("promote", "tiny-v1.0.0"), "there was none to beat"),
         (("compare", "smoke", "smoke"), "is not significantly different"),
     ):
         done = workbook(*words, home=home)

@@ -166,7 +166,7 @@ def test_the_first_champion_has_nobody_to_beat_and_a_better_one_follows(home):
     assert aliases() == {"challenger": FIRST}
     version, words = registry.promote(FIRST)
     assert (words, version.aliases, aliases()) == (
-        "there was none",
+        "there was none to beat",
         ("champion",),
         {"champion": FIRST},
     )
@@ -401,7 +401,7 @@ def test_the_commands_say_what_was_done(home, monkeypatch):
         len(list((home / "other" / "artifacts").rglob("metrics.json"))) == 1
         and not (home / "mlruns").exists()
     )
-    assert said("promote", FIRST) == f"{FIRST} is the champion: there was none\n"
+    assert said("promote", FIRST) == f"{FIRST} is the champion: there was none to beat\n"
     head, row = said("models").splitlines()
     assert head.split() == [
         "model",

@@ -62,7 +62,8 @@ def _ends(
     """Return the ends of a score in 0..1 that is 1 - loss of wrong rows = gain of right ones."""
     lost = np.bincount(unit, weights=loss * ~right)
     gained = np.bincount(unit, weights=gain * right)
-    n_lost, n_gained = int(np.count_nonzero(lost)), int(np.count_nonzero(gained))
+    n_lost = int(np.count_nonzero(lost))
+    n_gained = int(np.count_nonzero(gained))
     if n_lost < min(FEW, n_gained):
         largest = np.bincount(unit, weights=loss).max()
         low, high = rare_sum_ends(lost, largest=largest, confidence=confidence)
