@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import regex
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
+from tqdm import tqdm
 
 from lib.data.words import has_unspaced, is_unspaced, runs, words
 
@@ -88,7 +90,7 @@ ANALYZERS: dict[str, Callable[[str], list[str]]] = {
 
 
 def fit_tfidf(
-    texts: Sequence[str], *, max_terms: int | None = None
+    texts: Sequence[str], *, max_terms: int | None = None, progress: bool = False
 ) -> tuple[TfidfVectorizer, csr_matrix]:
     """Fit TF-IDF of the texts' terms, and return it with the texts' matrix.
 
@@ -103,11 +105,12 @@ def fit_tfidf(
     options = {"max_features": max_terms, "min_df": 2 if len(texts) >= MANY_TEXTS else 1}
     analyzer = "terms" if _words_carry(texts) else "terms_and_characters"
     vectorizer = _tfidf(analyzer, **options)
+    bar = partial(tqdm, texts, "TF-IDF", unit="text", disable=not progress)
     try:
-        return vectorizer, vectorizer.fit_transform(texts)
+        return vectorizer, vectorizer.fit_transform(bar())
     except ValueError:  # no two texts have a term in common
         vectorizer = _tfidf("terms_and_characters", max_features=max_terms)
-        return vectorizer, vectorizer.fit_transform(texts)
+        return vectorizer, vectorizer.fit_transform(bar())
 
 
 def restored_tfidf(analyzer: str, *, terms: Sequence[str], idf: np.ndarray) -> TfidfVectorizer:

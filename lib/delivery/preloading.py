@@ -6,6 +6,7 @@ them. On Linux alone: elsewhere not all of these libraries survive a fork.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
@@ -133,6 +134,7 @@ def serve(modules: Sequence[str]) -> None:
         import_module(module)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # is for the run, which ends this
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that kernels that ended are forgotten
+    gc.freeze()  # else a kernel that ends looks through all that is imported, for seconds
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
         pid = os.fork()

@@ -35,7 +35,11 @@ _GROUP_SLACK = 10
 
 
 def text_views(
-    texts: Sequence[str], *, vectors: np.ndarray | None = None, seed: int = 42
+    texts: Sequence[str],
+    *,
+    vectors: np.ndarray | None = None,
+    seed: int = 42,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Return the texts as feature matrices; no label is used.
 
@@ -48,7 +52,7 @@ def text_views(
     name -> matrix of shape (n, features): `TF-IDF` (sparse), `topics` (latent semantic analysis),
     and `encoder` where vectors are given
     """
-    _, tfidf = fit_tfidf(texts, max_terms=MAX_TERMS)
+    _, tfidf = fit_tfidf(texts, max_terms=MAX_TERMS, progress=progress)
     n_topics = max(1, min(N_TOPICS, min(tfidf.shape) - 1))
     topics = TruncatedSVD(n_topics, random_state=seed).fit_transform(tfidf)
     views = {TFIDF: tfidf, "topics": normalize(topics)}

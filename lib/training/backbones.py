@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tqdm import tqdm
 
 from lib import provenance
 from lib.data import EMAIL_TOKEN, URL_TOKEN
@@ -37,6 +38,7 @@ TOKENIZER_FILES = (
     "tokenizer.model",
 )
 SPECIAL_TOKENS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
+TOKENIZED_TOGETHER = 1_000  # texts, after which a progress bar moves
 # What may be left over inside a body: BERT's pooler is a head, and some positions are computed.
 _LEFT_OVER = re.compile(r"\.?position_ids$|(^|\.)pooler\.")
 # Where a base model keeps its layers: BERT's family; DistilBERT; ModernBERT.
@@ -159,7 +161,7 @@ def _source(name: str) -> str:
     return str(offline_encoder()) if name == "minilm" else name
 
 
-def token_counts(name: str, texts: Sequence[str]) -> np.ndarray:
+def token_counts(name: str, texts: Sequence[str], *, progress: bool = True) -> np.ndarray:
     """Return how many tokens a backbone would read of each text if nothing were cut.
 
     Returns
@@ -168,8 +170,12 @@ def token_counts(name: str, texts: Sequence[str]) -> np.ndarray:
     the tokenizer does not know
     """
     tokenizer = load_tokenizer(name, texts=texts)
-    ids = tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
-    counts = [(len(row), row.count(tokenizer.unk_token_id)) for row in ids]
+    starts = range(0, len(texts), TOKENIZED_TOGETHER)
+    counts = []
+    for start in tqdm(starts, "counting tokens", unit="batch", disable=not progress):
+        part = list(texts[start : start + TOKENIZED_TOGETHER])
+        ids = tokenizer(part, truncation=False, verbose=False)["input_ids"]
+        counts += [(len(row), row.count(tokenizer.unk_token_id)) for row in ids]
     return np.array(counts, dtype=np.int64).reshape(-1, 2)
 
 

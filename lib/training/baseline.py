@@ -22,16 +22,21 @@ from lib.data.terms import fit_tfidf, restored_tfidf
 from lib.evaluation.resampling import draws, weighted_mean
 from lib.evaluation.significance import Interval, intervals_of, paired_tests
 from lib.review.detectors import SMOOTHING
+from lib.training.iteration_bar import IterationBar
 
 
-def fit_baseline(texts: Sequence[str], labels: Sequence[str], *, seed: int = 42) -> Pipeline:
+def fit_baseline(
+    texts: Sequence[str], labels: Sequence[str], *, seed: int = 42, progress: bool = False
+) -> Pipeline:
     """Fit logistic regression on TF-IDF of words and word pairs (`terms.fit_tfidf`).
 
     The columns of `predict_proba` follow `classes_`, which is sorted.
     """
-    tfidf, matrix = fit_tfidf(texts)
-    linear = LogisticRegression(C=10, max_iter=200, random_state=seed).fit(matrix, labels)
-    return Pipeline([("tfidf", tfidf), ("linear", linear)])
+    tfidf, matrix = fit_tfidf(texts, progress=progress)
+    linear = LogisticRegression(C=10, max_iter=200, random_state=seed)
+    if progress:
+        linear.set_callbacks(IterationBar("logistic regression, at most"))
+    return Pipeline([("tfidf", tfidf), ("linear", linear.fit(matrix, labels))])
 
 
 def fit_naive_bayes(texts: Sequence[str], labels: Sequence[str], *, seed: int = 42) -> Pipeline:
@@ -302,9 +307,9 @@ def leakage_inflation(
     leaked: np.ndarray,
     *,
     groups: np.ndarray | None = None,
-    n_resamples: int = 2_000,
-    confidence: float = 0.95,
     seed: int = 42,
+    progress: bool = True,
+    **options: Any,
 ) -> LeakageInflation:
     """Measure by how much test rows with a near-copy in training inflate the baseline's accuracy.
 
@@ -313,12 +318,15 @@ def leakage_inflation(
     texts, labels, split : n rows, split into "train" and "test" (others are left out)
     leaked : ndarray of bool of shape (n,), the test rows with a near-copy in training
     groups : ndarray of shape (n,); the bootstrap draws rows of a group together
+    options : of `significance.intervals_of`: `n_resamples`, `confidence`
     """
     rows = pd.DataFrame({"text": list(texts), "label": list(labels), "leaked": leaked})
     part = np.asarray(split, dtype=object)
     train = rows[part == "train"]
     test = rows[part == "test"]
-    model = fit_baseline(train["text"].tolist(), train["label"].tolist(), seed=seed)
+    model = fit_baseline(
+        train["text"].tolist(), train["label"].tolist(), seed=seed, progress=progress
+    )
     right = (model.predict(test["text"].tolist()) == test["label"].to_numpy()).astype(float)
     seen = test["leaked"].to_numpy()
     plan = draws(len(right), groups=None if groups is None else groups[part == "test"])
@@ -329,9 +337,7 @@ def leakage_inflation(
 
     interval = None
     if not seen.all():
-        (interval,) = intervals_of(
-            inflation, plan, n_resamples=n_resamples, confidence=confidence, seed=seed
-        )
+        (interval,) = intervals_of(inflation, plan, seed=seed, **options)
     return LeakageInflation(
         n_leaked=int(seen.sum()),
         n_test=len(test),

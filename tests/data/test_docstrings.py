@@ -1,3 +1,4 @@
+import gc
 import hashlib
 import inspect
 import sys
@@ -159,6 +160,14 @@ def test_tests_broken_files_and_half_surrogates_are_left_out(install):
     )
     with pytest.raises(WorkbookError, match=r"found \{'one': 4\}"):
         harvest(rows_per_topic=5, progress=False)
+
+
+def test_the_garbage_collector_is_back_on_after_a_good_and_a_bad_file(tmp_path):
+    (tmp_path / "good.py").write_text(f'"""{LONG}"""', encoding="utf-8")
+    (tmp_path / "bad.py").write_text("(", encoding="utf-8")
+    for name, texts in {"good.py": [LONG], "bad.py": []}.items():
+        assert docstrings._docstrings(tmp_path / name, 10) == texts
+        assert gc.isenabled()
 
 
 def test_packages_are_read_and_never_run(install):
