@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-import datasets
 import torch
 from transformers.utils import logging as transformers_logging
 
@@ -107,10 +106,9 @@ def free_memory() -> None:
 
 
 def quieten_libraries() -> None:
-    """Turn off the warnings and progress bars of transformers and datasets: we show our own."""
+    """Turn off the warnings and progress bars of transformers: we show our own."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    datasets.disable_progress_bars()
 
 
 def prepare_torch(settings: TrainingConfig) -> None:

@@ -28,6 +28,7 @@ from lib.training.finetune import (
     launching,
     losses,
     prediction,
+    tokenization,
 )
 from lib.training.finetune.arguments import steps_per_epoch, total_steps
 from lib.training.finetune.job import TrainingJob
@@ -320,7 +321,7 @@ def _facts(trainer: RecipeTrainer, job: TrainingJob, *, seconds: float) -> dict[
         "train_rows": len(job.train),
         "max_length": settings.max_length,
         "truncation": settings.truncation,
-        "truncated_share": truncated_share(trainer.train_dataset.encoded, n_rows=len(job.train)),
+        "truncated_share": truncated_share(trainer.train_dataset.pieces, n_rows=len(job.train)),
         "training_seconds": round(seconds, 3),
         "texts_per_second": round(n_steps * settings.batch_size / seconds, 2),
         "steps": n_steps,
@@ -329,7 +330,6 @@ def _facts(trainer: RecipeTrainer, job: TrainingJob, *, seconds: float) -> dict[
     }
 
 
-def truncated_share(encoded: Any, *, n_rows: int) -> float:
+def truncated_share(pieces: tokenization.Pieces, *, n_rows: int) -> float:
     """Return the share of texts of which tokens were cut."""
-    rows = np.asarray(encoded["row"])
-    return len(np.unique(rows[np.asarray(encoded["cut"])])) / n_rows
+    return len(np.unique(pieces.rows[pieces.is_cut])) / n_rows

@@ -9,14 +9,13 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 
 from lib.config import TrainingConfig
 from lib.errors import WorkbookError
 from lib.training.backbones import encoder_layers, layers_path
-from lib.training.finetune import prediction
+from lib.training.finetune import prediction, tokenization
 
 # --- which layers are frozen ---
 
@@ -114,7 +113,7 @@ class ActivationCache:
     def __init__(
         self,
         model: torch.nn.Module,
-        pieces: datasets.Dataset,
+        pieces: tokenization.Pieces,
         *,
         depth: int,
         path: Path,
@@ -122,7 +121,7 @@ class ActivationCache:
         progress: bool = False,
     ):
         self.depth = depth
-        lengths = np.asarray(pieces["length"])
+        lengths = pieces.lengths
         is_top = depth == len(encoder_layers(model))
         if is_top and getattr(model.config, "pooling", None) == "cls":
             lengths = np.ones_like(lengths)  # the head reads nothing else
@@ -154,9 +153,9 @@ class ActivationCache:
         return bypassed(model, self.depth, n_outputs=self.n_outputs)
 
 
-def cache_gb(pieces: datasets.Dataset, hidden_size: int) -> float:
+def cache_gb(pieces: tokenization.Pieces, hidden_size: int) -> float:
     """Return the disk that a cache of these pieces takes, in GB."""
-    return int(np.sum(pieces["length"])) * hidden_size * 4 / 1e9
+    return len(pieces.tokens) * hidden_size * 4 / 1e9
 
 
 def can_cache(model: torch.nn.Module) -> bool:

@@ -7,7 +7,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import datasets
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -121,7 +120,7 @@ def embed(
 
 def predict_logits(
     model: PreTrainedModel,
-    pieces: datasets.Dataset,
+    pieces: tokenization.Pieces,
     *,
     n_rows: int,
     pad: int,
@@ -158,7 +157,7 @@ def predict_logits(
                 inputs = {"inputs_embeds": hidden(batch, mask.shape[1]).to(device)}
             outputs.append(_logits(model, {**inputs, "attention_mask": mask}))
             done.append(batch)
-    rows = np.asarray(pieces["row"], np.int64)
+    rows = pieces.rows
     logits = np.zeros((n_rows, model.config.num_labels))
     # fetched once: a GPU goes on while the next batch is made
     np.add.at(logits, rows[np.concatenate(done)], torch.cat(outputs).double().cpu().numpy())
@@ -179,7 +178,7 @@ def _logits(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Te
 
 
 def padded_batches(
-    pieces: datasets.Dataset,
+    pieces: tokenization.Pieces,
     *,
     pad: int,
     device: torch.device,
@@ -194,12 +193,11 @@ def padded_batches(
     desc : what the progress bar says
     share : (i, n) yields every n-th batch from the i-th on
     """
-    lengths = np.asarray(pieces["length"], np.int64)
-    arrays = pieces.with_format("numpy")
-    batches = token_ids.sorted_batches(lengths, on_gpu=device.type == "cuda")
-    with tqdm(total=len(lengths), desc=desc, unit="piece", disable=not progress) as bar:
+    batches = token_ids.sorted_batches(pieces.lengths, on_gpu=device.type == "cuda")
+    with tqdm(total=len(pieces), desc=desc, unit="piece", disable=not progress) as bar:
         for batch in islice(batches, share[0], None, share[1]):
-            ids, mask = tokenization.padded(arrays[batch]["input_ids"], pad=pad, device=device)
+            of_batch = [pieces[piece] for piece in batch]
+            ids, mask = tokenization.padded(of_batch, pad=pad, device=device)
             yield batch, ids, mask
             bar.update(len(batch))
 

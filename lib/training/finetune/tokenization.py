@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
 import pandas as pd
 import torch
@@ -25,6 +27,59 @@ CACHED_ENCODINGS = 24  # kept, the most recently used ones
 GPU_MULTIPLE = 8
 
 
+@dataclass(frozen=True)
+class Pieces:
+    """Encoded texts, cut to pieces, in the order of the texts; `pieces[i]` are the ids of one.
+
+    Attributes
+    ----------
+    tokens : ndarray of int32, the ids of all pieces one after the other
+    lengths : ndarray of int64 of shape (n,), tokens of each piece
+    rows : ndarray of int64 of shape (n,), position of the text of each
+    is_cut : ndarray of bool of shape (n,), whether tokens of its text are lost
+    """
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    rows: np.ndarray
+    is_cut: np.ndarray
+
+    @classmethod
+    def of(
+        cls, ids: Sequence[Sequence[int]], rows: Sequence[int], is_cut: Sequence[bool]
+    ) -> Pieces:
+        """Return pieces of the given ids, one sequence of them for each."""
+        return cls(
+            np.fromiter(chain.from_iterable(ids), np.int32),
+            np.fromiter(map(len, ids), np.int64),
+            np.array(rows, np.int64),
+            np.array(is_cut, bool),
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> Pieces:
+        """Read pieces from a folder, memory-mapped."""
+        return cls(*(np.load(folder / f"{field.name}.npy", "r") for field in fields(cls)))
+
+    def save(self, folder: Path) -> None:
+        """Write the arrays into a new folder."""
+        folder.mkdir()
+        for name, values in asdict(self).items():
+            np.save(folder / f"{name}.npy", values)
+
+    def __len__(self) -> int:
+        """Return the number of pieces."""
+        return len(self.lengths)
+
+    def __getitem__(self, piece: int) -> np.ndarray:
+        """Return the token ids of one piece."""
+        return self.tokens[self._starts[piece] : self._starts[piece + 1]]
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        return np.concatenate([[0], np.cumsum(self.lengths)])
+
+
 def encode(
     texts: Sequence[str],
     tokenizer: PreTrainedTokenizerBase,
@@ -32,7 +87,7 @@ def encode(
     max_length: int,
     truncation: str = "head",
     cache: Path | None = None,
-) -> datasets.Dataset:
+) -> Pieces:
     """Tokenise texts; with `cache`, only once for the same texts, tokenizer and settings.
 
     Parameters
@@ -40,27 +95,23 @@ def encode(
     max_length : tokens of a piece at most, special tokens counted
     truncation : `head`, `head_tail` or `windows` (`token_ids.cut_to_pieces`)
     cache : folder of memory-mapped encodings, the 24 most recently used ones
-
-    Returns
-    -------
-    Dataset of pieces, in the order of the texts: `input_ids`, `length` (tokens), `row` (position
-    of its text), `cut` (whether tokens of its text are lost)
     """
     if cache is None:
         return _encode(texts, tokenizer, max_length=max_length, truncation=truncation)
     constants = (token_ids.HEAD_SHARE, token_ids.WINDOW_OVERLAP, token_ids.MAX_WINDOWS)
     state = _tokenizer_state(tokenizer)
-    key = provenance.fingerprint(state, max_length, truncation, constants, list(texts))
+    arrays = [field.name for field in fields(Pieces)]
+    key = provenance.fingerprint(state, max_length, truncation, constants, arrays, list(texts))
     path = cache / key[:32]
     if not path.exists():
         with workspace.atomic_path(path) as scratch:
             pieces = _encode(texts, tokenizer, max_length=max_length, truncation=truncation)
-            pieces.save_to_disk(str(scratch))
+            pieces.save(scratch)
     path.touch()
     by_age = sorted(cache.iterdir(), key=lambda folder: folder.stat().st_mtime)
     for unused in by_age[:-CACHED_ENCODINGS]:
         shutil.rmtree(unused, ignore_errors=True)
-    return datasets.load_from_disk(str(path))
+    return Pieces.load(path)
 
 
 def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -72,23 +123,22 @@ def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 
 def _encode(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, max_length: int, truncation: str
-) -> datasets.Dataset:
+) -> Pieces:
     prefix, suffix = special_tokens(tokenizer)
     room = max_length - len(prefix) - len(suffix)
-    columns: dict[str, list[Any]] = {"input_ids": [], "length": [], "row": [], "cut": []}
+    ids: list[list[int]] = []
+    rows: list[int] = []
+    is_cut: list[bool] = []
     for start in range(0, len(texts), 1_000):
         part = list(texts[start : start + 1_000])
         encoded = tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
-        for row, ids in enumerate(encoded, start):
-            pieces = token_ids.cut_to_pieces(ids, room, truncation)
-            cut = len(ids) > token_ids.window_step(room) * (len(pieces) - 1) + room
-            for piece in pieces:
-                piece_ids = [*prefix, *piece, *suffix]
-                columns["input_ids"].append(piece_ids)
-                columns["length"].append(len(piece_ids))
-                columns["row"].append(row)
-                columns["cut"].append(cut)
-    return datasets.Dataset.from_dict(columns)
+        for row, of_text in enumerate(encoded, start):
+            pieces = token_ids.cut_to_pieces(of_text, room, truncation)
+            cut = len(of_text) > token_ids.window_step(room) * (len(pieces) - 1) + room
+            ids += [[*prefix, *piece, *suffix] for piece in pieces]
+            rows += [row] * len(pieces)
+            is_cut += [cut] * len(pieces)
+    return Pieces.of(ids, rows, is_cut)
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
@@ -111,12 +161,10 @@ class EncodedTexts(torch.utils.data.Dataset):
     have mean 1 over all pieces; a batch's own sum says nothing: long texts meet in it.
     """
 
-    def __init__(self, encoded: datasets.Dataset, labels: np.ndarray):
-        rows = np.asarray(encoded["row"])
-        self.encoded = encoded.with_format("numpy")
-        self.lengths = np.asarray(encoded["length"])
-        self.labels = labels[rows]
-        weights = 1.0 / np.bincount(rows)[rows]
+    def __init__(self, pieces: Pieces, labels: np.ndarray):
+        self.pieces = pieces
+        self.labels = labels[pieces.rows]
+        weights = 1.0 / np.bincount(pieces.rows)[pieces.rows]
         self.weights = weights / weights.mean()
 
     def __len__(self) -> int:
@@ -126,7 +174,7 @@ class EncodedTexts(torch.utils.data.Dataset):
     def __getitem__(self, piece: int) -> dict[str, Any]:
         """Return one piece: `input_ids`, `labels`, `weight`, and its own number."""
         return {
-            "input_ids": self.encoded[int(piece)]["input_ids"],
+            "input_ids": self.pieces[piece],
             "labels": self.labels[piece],
             "weight": self.weights[piece],
             "piece": int(piece),
@@ -154,7 +202,7 @@ def collate(
 
 
 def padded(
-    sequences: Sequence[Sequence[int]], *, pad: int, device: torch.device | str = "cpu"
+    sequences: Sequence[Sequence[int] | np.ndarray], *, pad: int, device: torch.device | str = "cpu"
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return token ids and attention mask on a device, both of shape (sequences, longest).
 
@@ -169,7 +217,7 @@ def padded(
 
 
 def _padded(
-    sequences: Sequence[Sequence[int]], *, pad: int, multiple: int
+    sequences: Sequence[Sequence[int] | np.ndarray], *, pad: int, multiple: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     longest = max(len(sequence) for sequence in sequences)
     shape = (len(sequences), -(-longest // multiple) * multiple)

@@ -83,7 +83,7 @@ class RecipeTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler:
         self.sampler = tokenization.LengthGroupedSampler(
-            self.train_dataset.lengths,
+            self.train_dataset.pieces.lengths,
             batch_size=self._train_batch_size * self.args.world_size,
             seed=self.args.seed,
         )
@@ -125,7 +125,7 @@ class RecipeTrainer(Trainer):
         allowed = self.settings.activation_cache_gb
         hidden_size = self.model.config.hidden_size
         datasets = (self.train_dataset, self.eval_dataset)
-        size = sum(freezing.cache_gb(dataset.encoded, hidden_size) for dataset in datasets)
+        size = sum(freezing.cache_gb(dataset.pieces, hidden_size) for dataset in datasets)
         if size > allowed:
             reason = f"training.activation_cache_gb={allowed:g} and it takes {size:.1f} GB"
         elif not freezing.can_cache(self.model):
@@ -142,7 +142,7 @@ class RecipeTrainer(Trainer):
         with devices.mixed_precision(self.settings):  # the Trainer puts it on the whole model alone
             return freezing.ActivationCache(
                 self.model,
-                dataset.encoded,
+                dataset.pieces,
                 depth=depth,
                 path=Path(self.args.output_dir) / "activations" / file,
                 pad=self.pad,
@@ -353,7 +353,7 @@ class RecipeTrainer(Trainer):
         with self._bypass(self.eval_cache), self.compute_loss_context_manager():
             logits_of_share = prediction.predict_logits(
                 self.model,
-                self.eval_dataset.encoded,
+                self.eval_dataset.pieces,
                 n_rows=len(labels),
                 pad=self.pad,
                 hidden=self.eval_cache,
@@ -372,7 +372,7 @@ class RecipeTrainer(Trainer):
 
 def _labels_by_row(dataset: tokenization.EncodedTexts) -> np.ndarray:
     """Return the class of each text, of which there may be several pieces."""
-    _, first_pieces = np.unique(np.asarray(dataset.encoded["row"]), return_index=True)
+    _, first_pieces = np.unique(dataset.pieces.rows, return_index=True)
     return dataset.labels[first_pieces]
 
 

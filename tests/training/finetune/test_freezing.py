@@ -1,6 +1,5 @@
 import copy
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -59,11 +58,11 @@ def classifier(kind, pooling="cls", first_only=False, **more):
 def pieces():
     rng = np.random.default_rng(0)
     ids = [rng.integers(5, SMALL["vocab_size"], size=n).tolist() for n in LENGTHS]
-    return datasets.Dataset.from_dict({"input_ids": ids, "length": LENGTHS})
+    return tokenization.Pieces.of(ids, rows=range(len(ids)), is_cut=[False] * len(ids))
 
 
 def batch(pieces, rows):
-    return tokenization.padded([pieces[row]["input_ids"] for row in rows], pad=0)
+    return tokenization.padded([pieces[row] for row in rows], pad=0)
 
 
 def checkpointed(model):

@@ -1,7 +1,7 @@
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -124,7 +124,7 @@ def test_the_logits_are_those_of_the_model(kind):
     model = classifier(kind).eval()
     with torch.no_grad():
         expected = [
-            model(input_ids=torch.tensor([ids])).logits[0].tolist() for ids in pieces()["input_ids"]
+            model(input_ids=torch.tensor([ids.tolist()])).logits[0].tolist() for ids in pieces()
         ]
     np.testing.assert_allclose(logits(model, pieces(), 8), expected, atol=1e-4)
 
@@ -143,9 +143,9 @@ def test_what_several_processes_give_adds_up_to_the_whole_and_none_does_anothers
 @KINDS
 def test_the_logits_of_windows_are_averaged_text_by_text(kind):
     model, encoded = classifier(kind), pieces(max_length=8, truncation="windows")
-    rows = np.array(encoded["row"])
+    rows = encoded.rows
     assert np.bincount(rows).tolist() == [1, 1, 4, 1, 4, 1, 2, 1]
-    each = encoded.remove_columns("row").add_column("row", list(range(len(rows))))
+    each = replace(encoded, rows=np.arange(len(rows)))
     single = logits(model, each, len(rows))
     expected = [single[rows == row].mean(axis=0) for row in range(8)]
     np.testing.assert_allclose(logits(model, encoded, 8), expected, atol=1e-4)
@@ -159,7 +159,7 @@ def test_states_of_frozen_layers_stand_in_for_token_ids(kind):
 
     def hidden(numbers, n_tokens):
         asked.extend(numbers.tolist())
-        ids = tokenization.padded([pieces()["input_ids"][number] for number in numbers], pad=PAD)[0]
+        ids = tokenization.padded([pieces()[number] for number in numbers], pad=PAD)[0]
         assert ids.shape[1] == n_tokens
         return table[ids]
 
@@ -170,7 +170,7 @@ def test_states_of_frozen_layers_stand_in_for_token_ids(kind):
 
 @KINDS
 def test_reading_the_first_token_only_saves_work_and_changes_nothing(kind):
-    ids, mask = tokenization.padded(pieces()["input_ids"], pad=PAD)
+    ids, mask = tokenization.padded([*pieces()], pad=PAD)
     found = []
     for first_only in (False, True):
         model, seen = classifier(kind, first_only=first_only).train(), []
@@ -276,7 +276,6 @@ def test_a_model_is_loaded_in_float32_whatever_it_was_saved_in(tmp_path):
 
 
 def test_the_bar_counts_pieces(capsys):
-    datasets.disable_progress_bars()
     probs(
         tokenizer(), classifier("bert"), texts(), max_length=8, truncation="windows", progress=True
     )

@@ -3,7 +3,6 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -51,12 +50,8 @@ def _no_long_collection(monkeypatch):
 def pieces():
     rng = np.random.default_rng(0)
     ids = [rng.integers(5, SMALL["vocab_size"], size=n).tolist() for n in LENGTHS]
-    return tokenization.EncodedTexts(
-        datasets.Dataset.from_dict(
-            {"input_ids": ids, "length": LENGTHS, "row": [0, 1, 1, 2, 3, 4]}
-        ),
-        LABELS[[0, 1, 3, 4, 5]],
-    )
+    made = tokenization.Pieces.of(ids, rows=[0, 1, 1, 2, 3, 4], is_cut=[False] * 6)
+    return tokenization.EncodedTexts(made, LABELS[[0, 1, 3, 4, 5]])
 
 
 @pytest.fixture
@@ -235,7 +230,7 @@ def test_a_step_from_kept_states_is_that_from_token_ids(make, batch, kind, depth
     computed = step(trainer, batch)
     path = Path(trainer.args.output_dir) / "kept.f32"
     trainer.train_cache = freezing.ActivationCache(
-        trainer.model, trainer.train_dataset.encoded, depth=depth, path=path, pad=0
+        trainer.model, trainer.train_dataset.pieces, depth=depth, path=path, pad=0
     )
     assert_same(step(trainer, batch), computed)
 
@@ -245,7 +240,7 @@ def test_training_goes_through_the_rows_in_the_samplers_order(make, pieces):
     loader = trainer.get_train_dataloader()
     for epoch in (0, 1):
         trainer.sampler.epoch = epoch
-        expected = tokenization.LengthGroupedSampler(pieces.lengths, batch_size=2, seed=7)
+        expected = tokenization.LengthGroupedSampler(pieces.pieces.lengths, batch_size=2, seed=7)
         expected.epoch = epoch
         assert [row for part in loader for row in part["piece"].tolist()] == list(expected)
 
@@ -941,7 +936,7 @@ def test_kept_states_score_as_token_ids_do(make, tmp_path, kind, depth):
     trainer.model.train()
     plain = trainer.score()
     trainer.eval_cache = freezing.ActivationCache(
-        trainer.model, trainer.train_dataset.encoded, depth=depth, path=tmp_path / "kept.f32", pad=0
+        trainer.model, trainer.train_dataset.pieces, depth=depth, path=tmp_path / "kept.f32", pad=0
     )
     assert trainer.score() == {
         name: pytest.approx(value, abs=1e-5) for name, value in plain.items()
