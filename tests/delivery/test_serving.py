@@ -377,6 +377,21 @@ def test_requests_that_wait_share_a_prediction_and_no_failure():
     assert (a[1].tolist(), c[1].tolist()) == (["a"], ["c"])
 
 
+def test_one_half_of_the_clients_is_answered_while_the_other_half_asks():
+    async def ask_five_times(batches, name):
+        for _ in range(5):
+            await batches.answer([name])
+
+    async def all_clients():
+        batches = Batches(serving)
+        await asyncio.gather(*(ask_five_times(batches, f"client {i}") for i in range(8)))
+
+    serving = type("Serving", (), {"current": Slow()})()
+    asyncio.run(all_clients())
+    halves = [[f"client {i}" for i in part] for part in (range(4), range(4, 8))]
+    assert serving.current.asked == halves * 5
+
+
 def test_a_failing_classifier_is_one_sentence_and_a_place_in_the_log(
     client, serving, caplog, monkeypatch
 ):

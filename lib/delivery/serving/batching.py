@@ -10,7 +10,6 @@ from lib.delivery.serving.questions import Answer
 from lib.delivery.serving.serving_model import Model, ServingModel
 
 MAX_TOGETHER = 64  # texts of several requests; a larger request goes by itself
-GATHER_SECONDS = 0.004  # for requests to come together: clients that wait for answers ask at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,10 +19,14 @@ class _Waiting:
 
 
 class Batches:
-    """Requests are answered in their order; those that come during a prediction share the next."""
+    """Requests are answered in their order, half of those under way by one prediction.
+
+    While it computes, the other half's answers go out, and what their clients ask next comes in.
+    """
 
     def __init__(self, serving: ServingModel) -> None:
         self._serving = serving
+        self._n_answered = 0  # requests that shared the last prediction
         self._waiting: deque[_Waiting] = deque()
         self._worker: asyncio.Task[None] | None = None
 
@@ -37,8 +40,9 @@ class Batches:
 
     async def _work(self) -> None:
         while self._waiting:
-            await asyncio.sleep(GATHER_SECONDS)
-            await self._predict(self._next_batch())
+            batch = self._next_batch()
+            await self._predict(batch)
+            self._n_answered = len(batch)
 
     async def _predict(self, batch: list[_Waiting]) -> None:
         model = self._serving.current
@@ -59,9 +63,10 @@ class Batches:
             start = stop
 
     def _next_batch(self) -> list[_Waiting]:
+        n_half = (self._n_answered + len(self._waiting) + 1) // 2
         batch = [self._waiting.popleft()]
         n_texts = len(batch[0].texts)
-        while self._waiting:
+        while self._waiting and len(batch) < n_half:
             n_texts += len(self._waiting[0].texts)
             if n_texts > MAX_TOGETHER:
                 break
