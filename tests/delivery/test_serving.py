@@ -3,6 +3,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -18,6 +19,7 @@ import httpx
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from conftest import REPOSITORY
 from fastapi.testclient import TestClient
 from filelock import FileLock
 from finished_runs import answers, finished_run, sealed_rows
@@ -659,3 +661,18 @@ def test_a_killed_worker_is_replaced_and_its_counts_are_kept(folder, classifier,
         lines = httpx.get(f"{address}/metrics").text.splitlines()
         assert f"workbook_texts_total {16.0 * len(MIXED)}" in lines
         process.send_signal(signal.SIGTERM)
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+def test_what_the_guide_asks_with_curl_is_answered(folder, tmp_path):
+    guide = (REPOSITORY / "docs" / "serving.md").read_text(encoding="utf-8")
+    lines = re.findall("^curl .*", guide, re.MULTILINE)
+    (tmp_path / "texts.csv").write_text("text\nthe only one\n", encoding="utf-8")
+    n_answers = []
+    with started(tmp_path, folder) as (process, address, _):
+        for line in lines:
+            command = shlex.split(line.replace("http://127.0.0.1:8000", address))
+            done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
+            n_answers.append(len(json.loads(done.stdout)["answers"]))
+        process.send_signal(signal.SIGTERM)
+    assert n_answers == [2, 1]
