@@ -28,7 +28,7 @@ import psutil
 from lib.config import CleaningConfig, TrainingConfig
 from lib.delivery import registry
 from lib.evaluation.calibration import Calibrator
-from lib.training import backbones, baseline, classifier_folder, tracking
+from lib.training import backbones, baseline, classifier_folder, mlflow_store
 from lib.training.classifier import Classifier, Member
 from lib.training.ensembles import Ensemble
 
@@ -96,9 +96,9 @@ def register(folders: dict[str, Path]) -> list[str]:
     """Register folders as they are, the first as champion, and return MLflow's numbers."""
     import mlflow
 
-    client = tracking.connect()
+    client = mlflow_store.connect()
     client.create_registered_model(NAME)
-    experiment = tracking.experiment_id(NAME, "")
+    experiment = mlflow_store.experiment_id(NAME, "")
     numbers = []
     for label, folder in folders.items():
         run_id = client.create_run(experiment).info.run_id
@@ -113,7 +113,7 @@ def register(folders: dict[str, Path]) -> list[str]:
 
 
 def promote(number: str) -> None:
-    tracking.connect().set_registered_model_alias(NAME, registry.CHAMPION, number)
+    mlflow_store.connect().set_registered_model_alias(NAME, registry.CHAMPION, number)
 
 
 @dataclass

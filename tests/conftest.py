@@ -111,12 +111,12 @@ def write(tmp_path):
 @pytest.fixture(scope="session")
 def mlflow_template(tmp_path_factory):
     """An empty MLflow store, made once; making one takes seconds."""
-    from lib.training import tracking
+    from lib.training import mlflow_store
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORKBOOK_HOME", str(tmp_path_factory.mktemp("mlflow")))
-        tracking.connect().search_experiments()
-        return tracking.local_folder() / "mlflow.db"
+        mlflow_store.connect().search_experiments()
+        return mlflow_store.local_folder() / "mlflow.db"
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from lib.delivery.comparison import EvaluatedRun, Predictions
 from lib.errors import WorkbookError, listed, quoted, shown_path
 from lib.evaluation import sealed, significance
 from lib.evaluation.evaluation import Evaluation
-from lib.training import classifier_folder, tracking
+from lib.training import classifier_folder, mlflow_store, tracking
 from lib.workspace import Workspace
 
 FOLDER = "classifier"  # what is registered of a run, by its name in workspace.FILES
@@ -166,7 +166,7 @@ def register(run_name: str, *, uri: str = "") -> tuple[Version, bool]:
 
 def server_of(run_name: str, *, uri: str = "") -> str:
     """Return where a run's model is registered, without a password; "" for the local store."""
-    return tracking.without_password(_uri(comparison.evaluated_run(run_name), uri))
+    return mlflow_store.without_password(_uri(comparison.evaluated_run(run_name), uri))
 
 
 def promote(
@@ -430,7 +430,7 @@ def _find(label: str) -> Version:
 
 
 def _all_versions(uri: str) -> list[Version]:
-    if not uri and not (tracking.local_folder() / "mlflow.db").exists():
+    if not uri and not (mlflow_store.local_folder() / "mlflow.db").exists():
         return []
     with _registry(uri):
         return _versions()
@@ -471,9 +471,9 @@ def _registry(uri: str) -> Iterator[Any]:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    lock = tracking.local_folder() / ".registry.lock"
+    lock = mlflow_store.local_folder() / ".registry.lock"
     try:
-        client = tracking.connect(uri)
+        client = mlflow_store.connect(uri)
         lock.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock, timeout=LOCK_SECONDS):
             lock.write_text(f"process {os.getpid()}")  # for the message of one that waits
@@ -484,9 +484,10 @@ def _registry(uri: str) -> Iterator[Any]:
             f"{shown_path(lock)} for {LOCK_SECONDS:g} s; wait for it to end, or end it"
         ) from error
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        address = tracking.without_password(uri) or tracking.local_uri()
+        address = mlflow_store.without_password(uri) or mlflow_store.local_uri()
+        why = mlflow_store.reason(error)
         raise WorkbookError(
-            f"the model registry {address} cannot be used: {tracking.reason(error)}; check --uri"
+            f"the model registry {address} cannot be used: {why}; check --uri"
         ) from error
 
 

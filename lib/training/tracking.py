@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 import random
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,19 +21,9 @@ from lib import provenance, workspace
 from lib.config import Config
 from lib.data import sources
 from lib.errors import WorkbookError
+from lib.training import mlflow_store
 from lib.workspace import Workspace
 
-ENVIRONMENT = {  # what MLflow's client reads; a value of yours stands
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
-    # seconds: a server that is down must not hold a training up
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "GIT_PYTHON_REFRESH": "quiet",
-}
 # what is recorded of a training, by step
 SERIES = ("loss", "learning_rate", "grad_norm", "eval_loss", "eval_macro_f1", "eval_accuracy")
 
@@ -170,12 +158,12 @@ class Record:
         import mlflow
 
         with _guarded(self._give_up):
-            mlflow.set_tracking_uri(self._uri or local_uri())
+            mlflow.set_tracking_uri(self._uri or mlflow_store.local_uri())
             getattr(mlflow, function)(*args, **kwargs)
 
     def _open(self) -> None:
-        connect(self._uri)
-        experiment = experiment_id(self.opening.dataset, self._uri)
+        mlflow_store.connect(self._uri)
+        experiment = mlflow_store.experiment_id(self.opening.dataset, self._uri)
         parent = self.opening.parent
         tags = {}
         if parent:
@@ -208,7 +196,7 @@ class Record:
         """Return the id of a workbook run of this key, or of a training of it that was stopped."""
         import mlflow
 
-        for run in _runs(experiment, f"tags.`workbook.key` = '{self.opening.key}'"):
+        for run in mlflow_store.runs(experiment, f"tags.`workbook.key` = '{self.opening.key}'"):
             if not self.opening.parent or run.info.status in ("RUNNING", "KILLED"):
                 for name in run.data.metrics.keys() & set(SERIES):
                     points = mlflow.MlflowClient().get_metric_history(run.info.run_id, name)
@@ -223,20 +211,22 @@ class Record:
         for _ in range(self._n_active):
             with suppress(Exception):
                 mlflow.end_run("FAILED")
-        store = f"the MLflow server {without_password(self._uri)}" if self._uri else local_uri()
+        store = local = mlflow_store.local_uri()
+        if self._uri:
+            store = f"the MLflow server {mlflow_store.without_password(self._uri)}"
         falls_back = self._uri and not self._is_live
         _dead_servers.add(self._uri)
         self._n_active = 0
         self._is_live = False
         if not falls_back:
             return self._note(f"nothing more goes to {store}", error)
-        self._note(f"{store} cannot be used, recorded in {local_uri()} instead", error)
+        self._note(f"{store} cannot be used, recorded in {local} instead", error)
         self._uri = ""
         with _guarded(self._give_up):
             self._open()
 
     def _note(self, words: str, error: Exception) -> None:
-        line = f"tracking: {words}: {reason(error)}"
+        line = f"tracking: {words}: {mlflow_store.reason(error)}"
         self.notes.append(line)
         tqdm.write(f"workbook: {line}", file=sys.stderr)
 
@@ -288,8 +278,8 @@ def workbook_run_id(ws: Workspace, uri: str = "") -> str:
     """Return MLflow's id of a workbook run, the newest of its name; it is made where none is."""
     import mlflow
 
-    connect(uri)
-    experiment = experiment_id(ws.dataset, uri)
+    mlflow_store.connect(uri)
+    experiment = mlflow_store.experiment_id(ws.dataset, uri)
     opening = Opening(ws.run, ws.dataset, ws.run)
     run_id = newest_run(experiment, opening)
     if run_id:
@@ -300,73 +290,12 @@ def workbook_run_id(ws: Workspace, uri: str = "") -> str:
         return run.info.run_id
 
 
-def connect(uri: str = "") -> Any:
-    """Let MLflow use a tracking server, or the local store where `uri` is ""; return a client."""
-    from filelock import FileLock
-
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    import mlflow
-
-    mlflow.set_tracking_uri(uri or local_uri())
-    if uri:
-        return mlflow.MlflowClient()
-    local_folder().mkdir(parents=True, exist_ok=True)
-    with FileLock(local_folder() / ".lock"):  # two processes would make the tables together
-        return mlflow.MlflowClient()
-
-
-def experiment_id(name: str, uri: str) -> str:
-    """Return MLflow's id of an experiment, which is made where there is none."""
-    import mlflow
-
-    if not mlflow.get_experiment_by_name(name):
-        with suppress(Exception):  # another process may have been faster
-            return mlflow.create_experiment(name, artifact_location=_artifact_location(uri))
-    experiment: Any = mlflow.get_experiment_by_name(name)
-    return experiment.experiment_id
-
-
 def newest_run(experiment: str, opening: Opening) -> str:
     """Return the id of the newest workbook run of this name and, where it has one, key; or ""."""
     of_key = f" and tags.`workbook.key` = '{opening.key}'" if opening.key else ""
     of_name = f"tags.`workbook.kind` = 'run' and tags.`workbook.run` = '{opening.run}'"
-    runs = _runs(experiment, of_name + of_key)
+    runs = mlflow_store.runs(experiment, of_name + of_key)
     return runs[0].info.run_id if runs else ""
-
-
-def local_folder() -> Path:
-    """Return where runs are recorded without a server: a SQLite file, and artifacts next to it."""
-    return workspace.home() / "models" / "mlflow"
-
-
-def local_uri() -> str:
-    """Return MLflow's name for the local store; characters such as % and ? are quoted."""
-    from sqlalchemy import URL
-
-    # with the driver, or MLflow makes a folder of the quoted name
-    database = URL.create("sqlite+pysqlite", database=str(local_folder() / "mlflow.db"))
-    return database.render_as_string()
-
-
-def without_password(uri: str) -> str:
-    """Return an address as it may be shown.
-
-    Examples
-    --------
-    >>> without_password("https://me:secret@mlflow.example:5000")
-    'https://mlflow.example:5000'
-    """
-    return re.sub(r"//[^/]*@", "//", uri)
-
-
-def reason(error: Exception) -> str:
-    """Return why MLflow cannot be used, in one short line; of network errors the innermost."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    causes = re.findall(r"\[Errno -?\d+\] [\w ]+|timed out|Remote end closed[\w ]*", line)
-    return causes[-1] if causes else line[:150]
 
 
 @contextmanager
@@ -393,26 +322,6 @@ def _closing(record: Record) -> Iterator[Record]:
         record.close("KILLED" if by_person or by_search else "FAILED", error)
         raise
     record.close("FINISHED")
-
-
-def _runs(experiment: str, filter_string: str) -> list[Any]:
-    import mlflow
-
-    return mlflow.search_runs([experiment], filter_string, output_format="list")
-
-
-def _artifact_location(uri: str) -> str | None:
-    """Return where files go: next to a SQLite file, else where the server says (None).
-
-    Left alone, MLflow takes the working folder for a SQLite file.
-    """
-    from sqlalchemy import make_url
-
-    store = uri or local_uri()
-    if not store.startswith("sqlite"):
-        return None
-    database = make_url(store).database or ""
-    return (Path(database).absolute().parent / "artifacts").as_uri()
 
 
 def _open_wandb(opening: Opening) -> Any:

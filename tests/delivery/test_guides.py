@@ -17,7 +17,7 @@ from test_docs import PAGES, commands
 from lib import workspace
 from lib.delivery import registry, runner
 from lib.delivery.cli import main
-from lib.training import tracking
+from lib.training import mlflow_store
 
 GUIDE = REPOSITORY / "docs" / "your-own-data.md"
 CONSOLE = re.findall(r"```console\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
@@ -109,7 +109,7 @@ def test_every_command_that_is_shown_runs(finished_home, monkeypatch):
     monkeypatch.setattr(runner.Session, "run", lambda *_, **__: [])
     monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: self.config.load())
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    client = tracking.connect()
+    client = mlflow_store.connect()
     failed = {}
     for line in LINES:
         with_challenger(client)

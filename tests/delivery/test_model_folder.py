@@ -12,7 +12,7 @@ from linear_classifiers import TEXTS, linear_classifier
 
 from lib.delivery import model_folder, pyfunc_model, registry
 from lib.errors import WorkbookError, shown_path
-from lib.training import tracking
+from lib.training import mlflow_store
 from lib.training.classifier import Classifier
 
 ROWS = sealed_rows()
@@ -99,7 +99,7 @@ def test_files_that_were_changed_in_the_registry_are_refused(home):
     assert refused(NAME).startswith(f"the files of {NAME}-v1.0.0 in the registry are not those")
     assert list((home / "models" / "registry_cache").iterdir()) == []
     shutil.rmtree(folder)
-    assert f"the model registry {tracking.local_uri()} cannot be used" in refused(NAME)
+    assert f"the model registry {mlflow_store.local_uri()} cannot be used" in refused(NAME)
     (home / "aside").rename(folder)
 
 

@@ -17,7 +17,7 @@ from lib.config import ExportConfig
 from lib.delivery import exporting, pyfunc_model, registry
 from lib.errors import WorkbookError
 from lib.robustness.ood import fit_scores
-from lib.training import tracking
+from lib.training import mlflow_store
 from lib.training.classifier import Classifier
 
 ODD = [*TEXTS[:3], None, 3, {"a": 1}, "", "two words", float("nan")]
@@ -168,7 +168,7 @@ def test_the_champion_is_loaded_by_its_name_in_the_registry(tmp_path, mlflow_tem
         "one", answers(sealed_rows()), classifier=linear_classifier(tmp_path / "m", ood=scores)
     )
     registry.promote(registry.register("one")[0].label)
-    tracking.connect()
+    mlflow_store.connect()
     found = mlflow.pyfunc.load_model("models:/deberta-v3-base@champion").predict(
         pd.DataFrame({"text": TEXTS})
     )

@@ -11,7 +11,7 @@ from lib.delivery import pyfunc_model, recording, registry
 from lib.delivery.cli import main
 from lib.errors import WorkbookError
 from lib.evaluation import sealed
-from lib.training import classifier_folder, tracking
+from lib.training import classifier_folder, mlflow_store, tracking
 from lib.workspace import Workspace
 
 ROWS = sealed_rows()
@@ -93,7 +93,7 @@ def test_a_version_says_what_it_was_made_from(home):
         "accuracy"
     ]
     assert tags["metric.accuracy"] == f"0.917 [{accuracy['low']:.3f}, {accuracy['high']:.3f}]"
-    client = tracking.connect()
+    client = mlflow_store.connect()
     stored = client.get_model_version(version.name, version.number)
     assert (
         stored.source == f"runs:/{version.run_id}/{FIRST}/model"
@@ -285,7 +285,7 @@ def test_a_model_is_registered_under_the_settings_it_was_trained_with(home):
 
 
 def test_a_registry_with_many_models_of_others_shows_ours(home):
-    client = tracking.connect()
+    client = mlflow_store.connect()
     for i in range(101):
         client.create_registered_model(f"a-{i:03d}")
     client.create_registered_model("it's theirs")
@@ -302,10 +302,10 @@ def test_a_registry_that_cannot_be_read_is_one_line(home):
         assert f"the model registry {uri} cannot be used: " in refused(registry.models, uri=uri)
     (home / "models" / "mlflow" / "mlflow.db").write_bytes(b"no database at all" * 100)
     assert refused(registry.models).startswith(
-        f"the model registry {tracking.local_uri()} cannot be used: "
+        f"the model registry {mlflow_store.local_uri()} cannot be used: "
     )
     assert refused(registry.register, "one").startswith(
-        f"the model registry {tracking.local_uri()} cannot be used: "
+        f"the model registry {mlflow_store.local_uri()} cannot be used: "
     )
 
 
@@ -322,7 +322,7 @@ def test_a_promotion_that_fails_midway_leaves_a_champion_and_can_be_repeated(hom
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "set_registered_model_alias", breaks)
         assert refused(registry.promote, SECOND).startswith(
-            f"the model registry {tracking.local_uri()} cannot be used: "
+            f"the model registry {mlflow_store.local_uri()} cannot be used: "
         )
     assert aliases()["champion"] == FIRST
     registry.promote(SECOND)
@@ -348,7 +348,7 @@ def test_a_champion_whose_evaluation_is_damaged_is_one_line(home, name):
 def test_a_champion_that_was_deleted_is_no_champion(home):
     registry.promote(registered("one", answers(ROWS, 60)))
     registered("two", answers(ROWS, 20), train="b")
-    tracking.connect().delete_model_version("deberta-v3-base", "1")
+    mlflow_store.connect().delete_model_version("deberta-v3-base", "1")
     assert aliases() == {"challenger": SECOND}
     assert refused(registry.find, "deberta-v3-base") == (
         f"no classifier 'deberta-v3-base'; in the registry: {SECOND} challenger"
@@ -433,7 +433,7 @@ def test_a_finished_run_hands_scores_pages_and_figures_to_its_record(home):
     with tracking.workbook_run(Config.load("smoke", {"tracking.backend": "mlflow"}), ws) as record:
         record.start()
         recording.record_results(record, ws, evaluated=True)
-    client = tracking.connect()
+    client = mlflow_store.connect()
     (run,) = client.search_runs([client.get_experiment_by_name("data").experiment_id])
     intervals = workspace.read_json(ws.path("metrics.json"))["models"]["ensemble"]["intervals"]
     for metric, interval in intervals.items():

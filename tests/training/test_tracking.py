@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from lib import provenance, workspace
 from lib.config import ComputeConfig, Config, TrackingConfig, TrainingConfig
 from lib.errors import WorkbookError
-from lib.training import cached_training, finetune, tracking
+from lib.training import cached_training, finetune, mlflow_store, tracking
 from lib.training.finetune import callbacks, fine_tuning, launching
 from lib.workspace import Workspace
 
@@ -55,7 +55,7 @@ def train(run="r", name="", config=None, watch=None):
 
 def recorded(uri=""):
     """Every run of the store, oldest first."""
-    client = tracking.connect(uri)
+    client = mlflow_store.connect(uri)
     found = client.get_experiment_by_name("data")
     return (
         client.search_runs([found.experiment_id], order_by=["attributes.start_time"])
@@ -67,7 +67,7 @@ def recorded(uri=""):
 def points(run, metric, uri=""):
     return sorted(
         (each.step, each.value)
-        for each in tracking.connect(uri).get_metric_history(run.info.run_id, metric)
+        for each in mlflow_store.connect(uri).get_metric_history(run.info.run_id, metric)
     )
 
 
@@ -125,8 +125,8 @@ def test_a_training_is_recorded_with_settings_steps_data_and_machine(home):
 def test_records_stay_inside_a_home_of_any_name(tmp_path, mlflow_template, monkeypatch):
     home = tmp_path / "homes" / "a b%20?x=1#é"
     monkeypatch.setenv("WORKBOOK_HOME", str(home))
-    tracking.local_folder().mkdir(parents=True)
-    shutil.copy(mlflow_template, tracking.local_folder())
+    mlflow_store.local_folder().mkdir(parents=True)
+    shutil.copy(mlflow_template, mlflow_store.local_folder())
     pages = tmp_path / "pages"
     pages.mkdir()
     (pages / "page.html").write_text("page")
@@ -263,7 +263,7 @@ def test_a_server_that_is_down_is_named_in_one_line_and_all_is_recorded_here(hom
     assert time.perf_counter() - started < 30
     line = (
         f"tracking: the MLflow server {DEAD} cannot be used, recorded in "
-        f"{tracking.local_uri()} instead: [Errno 111] Connection refused"
+        f"{mlflow_store.local_uri()} instead: [Errno 111] Connection refused"
     )
     assert capsys.readouterr().err == f"workbook: {line}\n"
     assert (first.facts["messages"], second.facts["messages"]) == ([line], [])
@@ -336,10 +336,11 @@ def test_where_nothing_can_be_recorded_the_training_goes_on(home, monkeypatch, c
     def full(uri=""):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tracking, "connect", full)
+    monkeypatch.setattr(mlflow_store, "connect", full)
     result = train()
+    store = mlflow_store.local_uri()
     assert result.facts["messages"] == [
-        f"tracking: nothing more goes to {tracking.local_uri()}: [Errno 28] No space left on device"
+        f"tracking: nothing more goes to {store}: [Errno 28] No space left on device"
     ]
     assert len(capsys.readouterr().err.splitlines()) == 1
 
