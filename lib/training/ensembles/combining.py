@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import special
+from tqdm import tqdm
 
 from lib.errors import WorkbookError
 from lib.evaluation.calibration import cross_fitted
@@ -140,6 +141,26 @@ def out_of_fold(
 
     n_classes = next(iter(oof_probs.values())).shape[1]
     return cross_fitted(fit, fold, n_classes=n_classes)
+
+
+def compared(
+    methods: Sequence[str],
+    oof_probs: Mapping[str, np.ndarray],
+    y_true: np.ndarray,
+    fold: np.ndarray,
+    *,
+    progress: bool = True,
+) -> dict[str, np.ndarray]:
+    """Return what `out_of_fold` does for several ways of combining, each by its name.
+
+    Stacking fits m * k * k numbers for m members and k classes. Where that is more than the rows,
+    it is left out: it takes minutes to hours to learn noise.
+    """
+    n_rows, k = next(iter(oof_probs.values())).shape
+    if len(oof_probs) * k * k > n_rows:
+        methods = [method for method in methods if method != "stacking"] or ["soft"]
+    bar = tqdm(methods, "ways of combining", unit="way", disable=not progress)
+    return {method: out_of_fold(oof_probs, y_true, fold, method=method) for method in bar}
 
 
 def choose(

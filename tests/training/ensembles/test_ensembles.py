@@ -45,6 +45,17 @@ def test_a_member_that_guesses_counts_for_little(method, folds):
     assert shares.sum() == pytest.approx(1)
 
 
+def test_stacking_is_left_out_where_it_fits_more_numbers_than_there_are_rows(folds):
+    """Of 3 members and k classes 3 * k * k; with 150 classes it took many minutes."""
+    few, y = drawn(300, k=10)
+    tried = ensembles.compared(ensembles.METHODS, few, y, folds[:300], progress=False)
+    assert list(tried) == list(ensembles.METHODS)
+    fewer = {name: probs[:299] for name, probs in few.items()}
+    options = {"oof_probs": fewer, "y_true": y[:299], "fold": folds[:299], "progress": False}
+    assert list(ensembles.compared(ensembles.METHODS, **options)) == ["soft", "weighted", "greedy"]
+    assert list(ensembles.compared(["stacking"], **options)) == ["soft"]
+
+
 def test_soft_is_the_mean_and_a_member_without_weight_is_left_out():
     oof, y = drawn()
     soft = ensembles.fit_ensemble(oof, y, method="soft")
