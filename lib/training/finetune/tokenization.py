@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -64,8 +64,8 @@ class Pieces:
     def save(self, folder: Path) -> None:
         """Write the arrays into a new folder."""
         folder.mkdir()
-        for name, values in asdict(self).items():
-            np.save(folder / f"{name}.npy", values)
+        for field in fields(self):
+            np.save(folder / f"{field.name}.npy", getattr(self, field.name))
 
     def __len__(self) -> int:
         """Return the number of pieces."""
