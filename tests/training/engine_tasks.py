@@ -7,9 +7,18 @@ from pathlib import Path
 from lib.errors import WorkbookError
 
 
-def add_up(tables, *, config, ws, row, seconds=0.0):
-    """Return a row's number, the seed, and the process that did it."""
-    time.sleep(seconds)
+def add_up(tables, *, config, ws, row, folder, workers=1):
+    """Wait, a minute at most, until so many processes are at work; row 0 a little longer.
+
+    Returns
+    -------
+    the row's number and the seed, the run, and the process that did it
+    """
+    Path(folder, str(os.getpid())).touch()
+    end = time.monotonic() + 60
+    while len(os.listdir(folder)) < workers and time.monotonic() < end:
+        time.sleep(0.01)
+    time.sleep(0.3 * (row == 0))
     return int(tables["rows"]["number"].iloc[row]) + config.seed, ws.run, os.getpid()
 
 

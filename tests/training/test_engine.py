@@ -54,8 +54,9 @@ def importable(monkeypatch):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_results_come_in_the_order_of_the_jobs(home, importable, workers):
-    jobs = [{"row": row, "seconds": 0.3 * (row == 0)} for row in (0, 3, 1)]
+def test_results_come_in_the_order_of_the_jobs(home, importable, tmp_path, workers):
+    (folder := tmp_path / "processes").mkdir()
+    jobs = [{"row": row, "folder": str(folder), "workers": workers} for row in (0, 3, 1)]
     found = run_tasks(engine_tasks.add_up, jobs, workers=workers)
     assert [(number, ws) for number, ws, _ in found] == [(52, "run"), (82, "run"), (62, "run")]
     processes = {process for *_, process in found}
