@@ -91,6 +91,7 @@ STEPS = (
         (
             "train.parquet",
             "val.parquet",
+            "val_probs.parquet",
             "oof_probs.parquet",
             "best_settings.yaml",
             "baseline",

@@ -16,7 +16,7 @@ def add_up(tables, *, config, ws, row, folder, workers=1):
     """
     Path(folder, str(os.getpid())).touch()
     end = time.monotonic() + 60
-    while len(os.listdir(folder)) < workers and time.monotonic() < end:
+    while len([*Path(folder).iterdir()]) < workers and time.monotonic() < end:
         time.sleep(0.01)
     time.sleep(0.3 * (row == 0))
     return int(tables["rows"]["number"].iloc[row]) + config.seed, ws.run, os.getpid()

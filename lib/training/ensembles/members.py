@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,8 @@ from lib.training import baseline, cached_training, engine, finetune
 from lib.training.ensembles.combining import OF_CLASS, class_columns
 from lib.training.search import CrossValidation
 from lib.workspace import Workspace
+
+TIMED = 256  # texts on which a member is timed whose probabilities are known
 
 
 def class_codes(rows: pd.DataFrame, class_names: Sequence[str]) -> np.ndarray:
@@ -181,9 +184,15 @@ def predict_all(
     *,
     config: Config,
     ws: Workspace,
+    known: Mapping[str | None, np.ndarray] = MappingProxyType({}),
     progress: bool = True,
 ) -> tuple[dict[str | None, np.ndarray], pd.Series]:
     """Predict with trained members. A member None is the transformer of notebook 04.
+
+    Parameters
+    ----------
+    known : member -> ndarray of shape (n, k), what it is known to predict of these texts. It
+        predicts 256 of them again, to be timed
 
     Returns
     -------
@@ -194,10 +203,51 @@ def predict_all(
     milliseconds = {}
     for name in tqdm(names, "members", unit="member", disable=not progress):
         predict = predictor(name, config=config, ws=ws)
+        asked = texts[:TIMED] if name in known else texts
         started = time.perf_counter()
-        probs[name] = np.asarray(predict(texts), dtype=float)
-        milliseconds[name] = 1000 * (time.perf_counter() - started) / len(texts)
+        answers = np.asarray(predict(asked), dtype=float)
+        milliseconds[name] = 1000 * (time.perf_counter() - started) / len(asked)
+        probs[name] = known.get(name, answers)
     return probs, pd.Series(milliseconds, name="ms_per_text")
+
+
+def saved_probs(
+    names: Sequence[str],
+    rows: pd.DataFrame,
+    *,
+    class_names: Sequence[str],
+    config: Config,
+    ws: Workspace,
+) -> dict[str | None, np.ndarray]:
+    """Return what notebook 04 saved of validation rows, for those members that it trained.
+
+    Parameters
+    ----------
+    rows : n validation rows, with `row_id`
+
+    Returns
+    -------
+    member -> ndarray of shape (n, k)
+
+    Raises
+    ------
+    WorkbookError : a row is not among those that notebook 04 predicted.
+    """
+    table = workspace.read_table(ws.existing("val_probs.parquet")).set_index("row_id")
+    missing = rows["row_id"][~rows["row_id"].isin(table.index)]
+    if len(missing):
+        raise WorkbookError(
+            f"val_probs.parquet has no probabilities of validation row {missing.iloc[0]}: "
+            "run 04_train_model again"
+        )
+    table = table.loc[rows["row_id"]]
+    titles = {ws.path("baseline"): "TF-IDF baseline", ws.path("transformer"): "transformer"}
+    known: dict[str | None, np.ndarray] = {}
+    for name in names:
+        title = titles.get(member_folder(name, config, ws))
+        if title:
+            known[name] = table[[f"{title}: {label}" for label in class_names]].to_numpy()
+    return known
 
 
 def untouched_rows(names: Sequence[str], val: pd.DataFrame, *, config: Config) -> pd.DataFrame:

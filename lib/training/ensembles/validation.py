@@ -112,7 +112,8 @@ def predict_validation(
 ) -> FullMembers:
     """Predict the validation rows that stopped no training with the members that `fit_all` trained.
 
-    Where there are fewer of these rows than classes, all validation rows are predicted.
+    Where there are fewer of these rows than classes, all validation rows are taken. What notebook
+    04 predicted of them with the members that it trained is read.
 
     Parameters
     ----------
@@ -122,8 +123,12 @@ def predict_validation(
     are_untouched = len(rows) >= len(ensemble.class_names)
     if not are_untouched:
         rows = val
+    known = members.saved_probs(
+        ensemble.members, rows, class_names=ensemble.class_names, config=config, ws=ws
+    )
+    texts = rows["text"].tolist()
     probs, ms_per_text = members.predict_all(
-        ensemble.members, rows["text"].tolist(), config=config, ws=ws, progress=progress
+        ensemble.members, texts, config=config, ws=ws, known=known, progress=progress
     )
     y_true = members.class_codes(rows, ensemble.class_names)
     ensemble_probs = ensemble.predict_probs(probs)

@@ -191,6 +191,52 @@ def test_rows_that_stopped_any_member_are_left_out():
     assert members.untouched_rows(["whole"], val, config=config(whole={})).empty
 
 
+def test_what_notebook_04_predicted_is_read_by_row_and_class_and_not_predicted_again(
+    home, monkeypatch
+):
+    settings = config(plain={}, other={"seed": 7})
+    columns = {"row_id": [5, 3, 4]}
+    for model, of_birds in {
+        "TF-IDF baseline": [0.1, 0.2, 0.3],
+        "transformer": [0.6, 0.7, 0.8],
+    }.items():
+        columns[f"{model}: tools"] = [1 - prob for prob in of_birds]
+        columns[f"{model}: birds"] = of_birds
+    workspace.write_table(pd.DataFrame(columns), RUN.path("val_probs.parquet"))
+    names, class_names = ["plain", "other", "TF-IDF"], ["birds", "tools"]
+    place = {"config": settings, "ws": RUN}
+
+    def saved(row_ids):
+        rows = pd.DataFrame({"row_id": row_ids})
+        return members.saved_probs(names, rows, class_names=class_names, **place)
+
+    known = saved([3, 5])
+    assert {name: probs[:, 0].tolist() for name, probs in known.items()} == {
+        "plain": [0.7, 0.6],
+        "TF-IDF": [0.2, 0.1],
+    }
+    with pytest.raises(WorkbookError, match=r"of validation row 9: run 04_train_model again"):
+        saved([3, 9])
+
+    asked = {}
+
+    def predictor(name, **_):
+        def predict(texts):
+            asked[name] = len(texts)
+            return np.full((len(texts), 2), 0.5)
+
+        return predict
+
+    monkeypatch.setattr(members, "predictor", predictor)
+    many = {name: np.repeat(probs, 200, axis=0) for name, probs in known.items()}
+    probs, ms_per_text = members.predict_all(
+        names, ["text"] * 400, known=many, progress=False, **place
+    )
+    assert asked == {"plain": members.TIMED, "other": 400, "TF-IDF": members.TIMED}
+    assert list(probs) == list(ms_per_text.index) == names
+    assert probs["plain"] is many["plain"] and (probs["other"] == 0.5).all()
+
+
 def test_a_member_that_was_not_trained_is_named(home):
     with pytest.raises(
         WorkbookError, match=r"member 'TF-IDF' is not in .*baseline: run 06_build_ensemble again"

@@ -102,6 +102,7 @@ def test_rows_that_stopped_a_training_are_predicted_only_where_others_are_too_fe
 
     monkeypatch.setattr(members, "untouched_rows", lambda names, val, config: val[:n_untouched])
     monkeypatch.setattr(members, "predict_all", predict_all)
+    monkeypatch.setattr(members, "saved_probs", lambda *_, **__: {})
     ensemble = Ensemble("soft", ["m"], CLASSES, np.ones(1), np.zeros(2))
     found = validation.predict_validation(ensemble, rows(10), config=Config(profile=""), ws=RUN)
     assert len(found.rows) == len(found.ensemble_probs) == n_predicted
