@@ -6,9 +6,11 @@ import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import joblib
 import numpy as np
 from scipy.special import softmax
 from tqdm import tqdm
@@ -21,8 +23,9 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 Engine = Literal["onnxruntime", "openvino"]
-Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Run = Callable[[Sequence[list[int]]], np.ndarray]
 TOKENIZER, READING = "tokenizer.json", "reading.json"
+QUEUED_TOKENS = 8_192  # of a call of an engine that takes its pieces one by one
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,15 +36,15 @@ class ExportedModel:
     ----------
     tokenizer : of its training
     prefix, suffix : token ids before and after every text
-    pad : token id of padding
-    run : token ids and mask, int64 arrays of shape (texts, tokens), to logits of shape (texts, k)
+    run : token ids of n pieces to logits, ndarray of shape (n, k)
+    max_tokens : of a call of `run`, padding included
     """
 
     tokenizer: Tokenizer
     prefix: list[int]
     suffix: list[int]
-    pad: int
     run: Run
+    max_tokens: int = token_ids.CPU_TOKENS
 
     def predict_probs(
         self, texts: Sequence[str], *, max_length: int, truncation: str, progress: bool = False
@@ -77,8 +80,8 @@ class ExportedModel:
         outputs = []
         done = []
         with tqdm(total=len(pieces), desc="predicting", unit="piece", disable=not progress) as bar:
-            for batch in token_ids.sorted_batches(lengths, on_gpu=False):
-                outputs.append(self.run(*self.padded([pieces[i] for i in batch])))
+            for batch in token_ids.sorted_batches(lengths, max_tokens=self.max_tokens):
+                outputs.append(self.run([pieces[i] for i in batch]))
                 done.append(batch)
                 bar.update(len(batch))
         logits = np.concatenate(outputs).astype(float)
@@ -86,16 +89,6 @@ class ExportedModel:
         total = np.zeros((len(counts), logits.shape[1]))
         np.add.at(total, rows[np.concatenate(done)], logits)
         return total / counts[:, None]
-
-    def padded(self, pieces: Sequence[list[int]]) -> tuple[np.ndarray, np.ndarray]:
-        """Return token ids and mask, both of shape (pieces, longest)."""
-        longest = max(map(len, pieces))
-        ids = np.full((len(pieces), longest), self.pad, dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for row, piece in enumerate(pieces):
-            ids[row, : len(piece)] = piece
-            mask[row, : len(piece)] = 1
-        return ids, mask
 
 
 def save_reading(tokenizer: Any, folder: Path) -> None:
@@ -125,20 +118,23 @@ def load(path: Path, *, engine: Engine, precision: str) -> ExportedModel:
     """
     from tokenizers import Tokenizer
 
-    start = _start_openvino if engine == "openvino" else _start_onnxruntime
     if not importlib.util.find_spec(engine):
         raise WorkbookError(
             f"{path} needs the package {engine}: pip install {engine}, or take another runtime"
         )
+    reading = workspace.read_json(path.with_name(READING))
     try:
-        run = start(path, precision)
+        if engine == "openvino":
+            run, max_tokens = _start_openvino(path, precision), QUEUED_TOKENS
+        else:
+            run, max_tokens = _start_onnxruntime(path, pad=reading["pad"]), token_ids.CPU_TOKENS
     except Exception as error:  # each engine raises its own
         reason = " ".join(str(error).split())[:100]
         raise WorkbookError(
             f"{path} cannot be loaded by {engine}: {reason}; export the classifier again"
         ) from error
     tokenizer = Tokenizer.from_file(str(path.with_name(TOKENIZER)))
-    return ExportedModel(tokenizer, run=run, **workspace.read_json(path.with_name(READING)))
+    return ExportedModel(tokenizer, reading["prefix"], reading["suffix"], run, max_tokens)
 
 
 def works_here(engine: Engine, precision: str) -> bool:
@@ -152,7 +148,8 @@ def works_here(engine: Engine, precision: str) -> bool:
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def _start_onnxruntime(path: Path, precision: str) -> Run:
+def _start_onnxruntime(path: Path, *, pad: int) -> Run:
+    """Return what computes pieces in one batch."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -160,29 +157,69 @@ def _start_onnxruntime(path: Path, precision: str) -> Run:
     options.log_severity_level = 3  # errors alone
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    def run(pieces: Sequence[list[int]]) -> np.ndarray:
+        ids, mask = _padded(pieces, pad)
         return session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
 
     return run
 
 
+def _padded(pieces: Sequence[list[int]], pad: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return token ids and mask, int64 arrays of shape (pieces, longest)."""
+    longest = max(map(len, pieces))
+    ids = np.full((len(pieces), longest), pad, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for row, piece in enumerate(pieces):
+        ids[row, : len(piece)] = piece
+        mask[row, : len(piece)] = 1
+    return ids, mask
+
+
 def _start_openvino(path: Path, precision: str) -> Run:
+    """Return what computes each piece by itself: no answer depends on others, nothing is padded.
+
+    A single piece takes all threads. Of several each takes one, side by side.
+    """
     import openvino
 
-    hints = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": 1,
-        "INFERENCE_NUM_THREADS": _threads(),
-        "INFERENCE_PRECISION_HINT": {"bf16": "bf16"}.get(precision, "f32"),
-    }
     core = openvino.Core()
-    model = core.compile_model(core.read_model(path), "CPU", hints)
+    model = core.read_model(path)
+    n_threads = _threads() or joblib.cpu_count()
 
-    def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        request = model.create_infer_request()  # threads of a server share the model
-        return request.infer({"input_ids": ids, "attention_mask": mask})[0].copy()
+    def compiled(hint: str, n_streams: int) -> openvino.CompiledModel:
+        options = {
+            "PERFORMANCE_HINT": hint,
+            "NUM_STREAMS": n_streams,
+            "INFERENCE_NUM_THREADS": n_threads,
+            "INFERENCE_PRECISION_HINT": {"bf16": "bf16"}.get(precision, "f32"),
+        }
+        return core.compile_model(model, "CPU", options)
+
+    of_many = compiled("THROUGHPUT", n_threads)
+    of_one = lru_cache(partial(compiled, "LATENCY", 1))  # for the first that comes alone
+
+    def run(pieces: Sequence[list[int]]) -> np.ndarray:
+        if len(pieces) == 1:
+            request = of_one().create_infer_request()  # threads of a server share the model
+            return request.infer(_inputs(pieces[0]))[0].copy()
+        logits: list[Any] = [None] * len(pieces)
+
+        def keep(request: openvino.InferRequest, place: int) -> None:
+            logits[place] = request.get_output_tensor().data[0].copy()
+
+        queue = openvino.AsyncInferQueue(of_many, n_threads)
+        queue.set_callback(keep)
+        for place, piece in enumerate(pieces):
+            queue.start_async(_inputs(piece), place)
+        queue.wait_all()
+        return np.stack(logits)
 
     return run
+
+
+def _inputs(piece: list[int]) -> dict[str, np.ndarray]:
+    ids = np.array([piece], dtype=np.int64)
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
 
 def _threads() -> int:

@@ -303,7 +303,9 @@ def batches(
     title = setting.removeprefix("augmentation.")
     lengths = np.array([len(tokens) for tokens in ids], np.int64)
     with tqdm(total=len(ids), desc=title, unit="text", disable=not progress) as bar:
-        for batch in token_ids.sorted_batches(lengths, on_gpu=device.type == "cuda"):
+        for batch in token_ids.sorted_batches(
+            lengths, max_tokens=token_ids.pass_tokens(device.type)
+        ):
             yield batch.tolist()
             bar.update(len(batch))
 

@@ -39,13 +39,19 @@ def window_step(room: int) -> int:
     return max(1, room - round(room * WINDOW_OVERLAP))
 
 
-def sorted_batches(lengths: np.ndarray, *, on_gpu: bool) -> Iterator[np.ndarray]:
+def pass_tokens(device: str) -> int:
+    """Return how many padded tokens a forward pass has on a device, "cpu" or "cuda"."""
+    return GPU_TOKENS if device == "cuda" else CPU_TOKENS
+
+
+def sorted_batches(lengths: np.ndarray, *, max_tokens: int) -> Iterator[np.ndarray]:
     """Yield all rows in batches of like length, the longest first.
 
-    A batch has as many padded tokens as suit the device.
+    Parameters
+    ----------
+    max_tokens : of a batch, padding included; one row may have more
     """
     order = np.argsort(-lengths, kind="stable")
-    max_tokens = GPU_TOKENS if on_gpu else CPU_TOKENS
     for part in token_batches(lengths[order].tolist(), max_tokens=max_tokens, max_rows=1_024):
         yield order[part]
 

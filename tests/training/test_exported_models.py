@@ -1,3 +1,6 @@
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import onnx
 import pytest
@@ -76,8 +79,27 @@ def test_many_texts_of_all_lengths_come_back_in_their_order(model):
     np.testing.assert_allclose(loaded.predict_logits(pieces, rows), expected)
 
 
+def test_openvino_computes_each_piece_by_itself_alone_or_among_others(model):
+    loaded = exported_models.load(model, engine="openvino", precision="fp32")
+    pieces = [[1, 3, 2], [1, 8, 8, 8, 2], [1, 4, 2], *[[1, code, 2] for code in range(3, 9)] * 20]
+    together = loaded.run(pieces)
+    assert together.tolist() == [TABLE[piece].sum(axis=0).tolist() for piece in pieces]
+    alone = [loaded.run([piece])[0] for piece in pieces[:3]]
+    np.testing.assert_array_equal(alone, together[:3])
+
+
+def test_threads_ask_openvino_at_the_same_time(model):
+    loaded = exported_models.load(model, engine="openvino", precision="fp32")
+    pieces = [[1, *[3 + code] * 5, 2] for code in range(6)]
+    rows = [[pieces[(start + i) % 6] for i in range(1 + start % 5)] for start in range(60)]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(loaded.run, rows))
+    for asked, answer in zip(rows, answers):
+        assert answer.tolist() == [TABLE[piece].sum(axis=0).tolist() for piece in asked]
+
+
 def test_a_file_that_is_cut_short_is_named(model, tmp_path):
-    path = tmp_path / "fp32.onnx"
+    path = shutil.copytree(model.parent, tmp_path / "copy") / "fp32.onnx"
     path.write_bytes(model.read_bytes()[:-40])
     with pytest.raises(WorkbookError, match=r"fp32\.onnx cannot be loaded by onnxruntime: .*again"):
         exported_models.load(path, engine="onnxruntime", precision="fp32")

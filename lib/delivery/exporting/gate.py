@@ -140,8 +140,8 @@ def company_difference(member: Member, texts: Sequence[str], *, cleaning: Cleani
     chosen = [texts[i] for i in gate_texts(texts, COMPANY)]
     cleaned = clean_texts(chosen, settings=cleaning).texts
     pieces, _ = model.pieces(cleaned, max_length=settings.max_length, truncation="head")
-    alone = [model.run(*model.padded([piece])) for piece in pieces]
-    together = model.run(*model.padded(pieces))
+    alone = [model.run([piece]) for piece in pieces]
+    together = model.run(pieces)
     return float(np.abs(together - np.concatenate(alone)).max())
 
 

@@ -193,7 +193,9 @@ def padded_batches(
     desc : what the progress bar says
     share : (i, n) yields every n-th batch from the i-th on
     """
-    batches = token_ids.sorted_batches(pieces.lengths, on_gpu=device.type == "cuda")
+    batches = token_ids.sorted_batches(
+        pieces.lengths, max_tokens=token_ids.pass_tokens(device.type)
+    )
     with tqdm(total=len(pieces), desc=desc, unit="piece", disable=not progress) as bar:
         for batch in islice(batches, share[0], None, share[1]):
             of_batch = [pieces[piece] for piece in batch]

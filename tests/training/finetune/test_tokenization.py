@@ -395,7 +395,7 @@ def test_rows_are_cut_where_tokens_or_rows_are_enough(lengths, max_tokens, max_r
 def test_all_rows_are_predicted_from_the_longest_to_the_shortest(device, limit):
     lengths = np.random.default_rng(0).integers(2, 512, size=3_000)
     lengths[:1_100] = 1
-    batches = list(token_ids.sorted_batches(lengths, on_gpu=device == "cuda"))
+    batches = list(token_ids.sorted_batches(lengths, max_tokens=token_ids.pass_tokens(device)))
     order = np.concatenate(batches)
     assert sorted(order.tolist()) == [*range(3_000)]
     assert (np.diff(lengths[order]) <= 0).all()
