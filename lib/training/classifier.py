@@ -60,12 +60,7 @@ class Member:
         if self.settings is None:
             return np.asarray(self._model.predict_proba(texts), dtype=float)
         if self.exported is not None:
-            return self.exported.predict_probs(
-                texts,
-                max_length=self.settings.max_length,
-                truncation=self.settings.truncation,
-                progress=progress,
-            )
+            return self.exported.predict_probs(texts, progress=progress)
         from lib.training import finetune
 
         tokenizer, model, _ = self._model
@@ -449,7 +444,10 @@ def _member(folder: Path, entry: MemberEntry, export: Export | None) -> Member:
         settings = settings.model_copy(update={"precision": _precision(entry)})
         return Member(entry.name, folder / entry.folder, settings)
     exported = exported_models.load(
-        folder / export.models[entry.name], engine=export.engine, precision=export.precision
+        folder / export.models[entry.name],
+        engine=export.engine,
+        precision=export.precision,
+        settings=settings,
     )
     return Member(entry.name, folder / entry.folder, settings, exported)
 

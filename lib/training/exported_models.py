@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from scipy.special import softmax
 from tqdm import tqdm
 
 from lib import workspace
+from lib.config import TrainingConfig
 from lib.errors import WorkbookError
 from lib.training import token_ids
 
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
 Engine = Literal["onnxruntime", "openvino"]
 Run = Callable[[Sequence[list[int]]], np.ndarray]
 TOKENIZER, READING = "tokenizer.json", "reading.json"
-QUEUED_TOKENS = 8_192  # of a call of an engine that takes its pieces one by one
+QUEUED_TOKENS = 8_192  # of a call of OpenVINO, which takes pieces one by one
+MULTIPLE = 8  # of the tokens of a piece that it takes; any other length is slower
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +39,7 @@ class ExportedModel:
     ----------
     tokenizer : of its training
     prefix, suffix : token ids before and after every text
+    settings : of its training; `max_length` and `truncation` count
     run : token ids of n pieces to logits, ndarray of shape (n, k)
     max_tokens : of a call of `run`, padding included
     """
@@ -43,31 +47,23 @@ class ExportedModel:
     tokenizer: Tokenizer
     prefix: list[int]
     suffix: list[int]
+    settings: TrainingConfig
     run: Run
     max_tokens: int = token_ids.CPU_TOKENS
 
-    def predict_probs(
-        self, texts: Sequence[str], *, max_length: int, truncation: str, progress: bool = False
-    ) -> np.ndarray:
-        """Return probabilities of n texts: ndarray of float64 of shape (n, k), rows summing to 1.
-
-        Parameters
-        ----------
-        max_length, truncation : those of the training
-        """
-        pieces, rows = self.pieces(texts, max_length=max_length, truncation=truncation)
+    def predict_probs(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
+        """Return probabilities of n texts: ndarray of float64 of shape (n, k); rows sum to 1."""
+        pieces, rows = self.pieces(texts)
         return softmax(self.predict_logits(pieces, rows, progress=progress), axis=1)
 
-    def pieces(
-        self, texts: Sequence[str], *, max_length: int, truncation: str
-    ) -> tuple[list[list[int]], np.ndarray]:
+    def pieces(self, texts: Sequence[str]) -> tuple[list[list[int]], np.ndarray]:
         """Return the token ids of all pieces, and which text each is of."""
-        room = max_length - len(self.prefix) - len(self.suffix)
+        room = self.settings.max_length - len(self.prefix) - len(self.suffix)
         encoded = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
         pieces = []
         rows = []
         for row, encoding in enumerate(encoded):
-            for piece in token_ids.cut_to_pieces(encoding.ids, room, truncation):
+            for piece in token_ids.cut_to_pieces(encoding.ids, room, self.settings.truncation):
                 pieces.append([*self.prefix, *piece, *self.suffix])
                 rows.append(row)
         return pieces, np.array(rows, dtype=np.int64)
@@ -105,12 +101,13 @@ def save_reading(tokenizer: Any, folder: Path) -> None:
     workspace.write_json(reading, folder / READING)
 
 
-def load(path: Path, *, engine: Engine, precision: str) -> ExportedModel:
+def load(path: Path, *, engine: Engine, precision: str, settings: TrainingConfig) -> ExportedModel:
     """Load an ONNX file, beside which lies how it reads texts (`save_reading`).
 
     Parameters
     ----------
     precision : that OpenVINO computes in; ONNX Runtime computes in that of the file
+    settings : of the training
 
     Raises
     ------
@@ -123,18 +120,24 @@ def load(path: Path, *, engine: Engine, precision: str) -> ExportedModel:
             f"{path} needs the package {engine}: pip install {engine}, or take another runtime"
         )
     reading = workspace.read_json(path.with_name(READING))
+    pad = reading.pop("pad")
     try:
         if engine == "openvino":
-            run, max_tokens = _start_openvino(path, precision), QUEUED_TOKENS
+            run = _start_openvino(path, precision, pad=pad, max_length=settings.max_length)
         else:
-            run, max_tokens = _start_onnxruntime(path, pad=reading["pad"]), token_ids.CPU_TOKENS
+            run = _start_onnxruntime(path, pad=pad)
     except Exception as error:  # each engine raises its own
         reason = " ".join(str(error).split())[:100]
         raise WorkbookError(
             f"{path} cannot be loaded by {engine}: {reason}; export the classifier again"
         ) from error
-    tokenizer = Tokenizer.from_file(str(path.with_name(TOKENIZER)))
-    return ExportedModel(tokenizer, reading["prefix"], reading["suffix"], run, max_tokens)
+    return ExportedModel(
+        Tokenizer.from_file(str(path.with_name(TOKENIZER))),
+        **reading,
+        settings=settings,
+        run=run,
+        max_tokens=QUEUED_TOKENS if engine == "openvino" else token_ids.CPU_TOKENS,
+    )
 
 
 def works_here(engine: Engine, precision: str) -> bool:
@@ -158,27 +161,16 @@ def _start_onnxruntime(path: Path, *, pad: int) -> Run:
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def run(pieces: Sequence[list[int]]) -> np.ndarray:
-        ids, mask = _padded(pieces, pad)
-        return session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+        return session.run(None, _padded(pieces, pad))[0]
 
     return run
 
 
-def _padded(pieces: Sequence[list[int]], pad: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return token ids and mask, int64 arrays of shape (pieces, longest)."""
-    longest = max(map(len, pieces))
-    ids = np.full((len(pieces), longest), pad, dtype=np.int64)
-    mask = np.zeros_like(ids)
-    for row, piece in enumerate(pieces):
-        ids[row, : len(piece)] = piece
-        mask[row, : len(piece)] = 1
-    return ids, mask
+def _start_openvino(path: Path, precision: str, *, pad: int, max_length: int) -> Run:
+    """Return what computes each piece by itself, so that no answer depends on others.
 
-
-def _start_openvino(path: Path, precision: str) -> Run:
-    """Return what computes each piece by itself: no answer depends on others, nothing is padded.
-
-    A single piece takes all threads. Of several each takes one, side by side.
+    A single piece takes all threads. Of several each takes one, side by side. Lengths are multiples
+    of MULTIPLE, for which the engine prepares itself once each.
     """
     import openvino
 
@@ -198,28 +190,38 @@ def _start_openvino(path: Path, precision: str) -> Run:
     of_many = compiled("THROUGHPUT", n_threads)
     of_one = lru_cache(partial(compiled, "LATENCY", 1))  # for the first that comes alone
 
+    def one_by_one(pieces: Sequence[list[int]], model: openvino.CompiledModel) -> np.ndarray:
+        request = model.create_infer_request()  # threads of a server share the model
+        answers = []
+        for piece in pieces:
+            length = min(-(-len(piece) // MULTIPLE) * MULTIPLE, max_length)
+            answers.append(request.infer(_padded([piece], pad, length=length))[0])
+        return np.concatenate(answers)
+
     def run(pieces: Sequence[list[int]]) -> np.ndarray:
         if len(pieces) == 1:
-            request = of_one().create_infer_request()  # threads of a server share the model
-            return request.infer(_inputs(pieces[0]))[0].copy()
-        logits: list[Any] = [None] * len(pieces)
-
-        def keep(request: openvino.InferRequest, place: int) -> None:
-            logits[place] = request.get_output_tensor().data[0].copy()
-
-        queue = openvino.AsyncInferQueue(of_many, n_threads)
-        queue.set_callback(keep)
-        for place, piece in enumerate(pieces):
-            queue.start_async(_inputs(piece), place)
-        queue.wait_all()
-        return np.stack(logits)
+            return one_by_one(pieces, of_one())
+        # not openvino.AsyncInferQueue: its callbacks can hang where a model is deleted
+        parts = [pieces[start::n_threads] for start in range(min(n_threads, len(pieces)))]
+        with ThreadPoolExecutor(len(parts)) as pool:
+            answers = list(pool.map(partial(one_by_one, model=of_many), parts))
+        logits = np.empty((len(pieces), answers[0].shape[1]), answers[0].dtype)
+        for start, answer in enumerate(answers):
+            logits[start::n_threads] = answer
+        return logits
 
     return run
 
 
-def _inputs(piece: list[int]) -> dict[str, np.ndarray]:
-    ids = np.array([piece], dtype=np.int64)
-    return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+def _padded(pieces: Sequence[list[int]], pad: int, *, length: int = 0) -> dict[str, np.ndarray]:
+    """Return token ids and mask, int64 arrays of shape (pieces, longest); `length` at least."""
+    longest = max(length, *map(len, pieces))
+    ids = np.full((len(pieces), longest), pad, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for row, piece in enumerate(pieces):
+        ids[row, : len(piece)] = piece
+        mask[row, : len(piece)] = 1
+    return {"input_ids": ids, "attention_mask": mask}
 
 
 def _threads() -> int:

@@ -9,6 +9,7 @@ from scipy.special import softmax
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from lib import workspace
+from lib.config import TrainingConfig
 from lib.errors import WorkbookError
 from lib.training import exported_models
 
@@ -53,34 +54,40 @@ def model(tmp_path_factory):
     return folder / "fp32.onnx"
 
 
+def load(path, engine="onnxruntime", *, truncation="head", max_length=8):
+    settings = TrainingConfig(max_length=max_length, truncation=truncation)
+    return exported_models.load(path, engine=engine, precision="fp32", settings=settings)
+
+
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_texts_are_read_as_in_training_whatever_computes(model, engine):
-    loaded = exported_models.load(model, engine=engine, precision="fp32")
+    loaded = load(model, engine)
     texts = ["a b", "f", "c d c d c d c d", "e"]
-    found = loaded.predict_probs(texts, max_length=6, truncation="head")
-    logits = [[1, 1], [0, 7], [6, 10], [2, 2]]  # of the third text the first 4 tokens
-    np.testing.assert_allclose(found, softmax(np.array(logits, float), axis=1), rtol=1e-6)
+    logits = [[1, 1], [0, 7], [9, 15], [2, 2]]  # of the third text the first 6 tokens
+    np.testing.assert_allclose(
+        loaded.predict_probs(texts), softmax(np.array(logits, float), axis=1), rtol=1e-6
+    )
 
 
 def test_the_logits_of_a_text_in_windows_are_averaged(model):
-    loaded = exported_models.load(model, engine="onnxruntime", precision="fp32")
-    pieces, rows = loaded.pieces(["a a a a b b", "b"], max_length=6, truncation="windows")
-    assert pieces == [[1, 3, 3, 3, 3, 2], [1, 3, 4, 4, 2], [1, 4, 2]]
+    loaded = load(model, truncation="windows")
+    pieces, rows = loaded.pieces(["a a a a b b c c", "b"])
+    assert pieces == [[1, 3, 3, 3, 3, 4, 4, 2], [1, 4, 4, 5, 5, 2], [1, 4, 2]]
     assert rows.tolist() == [0, 0, 1]
-    assert loaded.predict_logits(pieces, rows).tolist() == [[2.5, 1.0], [0.0, 1.0]]
+    assert loaded.predict_logits(pieces, rows).tolist() == [[5, 2], [0, 1]]
 
 
 def test_many_texts_of_all_lengths_come_back_in_their_order(model):
     random = np.random.default_rng(0)
     texts = [" ".join(random.choice(list("abcdef"), n)) for n in random.integers(1, 200, size=300)]
-    loaded = exported_models.load(model, engine="onnxruntime", precision="fp32")
-    pieces, rows = loaded.pieces(texts, max_length=256, truncation="head")
+    loaded = load(model, max_length=256)
+    pieces, rows = loaded.pieces(texts)
     expected = [TABLE[piece].sum(axis=0) for piece in pieces]
     np.testing.assert_allclose(loaded.predict_logits(pieces, rows), expected)
 
 
 def test_openvino_computes_each_piece_by_itself_alone_or_among_others(model):
-    loaded = exported_models.load(model, engine="openvino", precision="fp32")
+    loaded = load(model, "openvino")
     pieces = [[1, 3, 2], [1, 8, 8, 8, 2], [1, 4, 2], *[[1, code, 2] for code in range(3, 9)] * 20]
     together = loaded.run(pieces)
     assert together.tolist() == [TABLE[piece].sum(axis=0).tolist() for piece in pieces]
@@ -88,8 +95,23 @@ def test_openvino_computes_each_piece_by_itself_alone_or_among_others(model):
     np.testing.assert_array_equal(alone, together[:3])
 
 
+def test_openvino_reads_few_lengths_and_none_beyond_the_training(model, monkeypatch):
+    lengths = []
+    padded = exported_models._padded
+
+    def watched(pieces, pad, *, length):
+        lengths.append(length)
+        return padded(pieces, pad, length=length)
+
+    monkeypatch.setattr(exported_models, "_padded", watched)
+    loaded = load(model, "openvino", max_length=12)
+    for n in (2, 8, 9, 12):
+        assert loaded.run([[3] * n]).tolist() == [[n, 0]]
+    assert lengths == [8, 8, 12, 12]
+
+
 def test_threads_ask_openvino_at_the_same_time(model):
-    loaded = exported_models.load(model, engine="openvino", precision="fp32")
+    loaded = load(model, "openvino")
     pieces = [[1, *[3 + code] * 5, 2] for code in range(6)]
     rows = [[pieces[(start + i) % 6] for i in range(1 + start % 5)] for start in range(60)]
     with ThreadPoolExecutor(8) as pool:
@@ -102,11 +124,11 @@ def test_a_file_that_is_cut_short_is_named(model, tmp_path):
     path = shutil.copytree(model.parent, tmp_path / "copy") / "fp32.onnx"
     path.write_bytes(model.read_bytes()[:-40])
     with pytest.raises(WorkbookError, match=r"fp32\.onnx cannot be loaded by onnxruntime: .*again"):
-        exported_models.load(path, engine="onnxruntime", precision="fp32")
+        load(path)
 
 
 def test_an_engine_that_is_not_installed_is_named(model, monkeypatch):
     monkeypatch.setattr(exported_models.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(WorkbookError, match="needs the package openvino: pip install openvino"):
-        exported_models.load(model, engine="openvino", precision="fp32")
+        load(model, "openvino")
     assert not exported_models.works_here("openvino", "fp32")

@@ -135,11 +135,10 @@ def company_difference(member: Member, texts: Sequence[str], *, cleaning: Cleani
     texts : raw; COMPANY of them, of all lengths, are computed alone and in one batch
     """
     model = member.exported
-    settings = member.settings
-    assert model is not None and settings is not None
+    assert model is not None
     chosen = [texts[i] for i in gate_texts(texts, COMPANY)]
     cleaned = clean_texts(chosen, settings=cleaning).texts
-    pieces, _ = model.pieces(cleaned, max_length=settings.max_length, truncation="head")
+    pieces, _ = model.pieces(cleaned)
     alone = [model.run([piece]) for piece in pieces]
     together = model.run(pieces)
     return float(np.abs(together - np.concatenate(alone)).max())

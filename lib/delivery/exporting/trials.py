@@ -179,7 +179,9 @@ def _loaded(member: Member, export: Export | None, files: Path) -> Member:
         fresh.load()
         return fresh
     path = _file(export, member.name, files)
-    exported = exported_models.load(path, engine=export.engine, precision=export.precision)
+    exported = exported_models.load(
+        path, engine=export.engine, precision=export.precision, settings=member.settings
+    )
     return replace(member, exported=exported)
 
 
