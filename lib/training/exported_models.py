@@ -201,7 +201,7 @@ def _start_openvino(path: Path, precision: str, *, pad: int, max_length: int) ->
     def run(pieces: Sequence[list[int]]) -> np.ndarray:
         if len(pieces) == 1:
             return one_by_one(pieces, of_one())
-        # not openvino.AsyncInferQueue: its callbacks can hang where a model is deleted
+        # not openvino.AsyncInferQueue: it hung, with a callback, where a model was deleted
         parts = [pieces[start::n_threads] for start in range(min(n_threads, len(pieces)))]
         with ThreadPoolExecutor(len(parts)) as pool:
             answers = list(pool.map(partial(one_by_one, model=of_many), parts))
