@@ -89,7 +89,7 @@ def parity(
     measured : `member_probs` of the one that was measured
     texts, labels : raw validation texts
     limits : how much may differ
-    exact : the export computes in float32, so that it may differ by rounding alone
+    exact : both compute in float32, so that they may differ by rounding alone
     groups : of the texts; those of one group are drawn together
     """
     answers = member_probs(exported, texts)

@@ -62,6 +62,28 @@ def test_float32_differs_by_rounding_alone_and_knows_no_company(trials):
         assert trial.parity.company_difference < 1e-4
 
 
+def test_where_bf16_was_measured_float32_need_not_differ_by_rounding_alone(measured, files):
+    exports, path = files
+    classifier = Classifier.load(measured)
+    members = [
+        replace(member, settings=member.settings.model_copy(update={"precision": "bf16"}))
+        for member in classifier.members
+        if member.settings
+    ]
+    assert members
+    names = {member.name: member for member in members}
+    in_bf16 = replace(
+        classifier, members=[names.get(member.name, member) for member in classifier.members]
+    )
+    limits = ExportConfig(rows=90, n_single=10, min_agreement=0.9, max_macro_f1_difference=0.1)
+    found = exporting.run_trials(
+        in_bf16, exports[:1], path, texts=TEXTS, labels=LABELS, limits=limits
+    )
+    assert found[1].name == "onnx-fp32"
+    assert found[1].parity.logit_difference > 1e-3
+    assert found[1].parity.obstacles == []
+
+
 def test_what_rounds_a_whole_batch_with_one_scale_fails_and_the_texts_are_named(trials):
     parity = trials[2].parity
     assert not parity.passes
