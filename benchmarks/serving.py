@@ -66,7 +66,11 @@ def main() -> None:
         first = Path(sys.argv[1]) if sys.argv[1:] else new_classifier(posts.tail(2_000), home)
         found = Classifier.load(first)
         other = Calibrator(found.calibrator.scale * 0.7, found.calibrator.shift)
-        replace(found, calibrator=other).save(home / "second")
+        replace(found, calibrator=other).save(home / "without exports")
+        exports = classifier_folder.read_exports(first)
+        classifier_folder.write_exports(
+            home / "without exports", home / "second", first / classifier_folder.EXPORTS, exports
+        )
         folders = {f"{NAME}-v1.0.0": first, f"{NAME}-v1.1.0": home / "second"}
         versions = register(folders)
         probs = {

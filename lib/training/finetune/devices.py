@@ -82,10 +82,9 @@ def mixed_precision(settings: TrainingConfig) -> AbstractContextManager:
 def _is_bf16_faster(processor: Mapping[str, Any]) -> bool:
     """Return whether a processor multiplies matrices in bf16 faster than in float32.
 
-    By its maker's word it does with AMX. AVX-512 alone has an instruction for it, which AMD's
-    processors do at the rate of float32's with twice the numbers (neither was at hand to be
-    measured). On an Intel processor without AMX (a virtual machine may hide it) products took 1.9
-    times as long as in float32 (LOG.md, 2026-11-24).
+    By its maker's word it does with AMX, which was not at hand. AVX-512 alone has an instruction
+    for it: with that an AMD processor was faster (LOG.md, 2026-11-29), and on an Intel one without
+    AMX (a virtual machine may hide it) products took 1.9 times as long (LOG.md, 2026-11-24).
     """
     is_intel = str(processor.get("cpu_name", "")).startswith("Intel")
     return bool(processor.get("amx_bf16") or (processor.get("avx512_bf16") and not is_intel))
