@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -179,6 +180,11 @@ def _data_files(folder: Path) -> list[Path]:
         elif path.is_file() and path.suffix not in {".py", ".pyc"}:
             files.append(path)
     return files
+
+
+def now() -> str:
+    """Return the time in UTC, to the second, as ISO 8601 writes it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def machine_facts() -> dict[str, Any]:

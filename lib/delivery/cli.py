@@ -210,7 +210,7 @@ def report(name: str, pair: tuple[str, str] | None) -> None:
     "--uri", default="", metavar="URI", help=f"{SERVER} [default: the run's, else {LOCAL}]"
 )
 def register(run_name: str, uri: str) -> None:
-    """Register a finished run's transformer under the next version, as challenger."""
+    """Register a finished run's classifier under the next version, as challenger."""
     from lib.delivery import registry
 
     version, new = registry.register(run_name, uri=uri)

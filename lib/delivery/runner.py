@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -242,7 +241,7 @@ class Session:
                 bar.update()
             bar.set_description_str("notebooks")
             bar.set_postfix_str("")
-        self.record["finished"] = _now()
+        self.record["finished"] = provenance.now()
         self._save_record()
         return executed
 
@@ -281,7 +280,7 @@ class Session:
         # as it is before: what changes meanwhile makes it stale
         key = step_key(step, self.config, self.ws)
         reads = files_read(step, self.config, self.ws)
-        state = {"state": "started", "started": _now()}
+        state = {"state": "started", "started": provenance.now()}
         self.record["finished"] = None
         self._set_state(step, state)
         notebook = self._page(step, ".ipynb")
@@ -406,7 +405,3 @@ def steps_done(ws: Workspace) -> dict[str, Any]:
         return workspace.read_json(path)["steps"] if path.exists() else {}
     except (ValueError, KeyError):
         return {}  # not ours, or damaged by hand: all is executed again
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

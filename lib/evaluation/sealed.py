@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -40,8 +39,7 @@ def open_test(ws: Workspace, *, model: str, why: str) -> pd.DataFrame:
             f"{ws.path('test.parquet')} is not the test set that was sealed: "
             "run 03_review_labels again"
         )
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    line = {"when": now, "run": ws.run, "model": model, "why": why, "sha256": sealed}
+    line = {"when": provenance.now(), "run": ws.run, "model": model, "why": why, "sha256": sealed}
     path = _ledger_path(ws)
     path.parent.mkdir(parents=True, exist_ok=True)
     # one short append: whole, also where another run appends at the same time

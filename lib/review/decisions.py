@@ -5,12 +5,11 @@ from __future__ import annotations
 import getpass
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
 
-from lib import workspace
+from lib import provenance, workspace
 from lib.config import closest
 from lib.errors import WorkbookError, listed, quoted
 from lib.review.issues import QUEUE_COLUMNS
@@ -117,7 +116,7 @@ def record_decisions(path: Path, answers: Sequence[tuple[str, str, str, str, str
         _check_decision(decision, new_label, where=str(path))
     added = pd.DataFrame(answers, columns=ANSWER_COLUMNS, dtype=object)
     added["who"] = _user_name()
-    added["when"] = datetime.now(UTC).isoformat(timespec="seconds")
+    added["when"] = provenance.now()
     with write_lock(path):
         decisions = pd.concat([read_decisions(path), added[DECISION_COLUMNS]], ignore_index=True)
         workspace.write_text(to_csv(decisions), path)

@@ -131,11 +131,11 @@ def test_a_folder_that_is_no_classifier_is_none(home):
 
 
 def test_a_registry_that_another_process_holds_is_one_line(home, monkeypatch):
-    monkeypatch.setattr(registry, "LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(registry.store, "LOCK_SECONDS", 0.05)
     lock = home / "models" / "mlflow" / ".registry.lock"
     held = (
         "import sys\nfrom lib.delivery import registry\n"
-        "with registry._registry(''):\n    print('held', flush=True)\n    sys.stdin.read()"
+        "with registry.store.locked(''):\n    print('held', flush=True)\n    sys.stdin.read()"
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}

@@ -429,8 +429,8 @@ def home(tmp_path_factory, mlflow_template):
 
 def champion(number):
     """Make a version the champion, as a promotion does."""
-    with registry._registry("") as client:
-        version = registry._find(f"{NAME}-v1.{number}.0")
+    with registry.store.locked("") as client:
+        version = registry.store.find_label(f"{NAME}-v1.{number}.0")
         client.set_registered_model_alias(NAME, "champion", version.number)
     return version
 
@@ -481,14 +481,14 @@ def test_a_new_champion_takes_over_and_a_bad_one_does_not(home, caplog, monkeypa
     (damaged / "aside.json").rename(damaged / "classifier.json")
     now("three", "1.2.0")
     assert serving.pause == 10
-    with registry._registry("") as mlflow:
+    with registry.store.locked("") as mlflow:
         mlflow.delete_registered_model_alias(NAME, "champion")
     shutil.rmtree(home / "models" / "registry_cache")
     now("three", "1.2.0")
     assert caplog.messages[-1].startswith(
         f"{NAME}-v1.2.0 goes on answering: no classifier '{NAME}@champion'; in the registry: "
     )
-    monkeypatch.setattr(registry, "LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(registry.store, "LOCK_SECONDS", 0.05)
     with FileLock(home / "models" / "mlflow" / ".registry.lock"):
         now("three", "1.2.0")
     assert "the model registry is in use by " in caplog.messages[-1]
