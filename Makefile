@@ -8,6 +8,7 @@ export PYTHONUTF8 := 1
 .DEFAULT_GOAL := help
 # what examples/ are for; none can be installed beside the workbook
 ENGINES := apache-airflow==3.3.2 prefect==3.9.1 dvc==3.67.1 kfp==2.17.3 kubernetes-validate==1.37.0
+BENCHMARKS := cleaning duplicates label_errors significance slices rare_classes perturbations attacks monitoring search figures exports batch serving
 .PHONY: help setup run lab test engines lint bench bench-training doctor constraints clean
 
 help:  ## list the targets
@@ -37,7 +38,8 @@ lint: setup  ## ruff, mypy, the direction of imports, stripped notebooks
 	@$(BIN)/nbstripout --keep-count --verify notebooks/*.ipynb
 
 bench: setup  ## the figures the workbook promises, as counts and ratios of one run each (hours)
-	@$(BIN)/python benchmarks/cleaning.py && $(BIN)/python benchmarks/duplicates.py && $(BIN)/python benchmarks/label_errors.py && $(BIN)/python benchmarks/significance.py && $(BIN)/python benchmarks/slices.py && $(BIN)/python benchmarks/perturbations.py && $(BIN)/python benchmarks/attacks.py && $(BIN)/python benchmarks/monitoring.py && $(BIN)/python benchmarks/search.py && $(BIN)/python benchmarks/figures.py && $(BIN)/python benchmarks/batch.py && $(BIN)/python benchmarks/batch.py --encoder && $(BIN)/python benchmarks/serving.py
+	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
+	@$(BIN)/python benchmarks/batch.py --encoder
 
 bench-training: setup  ## fine-tuning against the plain recipe on this CPU (ARGS="equal" or "quality" for the longer ones)
 	@$(BIN)/python benchmarks/training.py $(or $(ARGS),speed)

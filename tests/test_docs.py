@@ -130,6 +130,14 @@ def test_every_target_of_make_that_is_shown_exists(page):
     assert [name for name in shown if not re.search(rf"^{name}:", makefile, re.MULTILINE)] == []
 
 
+def test_make_bench_measures_every_figure_of_the_page_of_results():
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    results = (REPOSITORY / "docs" / "results.md").read_text(encoding="utf-8")
+    (measured,) = re.findall(r"^BENCHMARKS := (.*)$", makefile, re.MULTILINE)
+    named = set(re.findall(r"benchmarks/(\w+)\.py", results))
+    assert named <= set(measured.split())
+
+
 # of the errors that a reader meets in the first days, each is in docs/troubleshooting.md
 COMMON = [
     *(
