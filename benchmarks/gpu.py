@@ -42,7 +42,7 @@ from lib.config import Config, TrackingConfig, TrainingConfig
 from lib.data.sources import sample_rows
 from lib.evaluation.metrics import macro_f1
 from lib.evaluation.significance import gain_over_seeds
-from lib.training import backbones, finetune
+from lib.training import backbones, finetune, local_deberta
 from lib.training.finetune import building, kernels
 from lib.training.finetune.job import TrainingJob
 from lib.training.finetune.trainer import RecipeTrainer
@@ -199,7 +199,7 @@ def checkpoint(shape: str, texts: list[str], folder: Path) -> str:
         "intermediate_size": 4 * hidden,
     }
     return str(
-        backbones.build_deberta(texts, folder, n_tokens=N_TOKENS, vocab_size=vocabulary, **sizes)
+        local_deberta.build(texts, folder, n_tokens=N_TOKENS, vocab_size=vocabulary, **sizes)
     )
 
 

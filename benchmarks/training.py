@@ -37,7 +37,7 @@ from lib.config import Config, TrackingConfig, TrainingConfig
 from lib.data import cleaning, sources
 from lib.evaluation.metrics import accuracy, macro_f1
 from lib.evaluation.significance import gain_over_seeds
-from lib.training import backbones, baseline, finetune
+from lib.training import backbones, baseline, finetune, local_deberta
 from lib.training.finetune import building, devices, heads, kernels
 from lib.training.finetune.job import TrainingJob
 from lib.workspace import Workspace
@@ -142,7 +142,7 @@ def backbone(name: str) -> str:
         }
         torch.manual_seed(0)
         transformers.AutoModel.from_config(
-            backbones.deberta_config(len(tokenizer), **shape)
+            local_deberta.config(len(tokenizer), **shape)
         ).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return str(folder)

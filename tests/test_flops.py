@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForSequenceClassification, BertConfig, DebertaV2Config
 
-from lib.training.backbones import deberta_config
+from lib.training import local_deberta
 
 FILE = Path(__file__).resolve().parents[1] / "benchmarks" / "flops.py"
 
@@ -62,7 +62,7 @@ def test_operations_of_a_token_are_those_counted_by_hand(flops):
 def test_counted_operations_are_those_that_torch_counts(flops):
     """The eager code computes all 512 positions and the padding: counted alike, it agrees with
     torch's own counter."""
-    model = AutoModelForSequenceClassification.from_config(deberta_config(200)).eval()
+    model = AutoModelForSequenceClassification.from_config(local_deberta.config(200)).eval()
     n, n_texts = 400, 2  # 799 distances, of 512 embeddings
     with FlopCounterMode(display=False) as counter:
         model(input_ids=torch.ones(n_texts, n, dtype=torch.long)).logits.sum().backward()

@@ -4,7 +4,7 @@ import numpy as np
 
 from lib.config import CleaningConfig, TrainingConfig
 from lib.evaluation.calibration import Calibrator
-from lib.training import backbones, baseline
+from lib.training import backbones, baseline, local_deberta
 from lib.training.classifier import Classifier, Member
 from lib.training.ensembles import Ensemble
 
@@ -22,7 +22,7 @@ def transformer_classifier(folder):
     import torch
 
     baseline.save_baseline(baseline.LINEAR["TF-IDF"](TEXTS, LABELS), folder / "TF-IDF")
-    backbones.build_deberta(TEXTS, folder / "backbone", seed=1)
+    local_deberta.build(TEXTS, folder / "backbone", seed=1)
     tokenizer, model = backbones.load_backbone(str(folder / "backbone"), class_names=CLASSES)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import math
 import pickle
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +15,7 @@ from tqdm import tqdm
 from lib import provenance
 from lib.data import EMAIL_TOKEN, URL_TOKEN
 from lib.errors import WorkbookError
+from lib.training import local_deberta
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -37,7 +35,6 @@ TOKENIZER_FILES = (
     "spiece.model",
     "tokenizer.model",
 )
-SPECIAL_TOKENS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
 TOKENIZED_TOGETHER = 1_000  # texts, after which a progress bar moves
 # What may be left over inside a body: BERT's pooler is a head, and some positions are computed.
 _LEFT_OVER = re.compile(r"\.?position_ids$|(^|\.)pooler\.")
@@ -111,7 +108,7 @@ def load_tokenizer(
     from transformers import AutoTokenizer, DebertaV2Tokenizer
 
     if name == "tiny" and texts is not None:
-        return _train_tokenizer([text[:500] for text in texts[:200]])
+        return local_deberta.train_tokenizer([text[:500] for text in texts[:200]])
     source = Path(_source(name))
     if source.is_dir() and not any((source / file).exists() for file in TOKENIZER_FILES):
         problem = OSError(f"it has none of {', '.join(TOKENIZER_FILES)}")
@@ -315,64 +312,6 @@ def offline_encoder(folder: Path | None = None) -> Path:
     return folder
 
 
-def build_deberta(
-    texts: Sequence[str], folder: Path, *, seed: int = 42, n_tokens: int = 2_000, **shape: int
-) -> Path:
-    """Write a small DeBERTa-v3 and a tokenizer trained on `texts` into a folder; return it.
-
-    For tests, benchmarks and the smoke profile: random weights, two layers of 64 unless `shape`
-    says otherwise, every switch of DeBERTa-v3 on.
-
-    Parameters
-    ----------
-    n_tokens : of the tokenizer, at most
-    shape : as `deberta_config` takes it; a `vocab_size` makes a table of embeddings longer than
-        the tokenizer, as v3's is
-    """
-    import torch
-    from transformers import AutoModel, set_seed
-
-    set_seed(seed)
-    tokenizer = _train_tokenizer(texts, n_tokens)
-    config = deberta_config(**{"vocab_size": len(tokenizer), **shape})
-    model = AutoModel.from_config(config, dtype=torch.float32)
-    tokenizer.save_pretrained(folder)
-    model.save_pretrained(folder)
-    return folder
-
-
-def deberta_config(vocab_size: int, **shape: int) -> Any:
-    """Return the configuration of a DeBERTa-v3, of two layers unless `shape` has more.
-
-    Attention is disentangled, keys are shared, and there are 256 position buckets.
-
-    Parameters
-    ----------
-    shape : for instance hidden_size, num_hidden_layers, num_attention_heads, intermediate_size
-    """
-    from transformers import DebertaV2Config
-
-    small = {
-        "hidden_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 128,
-    }
-    return DebertaV2Config(
-        vocab_size=vocab_size,
-        **{**small, **shape},
-        relative_attention=True,
-        position_buckets=256,
-        norm_rel_ebd="layer_norm",
-        share_att_key=True,
-        pos_att_type=["p2c", "c2p"],
-        position_biased_input=False,
-        type_vocab_size=0,
-        pooler_dropout=0,
-        pooler_hidden_act="gelu",
-    )
-
-
 def encoder_layers(
     model: PreTrainedModel, *, setting: str = "training.frozen_layers, unfreeze or layer_decay"
 ) -> list[Any]:
@@ -423,49 +362,6 @@ def layers_path(model: PreTrainedModel) -> str | None:
     """Return where in its base model an architecture keeps its layers; None: elsewhere."""
     modules = dict(model.base_model.named_modules())
     return next((path for path in LAYERS if path in modules), None)
-
-
-def _train_tokenizer(texts: Sequence[str], n_tokens: int = 2_000) -> Any:
-    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
-    from transformers import DebertaV2Tokenizer
-
-    raw = Tokenizer(models.Unigram())
-    raw.normalizer = normalizers.Sequence(
-        [
-            normalizers.Replace(Regex(r"\s{2,}|[\n\r\t]"), " "),
-            normalizers.NFC(),
-            normalizers.Strip(left=False, right=True),
-        ]
-    )
-    raw.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
-    trainer = trainers.UnigramTrainer(
-        vocab_size=n_tokens,
-        special_tokens=SPECIAL_TOKENS,
-        unk_token="[UNK]",
-        show_progress=False,
-    )
-    raw.train_from_iterator(texts, trainer)
-    vocab = _reproducible_vocab(json.loads(raw.to_str())["model"]["vocab"], texts)
-    unknown = SPECIAL_TOKENS.index("[UNK]")
-    return DebertaV2Tokenizer(vocab=vocab, unk_id=unknown, model_max_length=512)
-
-
-def _reproducible_vocab(
-    trained: Sequence[tuple[str, float]], texts: Sequence[str]
-) -> list[tuple[str, float]]:
-    """Return the pieces and their log probabilities, the same in every run.
-
-    The trainer sums in parallel and ranks rare characters by the order of a hash table.
-    """
-    counts = Counter("".join(texts).replace(" ", "▁"))
-    n_special = len(SPECIAL_TOKENS)
-    scores = dict(trained[n_special:])
-    for character in filter(lambda piece: len(piece) == 1, scores):
-        scores[character] = math.log(max(1, counts[character]) / counts.total())
-    learned = [(piece, round(score, 6)) for piece, score in scores.items()]
-    learned.sort(key=lambda entry: (-entry[1], entry[0]))
-    special = [(piece, score) for piece, score in trained[:n_special]]
-    return special + learned
 
 
 def _advice(name: str, error: Exception, setting: str) -> str:

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from lib.errors import WorkbookError
-from lib.training import backbones
+from lib.training import backbones, local_deberta
 
 CLASSES = ["a", "b", "c"]
 LAYER_NORM = "encoder.layer.1.output.LayerNorm.weight"
@@ -65,7 +65,7 @@ def hub_layout(request, tmp_path_factory):
     """Write what the hub keeps of a DeBERTa-v3: half precision, a sentencepiece model, and heads
     left from pretraining."""
     folder = tmp_path_factory.mktemp("hub")
-    config = backbones.deberta_config(200)
+    config = local_deberta.config(200)
     torch.manual_seed(0)
     weights = {
         f"deberta.{key}": torch.randn_like(value).half()
@@ -132,7 +132,7 @@ RARE = [
 )
 def test_rare_characters_are_read_as_sentencepiece_reads_them(model, n_unknown, tmp_path):
     (tmp_path / "spm.model").write_bytes(sentencepiece_model(**model))
-    settings = {**backbones.deberta_config(500).to_dict(), "model_type": "deberta-v2"}
+    settings = {**local_deberta.config(500).to_dict(), "model_type": "deberta-v2"}
     (tmp_path / "config.json").write_text(json.dumps(settings))
     pieces = sentencepiece.SentencePieceProcessor(str(tmp_path / "spm.model"))
     expected = [[1, *pieces.encode(text), 2] for text in RARE]
@@ -159,7 +159,7 @@ def test_placeholders_are_one_token_each(hub_layout):
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    return backbones.build_deberta(sentences(), tmp_path_factory.mktemp("tiny"))
+    return local_deberta.build(sentences(), tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture
@@ -181,7 +181,7 @@ def test_the_embeddings_grow_where_the_tokenizer_needs_more(tiny):
 
 def test_the_seed_decides_the_weights_of_the_tiny_backbone(tiny, tmp_path):
     again, other = (
-        backbones.build_deberta(sentences(), tmp_path / str(seed), seed=seed) for seed in (42, 43)
+        local_deberta.build(sentences(), tmp_path / str(seed), seed=seed) for seed in (42, 43)
     )
     assert (
         (again / "model.safetensors").read_bytes()
@@ -191,7 +191,7 @@ def test_the_seed_decides_the_weights_of_the_tiny_backbone(tiny, tmp_path):
 
 
 def test_the_same_texts_give_the_tiny_backbone_the_same_tokenizer(tiny, tmp_path):
-    again = backbones.build_deberta(sentences(), tmp_path / "again")
+    again = local_deberta.build(sentences(), tmp_path / "again")
     vocabularies = [
         json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
         for folder in (tiny, again)
@@ -503,7 +503,7 @@ def test_the_tokenizer_alone_is_the_one_that_comes_with_the_model():
 
 def test_a_rough_tokenizer_for_tiny_reads_the_beginnings_of_some_texts(monkeypatch):
     seen = []
-    monkeypatch.setattr(backbones, "_train_tokenizer", seen.extend)
+    monkeypatch.setattr(local_deberta, "train_tokenizer", seen.extend)
     backbones.load_tokenizer("tiny", texts=["x" * 9_000] * 300)
     assert len(seen) == 200 and {len(text) for text in seen} == {500}
 

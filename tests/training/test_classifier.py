@@ -14,7 +14,7 @@ from lib.errors import WorkbookError
 from lib.evaluation.calibration import Calibrator
 from lib.evaluation.decision_rule import MOST_PROBABLE, DecisionRule
 from lib.robustness import ood
-from lib.training import backbones, baseline, classifier_folder, finetune
+from lib.training import backbones, baseline, classifier_folder, finetune, local_deberta
 from lib.training.classifier import Classifier, Member
 from lib.training.ensembles import Ensemble
 
@@ -32,7 +32,7 @@ def folders(tmp_path_factory):
     folder = tmp_path_factory.mktemp("members")
     for name, fit in baseline.LINEAR.items():
         baseline.save_baseline(fit(TEXTS, LABELS), folder / name.replace(":", ""))
-    backbones.build_deberta(TEXTS, folder / "backbone", seed=1)
+    local_deberta.build(TEXTS, folder / "backbone", seed=1)
     tokenizer, model = backbones.load_backbone(str(folder / "backbone"), class_names=CLASSES)
     model.save_pretrained(folder / "transformer")
     tokenizer.save_pretrained(folder / "transformer")

@@ -14,7 +14,7 @@ import transformers
 from lib import provenance, workspace
 from lib.config import Config
 from lib.data.sources import sample_rows
-from lib.training import backbones
+from lib.training import backbones, local_deberta
 from lib.training.finetune import (
     devices,
     heads,
@@ -156,7 +156,7 @@ def _backbone_source(job: TrainingJob, texts: list[str]) -> str:
     with launching.first_process_first():
         if launching.is_first():
             with workspace.atomic_path(folder) as scratch:
-                backbones.build_deberta(texts, scratch, seed=job.config.seed)
+                local_deberta.build(texts, scratch, seed=job.config.seed)
     return str(folder)
 
 

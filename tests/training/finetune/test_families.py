@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification as Classifier
 
 from lib.config import TrainingConfig
 from lib.errors import WorkbookError
-from lib.training import backbones
+from lib.training import backbones, local_deberta
 from lib.training.finetune import building, freezing, optimizer, prediction, pretraining
 from lib.training.finetune.job import TrainingJob
 
@@ -68,7 +68,7 @@ def _home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return backbones._train_tokenizer(TRAIN["text"].tolist())
+    return local_deberta.train_tokenizer(TRAIN["text"].tolist())
 
 
 def checkpoint(family, tokenizer, folder, *, architecture=AutoModel):

@@ -13,7 +13,7 @@ from transformers import (
 
 from lib.config import TrainingConfig
 from lib.errors import WorkbookError
-from lib.training import backbones, token_ids
+from lib.training import local_deberta, token_ids
 from lib.training.finetune import freezing, heads, tokenization
 
 SMALL = {
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def classifier(kind, pooling="cls", first_only=False, **more):
     """A random model whose weights are wide enough for logits that differ; dropout is on."""
     if kind == "deberta":
-        config = backbones.deberta_config(SMALL["vocab_size"])
+        config = local_deberta.config(SMALL["vocab_size"])
         config.update({**SMALL, "pooler_hidden_size": SMALL["hidden_size"], "position_buckets": 4})
     else:
         config = CONFIGS[kind](**SMALL, pad_token_id=0)

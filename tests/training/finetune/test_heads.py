@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from lib.errors import WorkbookError
-from lib.training import backbones
+from lib.training import local_deberta
 from lib.training.finetune import heads
 
 SMALL = {
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def config(kind, **more):
     if kind == "deberta":
-        made = backbones.deberta_config(SMALL["vocab_size"])
+        made = local_deberta.config(SMALL["vocab_size"])
         made.update({**SMALL, "pooler_hidden_size": SMALL["hidden_size"]})
     else:
         made = {"bert": BertConfig, "roberta": RobertaConfig}[kind](**SMALL, pad_token_id=0)

@@ -12,7 +12,7 @@ from transformers import (
     DebertaForSequenceClassification,
 )
 
-from lib.training.backbones import deberta_config
+from lib.training import local_deberta
 from lib.training.finetune import freezing, heads, kernels
 
 IDS = torch.randint(4, 200, (3, 40), generator=torch.Generator().manual_seed(1))
@@ -28,7 +28,9 @@ def _short_check(monkeypatch):
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    model = AutoModelForSequenceClassification.from_config(deberta_config(200), dtype=torch.float32)
+    model = AutoModelForSequenceClassification.from_config(
+        local_deberta.config(200), dtype=torch.float32
+    )
     with torch.no_grad():  # fresh weights attend almost evenly, which would hide a wrong score
         for layer in model.deberta.encoder.layer:
             layer.attention.self.query_proj.weight.mul_(8)
@@ -370,7 +372,7 @@ def test_attention_dropout_is_the_one_that_was_set(model, package):
     ("n_tokens", "buckets"), [(1, 32), (9, 32), (16, 32), (40, 32), (200, 32), (40, -1)]
 )
 def test_the_distances_that_occur_give_the_logits_and_gradients_of_all(n_tokens, buckets):
-    config = deberta_config(200)
+    config = local_deberta.config(200)
     config.update({"position_buckets": buckets})
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_config(config).eval()

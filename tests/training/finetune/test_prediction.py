@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedTokenizerFast
 
 from lib.config import TrainingConfig
-from lib.training import backbones, token_ids
+from lib.training import local_deberta, token_ids
 from lib.training.finetune import heads, prediction, tokenization
 
 PAD, CLS, SEP, UNK = range(4)
@@ -63,7 +63,7 @@ def tokenizer():
 def classifier(kind, pooling="cls", first_only=False):
     """A random model whose weights are wide enough for logits that differ; dropout is on."""
     if kind == "deberta":
-        config = backbones.deberta_config(SMALL["vocab_size"])
+        config = local_deberta.config(SMALL["vocab_size"])
         config.update({**SMALL, "pooler_hidden_size": SMALL["hidden_size"], "position_buckets": 4})
     else:
         config = BertConfig(**SMALL, pad_token_id=PAD)

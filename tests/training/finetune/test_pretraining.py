@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from lib.errors import WorkbookError
-from lib.training import backbones
+from lib.training import backbones, local_deberta
 from lib.training.finetune import pretraining
 
 CLASSES = ["a", "b"]
@@ -34,7 +34,7 @@ def texts(n=120):
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    return backbones.build_deberta(texts(), tmp_path_factory.mktemp("tiny"))
+    return local_deberta.build(texts(), tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
@@ -319,7 +319,7 @@ def test_one_row_in_twenty_is_held_out(n, held_out):
 @pytest.fixture
 def masked(tiny):
     tokenizer, _ = backbones.load_backbone(str(tiny), class_names=CLASSES)
-    return tokenizer, AutoModelForMaskedLM.from_config(backbones.deberta_config(len(tokenizer)))
+    return tokenizer, AutoModelForMaskedLM.from_config(local_deberta.config(len(tokenizer)))
 
 
 def test_the_masked_loss_counts_every_masked_token_alike(masked):

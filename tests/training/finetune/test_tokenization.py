@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from lib.training import backbones, token_ids
+from lib.training import backbones, local_deberta, token_ids
 from lib.training.finetune import tokenization
 
 PAD, CLS, SEP, UNK, URL, EMAIL = range(6)
@@ -90,7 +90,7 @@ def tiny(tmp_path_factory):
         for _ in range(50)
     ]
     return backbones.load_backbone(
-        str(backbones.build_deberta(texts, tmp_path_factory.mktemp("tiny"))), class_names=["a", "b"]
+        str(local_deberta.build(texts, tmp_path_factory.mktemp("tiny"))), class_names=["a", "b"]
     )
 
 

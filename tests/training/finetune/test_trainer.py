@@ -17,7 +17,7 @@ from transformers import (
 
 from lib.config import TrainingConfig
 from lib.errors import WorkbookError
-from lib.training import backbones
+from lib.training import local_deberta
 from lib.training.finetune import devices, freezing, heads, losses, optimizer, tokenization
 from lib.training.finetune import trainer as trainer_module
 
@@ -64,7 +64,7 @@ def batch(pieces):
 def classifier(kind="deberta", **more):
     """A random model whose weights are wide enough for losses that differ."""
     if kind == "deberta":
-        config = backbones.deberta_config(SMALL["vocab_size"])
+        config = local_deberta.config(SMALL["vocab_size"])
         config.update({**SMALL, "pooler_hidden_size": SMALL["hidden_size"], "position_buckets": 4})
     else:
         config = BertConfig(**SMALL, pad_token_id=0)
