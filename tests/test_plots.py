@@ -852,8 +852,9 @@ def test_estimated_and_measured_accuracy_stand_side_by_side():
     )
     table = pd.DataFrame(
         {"value": [0.8, 0.7, 0.9], "low": [0.7, 0.6, 0.85], "high": [0.9, 0.8, 0.95]}, index=index
-    )
+    ).assign(n=[1_000, 20, 990])
     ax = plots.accuracy_by_batch(table, expected=0.75)
+    assert ax.get_title(loc="left").endswith("(at most 1,000 texts a batch)")
     drawn = [line.get_xydata().tolist() for line in ax.lines if line.get_linestyle() == "None"]
     assert [[1.0, 0.8], [2.0, 0.9]] in drawn
     assert [[1.15, 0.7]] in drawn

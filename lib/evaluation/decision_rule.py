@@ -81,6 +81,9 @@ class DecisionFit:
 
     def describe(self) -> str:
         """Return in words what weighting gains out of fold, and what the label is."""
+        if not self.gains["gain"].any():
+            words = "Weighting by rarity changes no score"
+            return f"{words}. The label is the most probable class: {self.reason}."
         test = self.cross_fitted
         weighted = "" if self.rule.is_most_probable else " after weighting by rarity"
         return (

@@ -6,7 +6,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from lib.plots.style import COLOURS, error_bars, hide_spines, new_axes, set_labels, set_rows
+from lib.plots.style import (
+    COLOURS,
+    error_bars,
+    hide_spines,
+    legend_outside,
+    new_axes,
+    set_labels,
+    set_rows,
+)
 
 
 def drift(
@@ -40,7 +48,7 @@ def accuracy_by_batch(table: pd.DataFrame, *, expected: float, ax: Axes | None =
 
     Parameters
     ----------
-    table : by (batch, "estimated" or "measured"): `value`, `low`, `high`
+    table : by (batch, "estimated" or "measured"): `value`, `low`, `high`, `n`
     expected : accuracy on the reference
     """
     ax = ax or new_axes(height=3)
@@ -51,6 +59,7 @@ def accuracy_by_batch(table: pd.DataFrame, *, expected: float, ax: Axes | None =
         style = {"color": COLOURS[i], "marker": "os"[i], "linestyle": "", "label": kind}
         error_bars(ax, shifted, "value", **style)
     ax.set_xticks(table.index.unique("batch"))
-    ax.legend(frameon=False)
-    set_labels(ax, title="How many answers are right? (bars: intervals)", xlabel="batch")
+    legend_outside(ax)
+    title = f"How many answers are right? (at most {table['n'].max():,.0f} texts a batch)"
+    set_labels(ax, title=title, xlabel="batch", ylabel="share (bars: intervals)")
     return ax

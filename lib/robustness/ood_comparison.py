@@ -162,8 +162,8 @@ def describe_false_alarms(flagged: Interval, *, promised: float) -> str:
     flagged : share of test texts that are
     promised : share that may be
     """
-    kept = "as promised" if flagged.low <= promised else "more than promised"
+    kept = "which this does not contradict" if flagged.low <= promised else "and it is more"
     return (
-        f"{flagged.percent()} of {flagged.n:,} test texts are flagged, {kept} ({promised:.0%} at "
-        "most)."
+        f"{flagged.percent()} of {flagged.n:,} test texts are flagged; {promised:.0%} at most were "
+        f"promised, {kept}."
     )

@@ -373,6 +373,7 @@ def test_the_index_says_what_each_notebook_found_and_what_to_do_next(smoke_home)
     }
     for step in STEPS:
         assert len(found[step.notebook].removeprefix(step.question)) > 20, step.notebook
+    assert "A demonstration, as nothing was logged" in found["10_monitor"]
     assert "ready" in index.css_first(".verdict").text().lower()
     assert 1 <= len(index.css(".next li")) <= 3
     assert len(index.css(".figures img")) == 2

@@ -71,6 +71,17 @@ def test_else_the_label_is_the_most_probable_class(changed, reason):
     np.testing.assert_array_equal(fit.rule.labels(probs), probs.argmax(axis=1))
 
 
+def test_of_classes_of_one_size_it_is_said_that_weighting_changes_nothing():
+    probs, y_true, fold = together(rows(60, 40, rare_prob=0.4))
+    fit = decision_rule.fit_decision(
+        probs, y_true, fold, class_counts=np.array([100, 100]), **OPTIONS
+    )
+    assert fit.describe() == (
+        "Weighting by rarity changes no score. The label is the most probable class: "
+        "the largest class has 1.0 times the rows of the smallest."
+    )
+
+
 def test_a_gain_of_the_power_that_these_very_rows_chose_does_not_count():
     # the labels of two folds ask for opposite powers, so that each gets the one of the other
     likely, unlikely = rows(0, 60, rare_prob=0.4), rows(60, 0, rare_prob=0.4)
