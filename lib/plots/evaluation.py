@@ -84,6 +84,7 @@ def gains(table: pd.DataFrame, *, title: str, xlabel: str, ax: Axes | None = Non
         handles.append(handle)
     legend_outside(ax, handles=handles)
     set_rows(ax, range(len(table)), [short(name, 60) for name in table.index])
+    ax.locator_params(axis="x", nbins=4)  # beside long names there is little room
     set_labels(ax, title=title, xlabel=xlabel, ylim=(-0.6, len(table) - 0.4))
     return ax
 
