@@ -198,6 +198,9 @@ def _start_openvino(path: Path, precision: str, *, pad: int, max_length: int) ->
             answers.append(request.infer(_padded([piece], pad, length=length))[0])
         return np.concatenate(answers)
 
+    # OpenVINO sets itself up at a process's first array: two threads that come first wait for ever
+    one_by_one([[pad]], of_many)
+
     def run(pieces: Sequence[list[int]]) -> np.ndarray:
         if len(pieces) == 1:
             return one_by_one(pieces, of_one())

@@ -1,4 +1,5 @@
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -103,8 +104,8 @@ def test_openvino_reads_few_lengths_and_none_beyond_the_training(model, monkeypa
         lengths.append(length)
         return padded(pieces, pad, length=length)
 
-    monkeypatch.setattr(exported_models, "_padded", watched)
     loaded = load(model, "openvino", max_length=12)
+    monkeypatch.setattr(exported_models, "_padded", watched)
     for n in (2, 8, 9, 12):
         assert loaded.run([[3] * n]).tolist() == [[n, 0]]
     assert lengths == [8, 8, 12, 12]
@@ -118,6 +119,22 @@ def test_threads_ask_openvino_at_the_same_time(model):
         answers = list(pool.map(loaded.run, rows))
     for asked, answer in zip(rows, answers):
         assert answer.tolist() == [TABLE[piece].sum(axis=0).tolist() for piece in asked]
+
+
+def test_openvino_has_seen_an_array_before_threads_come(model, monkeypatch):
+    """Two threads that bring a process's first arrays wait for each other for ever."""
+    import openvino
+
+    infer = openvino.InferRequest.infer
+    callers = []
+
+    def recorded(*arguments, **options):
+        callers.append(threading.current_thread())
+        return infer(*arguments, **options)
+
+    monkeypatch.setattr(openvino.InferRequest, "infer", recorded)
+    load(model, "openvino")
+    assert callers == [threading.current_thread()]
 
 
 def test_a_file_that_is_cut_short_is_named(model, tmp_path):
