@@ -283,7 +283,7 @@ class TrainingConfig(Section):
     # fused: DeBERTa on a GPU, with the package disentangled-flash
     attention_kernel: Literal["model", "fused"] = "model"
     compile: bool = False  # torch.compile
-    # padded tokens in a micro-batch; None: 1,024 on a CPU, no bound on a GPU
+    # padded tokens in a micro-batch; None: 2,048 on a CPU, no bound on a GPU
     micro_batch_tokens: int | None = Field(None, ge=8)
     # disk for the activations of frozen layers, computed once; 0 computes them in every epoch
     activation_cache_gb: float = Field(4.0, ge=0)

@@ -112,6 +112,8 @@ def _load_model(
     heads.reinit_top_layers(model, settings.reinit_layers, seed=job.config.seed)
     if settings.multisample_dropout > 1:
         heads.turn_off_last_dropout(model)  # the loss draws the head's masks itself
+    if devices.device().type == "cpu" and devices.precision(settings) == "bf16":
+        model.set_attn_implementation("eager")  # the backward pass of "sdpa" is slow there
     if settings.attention_kernel == "fused":
         messages.append(kernels.use_fused_attention(model))
     if not settings.compile:  # it would compile again for each length

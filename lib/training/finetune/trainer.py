@@ -15,6 +15,7 @@ from transformers import Trainer
 from lib.config import TrainingConfig
 from lib.errors import WorkbookError
 from lib.evaluation.metrics import accuracy, macro_f1
+from lib.training import token_ids
 from lib.training.backbones import encoder_layers
 from lib.training.finetune import devices, freezing, losses, prediction, tokenization
 from lib.training.finetune.optimizer import (
@@ -23,8 +24,6 @@ from lib.training.finetune.optimizer import (
     rate_schedule,
     with_head_rate,
 )
-
-CPU_MICRO_TOKENS = 1_024  # what stays in the processor's cache; larger micro-batches were slower
 
 
 class RecipeTrainer(Trainer):
@@ -71,7 +70,7 @@ class RecipeTrainer(Trainer):
         self.n_parts = settings.accumulation_steps
         self.max_tokens = settings.micro_batch_tokens
         if self.max_tokens is None and not torch.cuda.is_available():
-            self.max_tokens = CPU_MICRO_TOKENS
+            self.max_tokens = token_ids.CPU_TOKENS
         self.messages: list[str] = []
         self._features = torch.empty(0)  # what the head was given last
         self.model.classifier.register_forward_pre_hook(self._remember_features)

@@ -391,7 +391,7 @@ def test_rows_are_cut_where_tokens_or_rows_are_enough(lengths, max_tokens, max_r
     assert found == [slice(start, end) for start, end in zip([0, *ends], ends)]
 
 
-@pytest.mark.parametrize(("device", "limit"), [("cpu", 1_024), ("cuda", 32_768)])
+@pytest.mark.parametrize(("device", "limit"), [("cpu", 2_048), ("cuda", 32_768)])
 def test_all_rows_are_predicted_from_the_longest_to_the_shortest(device, limit):
     lengths = np.random.default_rng(0).integers(2, 512, size=3_000)
     lengths[:1_100] = 1

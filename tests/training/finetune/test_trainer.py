@@ -188,7 +188,7 @@ def test_smoothing_and_class_weights_are_those_of_the_formula_in_any_parts(
 
 
 def test_on_a_processor_a_micro_batch_stays_in_its_cache(make, monkeypatch):
-    for cuda, expected in ((False, 1_024), (True, None)):
+    for cuda, expected in ((False, 2_048), (True, None)):
         monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
         assert make().max_tokens == expected
         assert make(micro_batch_tokens=64).max_tokens == 64
@@ -649,7 +649,7 @@ def test_another_error_is_passed_on(make, batch, error):
     trainer = make()
     with pytest.raises(type(error), match=str(error)):
         step(trainer, batch, model=Limited(trainer.model, max_rows=0, error=error))
-    assert (trainer.max_tokens, trainer.messages) == (1_024, [])
+    assert (trainer.max_tokens, trainer.messages) == (2_048, [])
 
 
 # --- the optimiser ---
