@@ -120,6 +120,15 @@ def test_a_family_is_loaded_saved_and_predicts_what_its_own_code_predicts(
     np.testing.assert_allclose(probs, hf_probs(tmp_path / "saved", tokenizer, texts), atol=1e-5)
 
 
+def test_a_processor_trains_in_bf16_with_the_faster_attention(tokenizer, tmp_path):
+    source = checkpoint("bert", tokenizer, tmp_path / "bert")
+    for precision, expected in (("bf16", "eager"), ("fp32", "sdpa")):
+        config = configured(backbone=source, precision=precision)
+        job = TrainingJob(TRAIN, VAL, config, place(precision))
+        _, model, _ = building._load_model(job, ["a", "b", "c"])
+        assert model.config._attn_implementation == expected
+
+
 @pytest.mark.parametrize("family", ["deberta", "distilbert", "modernbert", "mpnet"])
 def test_a_checkpoint_with_a_head_for_masked_tokens_is_loaded_and_pretrained(
     family, tokenizer, tmp_path
