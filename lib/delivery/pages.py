@@ -33,10 +33,10 @@ def write_page(template: str, page: Path, **content: Any) -> Path:
 def export_notebook(notebook: Path, page: Path, *, run: str) -> None:
     """Write an executed notebook as a page.
 
-    Left out are the code of cells tagged `hide-input`, the injected parameters' banner, and
-    progress bars (on standard error, or as widgets).
+    Left out are the code of cells tagged `hide-input`, the injected parameters' banner, progress
+    bars (on standard error, or as widgets), and tables without rows: a sentence says that.
     """
-    document = _without_live_output(nbformat.read(notebook, as_version=4))
+    document = _readable(nbformat.read(notebook, as_version=4))
     headings = list(_headings(document))
     cells = _UNNAMED.sub(r"<td\1></td>", _cells_html(document))
     write_page("notebook.html.j2", page, run=run, headings=headings, cells=Markup(cells))
@@ -75,20 +75,21 @@ def _cells_html(document: NotebookNode) -> str:
     return html
 
 
-def _without_live_output(document: NotebookNode) -> NotebookNode:
+def _readable(document: NotebookNode) -> NotebookNode:
     document.metadata.pop("widgets", None)  # a page cannot run one, and would fetch a script for it
     for cell in document.cells:
         if cell.cell_type == "code":
             cell.source = cell.source.removeprefix("# NBVAL_CHECK_OUTPUT\n")
-            cell.outputs = [output for output in cell.outputs if not _is_live(output)]
+            cell.outputs = [output for output in cell.outputs if _is_readable(output)]
     return document
 
 
-def _is_live(output: NotebookNode) -> bool:
-    """Return whether an output is a progress bar, or a widget without a still picture of it."""
+def _is_readable(output: NotebookNode) -> bool:
+    """Return whether an output is neither a progress bar, nor a live widget, nor an empty table."""
     data = output.get("data", {})
     is_widget = "application/vnd.jupyter.widget-view+json" in data and "text/html" not in data
-    return is_widget or output.get("name") == "stderr"
+    is_empty = "".join(data.get("text/plain", "")).startswith("Empty DataFrame\n")
+    return not (is_widget or is_empty or output.get("name") == "stderr")
 
 
 def _headings(document: NotebookNode) -> Iterator[dict[str, Any]]:

@@ -70,6 +70,12 @@ def test_progress_bars_do_not_reach_the_page(tmp_path):
     assert "Loading weights" not in shown and "training: 7%" not in shown
 
 
+def test_a_table_without_rows_does_not_reach_the_page(tmp_path):
+    tables = [output(html=rows.to_html(), plain=repr(rows)) for rows in (FRUIT.head(0), FRUIT[:1])]
+    shown = exported(tmp_path, *tables).read_text(encoding="utf-8")
+    assert shown.count("<table") == 1 and "pear" in shown
+
+
 def test_the_heading_of_a_tables_index_is_no_empty_heading(tmp_path):
     styled = output(html=FRUIT.style.to_html())
     shown = exported(tmp_path, output(html=FRUIT.to_html()), styled).read_text(encoding="utf-8")
