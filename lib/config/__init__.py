@@ -10,25 +10,27 @@ from lib.config.config import (
     profile_names,
     setting_keys,
 )
-from lib.config.delivery import ExportConfig
-from lib.config.files import read_settings
-from lib.config.monitoring import MonitoringConfig
-from lib.config.robustness import RobustnessConfig
-from lib.config.sections import (
+from lib.config.data import (
     DELIMITERS,
     AugmentationConfig,
     CleaningConfig,
+    DataConfig,
+    LabelsConfig,
+    ProfilingConfig,
+    SplitConfig,
+)
+from lib.config.delivery import ExportConfig
+from lib.config.evaluation import EvaluationConfig
+from lib.config.files import read_settings
+from lib.config.monitoring import MonitoringConfig
+from lib.config.robustness import RobustnessConfig
+from lib.config.training import (
     ComputeConfig,
     CrossValidationConfig,
-    DataConfig,
     EnsembleConfig,
-    EvaluationConfig,
-    LabelsConfig,
     LedgerConfig,
-    ProfilingConfig,
     Range,
     SearchConfig,
-    SplitConfig,
     TrackingConfig,
     TrainingConfig,
 )

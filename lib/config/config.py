@@ -13,24 +13,26 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from lib.config import paths
-from lib.config.delivery import ExportConfig
-from lib.config.monitoring import MonitoringConfig
-from lib.config.robustness import RobustnessConfig
-from lib.config.sections import (
+from lib.config.data import (
     AugmentationConfig,
     CleaningConfig,
+    DataConfig,
+    LabelsConfig,
+    ProfilingConfig,
+    SplitConfig,
+)
+from lib.config.delivery import ExportConfig
+from lib.config.evaluation import EvaluationConfig
+from lib.config.monitoring import MonitoringConfig
+from lib.config.robustness import RobustnessConfig
+from lib.config.section import Section
+from lib.config.training import (
     ComputeConfig,
     CrossValidationConfig,
-    DataConfig,
     EnsembleConfig,
-    EvaluationConfig,
-    LabelsConfig,
     LedgerConfig,
-    ProfilingConfig,
     Range,
     SearchConfig,
-    Section,
-    SplitConfig,
     TrackingConfig,
     TrainingConfig,
 )

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from pydantic import Field
 
-from lib.config.sections import Section
+from lib.config.section import Section
 
 Runtime = Literal[
     "onnx-fp32", "onnx-int8-weights", "onnx-int8-dynamic", "openvino-fp32", "openvino-bf16"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from lib.config.sections import Section
+from lib.config.section import Section
 
 
 class MonitoringConfig(Section):

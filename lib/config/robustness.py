@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
-from lib.config.sections import Section
+from lib.config.section import Section
 
 Perturbation = Literal[
     "keyboard",
