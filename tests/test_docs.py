@@ -143,6 +143,7 @@ COMMON = [
     *(
         "config/config.py",
         "config/files.py",
+        "data/classes.py",
         "data/columns.py",
         "data/formats",
         "data/sources.py",

@@ -15,7 +15,7 @@ import pandas as pd
 import yaml
 
 from lib.config import Config, DataConfig, paths
-from lib.data import duplicates, profiling, sources
+from lib.data import classes, duplicates, profiling, sources
 from lib.data.columns import Guess, guess_columns
 from lib.data.formats import Head, head_of
 from lib.errors import WorkbookError, listed, quoted
@@ -133,7 +133,7 @@ def describe(seen: FirstLook) -> Iterator[str]:
     yield f"encoding: {profiling.describe_damage(damage, n=len(texts))}"
     settings = {f"data.{name}": value for name, value in seen.settings.items()}
     try:
-        sources.check_labels(seen.table, Config.load("quick", settings))
+        classes.check_labels(seen.table, Config.load("quick", settings))
     except WorkbookError as error:
         yield f"To mend before a run: {error}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lib.data import sources
+from lib.data import classes, sources
 from lib.delivery import runner
 from lib.errors import listed
 from lib.steps import check_inputs
@@ -50,7 +50,7 @@ def plan_workbook(
     steps = runner.chosen_steps(first, last)
     config, ws, parameters = runner.prepare(steps, profile, **source)
     if config.data.source != "docstrings" and not sources.raw_path(config).exists():
-        sources.check_labels(sources.load_source(config.data).table, config)
+        classes.check_labels(sources.load_source(config.data).table, config)
     check_inputs(steps[0].notebook, ws)
     record: dict[str, Any] = {"steps": runner.steps_done(ws)}
     session = runner.Session(config, ws, parameters, record, progress=False)

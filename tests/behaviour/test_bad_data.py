@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from lib import steps, workspace
 from lib.config import Config
-from lib.data import cleaning, duplicates, sources, splits
+from lib.data import classes, cleaning, duplicates, sources, splits
 from lib.delivery.cli import main
 from lib.errors import WorkbookError
 from lib.review import decisions
@@ -301,4 +301,4 @@ def test_a_column_with_one_label_once_rows_without_text_are_out_says_so(tmp_path
         match=r"one.jsonl: all rows that have a text have the label 'red' \('blue' has none\); "
         r"at least two classes are needed",
     ):
-        sources.check_labels(sources.load_table(str(source)), config)
+        classes.check_labels(sources.load_table(str(source)), config)
