@@ -26,8 +26,9 @@ from lib.data.cleaning import clean_texts
 from lib.data.sources import raw_table
 from lib.evaluation.calibration import Calibrator
 from lib.training import backbones, baseline
-from lib.training.classifier import Classifier, Member
+from lib.training.classifier import Classifier
 from lib.training.ensembles import Ensemble
+from lib.training.member import Member
 
 WORDS = 12  # of a row
 KILLS = 10

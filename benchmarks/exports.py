@@ -26,8 +26,9 @@ from lib.data import sources
 from lib.delivery import exporting
 from lib.evaluation.calibration import Calibrator
 from lib.training import finetune
-from lib.training.classifier import Classifier, Member
+from lib.training.classifier import Classifier
 from lib.training.ensembles import Ensemble
+from lib.training.member import Member
 from lib.workspace import Workspace
 
 N_TRAIN, N_TEST, N_TIMED = 2_000, 1_000, 200

@@ -22,8 +22,9 @@ from lib.delivery.monitoring.text_signals import TextSignals
 from lib.evaluation.calibration import fit_calibrator
 from lib.robustness import ood
 from lib.training import baseline
-from lib.training.classifier import Classifier, Member
+from lib.training.classifier import Classifier
 from lib.training.ensembles import Ensemble
+from lib.training.member import Member
 
 TRAIN, CALIBRATION, FRESH, FOREIGN = 3_000, 1_500, 5_000, 500
 REFERENCE, BATCH = 2_500, 1_000

@@ -29,8 +29,9 @@ from lib.config import CleaningConfig, TrainingConfig
 from lib.delivery import registry
 from lib.evaluation.calibration import Calibrator
 from lib.training import backbones, baseline, classifier_folder, mlflow_store
-from lib.training.classifier import Classifier, Member
+from lib.training.classifier import Classifier
 from lib.training.ensembles import Ensemble
+from lib.training.member import Member
 
 N_CLIENTS = 16
 SECONDS = 60

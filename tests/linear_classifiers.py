@@ -5,8 +5,9 @@ import numpy as np
 from lib.config import CleaningConfig
 from lib.evaluation.calibration import Calibrator
 from lib.training import baseline
-from lib.training.classifier import Classifier, Member
+from lib.training.classifier import Classifier
 from lib.training.ensembles import Ensemble
+from lib.training.member import Member
 
 WORDS = {
     "bird": "crow finch owl wren",

@@ -5,8 +5,9 @@ import numpy as np
 from lib.config import CleaningConfig, TrainingConfig
 from lib.evaluation.calibration import Calibrator
 from lib.training import backbones, baseline, local_deberta
-from lib.training.classifier import Classifier, Member
+from lib.training.classifier import Classifier
 from lib.training.ensembles import Ensemble
+from lib.training.member import Member
 
 CLASSES = ["bird", "fruit", "tool"]
 WORDS = {"bird": "crow finch owl wren", "fruit": "apple pear plum", "tool": "saw drill nail"}

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from lib import workspace
 from lib.errors import WorkbookError, shown_path
 from lib.training import classifier_folder
-from lib.training.classifier import TORCH, Classifier
+from lib.training.classifier import Classifier
+from lib.training.runtimes import TORCH
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,20 +6,16 @@ one folder that can be moved and mailed (`classifier_folder`).
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lib import provenance, workspace
-from lib.config import CleaningConfig, Config, TrainingConfig, closest
+from lib.config import CleaningConfig, Config
 from lib.data import sources
 from lib.data.cleaning import clean_texts
 from lib.errors import WorkbookError
@@ -28,66 +24,12 @@ from lib.evaluation.decision_rule import MOST_PROBABLE, DecisionRule
 from lib.evaluation.metrics import with_confidence
 from lib.evaluation.selective import prediction_sets
 from lib.robustness.ood import OodScores
-from lib.training import baseline, classifier_folder, exported_models
-from lib.training.classifier_folder import Description, Export, MemberEntry
+from lib.training import baseline, classifier_folder
+from lib.training.classifier_folder import Description
 from lib.training.ensembles.combining import Ensemble
-from lib.training.exported_models import ExportedModel
+from lib.training.member import Member, load_member, member_entry
+from lib.training.runtimes import TORCH, chosen_export
 from lib.workspace import Workspace
-
-TORCH = "torch"
-
-
-@dataclass(frozen=True, eq=False)
-class Member:
-    """One model of a classifier, which takes cleaned texts.
-
-    Attributes
-    ----------
-    name : shown in reports
-    folder : where its files are
-    settings : how a transformer reads texts (`max_length`, `truncation`, `precision`); None for a
-        linear model on TF-IDF
-    exported : what runs a transformer outside torch; None is torch
-    """
-
-    name: str
-    folder: Path
-    settings: TrainingConfig | None = None
-    exported: ExportedModel | None = None
-
-    def predict_probs(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
-        """Return the probabilities of n cleaned texts: ndarray of shape (n, k)."""
-        if self.settings is None:
-            return np.asarray(self._model.predict_proba(texts), dtype=float)
-        if self.exported is not None:
-            return self.exported.predict_probs(texts, progress=progress)
-        from lib.training import finetune
-
-        tokenizer, model, _ = self._model
-        return finetune.predict_probs(
-            tokenizer, model, texts, settings=self.settings, progress=progress
-        )
-
-    def load(self) -> None:
-        """Load the model now, not with the first texts."""
-        if self.exported is None:
-            _ = self._model
-
-    @property
-    def class_names(self) -> list[str]:
-        """Return the classes in the order of its columns."""
-        if self.settings is None:
-            return list(self._model.classes_)
-        names = workspace.read_json(self.folder / "config.json")["id2label"]
-        return [names[str(code)] for code in range(len(names))]
-
-    @cached_property
-    def _model(self) -> Any:
-        if self.settings is None:
-            return baseline.load_baseline(self.folder)
-        from lib.training import finetune
-
-        return finetune.load_model(self.folder)
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,8 +183,8 @@ class Classifier:
         """
         folder = Path(folder)
         description, origin = classifier_folder.read(folder)
-        export = _chosen_export(folder, runtime)
-        members = [_member(folder, entry, export) for entry in description.members]
+        export = chosen_export(folder, runtime)
+        members = [load_member(folder, entry, export) for entry in description.members]
         for member in members:
             if member.class_names != description.class_names:
                 raise WorkbookError(
@@ -338,7 +280,7 @@ class Classifier:
         return Description(
             class_names=self.class_names,
             cleaning=self.cleaning,
-            members=[_entry(member) for member in self.members],
+            members=[member_entry(member) for member in self.members],
             method=self.ensemble.method,
             weights=self.ensemble.weights.tolist(),
             bias=self.ensemble.bias.tolist(),
@@ -380,88 +322,3 @@ def origin_of_run(config: Config, ws: Workspace) -> dict[str, Any]:
 
 def _without_words(cleaned: Sequence[str]) -> np.ndarray:
     return np.array([not text for text in cleaned], dtype=bool)
-
-
-def _entry(member: Member) -> MemberEntry:
-    folder = f"members/{workspace.file_name(member.name)}"
-    if member.settings is None:
-        return MemberEntry(name=member.name, folder=folder)
-    from lib.training import finetune
-
-    return MemberEntry(
-        name=member.name,
-        folder=folder,
-        max_length=member.settings.max_length,
-        truncation=member.settings.truncation,
-        precision=finetune.precision(member.settings),
-    )
-
-
-def _chosen_export(folder: Path, runtime: str | None) -> Export | None:
-    """Return the export to run, None for torch."""
-    listed = classifier_folder.read_exports(folder)
-    exports = {export.name: export for export in listed.exports}
-    if runtime is None:
-        runtime = next(filter(_works_here(exports), listed.runtimes), TORCH)
-    if runtime != TORCH and runtime not in exports:
-        raise WorkbookError(
-            f"{folder} has no export {runtime!r}{closest(runtime, exports)}; there are "
-            f"{', '.join([TORCH, *exports])}"
-        )
-    return exports.get(runtime)
-
-
-def _works_here(exports: Mapping[str, Export]) -> Callable[[str], bool]:
-    """Return a function that says of a runtime whether it is one for this machine.
-
-    Exports compute on a processor: where there is a GPU, none is.
-    """
-
-    def works(runtime: str) -> bool:
-        if runtime == TORCH:
-            return importlib.util.find_spec(TORCH) is not None
-        export = exports[runtime]
-        return exported_models.works_here(export.engine, export.precision) and not _has_gpu()
-
-    return works
-
-
-def _has_gpu() -> bool:
-    """Return whether torch sees a GPU; without an NVIDIA driver, or torch, it is not asked."""
-    has_driver = Path("/proc/driver/nvidia").exists() or sys.platform != "linux"
-    if not has_driver or importlib.util.find_spec(TORCH) is None:
-        return False
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def _member(folder: Path, entry: MemberEntry, export: Export | None) -> Member:
-    if entry.max_length is None:
-        return Member(entry.name, folder / entry.folder)
-    settings = TrainingConfig(max_length=entry.max_length, truncation=entry.truncation)
-    if export is None:
-        settings = settings.model_copy(update={"precision": _precision(entry)})
-        return Member(entry.name, folder / entry.folder, settings)
-    exported = exported_models.load(
-        folder / export.models[entry.name],
-        engine=export.engine,
-        precision=export.precision,
-        settings=settings,
-    )
-    return Member(entry.name, folder / entry.folder, settings, exported)
-
-
-def _precision(entry: MemberEntry) -> Literal["fp32", "bf16", "fp16"]:
-    """Return the precision a member was measured in; float32 where that is slow or absent."""
-    from lib.training import finetune
-
-    measured = entry.precision or "fp32"
-    if measured == "fp32" or finetune.precision(TrainingConfig()) != "fp32":
-        return measured
-    warnings.warn(
-        f"{entry.name} was measured in {measured}, which this machine lacks or is slow in: "
-        "it computes in float32 here",
-        stacklevel=2,
-    )
-    return "fp32"

@@ -15,8 +15,9 @@ from lib.evaluation.calibration import Calibrator
 from lib.evaluation.decision_rule import MOST_PROBABLE, DecisionRule
 from lib.robustness import ood
 from lib.training import backbones, baseline, classifier_folder, finetune, local_deberta
-from lib.training.classifier import Classifier, Member
+from lib.training.classifier import Classifier
 from lib.training.ensembles import Ensemble
+from lib.training.member import Member
 
 RAW = [
     "<p>The crow &amp; the owl</p>",

@@ -11,7 +11,8 @@ import pandas as pd
 from lib.config import CleaningConfig, ExportConfig
 from lib.data.cleaning import clean_texts
 from lib.evaluation.significance import Interval, macro_f1_gains, share_interval
-from lib.training.classifier import Classifier, Member
+from lib.training.classifier import Classifier
+from lib.training.member import Member
 
 # What tables of one subject rarely hold; the classifier has to answer them as before, too.
 ODD_TEXTS = (

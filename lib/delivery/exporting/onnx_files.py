@@ -14,9 +14,10 @@ from tqdm import tqdm
 from lib import workspace
 from lib.errors import WorkbookError
 from lib.training import exported_models
-from lib.training.classifier import Classifier, Member
+from lib.training.classifier import Classifier
 from lib.training.classifier_folder import EXPORTS, Export
 from lib.training.exported_models import Engine
+from lib.training.member import Member
 
 # name -> engine, precision, file
 CANDIDATES: dict[str, tuple[Engine, Literal["fp32", "bf16", "int8"], str]] = {

@@ -16,8 +16,10 @@ from lib.config import ExportConfig
 from lib.delivery.exporting import gate
 from lib.delivery.exporting.gate import Parity
 from lib.training import classifier_folder, exported_models
-from lib.training.classifier import TORCH, Classifier, Member
+from lib.training.classifier import Classifier
 from lib.training.classifier_folder import EXPORTS, Export, Exports
+from lib.training.member import Member
+from lib.training.runtimes import TORCH
 
 TIMED = 128  # texts that are timed together
 

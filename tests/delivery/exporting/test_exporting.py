@@ -148,7 +148,7 @@ def test_where_an_engine_is_absent_the_next_one_runs(shipped, monkeypatch):
 
 
 def test_on_a_gpu_torch_runs(shipped, monkeypatch):
-    monkeypatch.setattr("lib.training.classifier._has_gpu", lambda: True)
+    monkeypatch.setattr("lib.training.runtimes._has_gpu", lambda: True)
     assert Classifier.load(shipped).runtime == "torch"
 
 
