@@ -116,8 +116,8 @@ def describe_readability(features: pd.DataFrame, labels: pd.Series, *, model: st
     hardest = f"Hardest to read: {ease.index[0]} (Flesch {ease.iloc[0]:.0f})"
     easiest = f"easiest: {ease.index[-1]} (Flesch {ease.iloc[-1]:.0f})"
     read_by = (
-        "Features of words alone: no spaCy model is installed; "
-        "`python -m spacy download en_core_web_sm` adds parts of speech and sentence structure."
+        "Features of words alone: no spaCy model is installed. Parts of speech and sentence "
+        "structure come with: python -m spacy download en_core_web_sm."
     )
     if model:
         read_by = f"Parts of speech and sentence structure by the spaCy model {model}."

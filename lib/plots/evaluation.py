@@ -43,7 +43,7 @@ def scores_with_intervals(
 ) -> Axes:
     """Points with interval bars: `scores` has `value`, `low`, `high`, rows by (metric, model)."""
     groups = scores.groupby(level=0, sort=False)
-    ax = ax or new_axes(height=0.9 + 0.28 * (len(scores) + len(groups)))
+    ax = ax or new_axes(height=1.0 + 0.2 * (len(scores) + len(groups)))
     models = scores.index.get_level_values(1).unique()
     styles = {}
     for i, model in enumerate(models):
