@@ -22,6 +22,7 @@ from transformers import TrainerState
 
 from lib import provenance
 from lib.delivery import kernels
+from lib.training import token_ids
 from lib.training.finetune import averaging, callbacks, checkpoints, fine_tuning
 from lib.training.finetune.trainer import RecipeTrainer
 
@@ -197,7 +198,7 @@ def test_memory_that_ran_out_is_remembered(monkeypatch):
     gradients = RecipeTrainer._gradients
 
     def short_of_memory(self, model, inputs):
-        if self.max_tokens == 1_024 and self.state.global_step >= 2:
+        if self.max_tokens == token_ids.CPU_TOKENS and self.state.global_step >= 2:
             raise RuntimeError("DefaultCPUAllocator: not enough memory")
         return gradients(self, model, inputs)
 
