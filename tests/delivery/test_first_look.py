@@ -201,7 +201,7 @@ def test_time_grows_with_rows_and_shrinks_with_speed(here):
     seen = first_look.look("my.csv")
     one = first_look.estimated_seconds(seen, flops=first_look.TWO_CORES_FLOPS)
     two = first_look.estimated_seconds(seen, flops=2 * first_look.TWO_CORES_FLOPS)
-    assert one["quick"] == pytest.approx(483 + 120 * 697 / 20_000)
+    assert one["quick"] == pytest.approx(483 + 120 * 918 / 20_000)
     assert one == pytest.approx({profile: 2 * seconds for profile, seconds in two.items()})
     # 84 training rows of 256 tokens, 45 times, six operations a weight and token
     assert two["base"] == pytest.approx(6 * 86e6 * 256 * 84 * 45 / 250e9, rel=0.02)
