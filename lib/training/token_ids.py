@@ -11,7 +11,7 @@ import numpy as np
 HEAD_SHARE = 0.25
 WINDOW_OVERLAP = 0.25  # of a window, shared with the next
 MAX_WINDOWS = 32  # of one text; what lies beyond is cut
-# Padded tokens a pass: on a processor more or fewer were slower (LOG.md, 2026-11-29).
+# Padded tokens a pass: on a processor fewer are slower, more no faster (LOG.md, 2026-11-29).
 CPU_TOKENS = 2_048
 GPU_TOKENS = 32_768
 

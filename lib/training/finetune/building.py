@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TOKENS = "models/.tokens"  # encoded texts, shared by all runs
+# up to which a processor's backward pass of "sdpa" in bf16 is slower than of "eager" (LOG.md,
+# 2026-11-29)
+EAGER_TOKENS = 512
 
 
 def build_trainer(job: TrainingJob) -> RecipeTrainer:
@@ -112,8 +115,9 @@ def _load_model(
     heads.reinit_top_layers(model, settings.reinit_layers, seed=job.config.seed)
     if settings.multisample_dropout > 1:
         heads.turn_off_last_dropout(model)  # the loss draws the head's masks itself
-    if devices.device().type == "cpu" and devices.precision(settings) == "bf16":
-        model.set_attn_implementation("eager")  # the backward pass of "sdpa" is slow there
+    is_short = settings.max_length <= EAGER_TOKENS
+    if is_short and devices.device().type == "cpu" and devices.precision(settings) == "bf16":
+        model.set_attn_implementation("eager")
     if settings.attention_kernel == "fused":
         messages.append(kernels.use_fused_attention(model))
     if not settings.compile:  # it would compile again for each length

@@ -120,9 +120,14 @@ def test_a_family_is_loaded_saved_and_predicts_what_its_own_code_predicts(
     np.testing.assert_allclose(probs, hf_probs(tmp_path / "saved", tokenizer, texts), atol=1e-5)
 
 
-def test_a_processor_trains_in_bf16_with_the_faster_attention(tokenizer, tmp_path):
+def test_a_processor_trains_in_bf16_with_the_faster_attention(tokenizer, tmp_path, monkeypatch):
     source = checkpoint("bert", tokenizer, tmp_path / "bert")
-    for precision, expected in (("bf16", "eager"), ("fp32", "sdpa")):
+    for precision, longest, expected in (
+        ("bf16", 32, "eager"),
+        ("bf16", 31, "sdpa"),
+        ("fp32", 32, "sdpa"),
+    ):
+        monkeypatch.setattr(building, "EAGER_TOKENS", longest)
         config = configured(backbone=source, precision=precision)
         job = TrainingJob(TRAIN, VAL, config, place(precision))
         _, model, _ = building._load_model(job, ["a", "b", "c"])
